@@ -1,0 +1,41 @@
+"""Ability localization and transfer by activation differences (ACT).
+
+The names below are what people import. They load on first use, so that importing a module that
+needs no torch, such as `actlib.plotting`, does not import torch.
+"""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "ChannelMask": "masks",
+    "random_like": "masks",
+    "ChannelScores": "scores",
+    "check_pair": "pairs",
+    "record_activations": "localize",
+    "record_differences": "localize",
+    "weight_differences": "localize",
+    "preserved": "transfer",
+    "transfer_": "transfer",
+    "transferred": "transfer",
+    "transfer_checkpoint": "checkpoints",
+    "MergeReport": "merging",
+    "merge": "merging",
+    "merge_": "merging",
+}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> object:
+    """Load an exported name from the module that holds it."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'actlib' has no attribute {name!r}")
+    value = getattr(import_module(f"actlib.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the exported names beside the module's own."""
+    return sorted({*globals(), *_HOME})

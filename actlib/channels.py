@@ -1,0 +1,107 @@
+"""Finds the channels of a model: which modules have them, how many, and where they are stored.
+
+A channel is one output dimension of a trainable module: a linear layer, a norm, the embedding, the
+LM head. Modules are found by type, so this works for any model family. Nothing else in the package
+knows how a module stores its channels. A fused projection (qkv, gate_up) counts as one module whose
+channels are all its rows.
+
+    for name, found in channel_modules(model).items():
+        print(name, kind_of(name), layer_of(name), found.channels)
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+
+class Layout(Enum):
+    """Where one output channel lies in a module's weight."""
+
+    ROW = "row"  # linear layers, [channels, inputs]
+    COLUMN = "column"  # embeddings, [tokens, channels], and Conv1D, [inputs, channels]
+    ENTRY = "entry"  # norms, [channels]
+
+
+@dataclass(frozen=True)
+class ChannelModule:
+    """A module with output channels, under its name in `model.named_modules()`."""
+
+    name: str
+    module: nn.Module
+    channels: int
+    layout: Layout
+
+    def parameters(self) -> dict[str, tuple[nn.Parameter, int]]:
+        """Own parameters by name, each with the dimension along which its channels lie."""
+        weight_dimension = 1 if self.layout is Layout.COLUMN else 0
+        return {
+            name: (parameter, weight_dimension if parameter.ndim > 1 else 0)
+            for name, parameter in self.module.named_parameters(recurse=False)
+        }
+
+
+def channel_modules(model: nn.Module) -> dict[str, ChannelModule]:
+    """Every module of the model that has channels, by name, in the order of `named_modules()`."""
+    found = {}
+    for name, module in model.named_modules():
+        described = _describe(module)
+        if described is not None:
+            found[name] = ChannelModule(name, module, *described)
+    return found
+
+
+def tied_modules(model: nn.Module) -> list[tuple[str, ...]]:
+    """Groups of module names that share one weight tensor, such as a tied embedding and LM head."""
+    groups: dict[int, list[str]] = {}
+    for name, found in channel_modules(model).items():
+        groups.setdefault(id(found.module.weight), []).append(name)
+    return [tuple(names) for names in groups.values() if len(names) > 1]
+
+
+def uncovered_parameters(model: nn.Module) -> list[str]:
+    """Names of trainable parameters that belong to no channel, such as packed experts."""
+    covered = {
+        id(parameter)
+        for found in channel_modules(model).values()
+        for parameter, _ in found.parameters().values()
+    }
+    return [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and id(parameter) not in covered
+    ]
+
+
+def layer_of(name: str) -> int:
+    """Layer index of a module name, or -1 for a module outside the layers."""
+    return next((int(part) for part in name.split(".") if part.isdecimal()), -1)
+
+
+def kind_of(name: str) -> str:
+    """Module name without its layer index and the prefix before it; other indices are dropped.
+
+    `model.layers.3.self_attn.q_proj` is of kind `self_attn.q_proj`, `model.embed_tokens` of kind
+    `embed_tokens`.
+    """
+    parts = name.split(".")
+    first = next((i for i, part in enumerate(parts) if part.isdecimal()), len(parts) - 2)
+    return ".".join(part for part in parts[first + 1 :] if not part.isdecimal())
+
+
+def _describe(module: nn.Module) -> tuple[int, Layout] | None:
+    """Number of channels and layout of one module; None for a module without channels."""
+    if isinstance(module, nn.Linear):
+        return module.out_features, Layout.ROW
+    if isinstance(module, nn.Embedding):
+        return module.embedding_dim, Layout.COLUMN
+    if isinstance(module, Conv1D):
+        return module.nf, Layout.COLUMN
+    own = dict(module.named_parameters(recurse=False))
+    is_leaf = next(module.children(), None) is None
+    is_norm = "norm" in type(module).__name__.lower()  # covers each family's own RMSNorm class
+    fits = "weight" in own and set(own) <= {"weight", "bias"}
+    if is_norm and is_leaf and fits and all(parameter.ndim == 1 for parameter in own.values()):
+        return own["weight"].numel(), Layout.ENTRY
+    return None

@@ -1,0 +1,160 @@
+"""Runs a model and reads module outputs, leaving no hook and no changed mode behind.
+
+tokens = AnswerTokens.of_batch(batch)
+with evaluating(model), output_hooks(model, names, callback):
+    run_model(model, batch, tokens)          # callback(name, output) on each call of a module
+"""
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+
+@contextmanager
+def output_hooks(
+    model: nn.Module, names: Iterable[str], callback: Callable[[str, Tensor], None]
+) -> Iterator[None]:
+    """Call `callback(name, output)` after each forward of the named modules; hooks go on exit.
+
+    A module that returns a tuple is read at its first entry.
+    """
+    modules = dict(model.named_modules())
+    handles = []
+
+    def hook_for(name: str) -> Callable[..., None]:
+        def hook(_module: nn.Module, _inputs: tuple, output: Tensor | tuple) -> None:
+            callback(name, output[0] if isinstance(output, tuple) else output)
+
+        return hook
+
+    try:
+        for name in names:
+            handles.append(modules[name].register_forward_hook(hook_for(name)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def evaluating(*models: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; each module gets its own training flag back on exit."""
+    flags = [(module, module.training) for model in models for module in model.modules()]
+    try:
+        for model in models:
+            model.eval()
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in flags:
+            module.training = training
+
+
+def position_ids_of(attention_mask: Int[Tensor, "batch seq"]) -> Int[Tensor, "batch seq"]:
+    """Positions counted from 0 at each item's first real token, so either side may be padded."""
+    return (attention_mask.long().cumsum(dim=-1) - 1).clamp_min(0)
+
+
+@dataclass(frozen=True, eq=False)
+class AnswerTokens:
+    """Where the answer tokens of one batch lie; padding never counts.
+
+    Attributes:
+        rows: item of each answer token within the batch, ascending.
+        columns: position of each answer token.
+        kept: positions of the batch that hold an answer token in any item, ascending.
+        shape: batch and seq.
+    """
+
+    rows: Int[Tensor, " tokens"]
+    columns: Int[Tensor, " tokens"]
+    kept: Int[Tensor, " kept"]
+    shape: tuple[int, int]
+
+    @classmethod
+    def of_batch(cls, batch: Mapping[str, Tensor], first_item: int = 0) -> "AnswerTokens":
+        """Find the tokens with both `answer_mask` and `attention_mask` set.
+
+        Args:
+            batch: input_ids, attention_mask and answer_mask.
+            first_item: number of the batch's first item, for messages.
+
+        Raises:
+            ValueError: an entry is missing or of another shape, or an item has no answer token.
+        """
+        wanted = answer_positions(batch)
+        counts = wanted.sum(dim=1)
+        if not counts.all():
+            item = first_item + int((counts == 0).nonzero()[0])
+            raise ValueError(f"the answer span of item {item} is empty")
+        rows, columns = wanted.nonzero(as_tuple=True)
+        return cls(rows, columns, wanted.any(dim=0).nonzero().flatten(), tuple(wanted.shape))
+
+    def to(self, device: torch.device) -> "AnswerTokens":
+        """Copy on a device."""
+        moved = (part.to(device) for part in (self.rows, self.columns, self.kept))
+        return AnswerTokens(*moved, self.shape)
+
+    def select(self, name: str, output: Tensor, channels: int) -> Float[Tensor, "tokens channels"]:
+        """Activations of the answer tokens out of one module's output.
+
+        The output is [batch, seq, channels], the same with the batch flattened into the sequence,
+        or [batch, kept, channels] behind a model that computes logits at `kept` only. Norms applied
+        to each head, [batch, seq, heads, channels], give each head's entry as a token of its own.
+
+        Raises:
+            ValueError: the output has another shape.
+        """
+        batch, seq = self.shape
+        if output.shape[-1] == channels and output.ndim >= 2:
+            if output.ndim == 2 and len(output) == batch * seq:
+                return output[self.rows * seq + self.columns]
+            if output.ndim > 2 and tuple(output.shape[:2]) == self.shape:
+                return output[self.rows, self.columns].reshape(-1, channels)
+            if output.ndim == 3 and tuple(output.shape[:2]) == (batch, len(self.kept)):
+                return output[self.rows, torch.searchsorted(self.kept, self.columns)]
+        raise ValueError(
+            f"module {name} returned shape {tuple(output.shape)}, expected "
+            f"{batch} x {seq} x {channels} (batch, seq, channels)"
+        )
+
+
+def answer_positions(batch: Mapping[str, Tensor]) -> Bool[Tensor, "batch seq"]:
+    """True at real tokens of the answer.
+
+    Raises:
+        ValueError: an entry is missing, or their shapes differ.
+    """
+    keys = ("input_ids", "attention_mask", "answer_mask")
+    missing = [key for key in keys if key not in batch]
+    if missing:
+        raise ValueError(f"a batch lacks {', '.join(missing)}; it needs {', '.join(keys)}")
+    shapes = [tuple(batch[key].shape) for key in keys]
+    if len(set(shapes)) > 1 or len(shapes[0]) != 2:
+        raise ValueError(f"{', '.join(keys)} need one shape, batch x seq, and have {shapes}")
+    return batch["answer_mask"].bool() & batch["attention_mask"].bool()
+
+
+def run_model(model: nn.Module, batch: Mapping[str, Tensor], tokens: AnswerTokens) -> None:
+    """One forward pass over a batch, with logits at answer positions only where the model can.
+
+    Positions are computed from the attention mask; other entries of the batch are ignored.
+    """
+    device = next(model.parameters()).device
+    attention_mask = batch["attention_mask"].to(device).long()
+    optional = {
+        "position_ids": position_ids_of(attention_mask),
+        "use_cache": False,
+        "logits_to_keep": tokens.kept.to(device),
+    }
+    accepted = inspect.signature(model.forward).parameters
+    model(
+        input_ids=batch["input_ids"].to(device),
+        attention_mask=attention_mask,
+        **{key: value for key, value in optional.items() if key in accepted},
+    )

@@ -1,0 +1,211 @@
+"""Channel masks: which channels of a model are meant, how masks combine, and random control masks.
+
+both = mask_a & mask_b
+print(both.count, mask_a.jaccard(mask_b))
+control = random_like(mask_a, generator_seed=0, per_module=True)
+mask_a.save("maths.safetensors")
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from actlib.channels import channel_modules
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelMask:
+    """A set of channels of one model, as one boolean tensor per module.
+
+    Attributes:
+        channels: module name in `model.named_modules()` to bool [channels], in module order.
+        metadata: where the mask comes from: models, data, percent, ranking.
+    """
+
+    channels: dict[str, Bool[Tensor, " channels"]]
+    metadata: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        """Number of masked channels."""
+        return sum(int(selected.sum()) for selected in self.channels.values())
+
+    @property
+    def total(self) -> int:
+        """Number of channels, masked or not."""
+        return sum(selected.numel() for selected in self.channels.values())
+
+    @property
+    def percent(self) -> float:
+        """Masked channels in percent of all channels."""
+        return 100 * self.count / self.total
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of module names and masked channels; the metadata does not count."""
+        state = hashlib.sha256()
+        for name in sorted(self.channels):
+            state.update(f"{name}\0{self.channels[name].numel()}\0".encode())
+            state.update(self.channels[name].cpu().numpy().tobytes())
+        return state.hexdigest()
+
+    def __or__(self, other: "ChannelMask") -> "ChannelMask":
+        """Channels in either mask."""
+        return self._combine(other, "union", torch.logical_or)
+
+    def __and__(self, other: "ChannelMask") -> "ChannelMask":
+        """Channels in both masks."""
+        return self._combine(other, "intersection", torch.logical_and)
+
+    def __sub__(self, other: "ChannelMask") -> "ChannelMask":
+        """Channels in this mask and not in the other."""
+        return self._combine(other, "difference", lambda a, b: a & ~b)
+
+    def jaccard(self, other: "ChannelMask") -> float:
+        """Size of the intersection over size of the union, 0 to 1; two empty masks agree (1).
+
+        Raises:
+            ValueError: the masks are of different models.
+        """
+        union = (self | other).count
+        return (self & other).count / union if union else 1.0
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the mask with its metadata to a safetensors file."""
+        save_tensors(path, "ChannelMask", self.channels, self.metadata)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "ChannelMask":
+        """Read a mask written by `save`.
+
+        Raises:
+            ValueError: there is no such file, or it holds no mask.
+        """
+        return cls(*load_tensors(path, "ChannelMask"))
+
+    def _combine(
+        self, other: "ChannelMask", word: str, rule: Callable[[Tensor, Tensor], Tensor]
+    ) -> "ChannelMask":
+        require_same_channels(
+            {name: selected.numel() for name, selected in self.channels.items()},
+            {name: selected.numel() for name, selected in other.channels.items()},
+            "the masks are of different models",
+        )
+        combined = {
+            name: rule(selected, other.channels[name]) for name, selected in self.channels.items()
+        }
+        return ChannelMask(combined, {**other.metadata, **self.metadata, "combined": word})
+
+
+def random_like(mask: ChannelMask, generator_seed: int, per_module: bool = True) -> ChannelMask:
+    """Control mask of the same size with channels drawn at random without replacement.
+
+    Args:
+        mask: the mask whose size is matched.
+        generator_seed: the same seed gives the same mask.
+        per_module: match the count in each module, which keeps the make-up of the mask and is the
+            stricter control; otherwise only the total count, drawn uniformly over all channels.
+    """
+    generator = torch.Generator().manual_seed(generator_seed)
+    if per_module:
+        drawn = {
+            name: _draw(selected.numel(), int(selected.sum()), generator)
+            for name, selected in mask.channels.items()
+        }
+    else:
+        sizes = [selected.numel() for selected in mask.channels.values()]
+        flat = _draw(mask.total, mask.count, generator)
+        parts = [part.clone() for part in flat.split(sizes)]
+        drawn = dict(zip(mask.channels, parts, strict=True))
+    control = "random per module" if per_module else "random uniform"
+    return ChannelMask(drawn, {**mask.metadata, "control": control, "seed": str(generator_seed)})
+
+
+def require_same_channels(
+    expected: Mapping[str, int], found: Mapping[str, int], complaint: str
+) -> None:
+    """Refuse two layouts (module name to number of channels) that differ, naming the differences.
+
+    Raises:
+        ValueError: opens with `complaint`.
+    """
+    missing = [f"no module {name}" for name in expected if name not in found]
+    extra = [f"unknown module {name}" for name in found if name not in expected]
+    sizes = [
+        f"{name} has {found[name]} channels instead of {channels}"
+        for name, channels in expected.items()
+        if found.get(name, channels) != channels
+    ]
+    differences = sizes + missing + extra
+    if differences:
+        raise ValueError(f"{complaint}: {shortened(differences)}")
+
+
+def require_fit(model: nn.Module, mask: ChannelMask) -> None:
+    """Refuse a mask whose modules or channel numbers are not the model's.
+
+    Raises:
+        ValueError: names what differs.
+    """
+    expected = {name: found.channels for name, found in channel_modules(model).items()}
+    found = {name: selected.numel() for name, selected in mask.channels.items()}
+    require_same_channels(expected, found, "the mask is of another model")
+
+
+def shortened(differences: list[str], limit: int = 5) -> str:
+    """Join differences into one clause, the first few by name and the rest as a number."""
+    rest = len(differences) - limit
+    return "; ".join(differences[:limit]) + (f"; and {rest} more" if rest > 0 else "")
+
+
+def save_tensors(
+    path: str | os.PathLike, kind: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+) -> None:
+    """Write named tensors to a safetensors file, whole or not at all.
+
+    The order of the names is kept in the file's metadata, because safetensors sorts its tensors and
+    ties are broken by module order.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = {"actlib": json.dumps({"kind": kind, "order": list(tensors)}), **metadata}
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        save_file({name: t.cpu().contiguous() for name, t in tensors.items()}, partial, header)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load_tensors(path: str | os.PathLike, kind: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read tensors in their saved order, and the metadata, from a file of `save_tensors`.
+
+    Raises:
+        ValueError: there is no such file, or it is of another kind.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"there is no {kind} file {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+            header = json.loads(metadata.pop("actlib", "{}"))
+            if header.get("kind") != kind:
+                raise ValueError(f"{path} holds {header.get('kind', 'no actlib data')}, not {kind}")
+            return {name: file.get_tensor(name) for name in header["order"]}, metadata
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a readable {kind} file: {error}") from error
+
+
+def _draw(total: int, count: int, generator: torch.Generator) -> Bool[Tensor, " total"]:
+    selected = torch.zeros(total, dtype=torch.bool)
+    selected[torch.randperm(total, generator=generator)[:count]] = True
+    return selected

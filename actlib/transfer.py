@@ -1,0 +1,190 @@
+"""Transfers channels: moves the masked parameters of a target towards a donor's.
+
+    transfer_(target, donor, mask, scale=0.4)                  # for good
+    with transferred(target, donor, mask, scale=0.4):          # for a while, then put back
+        evaluate(target)
+
+Written rule for a tied embedding and LM head, which share one [vocab, d_model] tensor: a masked
+head channel names a row of it and a masked embedding channel a column. The elements in the union of
+those rows and columns move, each once. So the two modules stay tied: whatever moves one of them
+moves the other.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor, nn
+
+from actlib.channels import channel_modules
+from actlib.masks import ChannelMask, require_fit
+from actlib.pairs import require_pair
+
+Index = tuple[Tensor | slice, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """The elements of one parameter tensor that belong to masked channels.
+
+    Attributes:
+        name: the tensor's first name in `model.named_parameters()`.
+        shape: the tensor's shape.
+        rows: bool over dimension 0.
+        columns: bool over dimension 1; None for a tensor of one dimension.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    rows: Bool[Tensor, " rows"]
+    columns: Bool[Tensor, " columns"] | None
+
+    def pieces(self) -> list[Index]:
+        """Disjoint index expressions that cover the selected elements, each of them once."""
+        pieces: list[Index] = []
+        rows = self.rows.nonzero().flatten()
+        if len(rows):
+            pieces.append((rows,))
+        columns = torch.empty(0) if self.columns is None else self.columns.nonzero().flatten()
+        if len(columns) and not len(rows):
+            pieces.append((slice(None), columns))
+        elif len(columns) and len(rows) < self.shape[0]:
+            pieces.append(((~self.rows).nonzero(), columns))
+        return pieces
+
+    def elements(self) -> Bool[Tensor, "..."]:
+        """The selection as a boolean view of the tensor's shape."""
+        if self.columns is None:
+            return self.rows
+        if not self.columns.any():
+            return self.rows[:, None].expand(self.shape)
+        if not self.rows.any():
+            return self.columns[None, :].expand(self.shape)
+        return self.rows[:, None] | self.columns[None, :]
+
+
+def selections(model: nn.Module, mask: ChannelMask) -> dict[str, Selection]:
+    """What a mask selects of each parameter tensor, for tensors of which it selects anything.
+
+    Names are those of `model.named_parameters()`, where a tied tensor appears once.
+
+    Raises:
+        ValueError: the mask is of another model.
+    """
+    require_fit(model, mask)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    sides: dict[str, list[Tensor | None]] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for module_name, found in channel_modules(model).items():
+        chosen = mask.channels[module_name].cpu()
+        if not chosen.any():
+            continue
+        for parameter, dimension in found.parameters().values():
+            name = names[id(parameter)]
+            shapes[name] = tuple(parameter.shape)
+            side = sides.setdefault(name, [None, None])
+            side[dimension] = chosen if side[dimension] is None else side[dimension] | chosen
+    return {name: _selection(name, shapes[name], *side) for name, side in sides.items()}
+
+
+def moved(target: Tensor, donor: Tensor, scale: float) -> Tensor:
+    """The values target + scale * (donor - target), computed in float32 or wider.
+
+    The result has the dtype and device of `target`.
+    """
+    wide = torch.promote_types(target.dtype, torch.float32)
+    ours, theirs = target.to(wide), donor.to(device=target.device, dtype=wide)
+    return (ours + scale * (theirs - ours)).to(target.dtype)
+
+
+def transfer_(target: nn.Module, donor: nn.Module, mask: ChannelMask, scale: float = 0.4) -> None:
+    """Move the masked channels of `target` towards `donor`, in place.
+
+    A channel's parameters are its row, column or entry of the weight, and its bias entry; each
+    becomes target + scale * (donor - target). Every other parameter keeps its bits. Source: ACT.
+
+    Args:
+        target: the model that is changed.
+        donor: the model that has the ability.
+        mask: channels to move.
+        scale: the paper's lambda; 0 leaves the target, 1 gives the donor's channels. The default is
+            the value reported to work without fine-tuning.
+
+    Raises:
+        ValueError: the models do not fit, the mask is of another model, or the scale is not finite.
+            Nothing is changed then.
+    """
+    require_pair(donor, target)
+    require_scale(scale)
+    chosen = selections(target, mask)
+    parameters, donated = dict(target.named_parameters()), dict(donor.named_parameters())
+    with torch.no_grad():
+        for name, selection in chosen.items():
+            for index in selection.pieces():
+                theirs = donated[name][_on(index, donated[name])]
+                index = _on(index, parameters[name])
+                parameters[name][index] = moved(parameters[name][index], theirs, scale)
+
+
+@contextmanager
+def preserved(model: nn.Module, mask: ChannelMask) -> Iterator[nn.Module]:
+    """Give the masked channels their parameters back on exit, bit for bit.
+
+    Only those parameters are copied, so changes to others inside the block stay.
+
+    Raises:
+        ValueError: the mask is of another model.
+    """
+    parameters = dict(model.named_parameters())
+    copies = []
+    for name, selection in selections(model, mask).items():
+        for index in selection.pieces():
+            index = _on(index, parameters[name])
+            copies.append((parameters[name], index, parameters[name].detach()[index].clone()))
+    try:
+        yield model
+    finally:
+        with torch.no_grad():
+            for parameter, index, values in copies:
+                parameter[index] = values
+
+
+@contextmanager
+def transferred(
+    target: nn.Module, donor: nn.Module, mask: ChannelMask, scale: float = 0.4
+) -> Iterator[nn.Module]:
+    """The target with channels transferred as in `transfer_`, put back on exit, bit for bit.
+
+    Raises:
+        ValueError: as `transfer_`.
+    """
+    with preserved(target, mask):
+        transfer_(target, donor, mask, scale)
+        yield target
+
+
+def require_scale(scale: float) -> None:
+    """Refuse a scale that is NaN or infinite.
+
+    Raises:
+        ValueError: names the scale.
+    """
+    if not math.isfinite(scale):
+        raise ValueError(f"scale must be a finite number, got {scale}")
+
+
+def _selection(
+    name: str, shape: tuple[int, ...], rows: Tensor | None, columns: Tensor | None
+) -> Selection:
+    if rows is None:
+        rows = torch.zeros(shape[0], dtype=torch.bool)
+    if columns is None and len(shape) > 1:
+        columns = torch.zeros(shape[1], dtype=torch.bool)
+    return Selection(name, shape, rows, columns)
+
+
+def _on(index: Index, tensor: Tensor) -> Index:
+    return tuple(part if isinstance(part, slice) else part.to(tensor.device) for part in index)

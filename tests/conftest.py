@@ -1,0 +1,113 @@
+"""Tiny random models of several families, and batches for them; nothing comes from the Hub."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import copy
+from functools import cache
+
+import pytest
+import torch
+import transformers
+
+torch.set_num_threads(1)
+
+VOCAB = 61
+ARCHITECTURES = ("qwen2", "llama", "llama_tied", "gpt2", "gpt_neox")
+
+
+@cache
+def _cached(architecture: str, seed: int) -> transformers.PreTrainedModel:
+    common = {"vocab_size": VOCAB, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
+    modern = common | {
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 64,
+    }
+    grouped = modern | {"num_key_value_heads": 2}
+    config = {
+        "qwen2": lambda: transformers.Qwen2Config(**grouped, tie_word_embeddings=True),
+        "llama": lambda: transformers.LlamaConfig(**grouped, tie_word_embeddings=False),
+        "llama_tied": lambda: transformers.LlamaConfig(**grouped, tie_word_embeddings=True),
+        "gpt2": lambda: transformers.GPT2Config(
+            **common, n_embd=16, n_layer=2, n_head=4, n_positions=64
+        ),
+        "gpt_neox": lambda: transformers.GPTNeoXConfig(**modern, tie_word_embeddings=False),
+    }[architecture]()
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    generator = torch.Generator().manual_seed(seed)
+    with (
+        torch.no_grad()
+    ):  # Fresh norms are all ones and biases all zeros, which would hide mistakes.
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    return model
+
+
+@pytest.fixture
+def family():
+    """`family(architecture, seed=0, dtype=torch.float32)`: a fresh tiny model."""
+
+    def make(architecture="qwen2", seed=0, dtype=torch.float32):
+        return copy.deepcopy(_cached(architecture, seed)).to(dtype)
+
+    return make
+
+
+@pytest.fixture
+def pair(family):
+    """`pair(architecture, dtype)`: donor and target, two models that differ in every parameter."""
+
+    def make(architecture="qwen2", dtype=torch.float32):
+        return family(architecture, 1, dtype), family(architecture, 0, dtype)
+
+    return make
+
+
+@pytest.fixture(params=ARCHITECTURES)
+def architecture(request):
+    """Each model family in turn."""
+    return request.param
+
+
+@pytest.fixture
+def items():
+    """Six unpadded items of different lengths: (token ids, answer flags)."""
+    generator = torch.Generator().manual_seed(3)
+    made = []
+    for length, answer in ((5, 2), (9, 4), (7, 1), (9, 3), (4, 3), (6, 2)):
+        ids = torch.randint(3, VOCAB, (length,), generator=generator)
+        made.append((ids, torch.arange(length) >= length - answer))
+    return made
+
+
+@pytest.fixture
+def collate():
+    """`collate(items, size, side)`: batches of that size, padded on one side."""
+
+    def make(items, size=3, side="left"):
+        batches = []
+        for start in range(0, len(items), size):
+            chosen = items[start : start + size]
+            longest = max(len(ids) for ids, _ in chosen)
+            columns = {"input_ids": [], "attention_mask": [], "answer_mask": []}
+            for ids, answer in chosen:
+                pad = longest - len(ids)
+                around = (pad, 0) if side == "left" else (0, pad)
+                fill = torch.nn.functional.pad
+                columns["input_ids"].append(fill(ids, around, value=2))
+                columns["attention_mask"].append(fill(torch.ones_like(ids), around))
+                columns["answer_mask"].append(fill(answer, around))
+            batches.append({key: torch.stack(values) for key, values in columns.items()})
+        return batches
+
+    return make
+
+
+@pytest.fixture
+def batches(items, collate):
+    """The six items in two left-padded batches."""
+    return collate(items)
