@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from transformers import PreTrainedTokenizerBase
 
 _QUESTION = "QUESTION-GOES-HERE"
 _ANSWER = "ANSWER-GOES-HERE"
+_PROMPT_STYLE = "color:#777"
+_ANSWER_STYLE = "background:#cfe8f7;color:#00436b;border:1px solid #0072b2;border-radius:2px"
 
 
 @dataclass(frozen=True)
@@ -202,7 +205,7 @@ def _runs(tokenizer: PreTrainedTokenizerBase, encoded: Encoded) -> list[tuple[st
 
 
 def highlight(tokenizer: PreTrainedTokenizerBase, encoded: Encoded) -> Any:
-    """Show tokens in a notebook: the prompt's in gray, the answer's colored and boxed one by one.
+    """Show an item in a notebook: the prompt in gray, the answer's tokens colored and boxed.
 
     Returns:
         An `IPython.display.HTML` object.
@@ -210,13 +213,10 @@ def highlight(tokenizer: PreTrainedTokenizerBase, encoded: Encoded) -> Any:
     from IPython.display import HTML
 
     spans = []
-    for text, in_answer in _runs(tokenizer, encoded):
-        style = (
-            "background:#cfe8f7;color:#00436b;border:1px solid #0072b2"
-            if in_answer
-            else "color:#777"
-        )
-        shown = html.escape(text).replace("\n", "↵<br>")
-        spans.append(f'<span style="{style};border-radius:2px;padding:0 1px">{shown}</span>')
+    for in_answer, group in groupby(_runs(tokenizer, encoded), key=lambda run: run[1]):
+        shown = [html.escape(text).replace("\n", "↵<br>") for text, _ in group]
+        style = _ANSWER_STYLE if in_answer else _PROMPT_STYLE
+        pieces = shown if in_answer else ["".join(shown)]
+        spans.extend(f'<span style="{style}">{piece}</span>' for piece in pieces)
     body = "".join(spans)
     return HTML(f'<div style="font-family:monospace;white-space:pre-wrap">{body}</div>')
