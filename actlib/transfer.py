@@ -90,14 +90,16 @@ def selections(model: nn.Module, mask: ChannelMask) -> dict[str, Selection]:
     return {name: _selection(name, shapes[name], *side) for name, side in sides.items()}
 
 
-def moved(target: Tensor, donor: Tensor, scale: float) -> Tensor:
-    """The values target + scale * (donor - target), computed in float32 or wider.
+def edit_(target: Tensor, donor: Tensor, selection: Selection, scale: float) -> None:
+    """Set the selected elements to target + scale * (donor - target), in place.
 
-    The result has the dtype and device of `target`.
+    Computed in float32 or wider and rounded once to the dtype of `target`.
     """
     wide = torch.promote_types(target.dtype, torch.float32)
-    ours, theirs = target.to(wide), donor.to(device=target.device, dtype=wide)
-    return (ours + scale * (theirs - ours)).to(target.dtype)
+    for index in selection.pieces():
+        ours = target[index].to(wide)
+        theirs = donor[index].to(device=target.device, dtype=wide)
+        target[index] = (ours + scale * (theirs - ours)).to(target.dtype)
 
 
 def transfer_(target: nn.Module, donor: nn.Module, mask: ChannelMask, scale: float = 0.4) -> None:
@@ -123,10 +125,7 @@ def transfer_(target: nn.Module, donor: nn.Module, mask: ChannelMask, scale: flo
     parameters, donated = dict(target.named_parameters()), dict(donor.named_parameters())
     with torch.no_grad():
         for name, selection in chosen.items():
-            for index in selection.pieces():
-                theirs = donated[name][_on(index, donated[name])]
-                index = _on(index, parameters[name])
-                parameters[name][index] = moved(parameters[name][index], theirs, scale)
+            edit_(parameters[name], donated[name], selection, scale)
 
 
 @contextmanager
@@ -142,8 +141,7 @@ def preserved(model: nn.Module, mask: ChannelMask) -> Iterator[nn.Module]:
     copies = []
     for name, selection in selections(model, mask).items():
         for index in selection.pieces():
-            index = _on(index, parameters[name])
-            copies.append((parameters[name], index, parameters[name].detach()[index].clone()))
+            copies.append((parameters[name], index, parameters[name].detach()[index]))
     try:
         yield model
     finally:
@@ -184,7 +182,3 @@ def _selection(
     if columns is None and len(shape) > 1:
         columns = torch.zeros(shape[1], dtype=torch.bool)
     return Selection(name, shape, rows, columns)
-
-
-def _on(index: Index, tensor: Tensor) -> Index:
-    return tuple(part if isinstance(part, slice) else part.to(tensor.device) for part in index)
