@@ -1,0 +1,73 @@
+"""Judge a model on questions with known answers: answer likelihood and exact match.
+
+Both come from one forward pass. Exact match by teacher forcing (the argmax is right at every answer
+token) holds exactly when greedy decoding writes the answer, so nothing is generated.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel
+
+
+@torch.no_grad()
+def answer_scores(
+    model: PreTrainedModel, batch: Mapping[str, Tensor]
+) -> tuple[Float[Tensor, " batch"], Bool[Tensor, " batch"]]:
+    """Answer NLL (nats per answer token) and exact match of each item of a left-padded batch.
+
+    Raises:
+        ValueError: an item has no answer token, or its first token belongs to the answer.
+    """
+    answers = batch["answer_mask"].bool()
+    lengths = answers.sum(1)
+    if not bool(lengths.all()) or bool(answers[:, 0].any()):
+        raise ValueError("every item needs an answer span that follows at least one prompt token")
+    kept = answers.shape[1] - int(answers.int().argmax(1).min())
+    ids = batch["input_ids"].to(model.device)
+    logits = model(
+        input_ids=ids,
+        attention_mask=batch["attention_mask"].to(model.device),
+        position_ids=batch["position_ids"].to(model.device),
+        logits_to_keep=kept + 1,
+    ).logits[:, :-1]
+    rows, columns = torch.nonzero(answers[:, -kept:].to(model.device), as_tuple=True)
+    chosen, wanted = logits[rows, columns].float(), ids[:, -kept:][rows, columns]
+    loss = torch.nn.functional.cross_entropy(chosen, wanted, reduction="none")
+    wrong = (chosen.argmax(-1) != wanted).float()
+    totals = torch.zeros(2, len(ids), device=model.device)
+    totals.index_add_(1, rows, torch.stack([loss, wrong]))
+    return totals[0].cpu() / lengths, totals[1].cpu() == 0
+
+
+def evaluate(
+    model: PreTrainedModel, batches: Iterable[Mapping[str, Tensor]], *, progress: str = ""
+) -> pd.DataFrame:
+    """Answer NLL and exact match of every item, in the order of the items.
+
+    Args:
+        model: causal language model; it is left in the mode that it came in.
+        batches: from ``actlib.prompts.batches``; ``index`` numbers the items.
+        progress: label of a progress bar; empty for none.
+
+    Returns:
+        One row an item: ``item`` (its index), ``nll`` (nats per answer token; lower is better),
+        ``exact`` (1.0 where greedy decoding writes the answer).
+    """
+    was_training, parts = model.training, []
+    model.eval()
+    try:
+        for batch in tqdm(batches, desc=progress, disable=not progress, leave=False):
+            nll, exact = answer_scores(model, batch)
+            parts.append(
+                pd.DataFrame({"item": batch["index"], "nll": nll, "exact": exact.float()})
+            )
+    finally:
+        model.train(was_training)
+    if not parts:
+        raise ValueError("evaluation needs at least one batch, and none was given")
+    return pd.concat(parts).sort_values("item", ignore_index=True)
