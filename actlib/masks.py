@@ -180,7 +180,9 @@ def save_tensors(
     header = {"actlib": json.dumps({"kind": kind, "order": list(tensors)}), **metadata}
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        save_file({name: t.cpu().contiguous() for name, t in tensors.items()}, partial, header)
+        # Copies, because safetensors refuses tensors that share memory.
+        copies = {name: tensor.cpu().clone() for name, tensor in tensors.items()}
+        save_file({name: copy.contiguous() for name, copy in copies.items()}, partial, header)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

@@ -1,0 +1,114 @@
+import pytest
+import torch
+from torch import nn
+
+from actlib.hooks import AnswerTokens, evaluating, output_hooks, position_ids_of
+
+
+def hook_count(model):
+    return sum(len(module._forward_hooks) for module in model.modules())
+
+
+def test_hooks_read_named_modules_only_and_go(family):
+    model, seen = family(), []
+    with output_hooks(model, ["model.norm"], lambda name, output: seen.append((name, output))):
+        assert hook_count(model) == 1
+        model(torch.arange(3, 9)[None])
+    assert hook_count(model) == 0
+    assert [(name, output.shape) for name, output in seen] == [("model.norm", (1, 6, 16))]
+
+
+def test_hooks_go_after_an_exception_in_the_callback(family):
+    model = family()
+
+    def fail(_name, _output):
+        raise RuntimeError("callback")
+
+    with pytest.raises(RuntimeError, match="callback"):
+        with output_hooks(model, ["model.norm", "lm_head"], fail):
+            model(torch.arange(3, 9)[None])
+    assert hook_count(model) == 0
+
+
+def test_hooks_go_when_a_later_name_is_unknown(family):
+    model = family()
+    with pytest.raises(KeyError), output_hooks(model, ["model.norm", "nowhere"], print):
+        pass
+    assert hook_count(model) == 0
+
+
+def test_tuple_outputs_are_read_at_their_first_entry():
+    class Pair(nn.Module):
+        def forward(self, x):
+            return x + 1, "extra"
+
+    model, seen = nn.Sequential(Pair()), []
+    with output_hooks(model, ["0"], lambda _name, output: seen.append(output)):
+        model(torch.zeros(2))
+    assert torch.equal(seen[0], torch.ones(2))
+
+
+def test_evaluating_restores_each_flag(family):
+    model = family().train()
+    model.model.norm.eval()
+    before = [module.training for module in model.modules()]
+    with pytest.raises(RuntimeError), evaluating(model):
+        assert not any(module.training for module in model.modules())
+        assert not torch.is_grad_enabled()
+        raise RuntimeError
+    assert [module.training for module in model.modules()] == before
+    assert torch.is_grad_enabled()
+
+
+def test_positions_do_not_depend_on_the_padded_side():
+    left = position_ids_of(torch.tensor([[0, 0, 1, 1, 1]]))
+    right = position_ids_of(torch.tensor([[1, 1, 1, 0, 0]]))
+    assert left[0, 2:].tolist() == right[0, :3].tolist() == [0, 1, 2]
+
+
+def marked(attention=((0, 1, 1), (1, 1, 1)), answer=((1, 0, 1), (0, 1, 1))):
+    return {
+        "input_ids": torch.zeros(2, 3, dtype=torch.long),
+        "attention_mask": torch.tensor(attention),
+        "answer_mask": torch.tensor(answer),
+    }
+
+
+def test_answer_tokens_skip_prompt_and_padding():
+    tokens = AnswerTokens.of_batch(marked())
+    assert list(zip(tokens.rows.tolist(), tokens.columns.tolist(), strict=True)) == [
+        (0, 2),
+        (1, 1),
+        (1, 2),
+    ]
+    assert tokens.kept.tolist() == [1, 2]
+
+
+def test_selection_is_the_same_from_every_output_shape():
+    tokens = AnswerTokens.of_batch(marked())
+    output = torch.arange(24.0).reshape(2, 3, 4)
+    expected = torch.stack([output[0, 2], output[1, 1], output[1, 2]])
+    for shaped in (output, output.reshape(6, 4), output[:, 1:]):
+        assert torch.equal(tokens.select("x", shaped, 4), expected)
+    heads = output.reshape(2, 3, 2, 2)
+    assert torch.equal(tokens.select("x", heads, 2), expected.reshape(6, 2))
+
+
+def test_unexpected_output_shape_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"router returned shape \(5, 4\)"):
+        AnswerTokens.of_batch(marked()).select("router", torch.zeros(5, 4), 4)
+
+
+def test_answers_on_padding_only_are_empty():
+    with pytest.raises(ValueError, match="answer span of item 8 is empty"):
+        AnswerTokens.of_batch(marked(answer=((0, 1, 1), (0, 0, 0))), first_item=7)
+    with pytest.raises(ValueError, match="answer span of item 0 is empty"):
+        AnswerTokens.of_batch(marked(answer=((1, 0, 0), (0, 1, 1))))
+
+
+def test_incomplete_and_uneven_batches_are_refused():
+    batch = marked()
+    with pytest.raises(ValueError, match="lacks attention_mask, answer_mask"):
+        AnswerTokens.of_batch({"input_ids": batch["input_ids"]})
+    with pytest.raises(ValueError, match="one shape"):
+        AnswerTokens.of_batch(batch | {"answer_mask": torch.ones(2, 4)})

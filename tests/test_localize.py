@@ -1,0 +1,263 @@
+import gc
+import weakref
+
+import pytest
+import torch
+
+import actlib.localize
+from actlib.channels import channel_modules
+from actlib.localize import record_activations, record_differences, weight_differences
+from actlib.masks import ChannelMask
+
+
+def hook_count(model):
+    return sum(len(module._forward_hooks) for module in model.modules())
+
+
+def activations_of(model, ids):
+    """Every module's output for one unpadded item, read by plain hooks: [seq, channels]."""
+    found, handles = {}, []
+    for name, each in channel_modules(model).items():
+        handles.append(
+            each.module.register_forward_hook(
+                lambda _m, _i, output, name=name: found.update({name: output.detach()[0].double()})
+            )
+        )
+    with torch.no_grad():
+        model(ids[None])
+    for handle in handles:
+        handle.remove()
+    return found
+
+
+def expected_scores(donor, target, items):
+    """Equation 2 by hand, one item at a time in float64: means over all answer tokens."""
+    sums, sizes, tokens = {}, {}, 0
+    for ids, answer in items:
+        ours, theirs = activations_of(donor, ids), activations_of(target, ids)
+        tokens += int(answer.sum())
+        for name in theirs:
+            a, b = ours[name][answer], theirs[name][answer]
+            sums[name] = sums.get(name, 0) + (a - b).abs().sum(0)
+            sizes[name] = sizes.get(name, 0) + (a.abs() + b.abs()).sum(0) / 2
+    return (
+        {name: total / tokens for name, total in sums.items()},
+        {name: total / tokens for name, total in sizes.items()},
+        tokens,
+    )
+
+
+def assert_close(found, expected, tolerance=1e-5):
+    assert list(found) == list(expected)
+    for name in found:
+        torch.testing.assert_close(
+            found[name].double(), expected[name].double(), rtol=tolerance, atol=tolerance, msg=name
+        )
+
+
+def test_scores_are_equation_two(pair, batches, items, architecture):
+    donor, target = pair(architecture)
+    scores = record_differences(donor, target, batches)
+    values, magnitudes, tokens = expected_scores(donor, target, items)
+    names = list(channel_modules(target))
+    assert_close(scores.values, {name: values[name] for name in names})
+    assert_close(scores.magnitudes, {name: magnitudes[name] for name in names})
+    assert scores.tokens == tokens == 15
+    assert all(each.dtype == torch.float32 for each in scores.values.values())
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("size", [1, 2, 6])
+def test_scores_do_not_depend_on_batch_size_padding_or_order(pair, items, collate, size, side):
+    donor, target = pair("qwen2")
+    one = record_differences(donor, target, collate(items, 1))
+    other = record_differences(donor, target, collate(items[::-1], size, side))
+    assert_close(other.values, one.values)
+    assert other.metadata["data_hash"] == one.metadata["data_hash"]
+
+
+def test_prompt_tokens_do_not_count_as_answers(pair, items, collate):
+    donor, target = pair("llama")
+    every = [(ids, torch.ones_like(answer)) for ids, answer in items]
+    answers = record_differences(donor, target, collate(items))
+    pooled = record_differences(donor, target, collate(every))
+    assert pooled.tokens == sum(len(ids) for ids, _ in items)
+    assert not torch.allclose(pooled.values["lm_head"], answers.values["lm_head"], rtol=1e-3)
+    assert pooled.metadata["data_hash"] != answers.metadata["data_hash"]
+
+
+def test_answer_marks_on_padding_do_not_count(pair, batches):
+    donor, target = pair()
+    noisy = [b | {"answer_mask": b["answer_mask"] | ~b["attention_mask"].bool()} for b in batches]
+    clean = record_differences(donor, target, batches)
+    marked = record_differences(donor, target, noisy)
+    assert_close(marked.values, clean.values, 0)
+    assert marked.metadata["data_hash"] == clean.metadata["data_hash"]
+
+
+def test_equal_models_score_zero(family, batches):
+    model = family()
+    for donor in (model, family()):
+        scores = record_differences(donor, model, batches)
+        assert all((values == 0).all() for values in scores.values.values())
+        assert all((sizes > 0).any() for sizes in scores.magnitudes.values())
+
+
+def test_low_precision_models_are_summed_in_float32(family, items, collate):
+    donor, target = family("llama", 1, torch.bfloat16), family("llama", 0, torch.bfloat16)
+    scores = record_differences(donor, target, collate(items * 40, 1))
+    values, _, _ = expected_scores(donor, target, items)
+    # Sums of 600 tokens in bfloat16 would stall: its steps at 256 are 2.
+    assert_close(scores.values, {name: values[name] for name in scores.values}, 1e-4)
+    assert scores.metadata["dtype"] == "bfloat16"
+
+
+def test_nothing_stays_behind(pair, batches, monkeypatch):
+    donor, target = pair()
+    donor.train()
+    target.model.layers[0].train()
+    flags = [[m.training for m in model.modules()] for model in (donor, target)]
+    kept = []
+    select = actlib.localize.AnswerTokens.select
+
+    def watched(self, name, output, channels):
+        selected = select(self, name, output, channels)
+        kept.append(weakref.ref(selected))
+        assert not selected.requires_grad
+        return selected
+
+    monkeypatch.setattr(actlib.localize.AnswerTokens, "select", watched)
+    alive = []
+
+    def stream():
+        for batch in batches:
+            gc.collect()
+            alive.append(sum(each() is not None for each in kept))
+            yield batch
+
+    record_differences(donor, target, stream())
+    modules = len(channel_modules(target))
+    assert len(kept) == 2 * modules * len(batches)
+    assert alive[1] <= 2  # the locals of the last call at most
+    assert hook_count(donor) == hook_count(target) == 0
+    assert [[m.training for m in model.modules()] for model in (donor, target)] == flags
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_hooks_are_gone_after_an_exception(pair, batches, monkeypatch, failing):
+    models = pair()
+    models[1].train()
+
+    def explode(*_args, **_kwargs):
+        raise RuntimeError("forward")
+
+    monkeypatch.setattr(models[failing].model.layers[1].mlp, "forward", explode)
+    with pytest.raises(RuntimeError, match="forward"):
+        record_differences(*models, batches)
+    assert hook_count(models[0]) == hook_count(models[1]) == 0
+    assert all(module.training for module in models[1].modules())
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
+@pytest.mark.parametrize("side", [0, 1])
+def test_nan_and_infinite_activations_are_refused_by_module(pair, batches, poison, side):
+    models = pair("qwen2")
+    with torch.no_grad():
+        models[side].model.layers[1].mlp.up_proj.weight[3, 0] = poison
+    with pytest.raises(ValueError, match=r"module model.layers.1.mlp.up_proj gave NaN or inf"):
+        record_differences(*models, batches)
+    assert hook_count(models[0]) == hook_count(models[1]) == 0
+
+
+def test_empty_answer_span_names_the_item(pair, items, collate):
+    items[4] = (items[4][0], torch.zeros_like(items[4][1]))
+    with pytest.raises(ValueError, match="the answer span of item 4 is empty"):
+        record_differences(*pair(), collate(items, 2))
+
+
+def test_no_batch_is_refused(pair):
+    donor, target = pair()
+    with pytest.raises(ValueError, match="no batch"):
+        record_differences(donor, target, [])
+    with pytest.raises(ValueError, match="no batch"):
+        record_activations(target, [], weight_differences(donor, target).top(5))
+
+
+def test_models_that_do_not_fit_are_refused(family, batches):
+    with pytest.raises(ValueError, match="do not fit: architecture"):
+        record_differences(family("llama"), family("qwen2"), batches)
+    with pytest.raises(ValueError, match="do not fit"):
+        weight_differences(family("llama"), family("llama_tied"))
+
+
+def test_metadata_says_where_the_scores_come_from(pair, batches):
+    donor, target = pair()
+    donor.config.name_or_path, target.config._commit_hash = "the-donor", "abc"
+    found = record_differences(donor, target, batches, metadata={"ability": "maths"}).metadata
+    assert (found["donor"], found["target_revision"]) == ("the-donor", "abc")
+    assert (found["tokens"], found["items"], found["dtype"]) == ("15", "6", "float32")
+    assert found["ability"] == "maths"
+    assert all(isinstance(value, str) for value in found.values())
+
+
+def test_data_hash_follows_ids_and_answer_marks(pair, items, collate):
+    def hash_of(changed):
+        return record_differences(*pair(), collate(changed)).metadata["data_hash"]
+
+    ids, answer = items[0]
+    moved = torch.roll(answer, -1)
+    other = (ids + 1).clamp_max(60)
+    hashes = {
+        hash_of([(a, b), *items[1:]]) for a, b in ((ids, answer), (other, answer), (ids, moved))
+    }
+    assert len(hashes) == 3
+
+
+def test_weight_differences_are_norms_over_each_channel(pair):
+    donor, target = pair("qwen2")
+    scores = weight_differences(donor, target)
+    delta = donor.model.layers[0].self_attn.q_proj
+    base = target.model.layers[0].self_attn.q_proj
+    row = torch.cat([(delta.weight - base.weight)[5], (delta.bias - base.bias)[5:6]])
+    torch.testing.assert_close(
+        scores.values["model.layers.0.self_attn.q_proj"][5], row.norm().detach()
+    )
+    column = (donor.model.embed_tokens.weight - target.model.embed_tokens.weight)[:, 2]
+    torch.testing.assert_close(scores.values["model.embed_tokens"][2], column.norm().detach())
+    sizes = (donor.model.norm.weight.abs() + target.model.norm.weight.abs()) / 2
+    torch.testing.assert_close(scores.magnitudes["model.norm"], sizes.detach())
+    assert scores.tokens == 0
+
+
+def test_weight_differences_of_conv1d_are_columns(pair):
+    donor, target = pair("gpt2")
+    delta = donor.transformer.h[0].mlp.c_fc, target.transformer.h[0].mlp.c_fc
+    column = torch.cat(
+        [(delta[0].weight - delta[1].weight)[:, 9], (delta[0].bias - delta[1].bias)[9:10]]
+    )
+    found = weight_differences(donor, target).values["transformer.h.0.mlp.c_fc"]
+    assert len(found) == 64
+    torch.testing.assert_close(found[9], column.norm().detach())
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_activations_are_means_over_each_items_answer(pair, items, collate, architecture, size):
+    donor, target = pair(architecture)
+    mask = weight_differences(donor, target).top(20, "module")
+    found = record_activations(target, collate(items, size), mask)
+    expected = []
+    for ids, answer in items:
+        outputs = activations_of(target, ids)
+        means = [outputs[n][answer][:, chosen].mean(0) for n, chosen in mask.channels.items()]
+        expected.append(torch.cat(means))
+    assert found.shape == (6, mask.count)
+    torch.testing.assert_close(found.double(), torch.stack(expected), rtol=1e-4, atol=1e-5)
+
+
+def test_empty_or_foreign_masks_are_refused(pair, batches):
+    donor, target = pair()
+    mask = weight_differences(donor, target).top(5)
+    with pytest.raises(ValueError, match="the mask is empty"):
+        record_activations(target, batches, mask - mask)
+    with pytest.raises(ValueError, match="the mask is of another model"):
+        record_activations(target, batches, ChannelMask({"a": torch.ones(2, dtype=torch.bool)}))

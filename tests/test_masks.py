@@ -1,0 +1,108 @@
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from actlib.masks import ChannelMask, random_like, require_fit
+from actlib.scores import ChannelScores
+
+SIZES = {"zebra": 40, "apple": 100, "mango": 60}
+
+
+def mask_of(seed, share=0.3, sizes=SIZES):
+    generator = torch.Generator().manual_seed(seed)
+    drawn = {name: torch.rand(size, generator=generator) < share for name, size in sizes.items()}
+    return ChannelMask(drawn, {"ability": "maths"})
+
+
+def as_set(mask):
+    return {(name, int(i)) for name, chosen in mask.channels.items() for i in chosen.nonzero()}
+
+
+def test_set_operations_agree_with_python_sets():
+    a, b = mask_of(1), mask_of(2)
+    assert as_set(a | b) == as_set(a) | as_set(b)
+    assert as_set(a & b) == as_set(a) & as_set(b)
+    assert as_set(a - b) == as_set(a) - as_set(b)
+    assert a.jaccard(b) == len(as_set(a) & as_set(b)) / len(as_set(a) | as_set(b))
+    assert (a.count, a.total, a.percent) == (len(as_set(a)), 200, len(as_set(a)) / 2)
+
+
+def test_jaccard_extremes():
+    a = mask_of(1)
+    empty = a - a
+    assert (a.jaccard(a), a.jaccard(empty), empty.jaccard(empty)) == (1.0, 0.0, 1.0)
+
+
+@pytest.mark.parametrize("operation", ["__or__", "__and__", "__sub__", "jaccard"])
+def test_masks_of_different_models_do_not_combine(operation):
+    a = mask_of(1)
+    with pytest.raises(ValueError, match="apple has 99 channels instead of 100"):
+        getattr(a, operation)(mask_of(1, sizes=SIZES | {"apple": 99}))
+    with pytest.raises(ValueError, match="no module mango; unknown module kiwi"):
+        getattr(a, operation)(mask_of(1, sizes={"zebra": 40, "apple": 100, "kiwi": 60}))
+
+
+def test_mask_of_another_model_is_refused(family):
+    with pytest.raises(ValueError, match="the mask is of another model: no module model.embed"):
+        require_fit(family(), mask_of(1))
+
+
+def test_round_trip_keeps_channels_order_and_metadata(tmp_path):
+    mask = mask_of(1)
+    mask.save(tmp_path / "deep" / "mask.safetensors")
+    loaded = ChannelMask.load(tmp_path / "deep" / "mask.safetensors")
+    assert list(loaded.channels) == list(SIZES)
+    assert as_set(loaded) == as_set(mask)
+    assert loaded.metadata == mask.metadata
+    assert loaded.digest == mask.digest != mask_of(2).digest
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["mask.safetensors"]
+
+
+def test_unreadable_files_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="there is no ChannelMask file"):
+        ChannelMask.load(tmp_path / "absent")
+    (tmp_path / "text").write_text("not a mask")
+    with pytest.raises(ValueError, match="not a readable ChannelMask file"):
+        ChannelMask.load(tmp_path / "text")
+    save_file({"a": torch.zeros(2)}, tmp_path / "foreign")
+    with pytest.raises(ValueError, match="no actlib data"):
+        ChannelMask.load(tmp_path / "foreign")
+    ones = {"a": torch.ones(3)}
+    ChannelScores(ones, ones, 1).save(tmp_path / "scores")
+    with pytest.raises(ValueError, match="holds ChannelScores, not ChannelMask"):
+        ChannelMask.load(tmp_path / "scores")
+
+
+def test_failed_save_leaves_nothing(tmp_path):
+    bad = ChannelMask({"a": torch.ones(2, dtype=torch.bool)}, {"percent": 5})
+    with pytest.raises(TypeError):
+        bad.save(tmp_path / "mask.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("per_module", [True, False])
+def test_random_controls_match_the_count_and_follow_the_seed(per_module):
+    mask = mask_of(1)
+    controls = [random_like(mask, seed, per_module) for seed in range(20)]
+    assert all(control.count == mask.count for control in controls)
+    assert as_set(controls[0]) == as_set(random_like(mask, 0, per_module))
+    assert len({control.digest for control in controls}) == 20
+    matched = [
+        all(int(c.channels[n].sum()) == int(m.sum()) for n, m in mask.channels.items())
+        for c in controls
+    ]
+    assert all(matched) if per_module else not all(matched)
+
+
+def test_random_controls_are_near_the_expected_overlap():
+    mask = mask_of(1)
+    overlaps = [(mask & random_like(mask, seed, per_module=False)).count for seed in range(300)]
+    expected = mask.count**2 / mask.total
+    assert abs(sum(overlaps) / 300 - expected) < 1.0
+
+
+def test_views_of_one_tensor_can_be_saved(tmp_path):
+    whole = torch.arange(6) % 2 == 0
+    mask = ChannelMask({"a": whole[:4], "b": whole[4:], "c": whole[::2]})
+    mask.save(tmp_path / "mask")
+    assert as_set(ChannelMask.load(tmp_path / "mask")) == as_set(mask)

@@ -1,0 +1,85 @@
+from types import SimpleNamespace
+
+import pytest
+import transformers
+from torch import nn
+
+from actlib.pairs import check_pair, require_pair
+
+
+def tokenizer(vocabulary=("a", "b"), **special):
+    return SimpleNamespace(
+        get_vocab=lambda: {token: index for index, token in enumerate(vocabulary)},
+        special_tokens_map=special,
+    )
+
+
+def test_models_that_differ_only_in_weights_fit(pair, architecture):
+    assert check_pair(*pair(architecture)) == []
+
+
+def test_other_architecture_is_named(family):
+    assert any("architecture" in each for each in check_pair(family("llama"), family("gpt2")))
+
+
+def test_each_wrong_shape_is_named(family):
+    donor, target = family("qwen2"), family("qwen2")
+    target.model.layers[1].mlp.up_proj = nn.Linear(16, 30, bias=False)
+    target.model.norm.weight = nn.Parameter(target.model.norm.weight[:8])
+    mismatches = check_pair(donor, target)
+    assert len(mismatches) == 2
+    assert any("layers.1.mlp.up_proj.weight 24 x 16 against 30 x 16" in m for m in mismatches)
+    assert any("model.norm.weight 16 against 8" in each for each in mismatches)
+
+
+def test_missing_bias_and_missing_module_are_named(family):
+    donor, target = family("qwen2"), family("qwen2")
+    target.model.layers[0].self_attn.q_proj.bias = None
+    del donor.model.layers[1].mlp.down_proj
+    mismatches = "; ".join(check_pair(donor, target))
+    assert "q_proj.bias 16 against absent" in mismatches
+    assert "layers.1.mlp.down_proj only in the target" in mismatches
+
+
+def test_vocabulary_size_is_named(family):
+    donor, target = family("llama"), family("llama")
+    donor.resize_token_embeddings(70)
+    assert any("vocab_size 70 against 61" in each for each in check_pair(donor, target))
+
+
+def test_tied_against_untied_is_named(family):
+    assert any("tied" in each for each in check_pair(family("llama"), family("llama_tied")))
+
+
+def test_same_shapes_with_other_heads_are_named(family):
+    config = transformers.LlamaConfig(**family("llama").config.to_diff_dict())
+    config.num_attention_heads, config.head_dim = 8, 4
+    config.num_key_value_heads = 2
+    mismatches = check_pair(family("llama"), transformers.LlamaForCausalLM(config))
+    assert any("num_attention_heads 4 against 8" in each for each in mismatches)
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        (tokenizer("abc"), "2 against 3 tokens"),
+        (tokenizer("ba"), "2 tokens under other ids"),
+        (tokenizer(eos_token="b"), "eos_token None against b"),
+    ],
+)
+def test_tokenizers_are_compared(family, other, expected):
+    mismatches = check_pair(family(), family(), tokenizer(), other)
+    assert len(mismatches) == 1
+    assert expected in mismatches[0]
+
+
+def test_padding_token_may_differ(family):
+    assert check_pair(family(), family(), tokenizer(), tokenizer(pad_token="b")) == []
+
+
+def test_refusal_names_five_mismatches_and_counts_the_rest(family):
+    mismatches = check_pair(family("llama"), family("gpt2"))
+    with pytest.raises(ValueError, match=f"and {len(mismatches) - 5} more") as refusal:
+        require_pair(family("llama"), family("gpt2"))
+    assert all(each in str(refusal.value) for each in mismatches[:5])
+    assert mismatches[5] not in str(refusal.value)

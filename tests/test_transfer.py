@@ -1,0 +1,160 @@
+import pytest
+import torch
+
+from actlib.channels import channel_modules
+from actlib.masks import ChannelMask
+from actlib.transfer import preserved, selections, transfer_, transferred
+
+
+def mask_for(model, share=0.3, seed=5, only=None):
+    generator = torch.Generator().manual_seed(seed)
+    drawn = {
+        name: torch.rand(each.channels, generator=generator) < share
+        for name, each in channel_modules(model).items()
+    }
+    for name in drawn:
+        if only is not None and name not in only:
+            drawn[name] = torch.zeros_like(drawn[name])
+    return ChannelMask(drawn)
+
+
+def state_of(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def same_bits(ours, theirs):
+    return all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def touched(model, mask):
+    """Which elements may move, worked out element by element from module types alone."""
+    found = {name: torch.zeros_like(t, dtype=torch.bool) for name, t in model.state_dict().items()}
+    for name, chosen in mask.channels.items():
+        columns = name.endswith(
+            ("embed_tokens", "embed_in", "wte", "wpe", "c_attn", "c_proj", "c_fc")
+        )
+        for i in chosen.nonzero().flatten().tolist():
+            weight = found[f"{name}.weight"]
+            weight[(slice(None), i) if columns else i] = True
+            if f"{name}.bias" in found:
+                found[f"{name}.bias"][i] = True
+    for group in ("model.embed_tokens", "lm_head"), ("transformer.wte", "lm_head"):
+        keys = [f"{name}.weight" for name in group]
+        if all(key in found for key in keys) and model.config.tie_word_embeddings:
+            found[keys[0]] = found[keys[1]] = found[keys[0]] | found[keys[1]]
+    return found
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_touched_elements_follow_the_formula_and_no_other_moves(pair, architecture, dtype):
+    donor, target = pair(architecture, dtype)
+    mask = mask_for(target)
+    before, other = state_of(target), state_of(donor)
+    transfer_(target, donor, mask, scale=0.4)
+    moving = touched(target, mask)
+    for name, tensor in target.state_dict().items():
+        ours, theirs = before[name].float(), other[name].float()
+        expected = (ours + 0.4 * (theirs - ours)).to(dtype)
+        assert torch.equal(tensor, torch.where(moving[name], expected, before[name])), name
+        if moving[name].any() and dtype is torch.float32:
+            assert (tensor != before[name])[moving[name]].float().mean() > 0.99
+    assert same_bits(state_of(donor), other)
+
+
+def test_embedding_channel_is_a_column(pair):
+    donor, target = pair("llama")
+    before = state_of(target)
+    mask = mask_for(target, only=())
+    mask.channels["model.embed_tokens"][3] = True
+    transfer_(target, donor, mask)
+    changed = target.model.embed_tokens.weight != before["model.embed_tokens.weight"]
+    assert changed[:, 3].all()
+    assert changed.sum() == len(changed)
+    assert torch.equal(target.lm_head.weight, before["lm_head.weight"])
+
+
+def test_tied_tensor_moves_each_element_once(pair):
+    donor, target = pair("llama_tied")
+    before, other = state_of(target)["lm_head.weight"], state_of(donor)["lm_head.weight"]
+    mask = mask_for(target, only=())
+    mask.channels["model.embed_tokens"][3] = True
+    mask.channels["lm_head"][7] = True
+    transfer_(target, donor, mask, scale=0.5)
+    weight = target.lm_head.weight
+    assert weight is target.model.embed_tokens.weight
+    changed = weight != before
+    assert changed.sum() == weight.shape[0] + weight.shape[1] - 1
+    # At the crossing, moving twice would go three quarters of the way.
+    torch.testing.assert_close(weight[7, 3], (before[7, 3] + other[7, 3]) / 2)
+
+
+def test_pieces_cover_the_selected_elements_once(family, architecture):
+    model = family(architecture)
+    for mask in (mask_for(model), mask_for(model, share=1.1), mask_for(model, share=0.05)):
+        parameters = dict(model.named_parameters())
+        for name, selection in selections(model, mask).items():
+            visits = torch.zeros(parameters[name].shape)
+            for index in selection.pieces():
+                visits[index] += 1
+            assert torch.equal(visits, selection.elements().float())
+
+
+@pytest.mark.parametrize(("scale", "end"), [(0.0, "target"), (1.0, "donor")])
+def test_scale_runs_from_target_to_donor(pair, scale, end):
+    donor, target = pair()
+    expected = state_of(donor if end == "donor" else target)
+    transfer_(target, donor, mask_for(target, share=1.1), scale)
+    for name, tensor in target.state_dict().items():
+        torch.testing.assert_close(tensor, expected[name])
+
+
+def test_transferred_is_transfer_inside_and_bit_identical_after(pair, architecture):
+    donor, target = pair(architecture, torch.bfloat16)
+    mask, before = mask_for(target), state_of(target)
+    with transferred(target, donor, mask, 0.4) as model:
+        assert model is target
+        inside = state_of(target)
+    assert same_bits(state_of(target), before)
+    transfer_(target, donor, mask, 0.4)
+    assert same_bits(state_of(target), inside)
+
+
+def test_preserved_restores_after_an_exception_and_leaves_the_rest(family):
+    model = family("llama_tied")
+    mask, before = mask_for(model, only=("lm_head", "model.embed_tokens")), state_of(model)
+    with pytest.raises(RuntimeError), preserved(model, mask):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(1)
+        raise RuntimeError
+    moving = touched(model, mask)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, torch.where(moving[name], before[name], before[name] + 1)), name
+
+
+def test_gradients_are_not_recorded(pair):
+    donor, target = pair()
+    transfer_(target, donor, mask_for(target))
+    assert all(p.requires_grad and p.is_leaf for p in target.parameters())
+
+
+def test_empty_mask_changes_nothing(pair):
+    donor, target = pair()
+    before = state_of(target)
+    transfer_(target, donor, mask_for(target, only=()))
+    assert same_bits(state_of(target), before)
+
+
+def test_refusals_leave_the_target_as_it_was(pair, family):
+    donor, target = pair("qwen2")
+    before, mask = state_of(target), mask_for(target)
+    with pytest.raises(ValueError, match="the mask is of another model"):
+        transfer_(target, donor, mask_for(family("gpt2")))
+    with pytest.raises(ValueError, match="donor and target do not fit"):
+        transfer_(target, family("llama"), mask)
+    for scale in (float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="scale must be a finite number"):
+            transfer_(target, donor, mask, scale)
+    with pytest.raises(ValueError, match="another model"), preserved(target, ChannelMask({})):
+        pass
+    assert same_bits(state_of(target), before)
