@@ -1,0 +1,244 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import tokenizers
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+import actlib.checkpoints
+from actlib.channels import channel_modules
+from actlib.checkpoints import transfer_checkpoint
+from actlib.masks import ChannelMask
+from actlib.transfer import transfer_
+
+
+def mask_for(model, share=0.3):
+    generator = torch.Generator().manual_seed(5)
+    return ChannelMask(
+        {
+            name: torch.rand(each.channels, generator=generator) < share
+            for name, each in channel_modules(model).items()
+        }
+    )
+
+
+def contents(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.fixture
+def folders(pair, tmp_path):
+    """`folders(architecture, dtype, shards)`: donor, target, mask; folders under tmp_path."""
+
+    def make(architecture="llama_tied", dtype=torch.float32, shard_size="1GB", donor_size="1GB"):
+        donor, target = pair(architecture, dtype)
+        donor.save_pretrained(tmp_path / "donor", max_shard_size=donor_size)
+        target.save_pretrained(tmp_path / "target", max_shard_size=shard_size)
+        return donor, target, mask_for(target)
+
+    return make
+
+
+def run(tmp_path, mask, **changes):
+    names = {"target_dir": "target", "donor_dir": "donor", "output_dir": "output"} | changes
+    scale = names.pop("scale", 0.4)
+    return transfer_checkpoint(
+        **{key: tmp_path / name for key, name in names.items()}, mask=mask, scale=scale
+    )
+
+
+@pytest.mark.parametrize("shard_size", ["1GB", "5KB"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_same_bytes_as_in_memory(folders, tmp_path, architecture, dtype, shard_size):
+    donor, target, mask = folders(architecture, dtype, shard_size, donor_size="8KB")
+    before = contents(tmp_path / "target")
+    assert any("index" in name for name in before) == (shard_size == "5KB")
+    assert run(tmp_path, mask) == tmp_path / "output"
+    transfer_(target, donor, mask, 0.4)
+    target.save_pretrained(tmp_path / "memory", max_shard_size=shard_size)
+    found, expected = contents(tmp_path / "output"), contents(tmp_path / "memory")
+    found.pop("act_transfer.json")
+    assert found == expected
+    assert found != before == contents(tmp_path / "target")
+
+
+def test_output_loads_and_says_what_was_done(folders, tmp_path):
+    _, target, mask = folders()
+    (tmp_path / "target" / "notes").mkdir()
+    (tmp_path / "target" / "notes" / "card.md").write_text("kept")
+    (tmp_path / "target" / "pytorch_model.bin").write_text("the target's weights, not the output's")
+    run(tmp_path, mask, scale=0.25)
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "output")
+    assert type(model) is type(target)
+    note = json.loads((tmp_path / "output" / "act_transfer.json").read_text())
+    assert note["mask_sha256"] == mask.digest
+    assert (note["scale"], note["channels"], note["percent"]) == (0.25, mask.count, mask.percent)
+    assert note["donor"].endswith("donor") and note["target"].endswith("target")
+    assert (tmp_path / "output" / "notes" / "card.md").read_text() == "kept"
+    assert not (tmp_path / "output" / "pytorch_model.bin").exists()
+
+
+def test_tensors_without_masked_channels_keep_their_bytes(folders, tmp_path):
+    _, target, mask = folders("llama")
+    for name, chosen in mask.channels.items():
+        chosen &= name == "lm_head"
+    run(tmp_path, mask)
+    before = load_file(tmp_path / "target" / "model.safetensors")
+    after = load_file(tmp_path / "output" / "model.safetensors")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"lm_head.weight"}
+
+
+def test_tied_tensor_stored_twice_is_edited_in_both_places(folders, tmp_path):
+    donor, target, mask = folders("llama_tied")
+    path = tmp_path / "target" / "model.safetensors"
+    tensors = load_file(path)
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    save_file(tensors, path, {"format": "pt"})
+    run(tmp_path, mask)
+    transfer_(target, donor, mask, 0.4)
+    after = load_file(tmp_path / "output" / "model.safetensors")
+    assert torch.equal(after["lm_head.weight"], target.lm_head.weight)
+    assert torch.equal(after["model.embed_tokens.weight"], target.lm_head.weight)
+
+
+def test_stored_names_without_the_model_prefix_are_found(folders, tmp_path):
+    donor, target, mask = folders("gpt2")
+    path = tmp_path / "target" / "model.safetensors"
+    bare = {name.removeprefix("transformer."): t for name, t in load_file(path).items()}
+    save_file(bare, path, {"format": "pt"})
+    run(tmp_path, mask)
+    transfer_(target, donor, mask, 0.4)
+    after = load_file(tmp_path / "output" / "model.safetensors")
+    assert torch.equal(after["h.1.mlp.c_fc.weight"], target.transformer.h[1].mlp.c_fc.weight)
+    assert after.keys() == bare.keys()
+
+
+def test_donor_may_be_stored_in_another_dtype(family, tmp_path):
+    donor, target = family("llama", 1), family("llama", 0, torch.bfloat16)
+    donor.save_pretrained(tmp_path / "donor")
+    target.save_pretrained(tmp_path / "target")
+    mask = mask_for(target)
+    run(tmp_path, mask)
+    transfer_(target, donor, mask, 0.4)
+    after = load_file(tmp_path / "output" / "model.safetensors")
+    assert after["lm_head.weight"].dtype == torch.bfloat16
+    assert torch.equal(after["lm_head.weight"], target.lm_head.weight)
+
+
+def only_inputs(tmp_path):
+    return {path.name for path in tmp_path.iterdir()} <= {"donor", "target"}
+
+
+def test_absent_folders_are_named_in_one_sentence(folders, tmp_path):
+    _, _, mask = folders()
+    for change in ({"target_dir": "nowhere"}, {"donor_dir": "nowhere"}):
+        with pytest.raises(ValueError, match="there is no model folder .*nowhere"):
+            run(tmp_path, mask, **change)
+    for file in ("model.safetensors", "config.json"):
+        (tmp_path / "donor" / file).unlink()
+        with pytest.raises(ValueError, match=f"the model folder .*donor lacks {file}"):
+            run(tmp_path, mask)
+        shutil.copy(tmp_path / "target" / file, tmp_path / "donor" / file)
+    assert only_inputs(tmp_path)
+
+
+def test_missing_shard_is_named(folders, tmp_path):
+    _, _, mask = folders(shard_size="5KB")
+    shard = sorted((tmp_path / "target").glob("model-*"))[1]
+    shard.unlink()
+    with pytest.raises(ValueError, match=f"lacks {shard.name}"):
+        run(tmp_path, mask)
+    assert only_inputs(tmp_path)
+
+
+@pytest.mark.parametrize(("keep", "message"), [(-10, "is cut off"), (20, "is not a safetensors")])
+def test_broken_weights_are_refused(folders, tmp_path, keep, message):
+    _, _, mask = folders()
+    path = tmp_path / "donor" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path, mask)
+    assert only_inputs(tmp_path)
+
+
+def test_missing_tensor_and_integer_weights_are_refused(folders, tmp_path):
+    _, _, mask = folders("llama")
+    path = tmp_path / "donor" / "model.safetensors"
+    tensors = load_file(path)
+    head = tensors.pop("lm_head.weight")
+    save_file(tensors, path)
+    with pytest.raises(ValueError, match="the donor's files hold no tensor lm_head.weight"):
+        run(tmp_path, mask)
+    save_file(tensors | {"lm_head.weight": head.to(torch.int8)}, path)
+    with pytest.raises(ValueError, match="lm_head.weight is 61 x 16 of I8, expected 61 x 16 of a"):
+        run(tmp_path, mask)
+    assert only_inputs(tmp_path)
+
+
+def test_models_masks_and_scales_that_do_not_fit_are_refused(folders, family, tmp_path):
+    _, _, mask = folders("llama")
+    family("gpt2").save_pretrained(tmp_path / "other")
+    with pytest.raises(ValueError, match="donor and target do not fit: architecture"):
+        run(tmp_path, mask, donor_dir="other")
+    shutil.rmtree(tmp_path / "other")
+    with pytest.raises(ValueError, match="the mask is of another model"):
+        run(tmp_path, ChannelMask({"a": torch.ones(3, dtype=torch.bool)}))
+    with pytest.raises(ValueError, match="scale must be a finite number"):
+        run(tmp_path, mask, scale=float("nan"))
+    assert only_inputs(tmp_path)
+
+
+def test_other_tokenizer_is_refused(folders, tmp_path):
+    _, _, mask = folders()
+    for name, tokens in (("donor", "ab"), ("target", "ba")):
+        vocabulary = {token: index for index, token in enumerate(tokens)}
+        backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="a"))
+        transformers.PreTrainedTokenizerFast(tokenizer_object=backend).save_pretrained(
+            tmp_path / name
+        )
+    with pytest.raises(ValueError, match="tokenizer vocabulary with 2 tokens under other ids"):
+        run(tmp_path, mask)
+    shutil.copy(tmp_path / "target" / "tokenizer.json", tmp_path / "donor" / "tokenizer.json")
+    run(tmp_path, mask)
+    assert (tmp_path / "output" / "tokenizer.json").is_file()
+
+
+def test_taken_output_is_refused_and_kept(folders, tmp_path):
+    _, _, mask = folders()
+    before = contents(tmp_path / "target")
+    with pytest.raises(ValueError, match="exists and is not empty"):
+        run(tmp_path, mask, output_dir="target")
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ValueError, match="exists and is not empty"):
+        run(tmp_path, mask, output_dir="file")
+    assert contents(tmp_path / "target") == before
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_empty_output_folder_and_new_parents_are_used(folders, tmp_path):
+    _, _, mask = folders()
+    (tmp_path / "output").mkdir()
+    run(tmp_path, mask)
+    run(tmp_path, mask, output_dir=Path("deep") / "er")
+    assert contents(tmp_path / "output") == contents(tmp_path / "deep" / "er")
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_nothing_half_made_is_left_after_an_error(folders, tmp_path, monkeypatch, error):
+    _, _, mask = folders()
+    calls = []
+
+    def fail(*_args):
+        calls.append(1)
+        if len(calls) == 4:
+            assert len(list(tmp_path.iterdir())) == 3
+            raise error
+
+    monkeypatch.setattr(actlib.checkpoints, "edit_", fail)
+    with pytest.raises(error):
+        run(tmp_path, mask)
+    assert only_inputs(tmp_path)

@@ -1,0 +1,170 @@
+from itertools import permutations
+
+import pytest
+import torch
+
+from actlib.channels import channel_modules
+from actlib.masks import ChannelMask
+from actlib.merging import merge, merge_
+from actlib.transfer import transfer_
+
+RULES = ("sum", "average", "largest")
+
+
+def mask_for(model, share=0.4, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return ChannelMask(
+        {
+            name: torch.rand(each.channels, generator=generator) < share
+            for name, each in channel_modules(model).items()
+        }
+    )
+
+
+def contributions_for(family, architecture="qwen2", count=3, dtype=torch.float32):
+    base = family(architecture, 0, dtype)
+    scales = (0.4, 0.7, 0.3)
+    return base, [
+        (family(architecture, i + 1, dtype), mask_for(base, seed=i), scales[i])
+        for i in range(count)
+    ]
+
+
+def state_of(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def same_bits(ours, theirs):
+    return all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_one_donor_is_a_plain_transfer(family, architecture, rule):
+    base, contributions = contributions_for(family, architecture, 1)
+    report = merge(base, contributions, rule)
+    (donor, mask, scale) = contributions[0]
+    transfer_(base, donor, mask, scale)
+    assert same_bits(state_of(report.model), state_of(base))
+    assert (report.collisions, report.rule, report.union.count) == (0, rule, mask.count)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_order_does_not_matter_to_the_bit(family, rule, dtype):
+    base, contributions = contributions_for(family, dtype=dtype)
+    results = [merge(base, order, rule) for order in permutations(contributions)]
+    first = state_of(results[0].model)
+    assert all(same_bits(state_of(each.model), first) for each in results)
+    assert len({(each.collisions, each.union.digest) for each in results}) == 1
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_disjoint_masks_merge_like_transfers_one_after_the_other(family, rule):
+    base, ((a, mask_a, _), (b, mask_b, _)) = contributions_for(family, "llama", 2)
+    mask_b = mask_b - mask_a
+    report = merge(base, [(a, mask_a, 0.4), (b, mask_b, 0.7)], rule)
+    transfer_(base, a, mask_a, 0.4)
+    transfer_(base, b, mask_b, 0.7)
+    assert same_bits(state_of(report.model), state_of(base))
+    assert report.collisions == 0
+
+
+def test_collisions_and_union_are_counted(family):
+    base, contributions = contributions_for(family)
+    masks = [mask for _, mask, _ in contributions]
+    report = merge(base, contributions)
+    pairs = (masks[0] & masks[1]) | (masks[0] & masks[2]) | (masks[1] & masks[2])
+    assert report.collisions == pairs.count > 0
+    assert report.union.digest == (masks[0] | masks[1] | masks[2]).digest
+
+
+def rows(base, contributions, name="model.layers.0.self_attn.q_proj"):
+    """Weight rows with bias, the scaled task vectors and the claims of one module, by hand."""
+
+    def read(model):
+        module = model.get_submodule(name)
+        return torch.cat([module.weight, module.bias[:, None]], dim=1).detach()
+
+    deltas = torch.stack([(read(donor) - read(base)) * scale for donor, _, scale in contributions])
+    claims = torch.stack([mask.channels[name] for _, mask, _ in contributions])
+    return read, deltas, claims
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_collisions_follow_their_rule(family, rule):
+    base, contributions = contributions_for(family)
+    read, deltas, claims = rows(base, contributions)
+    assert (claims.sum(0) > 1).any()
+    merged = read(merge(base, contributions, rule).model)
+    for channel in range(claims.shape[1]):
+        claimants = claims[:, channel].nonzero().flatten().tolist()
+        steps = [deltas[i, channel] for i in claimants]
+        expected = {
+            "sum": lambda s=steps: sum(s, torch.zeros(17)),
+            "average": lambda s=steps: sum(s, torch.zeros(17)) / max(1, len(s)),
+            "largest": lambda s=steps: max(s, key=torch.norm, default=torch.zeros(17)),
+        }[rule]()
+        torch.testing.assert_close(merged[channel], read(base)[channel] + expected)
+
+
+def test_equal_donors_average_to_one_of_them(family):
+    base, ((donor, mask, scale), *_) = contributions_for(family)
+    for rule in ("average", "largest"):
+        both = merge(base, [(donor, mask, scale)] * 2, rule)
+        one = merge(base, [(donor, mask, scale)], rule)
+        assert same_bits(state_of(both.model), state_of(one.model))
+        assert both.collisions == mask.count
+
+
+def test_tied_crossing_is_claimed_by_row_and_by_column(family):
+    base = family("llama_tied")
+    a, b = family("llama_tied", 1), family("llama_tied", 2)
+    empty = mask_for(base, share=0)
+    row, column = (ChannelMask({n: c.clone() for n, c in empty.channels.items()}) for _ in "ab")
+    row.channels["lm_head"][7] = True
+    column.channels["model.embed_tokens"][3] = True
+    before, ours, theirs = (m.lm_head.weight.detach().clone() for m in (base, a, b))
+    for rule, divisor in (("sum", 1), ("average", 2), ("largest", 2)):
+        weight = merge(base, [(a, row, 1.0), (b, column, 1.0)], rule).model.lm_head.weight
+        torch.testing.assert_close(weight[7, 4], ours[7, 4])
+        torch.testing.assert_close(weight[8, 3], theirs[8, 3])
+        step = (ours[7, 3] - before[7, 3]) + (theirs[7, 3] - before[7, 3])
+        torch.testing.assert_close(weight[7, 3], before[7, 3] + step / divisor)
+
+
+def test_channels_outside_the_union_keep_their_bits_and_the_base_is_copied(family):
+    base, contributions = contributions_for(family, "gpt2")
+    before = state_of(base)
+    report = merge(base, contributions)
+    assert same_bits(state_of(base), before)
+    assert report.model is not base
+    for name, chosen in report.union.channels.items():
+        bias = f"{name}.bias"
+        if bias in before:
+            changed = report.model.state_dict()[bias] != before[bias]
+            assert torch.equal(changed, chosen), name
+
+
+def test_in_place_merge_equals_the_copy(family):
+    base, contributions = contributions_for(family)
+    copied = merge(base, contributions)
+    report = merge_(base, contributions)
+    assert report.model is base
+    assert same_bits(state_of(base), state_of(copied.model))
+
+
+def test_refusals_leave_the_base_as_it_was(family):
+    base, contributions = contributions_for(family)
+    before = state_of(base)
+    donor, mask, _ = contributions[0]
+    cases = [
+        (contributions, "first", "unknown collision rule 'first', expected one of sum"),
+        ([], "sum", "no contribution"),
+        ([*contributions, (family("llama"), mask, 0.4)], "sum", "donor and target do not fit"),
+        ([*contributions, (donor, ChannelMask({}), 0.4)], "sum", "mask is of another model"),
+        ([*contributions, (donor, mask, float("nan"))], "sum", "scale must be a finite number"),
+    ]
+    for given, rule, message in cases:
+        with pytest.raises(ValueError, match=message):
+            merge_(base, given, rule)
+    assert same_bits(state_of(base), before)
