@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch import nn
 
 from actlib.channels import channel_modules
 from actlib.masks import ChannelMask
@@ -158,3 +159,17 @@ def test_refusals_leave_the_target_as_it_was(pair, family):
     with pytest.raises(ValueError, match="another model"), preserved(target, ChannelMask({})):
         pass
     assert same_bits(state_of(target), before)
+
+
+def test_modules_that_share_rows_move_the_union_of_their_rows():
+    def model_of(seed):
+        torch.manual_seed(seed)
+        made = nn.ModuleList([nn.Linear(3, 4, bias=False), nn.Linear(3, 4, bias=False)])
+        made[1].weight = made[0].weight
+        return made
+
+    donor, target = model_of(1), model_of(0)
+    before = target[0].weight.detach().clone()
+    chosen = {"0": [True, False, False, False], "1": [False, False, True, False]}
+    transfer_(target, donor, ChannelMask({n: torch.tensor(c) for n, c in chosen.items()}))
+    assert (target[1].weight != before).all(dim=1).tolist() == [True, False, True, False]
