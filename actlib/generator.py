@@ -36,6 +36,9 @@ DOMAINS = tuple(dict.fromkeys(TASK_DOMAINS.values()))
 SPLIT_PERCENTS = {"train": 80, "validation": 8, "test": 12}
 SPLITS = tuple(SPLIT_PERCENTS)
 PER_CELL = {"train": 600, "validation": 60, "test": 120}
+SMALL_PER_CELL = {"train": 400, "validation": 30, "test": 40}
+SMALL_TASKS = ("sum_words", "neutrons")
+SMALL_LARGEST = 30  # operand of the small set, for models that learn arithmetic from nothing
 
 ADDENDS = range(2, 100)
 COUNTS = range(2, 10)  # things bought, or units of time
@@ -84,15 +87,21 @@ def isotopes() -> dict[tuple[int, int], str]:
 
 
 @cache
-def operand_choices(task: str, split: str) -> tuple[tuple[int, int], ...]:
-    """Every pair of operands that a task may use in a split, in a fixed order."""
+def operand_choices(
+    task: str, split: str, largest: int | None = None
+) -> tuple[tuple[int, int], ...]:
+    """Every pair of operands, none above `largest`, that a task may use in a split, in order."""
     if task == "sum_words":
         pairs: Iterable[tuple[int, int]] = ((a, b) for a in ADDENDS for b in ADDENDS)
     elif task == "neutrons":
         pairs = isotopes()
     else:
         pairs = ((a, b) for a in COUNTS for b in RATES)
-    return tuple(pair for pair in pairs if split_of(operand_key(task, pair)) == split)
+    return tuple(
+        pair
+        for pair in pairs
+        if split_of(operand_key(task, pair)) == split and max(pair) <= (largest or max(pair))
+    )
 
 
 @cache
@@ -171,10 +180,12 @@ def _row(task: str, operands: tuple[int, int], language: str, rng: random.Random
     }
 
 
-def _cell(split: str, language: str, task: str, count: int, seed: int) -> list[dict]:
+def _cell(
+    split: str, language: str, task: str, count: int, seed: int, largest: int | None
+) -> list[dict]:
     """Draw `count` different questions, using every computation once before any comes again."""
     rng = random.Random(f"{seed}/{split}/{language}/{task}")
-    choices = list(operand_choices(task, split))
+    choices = list(operand_choices(task, split, largest))
     rows: dict[str, dict] = {}
     for _ in range(50):
         rng.shuffle(choices)
@@ -208,6 +219,7 @@ def generate(
     tasks: Sequence[str] = TASKS,
     per_cell: Mapping[str, int] = PER_CELL,
     seed: int = 0,
+    largest: int | None = None,
 ) -> list[dict]:
     """Rows of every split, language and task, in that order.
 
@@ -219,6 +231,7 @@ def generate(
         tasks: names out of `TASKS`.
         per_cell: split -> number of questions in each language and task.
         seed: chooses operands and wordings; never the split of a computation.
+        largest: operands above it are left out; None for all.
 
     Returns:
         Rows with id, split, language, domain, task, question, answer, value (text) and operands. No
@@ -235,16 +248,18 @@ def generate(
         for split, count in per_cell.items()
         for language in languages
         for task in tasks
-        for row in _cell(split, language, task, count, seed)
+        for row in _cell(split, language, task, count, seed, largest)
     ]
 
 
 def write(output: Path, seed: int = 0) -> None:
-    """Write `output/SPLIT/LANGUAGE.jsonl` for the default cells, and `output/checksums.txt`."""
+    """Write `output/SPLIT/LANGUAGE.jsonl`, the same under `output/small`, and their checksums."""
+    small = generate(tasks=SMALL_TASKS, per_cell=SMALL_PER_CELL, seed=seed, largest=SMALL_LARGEST)
     files: dict[str, list[str]] = {}
-    for row in generate(seed=seed):
-        name = f"{row['split']}/{row['language']}.jsonl"
-        files.setdefault(name, []).append(json.dumps(row, ensure_ascii=False))
+    for folder, rows in (("", generate(seed=seed)), ("small/", small)):
+        for row in rows:
+            name = f"{folder}{row['split']}/{row['language']}.jsonl"
+            files.setdefault(name, []).append(json.dumps(row, ensure_ascii=False))
     checksums = []
     for name, lines in sorted(files.items()):
         content = ("\n".join(lines) + "\n").encode()

@@ -25,13 +25,22 @@ def rows():
     return generator.generate()
 
 
+@pytest.fixture(scope="module")
+def small():
+    return generator.generate(
+        tasks=generator.SMALL_TASKS,
+        per_cell=generator.SMALL_PER_CELL,
+        largest=generator.SMALL_LARGEST,
+    )
+
+
 def test_the_shipped_files_are_what_the_generator_writes(tmp_path):
     # Another process with another hash seed: an order taken from a set would differ.
     environment = {**os.environ, "PYTHONHASHSEED": "7"}
     command = [sys.executable, "-m", "actlib.generator", "--output", str(tmp_path)]
     subprocess.run(command, check=True, cwd=ROOT, env=environment)
     written = {file.relative_to(tmp_path) for file in tmp_path.rglob("*.*")}
-    assert len(written) == 3 * 5 + 1
+    assert len(written) == 2 * 3 * 5 + 1
     for name in written:
         assert (ROOT / "data" / name).read_bytes() == (tmp_path / name).read_bytes(), name
 
@@ -39,17 +48,29 @@ def test_the_shipped_files_are_what_the_generator_writes(tmp_path):
 def test_the_checksums_are_those_of_the_files():
     lines = (ROOT / "data" / "checksums.txt").read_text().splitlines()
     listed = dict(reversed(line.split("  ")) for line in lines)
-    shipped = {str(file.relative_to(ROOT / "data")) for file in ROOT.glob("data/*/*.jsonl")}
+    shipped = {file.relative_to(ROOT / "data").as_posix() for file in ROOT.glob("data/**/*.jsonl")}
     assert set(listed) == shipped
     for name, checksum in listed.items():
         assert sha256((ROOT / "data" / name).read_bytes()).hexdigest() == checksum, name
 
 
-def test_every_cell_has_its_count(rows):
-    cells = Counter((row["split"], row["language"], row["task"]) for row in rows)
-    assert len(cells) == 3 * 5 * 4
-    assert all(count == generator.PER_CELL[split] for (split, _, _), count in cells.items())
-    assert len({row["id"] for row in rows}) == len(rows)
+def test_every_cell_has_its_count(rows, small):
+    for part, tasks, per_cell in (
+        (rows, generator.TASKS, generator.PER_CELL),
+        (small, generator.SMALL_TASKS, generator.SMALL_PER_CELL),
+    ):
+        cells = Counter((row["split"], row["language"], row["task"]) for row in part)
+        assert len(cells) == 3 * 5 * len(tasks)
+        assert all(count == per_cell[split] for (split, _, _), count in cells.items())
+        assert len({row["id"] for row in part}) == len(part)
+
+
+def test_the_small_set_holds_small_operands_only(small):
+    largest = generator.SMALL_LARGEST
+    assert max(max(row["operands"]) for row in small) <= largest
+    assert {row["task"] for row in small} == set(generator.SMALL_TASKS)
+    drawn = {tuple(row["operands"]) for row in small if row["task"] == "sum_words"}
+    assert (largest, 2) in drawn or (2, largest) in drawn
 
 
 def _computation(row):
@@ -59,34 +80,37 @@ def _computation(row):
     return (sign, *(pair if sign == "-" else sorted(pair)))
 
 
-def test_no_question_and_no_computation_of_the_test_split_occurs_in_training(rows):
+def test_no_question_and_no_computation_of_the_test_split_occurs_in_training(rows, small):
+    # Taken together, so that a model trained on one set cannot have seen the other's test items.
     seen = {
         split: (
-            {row["question"] for row in rows if row["split"] == split},
-            {_computation(row) for row in rows if row["split"] == split},
+            {row["question"] for row in [*rows, *small] if row["split"] == split},
+            {_computation(row) for row in [*rows, *small] if row["split"] == split},
         )
         for split in generator.SPLITS
     }
     for one, other in (("train", "test"), ("train", "validation"), ("validation", "test")):
         assert not seen[one][0] & seen[other][0]
         assert not seen[one][1] & seen[other][1]
-    assert len({row["question"] for row in rows}) == len(rows)
+    for part in (rows, small):
+        assert len({row["question"] for row in part}) == len(part)
 
 
-def test_the_test_split_has_enough_different_computations(rows):
-    per_operation = {}
-    for row in rows:
-        if row["split"] == "test":
-            sign, *pair = _computation(row)
-            per_operation.setdefault(sign, set()).add(tuple(pair))
-    assert {sign: len(pairs) >= 30 for sign, pairs in per_operation.items()} == dict.fromkeys(
-        "+-×", True
-    )
+def test_the_test_split_has_enough_different_computations(rows, small):
+    for part, signs in ((rows, "+-×"), (small, "+-")):
+        per_operation = {}
+        for row in part:
+            if row["split"] == "test":
+                sign, *pair = _computation(row)
+                per_operation.setdefault(sign, set()).add(tuple(pair))
+        assert {sign: len(pairs) >= 15 for sign, pairs in per_operation.items()} == dict.fromkeys(
+            signs, True
+        )
 
 
-def test_answers_are_right_by_their_own_text(rows):
+def test_answers_are_right_by_their_own_text(rows, small):
     results = {"+": int.__add__, "-": int.__sub__, "×": int.__mul__}
-    for row in rows:
+    for row in [*rows, *small]:
         left, sign, right, result = EQUATION.search(row["answer"]).groups()
         assert results[sign](int(left), int(right)) == int(result) == int(row["value"]), row
         assert row["operands"] == [int(left), int(right)], row
