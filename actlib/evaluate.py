@@ -63,9 +63,7 @@ def evaluate(
     try:
         for batch in tqdm(batches, desc=progress, disable=not progress, leave=False):
             nll, exact = answer_scores(model, batch)
-            parts.append(
-                pd.DataFrame({"item": batch["index"], "nll": nll, "exact": exact.float()})
-            )
+            parts.append(pd.DataFrame({"item": batch["index"], "nll": nll, "exact": exact.float()}))
     finally:
         model.train(was_training)
     if not parts:

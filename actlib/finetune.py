@@ -1,7 +1,7 @@
-"""Supervised fine-tuning on answers: makes the specialists and the light tuning after a transfer.
+"""Supervised fine-tuning on answers: makes specialists, and tunes lightly after a transfer.
 
-A thin layer over ``transformers.Trainer``: the loss is the mean negative log-likelihood of the answer
-tokens, and only the positions that predict an answer token reach the LM head.
+A thin layer over ``transformers.Trainer``: the loss is the mean negative log-likelihood of the
+answer tokens, and only the positions that predict an answer token reach the LM head.
 
     finetune(model, tokenizer, items, steps=120, learning_rate=3e-4, seed=0)
 """
@@ -12,9 +12,14 @@ from collections.abc import Iterable, Mapping
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
-from transformers import TrainingArguments
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+from transformers.trainer_callback import PrinterCallback
 
 from .prompts import Encoded, encode, pad_left
 
@@ -122,4 +127,3 @@ def finetune(
         trainer.train()
     model.eval()
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-

@@ -5,6 +5,7 @@ mask = scores.top(percent=5.0, ranking="scaled")    # each module in units of it
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -113,6 +114,37 @@ class ChannelScores:
         side = "top" if highest else "bottom"
         found = {"percent": f"{percent:g}", "ranking": ranking, "side": side}
         return ChannelMask(channels, {**self.metadata, **found})
+
+
+def pool(scores: Sequence[ChannelScores]) -> ChannelScores:
+    """Scores of several recordings of one pair as one recording: every answer token weighs alike.
+
+    The metadata keeps the entries on which all agree; the rest are joined by commas.
+
+    Raises:
+        ValueError: there is nothing to pool, or the recordings are of different modules or without
+            answer tokens (scores of weights cannot be pooled).
+    """
+    if not scores or not all(part.tokens for part in scores):
+        raise ValueError("pooling needs at least one recording, each with answer tokens")
+    first = scores[0]
+    if any(list(part.values) != list(first.values) for part in scores):
+        raise ValueError("recordings of different modules cannot be pooled")
+    tokens = sum(part.tokens for part in scores)
+    pooled = [
+        {
+            name: sum(getattr(part, field_)[name].double() * part.tokens for part in scores)
+            .div(tokens)
+            .float()
+            for name in first.values
+        }
+        for field_ in ("values", "magnitudes")
+    ]
+    keys = dict.fromkeys(key for part in scores for key in part.metadata)
+    joined = {
+        key: ",".join(dict.fromkeys(part.metadata.get(key, "") for part in scores)) for key in keys
+    }
+    return ChannelScores(*pooled, tokens, {**joined, "tokens": str(tokens)})
 
 
 def channel_count(percent: float, channels: int, least: int = 1) -> int:

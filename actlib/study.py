@@ -1,0 +1,283 @@
+"""A study as a notebook sees it: models, questions, scores and results of one preset.
+
+    study = Study.open("smol")
+    donor, target = study.model("donor"), study.model("target")
+    scores = study.scores("fr-maths")
+
+What is missing is built, with a progress bar, and kept under ``artifacts/``; what is there is
+loaded. Tables and figures go to ``figures/PRESET``.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+import torch
+from datasets import Dataset
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from .data import load_external, load_items
+from .evaluate import evaluate
+from .families import build, of_cell, recipe
+from .localize import record_differences
+from .presets import ROOT, LoadedModel, Preset, load_preset
+from .prompts import batches
+from .scores import ChannelScores, pool
+
+PARTS = 6
+PURPOSES = {"recording": "train", "validation": "validation", "test": "test"}
+
+
+@dataclass
+class Study:
+    """Models, questions, scores and results of one preset; see the module's own text."""
+
+    preset: Preset
+    figures: Path
+    store: Path
+    _items: dict = field(default_factory=dict, repr=False)
+    _tokenizers: dict = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def open(
+        cls,
+        preset: str = "smol",
+        *,
+        donor: str = "",
+        target: str = "",
+        base: str = "",
+        data: str = "",
+        figures: str = "",
+    ) -> "Study":
+        """Open the study of a preset.
+
+        Args:
+            preset: name in ``configs/`` or path of a YAML file.
+            donor: model folder or Hub id in place of the preset's donor; likewise the next two.
+            target: in place of the preset's target.
+            base: in place of the preset's base.
+            data: file or folder of questions in place of the preset's.
+            figures: folder of figures and tables; ``figures/PRESET`` if empty.
+
+        Raises:
+            ValueError: the preset is unknown or wrong, or a model folder does not exist.
+        """
+        loaded = load_preset(preset, donor=donor, target=target, base=base, data=data)
+        for spec in loaded.models.values():
+            if isinstance(spec, LoadedModel):
+                _require_place(spec.load)
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+        if "OMP_NUM_THREADS" in os.environ:
+            torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+        folder = Path(figures) if figures else ROOT / "figures" / loaded.name
+        return cls(loaded, folder, Path(os.environ.get("ACT_STORE", ROOT / "artifacts")))
+
+    @property
+    def seeds(self) -> list[int]:
+        """Training seeds of the family; models that are loaded, not trained, have one."""
+        return self.preset.seeds
+
+    @property
+    def lost(self) -> list[str]:
+        """Abilities, ``language-domain``, that the target lost and the donor has."""
+        return self.preset.lost
+
+    @property
+    def retained(self) -> list[str]:
+        """Abilities that the target gained and should keep."""
+        return self.preset.retained
+
+    @property
+    def cells(self) -> list[str]:
+        """All abilities: the lost, then the retained."""
+        return self.preset.cells
+
+    def name_of(self, role: str) -> str:
+        """Name in the preset's list of the model that plays a role; a name stays itself.
+
+        Raises:
+            ValueError: no model has that name or role.
+        """
+        name = getattr(self.preset.roles, role, None) or role
+        if name not in self.preset.models:
+            known = [*self.preset.models, "donor", "target", "base"]
+            raise ValueError(f"unknown model {role!r}: expected one of {', '.join(known)}")
+        return name
+
+    def model(self, role: str, seed: int | None = None, dtype: str = "") -> PreTrainedModel:
+        """A model by role or name, built first where it is missing, in evaluation mode.
+
+        Args:
+            role: ``donor``, ``target``, ``base``, ``second_donor``, or a name of the preset.
+            seed: training seed; the first of the preset if None.
+            dtype: of the weights; the preset's if empty.
+        """
+        place = self.folder(role, seed)
+        spec = self.preset.models[self.name_of(role)]
+        wanted = getattr(torch, dtype or self.preset.dtype)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return (
+            AutoModelForCausalLM.from_pretrained(
+                place, dtype=wanted, revision=getattr(spec, "revision", None) or "main"
+            )
+            .to(device)
+            .eval()
+        )
+
+    def folder(self, role: str, seed: int | None = None) -> Path | str:
+        """Folder or Hub id of a model, built first where it is missing."""
+        seed = self.seeds[0] if seed is None else seed
+        return build(self.preset, self.name_of(role), seed, self.store)
+
+    def tokenizer(self, seed: int | None = None) -> PreTrainedTokenizerBase:
+        """The tokenizer that the family shares (the target's)."""
+        place = self.folder("target", seed)
+        if place not in self._tokenizers:
+            self._tokenizers[place] = AutoTokenizer.from_pretrained(place)
+        return self._tokenizers[place]
+
+    def items(self, cell: str, purpose: str = "test") -> list[dict]:
+        """Questions of an ability for ``recording``, ``validation`` or ``test``; none is in two.
+
+        Every task of the cell gives about as many, up to the preset's number for the purpose.
+        """
+        if purpose not in PURPOSES:
+            raise ValueError(f"unknown purpose {purpose!r}: expected one of {', '.join(PURPOSES)}")
+        if purpose not in self._items:
+            self._items[purpose] = self._all_items(purpose)
+        found = of_cell(self._items[purpose], cell)
+        if len(found) == 0:
+            raise ValueError(f"the data hold no {purpose} item of {cell!r}")
+        return spread(found, getattr(self.preset.evaluation, f"{purpose}_items"))
+
+    def _all_items(self, purpose: str) -> Dataset:
+        path = self.preset.data.path
+        place = ROOT / path if path else None
+        if place is None or (place / "train").is_dir():
+            return load_items(place, split=PURPOSES[purpose], tasks=self.preset.data.tasks)
+        return partition(load_external(place if place.exists() else Path(path)), purpose)
+
+    def batches(self, cell: str, purpose: str = "test", part: int | None = None) -> list[dict]:
+        """Token batches of an ability; with ``part``, of one of the ``PARTS`` disjoint portions."""
+        items = self.items(cell, purpose)
+        chosen = items if part is None else items[part::PARTS]
+        settings = self.preset.evaluation
+        return batches(
+            self.tokenizer(), chosen, settings.batch_size, max_tokens=settings.max_tokens
+        )
+
+    def scores(
+        self,
+        cells: str | Iterable[str],
+        seed: int | None = None,
+        *,
+        donor: str = "donor",
+        target: str = "target",
+        parts: Iterable[int] = range(PARTS),
+    ) -> ChannelScores:
+        """Activation differences of donor and target on an ability, or pooled over several.
+
+        Each ability is recorded once, in ``PARTS`` portions of its recording items, and kept;
+        pooling weighs every answer token alike, so parts give the same scores as one recording.
+        """
+        seed = self.seeds[0] if seed is None else seed
+        cells = [cells] if isinstance(cells, str) else list(cells)
+        folder = self.recorded(cells, seed, donor, target)
+        parts = list(parts)
+        paths = [folder / f"{cell}-{part}.safetensors" for cell in cells for part in parts]
+        return pool([ChannelScores.load(path) for path in paths])
+
+    def recorded(
+        self,
+        cells: Iterable[str],
+        seed: int,
+        donor: str = "donor",
+        target: str = "target",
+        progress: bool = True,
+    ) -> Path:
+        """Folder that holds the scores of abilities by part, recorded first where missing."""
+        names = [self.name_of(donor), self.name_of(target)]
+        told = [recipe(self.preset, name, seed) for name in names]
+        told += [self.preset.evaluation.model_dump_json(), self.preset.data.model_dump_json()]
+        digest = hashlib.sha256("\n".join(told).encode()).hexdigest()[:10]
+        folder = (
+            self.store / self.preset.name / "scores" / f"seed{seed}" / "-".join([*names, digest])
+        )
+        missing = [
+            (cell, part, path)
+            for cell in cells
+            for part in range(PARTS)
+            if not (path := folder / f"{cell}-{part}.safetensors").is_file()
+        ]
+        if missing:
+            folder.mkdir(parents=True, exist_ok=True)
+            models = [self.model(name, seed) for name in names]
+            for cell, part, path in missing:
+                chunk = self.batches(cell, "recording", part)
+                found = record_differences(*models, chunk, metadata={"ability": cell})
+                found.save(path)
+                if progress:
+                    print(f"recorded {cell}, part {part + 1} of {PARTS}", flush=True)
+        return folder
+
+    def judge(
+        self, model: PreTrainedModel, cells: Iterable[str], purpose: str = "test", **labels
+    ) -> pd.DataFrame:
+        """Answer NLL and exact match of a model on abilities, one row an item.
+
+        Returns:
+            cell, item (unique over cells), nll (nats per answer token), exact (0 or 1), and a
+            column for each of ``labels``.
+        """
+        wide = self.preset.dtype == "bfloat16" and model.dtype == torch.float32
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=wide):
+            frames = [
+                evaluate(model, self.batches(cell, purpose)).assign(cell=cell) for cell in cells
+            ]
+        table = pd.concat(frames, ignore_index=True)
+        return table.assign(item=table["cell"] + "/" + table["item"].astype(str), **labels)
+
+    def save_table(self, table: pd.DataFrame, name: str) -> pd.DataFrame:
+        """Keep a table as CSV beside the figures, and return it."""
+        self.figures.mkdir(parents=True, exist_ok=True)
+        table.to_csv(self.figures / f"{name}.csv", index=False, float_format="%.6g")
+        return table
+
+
+def spread(items: Dataset, count: int) -> list[dict]:
+    """The first items of each task in turn, ``count`` at most, so that tasks are balanced."""
+    groups: dict[str, list[dict]] = {}
+    for row in items:
+        groups.setdefault(row.get("task") or "", []).append(row)
+    longest = max(len(rows) for rows in groups.values())
+    turns = [rows[n] for n in range(longest) for rows in groups.values() if n < len(rows)]
+    return turns[:count]
+
+
+def partition(items: Dataset, purpose: str) -> Dataset:
+    """Items of data without splits of its own for a purpose: a third each, by hash of the text."""
+    order = list(PURPOSES)
+    thirds = [
+        order[int(hashlib.sha256(row["question"].encode()).hexdigest(), 16) % 3] for row in items
+    ]
+    return items.select([n for n, third in enumerate(thirds) if third == purpose])
+
+
+def _require_place(place: str) -> None:
+    # A Hub id is NAME or OWNER/NAME; anything else is meant as a folder, and must be one.
+    path = Path(place)
+    looks_local = path.is_absolute() or place.startswith(".") or place.count("/") > 1
+    if path.exists() and not (path / "config.json").is_file():
+        raise ValueError(f"the model folder {place!r} holds no config.json")
+    if looks_local and not path.exists():
+        raise ValueError(f"there is no model folder {place!r}")
