@@ -34,7 +34,7 @@ from transformers import (
 
 from .data import load_items, select_items
 from .finetune import finetune
-from .presets import LoadedModel, Preset, ScratchModel, TunedModel, WheelModel
+from .presets import ROOT, Data, LoadedModel, Preset, ScratchModel, TunedModel, WheelModel
 
 CHAT_TEMPLATE = (
     "{% for m in messages if m['content'] %}<|{{ m['role'] }}|>{{ m['content'] }}"
@@ -62,10 +62,15 @@ def recipe(preset: Preset, name: str, seed: int) -> str:
 
 def training_items(preset: Preset, cells: list[str], seed: int) -> list[dict]:
     """Training questions of some cells, in an order fixed by the seed."""
-    items = load_items(preset.data.path, split="train", tasks=preset.data.tasks)
+    items = load_items(data_folder(preset.data), split="train", tasks=preset.data.tasks)
     rows = [row for cell in cells for row in of_cell(items, cell)]
     random.Random(seed).shuffle(rows)
     return rows
+
+
+def data_folder(data: Data) -> Path | None:
+    """File or folder of the questions: as named, from the project's root; None for the shipped."""
+    return None if data.path is None else ROOT / data.path
 
 
 def of_cell(items: Dataset, cell: str) -> Dataset:
@@ -159,7 +164,10 @@ def _train(
 def small_tokenizer(preset: Preset, vocabulary: int) -> PreTrainedTokenizerFast:
     """Byte-level BPE over the training text of all the preset's languages; digits stay apart."""
     items = load_items(
-        preset.data.path, split="train", languages=preset.data.languages, tasks=preset.data.tasks
+        data_folder(preset.data),
+        split="train",
+        languages=preset.data.languages,
+        tasks=preset.data.tasks,
     )
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

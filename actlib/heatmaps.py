@@ -21,6 +21,8 @@ def makeup_heatmap(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     step = max(1, int(np.ceil((grid.shape[1] - 1) / 12)))
     shown = [i for i, n in enumerate(grid.columns) if n < 0 or n % step == 0]
     ax.set_xticks(shown, ["–" if grid.columns[i] < 0 else str(grid.columns[i]) for i in shown])
+    plt.setp(ax.get_xticklabels(), rotation=0, ha="center")
+    ax.set_yticks(range(grid.shape[0]), grid.index)  # module names, as they are
     note = " (–: outside the layers)" if min(grid.columns) < 0 else ""
     ax.set(xlabel=f"Layer{note}", ylabel="")
     return ax
@@ -75,7 +77,9 @@ def causal_heatmap(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """
     grid = _grid(table, "moved", "measured", "recovery")
     limit = max(1.0, float(np.nanmax(np.abs(grid.to_numpy()), initial=0)))
-    texts = [["–" if np.isnan(x) else f"{x:.2f}" for x in row] for row in grid.to_numpy()]
+    texts = [
+        ["–" if np.isnan(x) else f"{x:.2f}" for x in row] for row in grid.round(2).to_numpy() + 0
+    ]
     bar = "Recovered share of the gap"
     ax = _heatmap(grid, ax, cmap="RdBu", vmin=-limit, vmax=limit, bar=bar, texts=texts)
     ax.set(xlabel="Ability measured", ylabel="Channels moved")

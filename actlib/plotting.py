@@ -17,7 +17,17 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from actlib.heatmaps import causal_heatmap, forgetting_heatmap, makeup_heatmap, overlap_heatmap
 from actlib.statistics import half_normal_ccdf
-from actlib.style import LABELS, MARKERS, PALETTE, WIDTHS, figure, look, save_figure, set_theme
+from actlib.style import (
+    LABELS,
+    MARKERS,
+    PALETTE,
+    WIDTHS,
+    figure,
+    label_of,
+    look,
+    save_figure,
+    set_theme,
+)
 
 __all__ = [
     "LABELS",
@@ -28,6 +38,7 @@ __all__ = [
     "concentration_ccdf",
     "figure",
     "forgetting_heatmap",
+    "label_of",
     "look",
     "makeup_heatmap",
     "merge_bars",
@@ -59,7 +70,9 @@ def concentration_ccdf(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
         raise ValueError("draw several names in one ranking, or one name in several rankings.")
     for style, line in _series(table, by):
         line = line[line["value_over_mean"] > 0].sort_values("value_over_mean")
-        ax.plot(line["value_over_mean"], line["ccdf"], color=style["color"], label=style["label"])
+        name = style["label"] if by == "ranking" else line["name"].iloc[0]
+        style |= {"marker": "", "label": name}
+        ax.plot(line["value_over_mean"], line["ccdf"], **style)
     floor = table["ccdf"].min()
     grid = np.geomspace(0.01, 10, 500)
     ax.plot(grid, half_normal_ccdf(grid), **_NULL, label="Half-normal (chance)", zorder=1)
@@ -156,7 +169,7 @@ def tradeoff(table: pd.DataFrame, ax: Axes | None = None, parameter: str = "scal
             fraction), the column `parameter`; recovered_low, recovered_high, retained_low and
             retained_high (optional).
         ax: Axes to draw on; the current ones if None.
-        parameter: Column that orders the points of a line; its first and last value are written.
+        parameter: Column that orders the points of a line; its last value is written at the end.
     """
     ax = ax or plt.gca()
     for style, line in _series(table, "method"):
@@ -167,10 +180,10 @@ def tradeoff(table: pd.DataFrame, ax: Axes | None = None, parameter: str = "scal
                 low, high = line[name] - line[f"{name}_low"], line[f"{name}_high"] - line[name]
                 bars[axis] = np.nan_to_num(np.clip([low, high], 0, None))
         ax.errorbar(line["retained"], line["recovered"], **bars, **style, elinewidth=0.5)
-        for row in line.iloc[[0, -1]].itertuples() if len(line) > 1 else ():
-            text = f"{getattr(row, parameter):g}"
+        if len(line) > 1:  # lines start close together, so only their last point has room
+            end = line.iloc[-1]
             where = {"xytext": (3, 3), "textcoords": "offset points", "color": style["color"]}
-            ax.annotate(text, (row.retained, row.recovered), **where)
+            ax.annotate(f"{end[parameter]:g}", (end["retained"], end["recovered"]), **where)
     ax.set(xlabel="Retained", ylabel="Recovered")
     return _legend(ax)
 
@@ -211,7 +224,7 @@ def merge_bars(table: pd.DataFrame, ax: Axes | None = None, label: str = "Accura
         ax.bar(place, bars["score"], width * 0.92, color=style["color"], label=style["label"])
         if "low" in bars:
             ax.vlines(place, bars["low"], bars["high"], color="black", linewidth=0.7)
-    ax.set_xticks(range(len(abilities)), [str(name).replace("_", " ") for name in abilities])
+    ax.set_xticks(range(len(abilities)), [label_of(name) for name in abilities])
     ax.set(xlabel="", ylabel=label)
     ax.grid(False, axis="x")
     return _legend(ax)
@@ -243,7 +256,7 @@ def panels(
     handles: dict[str, object] = {}
     for number, (ax, (value, group)) in enumerate(zip(axes.flat, groups, strict=False)):
         plot(group, ax, **options)
-        ax.set_title(f"({chr(97 + number)}) {str(value).replace('_', ' ')}")
+        ax.set_title(f"({chr(97 + number)}) {label_of(value)}")
         handles |= {label: h for h, label in zip(*ax.get_legend_handles_labels(), strict=True)}
         if ax.get_legend():
             ax.get_legend().remove()
@@ -258,7 +271,7 @@ def panels(
     return fig
 
 
-def _series(table: pd.DataFrame, by: str) -> Iterator[tuple[dict[str, str], pd.DataFrame]]:
+def _series(table: pd.DataFrame, by: str) -> Iterator[tuple[dict, pd.DataFrame]]:
     """Each value of `by` with its look, in order of appearance."""
     for position, (key, rows) in enumerate(table.groupby(by, sort=False)):
         yield look(key, position), rows
@@ -281,10 +294,12 @@ def _curves(table: pd.DataFrame, ax: Axes | None, x: str, y: str, by: str) -> Ax
 def _log_ticks(ax: Axes, values: pd.Series) -> None:
     """Logarithmic x axis whose ticks are the values drawn, thinned where they would collide."""
     ax.set_xscale("log")
+    spread = np.log(values.max() / values.min())
+    spec = ax.get_subplotspec()
+    inches = ax.figure.get_figwidth() * 0.8 / (spec.get_gridspec().ncols if spec else 1)
     ticks: list[float] = []
-    spread = np.log(values.max() / values.min()) or 1
     for value in sorted(values.unique(), reverse=True):
-        if not ticks or np.log(ticks[-1] / value) > spread / 9:
+        if not ticks or np.log(ticks[-1] / value) > 0.2 * spread / inches:
             ticks.append(value)
     ax.xaxis.set_major_locator(FixedLocator(ticks))
     ax.xaxis.set_minor_locator(NullLocator())

@@ -10,6 +10,7 @@ loaded. Tables and figures go to ``figures/PRESET``.
 
 import hashlib
 import os
+import random
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +28,7 @@ from transformers.utils import logging as transformers_logging
 
 from .data import load_external, load_items
 from .evaluate import evaluate
-from .families import build, of_cell, recipe
+from .families import build, data_folder, of_cell, recipe, training_items
 from .localize import record_differences
 from .presets import ROOT, LoadedModel, Preset, load_preset
 from .prompts import batches
@@ -160,12 +161,26 @@ class Study:
             raise ValueError(f"the data hold no {purpose} item of {cell!r}")
         return spread(found, getattr(self.preset.evaluation, f"{purpose}_items"))
 
-    def _all_items(self, purpose: str) -> Dataset:
+    def training(self, cells: Iterable[str], seed: int) -> list[dict]:
+        """Items to fine-tune on, shuffled by seed: the training split, or, of data without splits,
+        the recording items.
+        """
+        if self._has_splits:
+            return training_items(self.preset, list(cells), seed)
+        rows = [row for cell in cells for row in self.items(cell, "recording")]
+        random.Random(seed).shuffle(rows)
+        return rows
+
+    @property
+    def _has_splits(self) -> bool:
         path = self.preset.data.path
-        place = ROOT / path if path else None
-        if place is None or (place / "train").is_dir():
-            return load_items(place, split=PURPOSES[purpose], tasks=self.preset.data.tasks)
-        return partition(load_external(place if place.exists() else Path(path)), purpose)
+        return path is None or (ROOT / path / "train").is_dir()
+
+    def _all_items(self, purpose: str) -> Dataset:
+        data = self.preset.data
+        if self._has_splits:
+            return load_items(data_folder(data), split=PURPOSES[purpose], tasks=data.tasks)
+        return partition(load_external(data_folder(data)), purpose)
 
     def batches(self, cell: str, purpose: str = "test", part: int | None = None) -> list[dict]:
         """Token batches of an ability; with ``part``, of one of the ``PARTS`` disjoint portions."""

@@ -57,21 +57,29 @@ LABELS = {key: label for key, (_, _, label) in _METHODS.items()}
 # For series that are no method (abilities, module kinds, comparisons), by their position.
 _CYCLE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#332288", "#999933"]
 _CYCLE_MARKERS = "osv^DPX*"
+_CYCLE_LINES = ["-", (0, (3, 1)), (0, (1, 1))]  # a second round of the colors is dashed
 
 _widths = dict(WIDTHS["neurips"])
 
 
 def label_of(key: str) -> str:
-    """Display name: the method's, or the key itself with spaces for underscores."""
-    return LABELS.get(str(key), str(key).replace("_", " "))
+    """Display name: the method's, or the key with spaces for underscores and a capital.
+
+    Keys of up to three letters stay as they are: they are language codes.
+    """
+    text = str(key).replace("_", " ")
+    return LABELS.get(str(key), text if len(text) <= 3 else text[0].upper() + text[1:])
 
 
-def look(key: str, position: int = 0) -> dict[str, str]:
-    """Color, marker and label of a series: fixed for a method, otherwise by its position."""
-    place = position % len(_CYCLE)
-    color = PALETTE.get(str(key), _CYCLE[place])
-    marker = MARKERS.get(str(key), _CYCLE_MARKERS[place])
-    return {"color": color, "marker": marker, "label": label_of(key)}
+def look(key: str, position: int = 0) -> dict[str, object]:
+    """Color, marker, line style and label: fixed for a method, otherwise by position."""
+    label = label_of(key)
+    if key in PALETTE:
+        return {"color": PALETTE[key], "marker": MARKERS[key], "linestyle": "-", "label": label}
+    turn, place = divmod(position, len(_CYCLE))
+    line = _CYCLE_LINES[turn % len(_CYCLE_LINES)]
+    color, marker = _CYCLE[place], _CYCLE_MARKERS[place]
+    return {"color": color, "marker": marker, "linestyle": line, "label": label}
 
 
 def set_theme(venue: str = "neurips") -> None:
