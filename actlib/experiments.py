@@ -1,0 +1,315 @@
+"""The study's measurements, one function each: tidy rows out, one row an item.
+
+Notebooks call these once per seed and hand the rows to ``actlib.intervals``. Scores are "higher is
+better": the negative answer NLL, and exact match.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, TrainerCallback
+
+from .finetune import finetune
+from .intervals import bootstrap_interval, paired_difference, recovery
+from .localize import record_activations
+from .masks import ChannelMask, random_like
+from .merging import Contribution, merge_
+from .presets import Training
+from .scores import ChannelScores, pool
+from .study import PARTS, Study
+from .transfer import preserved, transfer_, transferred
+
+ACT_RANKINGS = {"act_global": "global", "act_module": "module", "act_scaled": "scaled"}
+
+
+def everything(scores: ChannelScores) -> ChannelMask:
+    """The mask of all channels: transfer of all rows, or interpolation."""
+    return scores.top(100)
+
+
+def masks_by_method(
+    scores: ChannelScores,
+    weights: ChannelScores | None,
+    percent: float,
+    *,
+    draws: int = 3,
+    methods: Iterable[str] = (*ACT_RANKINGS, "random_matched", "weight_difference", "bottom"),
+) -> Iterator[tuple[str, int, ChannelMask]]:
+    """Masks of one size by each way to choose channels: method, draw, mask.
+
+    ``random_matched`` has as many channels in each module as ``act_global``, ``random_uniform`` the
+    same total anywhere; both are drawn ``draws`` times. ``weight_difference`` ranks channels by the
+    L2 norm of their parameter difference, ``bottom`` takes the lowest activation differences.
+    """
+    for method in methods:
+        if method in ACT_RANKINGS:
+            yield method, 0, scores.top(percent, ACT_RANKINGS[method])
+        elif method == "bottom":
+            yield method, 0, scores.bottom(percent)
+        elif method == "weight_difference" and weights is not None:
+            yield method, 0, weights.top(percent)
+        elif method in ("random_matched", "random_uniform"):
+            for draw in range(draws):
+                mask = random_like(scores.top(percent), draw, method == "random_matched")
+                yield method, draw, mask
+        elif method == "all_rows":
+            yield method, 0, everything(scores)
+        else:
+            raise ValueError(f"unknown way to choose channels: {method!r}")
+
+
+def transfers(
+    study: Study,
+    models: tuple[PreTrainedModel, PreTrainedModel],
+    masks: Sequence[tuple[Mapping, ChannelMask, float]],
+    cells: Iterable[str],
+    purpose: str,
+) -> pd.DataFrame:
+    """Judge the target under each transfer; the target comes out as it went in.
+
+    Args:
+        study: whose items are judged.
+        models: donor and target.
+        masks: for each transfer its labels, mask and scale.
+        cells: abilities to judge.
+        purpose: ``validation`` or ``test``.
+
+    Returns:
+        Rows of ``Study.judge`` with the labels as columns.
+    """
+    donor, target = models
+    cells, frames = list(cells), []
+    for labels, mask, scale in tqdm(masks, desc=f"transfers judged on {purpose} items"):
+        with transferred(target, donor, mask, scale):
+            frames.append(study.judge(target, cells, purpose, **labels))
+    return pd.concat(frames, ignore_index=True)
+
+
+def ends(
+    study: Study, models: tuple[PreTrainedModel, PreTrainedModel], cells, purpose: str, **labels
+) -> pd.DataFrame:
+    """Rows of the untouched donor and target, under ``method`` donor and target."""
+    names = ("donor", "target")
+    frames = [
+        study.judge(model, cells, purpose, method=name, **labels)
+        for name, model in zip(names, models, strict=True)
+    ]
+    return pd.concat(frames, ignore_index=True)
+
+
+def scored(items: pd.DataFrame, measure: str) -> pd.DataFrame:
+    """Rows with ``score``, higher is better: ``nll`` negated, or ``exact``; draws are averaged.
+
+    Raises:
+        ValueError: the measure is unknown.
+    """
+    if measure not in ("nll", "exact"):
+        raise ValueError(f"unknown measure {measure!r}: expected nll or exact")
+    table = items.assign(score=-items["nll"] if measure == "nll" else items["exact"])
+    keys = [name for name in table if name not in ("draw", "nll", "exact", "score")]
+    return table.groupby(keys, sort=False, as_index=False, dropna=False)["score"].mean()
+
+
+def recovery_table(
+    items: pd.DataFrame, by: Sequence[str], measure: str = "nll", **options
+) -> pd.DataFrame:
+    """Recovered share of the gap for each group, with interval, gap and numbers.
+
+    ``items`` hold the rows of methods ``donor`` and ``target`` beside those of the transfers;
+    ``by`` may name ``cell``, in which case each cell has its own gap.
+
+    Returns:
+        The columns of ``by``, recovery, low, high (fractions; NaN where the gap is not clear), gap,
+        gap_low, gap_high, gap_clear, items, seeds.
+    """
+    table = scored(items, measure)
+    rows = []
+    for key, group in table[~table["method"].isin(["donor", "target"])].groupby(by, sort=False):
+        same = table[table["cell"].isin(group["cell"].unique())]
+        found = recovery(
+            group, same[same["method"] == "target"], same[same["method"] == "donor"], **options
+        )
+        rows.append(dict(zip(by, key, strict=True)) | found._asdict())
+    return pd.DataFrame(rows).rename(columns={"estimate": "recovery"})
+
+
+def difference_table(
+    items: pd.DataFrame, by: Sequence[str], against: str, measure: str = "nll"
+) -> pd.DataFrame:
+    """Mean score of each method minus that of the method ``against``, paired by item and seed.
+
+    Returns:
+        The columns of ``by``, method, difference, low, high, in the measure's unit; above zero the
+        method is better.
+    """
+    table, rows = scored(items, measure), []
+    for key, group in table.groupby(list(by), sort=False):
+        other = group[group["method"] == against]
+        for method in group["method"].unique():
+            if method != against and len(other):
+                found = paired_difference(group[group["method"] == method], other)
+                rows.append((*key, method, *found))
+    return pd.DataFrame(rows, columns=[*by, "method", "difference", "low", "high"])
+
+
+def portion_interval(
+    study: Study, seed: int, cells: Sequence[str], statistic, resamples: int = 100
+) -> pd.DataFrame:
+    """95 % bootstrap interval of numbers read off scores, over portions of the recorded items.
+
+    Args:
+        study: whose scores are read.
+        seed: training seed.
+        cells: abilities to pool.
+        statistic: takes scores, returns an array of numbers.
+        resamples: draws of ``PARTS`` portions with replacement, all abilities alike.
+
+    Returns:
+        One row a number: value (of all portions), low, high.
+    """
+    portions = [study.scores(cells, seed, parts=[part]) for part in range(PARTS)]
+    rng = np.random.default_rng(0)
+    draws = [
+        statistic(pool([portions[part] for part in rng.integers(PARTS, size=PARTS)]))
+        for _ in range(resamples)
+    ]
+    low, high = np.quantile(draws, [0.025, 0.975], axis=0)
+    return pd.DataFrame({"value": statistic(pool(portions)), "low": low, "high": high})
+
+
+def probe_accuracies(
+    study: Study,
+    model: PreTrainedModel,
+    scores: ChannelScores,
+    counts: Sequence[int],
+    draws: int = 3,
+) -> pd.DataFrame:
+    """How well ability, language and domain can be read off few channels, against random ones.
+
+    The features of an item are the mean activations over its answer tokens; a standardized logistic
+    regression is judged by stratified 5-fold cross-validation (scikit-learn) on recording items.
+
+    Returns:
+        label (ability, language, domain), method, channels, draw, accuracy, low, high (bootstrap
+        over items), chance (share of the most frequent class).
+    """
+    total = sum(values.numel() for values in scores.values.values())
+    order = torch.cat(list(scores.values.values())).argsort(descending=True, stable=True)
+    chosen = {("act_global", 0): order[: max(counts)].numpy()}
+    for draw in range(draws):
+        rng = np.random.default_rng(draw)
+        chosen["random_uniform", draw] = rng.choice(total, max(counts), replace=False)
+    union = np.unique(np.concatenate(list(chosen.values())))
+    features, cells = _features(study, model, scores, union)
+    rows = []
+    for (method, draw), channels in chosen.items():
+        for count in counts:
+            columns = np.searchsorted(union, channels[:count])
+            for label, wanted in _labels(cells).items():
+                right = _cross_validated(features[:, columns], wanted)
+                found = bootstrap_interval(right)._asdict()
+                rows.append(
+                    {"label": label, "method": method, "channels": count, "draw": draw}
+                    | {"accuracy": found["estimate"], "low": found["low"], "high": found["high"]}
+                    | {"chance": pd.Series(wanted).value_counts(normalize=True).max()}
+                )
+    return pd.DataFrame(rows)
+
+
+def _features(study, model, scores, channels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    sizes = {name: values.numel() for name, values in scores.values.items()}
+    flat = torch.zeros(sum(sizes.values()), dtype=torch.bool)
+    flat[torch.from_numpy(channels)] = True
+    mask = ChannelMask(dict(zip(sizes, flat.split(list(sizes.values())), strict=True)))
+    found = {
+        cell: record_activations(model, study.batches(cell, "recording"), mask)
+        for cell in study.cells
+    }
+    cells = np.repeat(list(found), [len(part) for part in found.values()])
+    return torch.cat(list(found.values())).numpy(), cells
+
+
+def _labels(cells: np.ndarray) -> dict[str, np.ndarray]:
+    parts = np.array([cell.partition("-")[::2] for cell in cells])
+    labels = {"ability": cells, "language": parts[:, 0], "domain": parts[:, 1]}
+    return {name: wanted for name, wanted in labels.items() if len(set(wanted)) > 1}
+
+
+def _cross_validated(features: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300))
+    folds = StratifiedKFold(5, shuffle=True, random_state=0)
+    return (cross_val_predict(probe, features, wanted, cv=folds) == wanted).astype(float)
+
+
+class _Judged(TrainerCallback):
+    """Judges the model at given steps of a fine-tuning."""
+
+    def __init__(self, study: Study, steps: Iterable[int], cells, labels: Mapping) -> None:
+        self.study, self.steps, self.cells, self.labels = study, set(steps), cells, labels
+        self.frames: list[pd.DataFrame] = []
+
+    def judge(self, model: PreTrainedModel, step: int) -> None:
+        """Judge now, if this step is one of those asked for."""
+        if step in self.steps:
+            labels = {**self.labels, "steps": step}
+            self.frames.append(self.study.judge(model, self.cells, "test", **labels))
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        """Judge after a step of training."""
+        self.judge(model, state.global_step)
+
+
+def light_sft(
+    study: Study,
+    seed: int,
+    start: tuple[ChannelMask, float] | None,
+    settings: Training,
+    steps: Sequence[int],
+    **labels,
+) -> pd.DataFrame:
+    """Fine-tune the target lightly, after a transfer or without one, and judge it on the way.
+
+    All arms see the same items in the same order: training items of the lost and the retained
+    abilities, in equal parts.
+
+    Returns:
+        Rows of ``Study.judge`` with ``steps`` and the labels as columns.
+    """
+    model = study.model("target", seed, dtype="float32")
+    if start is not None:
+        transfer_(model, study.model("donor", seed, dtype="float32"), *start)
+    judged = _Judged(study, steps, study.cells, labels)
+    judged.judge(model, 0)
+    finetune(
+        model,
+        study.tokenizer(seed),
+        study.training(study.cells, seed + 1)[: settings.steps * settings.batch_size],
+        steps=settings.steps,
+        learning_rate=settings.learning_rate,
+        batch_size=settings.batch_size,
+        seed=seed,
+        mixed_precision=study.preset.dtype == "bfloat16",
+        callbacks=[judged],
+    )
+    return pd.concat(judged.frames, ignore_index=True)
+
+
+@contextmanager
+def merged(
+    base: PreTrainedModel, contributions: Sequence[Contribution], collisions: str = "sum"
+) -> Iterator[PreTrainedModel]:
+    """The base with contributions merged in, put back on exit, bit for bit."""
+    union = contributions[0][1]
+    for _, mask, _ in contributions[1:]:
+        union = union | mask
+    with preserved(base, union):
+        merge_(base, contributions, collisions)
+        yield base
