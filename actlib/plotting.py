@@ -30,29 +30,11 @@ from actlib.style import (
 )
 
 __all__ = [
-    "LABELS",
-    "MARKERS",
-    "PALETTE",
-    "WIDTHS",
-    "causal_heatmap",
-    "concentration_ccdf",
-    "figure",
-    "forgetting_heatmap",
-    "label_of",
-    "look",
-    "makeup_heatmap",
-    "merge_bars",
-    "overlap_heatmap",
-    "panels",
-    "probe_curves",
-    "save_figure",
-    "set_theme",
-    "sft_curves",
-    "share_bars",
-    "stability_curves",
-    "sufficiency_curves",
-    "tradeoff",
-]
+    "LABELS", "MARKERS", "PALETTE", "WIDTHS", "causal_heatmap", "concentration_ccdf", "figure",
+    "forgetting_heatmap", "label_of", "look", "makeup_heatmap", "merge_bars", "overlap_heatmap",
+    "panels", "probe_curves", "save_figure", "set_theme", "sft_curves", "share_bars",
+    "stability_curves", "sufficiency_curves", "tradeoff",
+]  # fmt: skip
 
 _NULL = {"color": "#444444", "linewidth": 0.9, "linestyle": (0, (4, 2))}
 
