@@ -13,6 +13,7 @@ import os
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
@@ -82,6 +83,19 @@ class Study:
             torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
         folder = Path(figures) if figures else ROOT / "figures" / loaded.name
         return cls(loaded, folder, Path(os.environ.get("ACT_STORE", ROOT / "artifacts")))
+
+    def describe(self) -> pd.DataFrame:
+        """What this run used: preset, roles, device, versions of the libraries that matter."""
+        roles = self.preset.roles.model_dump(exclude_none=True)
+        device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+        rows = {"preset": self.preset.name, "about": self.preset.description}
+        rows |= {
+            role: ", ".join([name] if isinstance(name, str) else name)
+            for role, name in roles.items()
+        }
+        rows |= {"training seeds": ", ".join(map(str, self.seeds)), "device": device}
+        rows |= {package: version(package) for package in ("actlib", "torch", "transformers")}
+        return pd.DataFrame({"": rows})
 
     @property
     def seeds(self) -> list[int]:
@@ -162,9 +176,7 @@ class Study:
         return spread(found, getattr(self.preset.evaluation, f"{purpose}_items"))
 
     def training(self, cells: Iterable[str], seed: int) -> list[dict]:
-        """Items to fine-tune on, shuffled by seed: the training split, or, of data without splits,
-        the recording items.
-        """
+        """Items to fine-tune on, shuffled: the training split, or else the recording items."""
         if self._has_splits:
             return training_items(self.preset, list(cells), seed)
         rows = [row for cell in cells for row in self.items(cell, "recording")]
