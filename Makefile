@@ -1,0 +1,64 @@
+# make study [PRESET=smol] [CORES=2]   build the models, run every notebook, leave figures and tables
+# make test                            lint, unit tests, every notebook on the tiny family
+# Either sets up .venv first, from nothing, and needs Python 3.11.
+
+PRESET ?= smol
+CORES ?= 2
+PYTHON := $(shell for python in python3.11 python3; do $$python -c \
+	'import ensurepip, sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null \
+	&& echo $$python && break; done)
+BIN := .venv/bin
+READY := .venv/.ready
+SNAKEMAKE = $(BIN)/snakemake --cores $(CORES) --config preset=$(PRESET)
+say = @printf '\n== %s\n'
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Python caches the bytecode of what is used, rather than pip that of all that is installed.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: study test lint keep clean
+.DELETE_ON_ERROR:
+
+study: $(READY)
+	$(say) "Study of the preset $(PRESET): about 20 minutes for smol and 5 for tiny from nothing, seconds if nothing changed"
+	@$(SNAKEMAKE)
+	$(say) "Done: notebooks in artifacts/$(PRESET)/notebooks, figures and tables in figures/$(PRESET)"
+
+test: export HF_HUB_OFFLINE := 1
+test: PRESET := tiny
+test: lint
+	$(say) "Unit tests: about 1 minute"
+	@$(BIN)/python -m pytest --numprocesses $(CORES) --ignore tests/notebooks
+	$(say) "Every notebook on the tiny family: about 5 minutes from nothing"
+	@$(SNAKEMAKE) figures=artifacts/tiny/figures
+	$(say) "Tests of the notebooks, as committed and as just run: seconds"
+	@$(BIN)/python -m pytest tests/notebooks
+
+lint: $(READY)
+	$(say) "Lint: seconds"
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+
+# For maintainers: what a run of the default left becomes what readers see.
+keep: PRESET := smol
+keep: study
+	$(say) "Keeping the executed notebooks: seconds"
+	@$(BIN)/jupyter nbconvert --log-level WARN --to notebook --output-dir notebooks \
+		--ClearMetadataPreprocessor.enabled=True \
+		--ClearMetadataPreprocessor.preserve_cell_metadata_mask=tags \
+		--ClearMetadataPreprocessor.preserve_nb_metadata_mask=kernelspec \
+		--ClearMetadataPreprocessor.preserve_nb_metadata_mask=language_info \
+		artifacts/smol/notebooks/*.ipynb
+	@$(SNAKEMAKE) --touch
+	@$(BIN)/python -m pytest tests/notebooks
+
+clean:
+	rm -rf .venv artifacts figures/tiny .snakemake .pytest_cache .ruff_cache actlib.egg-info
+
+$(READY): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "error: found no Python 3.11 with its venv module as python3.11 or python3"; exit 1; }
+	$(say) "Environment .venv: about 2 minutes"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --quiet --no-compile --requirement requirements.lock
+	@$(BIN)/pip install --quiet --quiet --no-compile --no-deps --no-build-isolation --editable .
+	@touch $@
