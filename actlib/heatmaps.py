@@ -63,7 +63,7 @@ def forgetting_heatmap(
     """
     grid = _grid(table, "model", "cell", "value")
     digits = 0 if np.nanmax(np.abs(grid.to_numpy())) >= 10 else 2
-    texts = [[f"{x:.{digits}f}" for x in row] for row in grid.to_numpy()]
+    texts = [[_number(x, digits) for x in row] for row in grid.to_numpy()]
     return _heatmap(grid, ax, cmap="viridis", bar=label, texts=texts)
 
 
@@ -77,13 +77,18 @@ def causal_heatmap(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """
     grid = _grid(table, "moved", "measured", "recovery")
     limit = max(1.0, float(np.nanmax(np.abs(grid.to_numpy()), initial=0)))
-    texts = [
-        ["–" if np.isnan(x) else f"{x:.2f}" for x in row] for row in grid.round(2).to_numpy() + 0
-    ]
+    texts = [[_number(x, 2) for x in row] for row in grid.to_numpy()]
     bar = "Recovered share of the gap"
     ax = _heatmap(grid, ax, cmap="RdBu", vmin=-limit, vmax=limit, bar=bar, texts=texts)
     ax.set(xlabel="Ability measured", ylabel="Channels moved")
     return ax
+
+
+def _number(value: float, digits: int) -> str:
+    """Rounded, with a true minus sign but none before zero; a dash for NaN."""
+    if np.isnan(value):
+        return "–"
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
 
 
 def _grid(table: pd.DataFrame, rows: str, columns: str, value: str) -> pd.DataFrame:

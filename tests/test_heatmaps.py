@@ -1,0 +1,85 @@
+"""Heatmaps: cells where they belong, texts as in the table, and names of rows and columns."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import pyplot as plt
+
+from actlib import heatmaps
+from actlib.style import set_theme
+
+
+@pytest.fixture(autouse=True)
+def ax():
+    with plt.rc_context():
+        set_theme()
+        yield plt.figure().add_subplot()
+    plt.close("all")
+
+
+def names(ticks):
+    return [tick.get_text() for tick in ticks]
+
+
+def texts(ax):
+    return {tuple(map(int, text.get_position())): text.get_text() for text in ax.texts}
+
+
+def test_makeup_puts_modules_outside_the_layers_first(ax):
+    table = pd.DataFrame(
+        [("mlp.up_proj", 0, 5.0), ("mlp.up_proj", 1, 10.0), ("lm_head", -1, 80.0)],
+        columns=["kind", "layer", "masked_percent"],
+    )
+    assert heatmaps.makeup_heatmap(table, ax) is ax
+    drawn = ax.images[0].get_array()
+    assert np.ma.filled(drawn, -1).tolist() == [[-1, 5, 10], [80, -1, -1]]
+    assert names(ax.get_yticklabels()) == ["mlp.up_proj", "lm_head"]
+    assert names(ax.get_xticklabels()) == ["–", "0", "1"]
+    assert "outside" in ax.get_xlabel()
+
+
+def test_makeup_thins_the_ticks_of_many_layers(ax):
+    rows = [("mlp", layer, 1.0) for layer in range(80)]
+    heatmaps.makeup_heatmap(pd.DataFrame(rows, columns=["kind", "layer", "masked_percent"]), ax)
+    assert len(ax.get_xticks()) <= 13
+
+
+def test_overlap_writes_chance_below_and_leaves_the_diagonal_out(ax):
+    table = pd.DataFrame(
+        [("a", "a", 1.0, 0.03), ("a", "b", 0.4, 0.03), ("b", "a", 0.4, 0.03), ("b", "b", 1, 0.03)],
+        columns=["ability_a", "ability_b", "jaccard", "expected_jaccard"],
+    )
+    heatmaps.overlap_heatmap(table, ax)
+    assert texts(ax)[1, 0] == texts(ax)[0, 1] == "0.40\n(0.03)"
+    assert texts(ax)[0, 0] == ""
+    assert np.ma.getmaskarray(ax.images[0].get_array()).tolist() == [[True, False], [False, True]]
+    assert ax.images[0].get_clim()[1] == pytest.approx(0.4)
+
+
+def test_overlap_of_both_nulls_at_once_is_refused(ax):
+    row = {"ability_a": "a", "ability_b": "b", "jaccard": 0.1, "expected_jaccard": 0.1}
+    with pytest.raises(ValueError, match="twice"):
+        heatmaps.overlap_heatmap(pd.DataFrame([row, row]), ax)
+
+
+def test_forgetting_keeps_the_order_of_the_table(ax):
+    rows = [("maths_specialist", "zh", 90.0), ("base", "zh", 12.4), ("base", "de", 3.0)]
+    table = pd.DataFrame(rows, columns=["model", "cell", "value"])
+    heatmaps.forgetting_heatmap(table, ax, label="Accuracy (%)")
+    assert names(ax.get_yticklabels()) == ["Maths specialist", "Base"]
+    assert names(ax.get_xticklabels()) == ["zh", "de"]
+    assert texts(ax) == {(0, 0): "90", (1, 0): "–", (0, 1): "12", (1, 1): "3"}
+    assert ax.figure.axes[-1].get_ylabel() == "Accuracy (%)"
+
+
+def test_causal_is_centered_on_zero_and_marks_what_is_undefined(ax):
+    rows = [("a", "a", 0.9), ("a", "b", -0.001), ("b", "a", -1.6), ("b", "b", np.nan)]
+    heatmaps.causal_heatmap(pd.DataFrame(rows, columns=["moved", "measured", "recovery"]), ax)
+    assert ax.images[0].get_clim() == (-1.6, 1.6)
+    assert texts(ax) == {(0, 0): "0.90", (1, 0): "0.00", (0, 1): "−1.60", (1, 1): "–"}
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("Ability measured", "Channels moved")
+
+
+def test_missing_columns_are_named(ax):
+    with pytest.raises(ValueError, match="recovery"):
+        heatmaps.causal_heatmap(pd.DataFrame({"moved": ["a"], "measured": ["b"]}), ax)
