@@ -81,7 +81,7 @@ def share_bars(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
         null = {"color": "black", "linewidth": 1.0, "label": "_" if number else "Chance"}
         low, high = place - height * 0.45, place + height * 0.45
         ax.vlines(rows["null_share_percent"], low, high, **null)
-    ax.set_yticks(range(len(names)), [str(name).replace("_", " ") for name in names])
+    ax.set_yticks(range(len(names)), names)  # module names, as they are
     ax.set(
         xlabel=r"Share of the summed score $\Sigma\,\Delta a$ (%)", ylim=(len(names) - 0.5, -0.5)
     )

@@ -29,7 +29,7 @@ def tables():
     """One small table for each plot, columns as its docstring names them."""
     levels = np.array([0.1, 1.0, 3.0])
     methods = ["act_global", "random_matched"]
-    shares = [("all", p, 3.0 * p, 2.0 * p) for p in (1, 5)] + [("norm", 1, 9.0, 2.0)]
+    shares = [("all", p, 3.0 * p, 2.0 * p) for p in (1, 5)] + [("lm_head", 1, 9.0, 2.0)]
     trade = curves(methods, "method", "scale", "recovered").drop(columns=["low", "high"])
     sft = curves(["act_sft", "sft_only"], "method", "steps", "accuracy")
     donor = pd.DataFrame([("donor", 0, 0.8, 0.7, 0.9)], columns=sft.columns)
@@ -136,7 +136,7 @@ def test_ccdf_shows_the_half_normal_and_refuses_a_mixture():
 
 def test_share_bars_mark_chance_on_each_bar():
     ax = plotting.share_bars(tables()[plotting.share_bars], plt.figure().add_subplot())
-    assert [text.get_text() for text in ax.get_yticklabels()] == ["all", "norm"]
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["all", "lm_head"]
     widths = [bar.get_width() for bar in ax.patches]
     assert widths[:3] == [3, 9, 15] and np.isnan(widths[3])
     drawn = [segment for lines in ax.collections for segment in lines.get_segments()]
