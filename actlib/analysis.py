@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 from scipy import stats
 
 from actlib.channels import kind_of, layer_of
+from actlib.intervals import bootstrap_interval
 from actlib.statistics import (
     HALF_NORMAL_GINI,
     gini,
@@ -53,6 +54,14 @@ def concentration_table(
             row |= {"share_percent": 100 * share, "null_share_percent": 100 * null}
             rows.append(row | {"gini": gini(values), "null_gini": HALF_NORMAL_GINI})
     return pd.DataFrame(rows)
+
+
+def shares(
+    scores, percents: Iterable[float] = (1, 5, 10), scaled: bool = False
+) -> Float[np.ndarray, " percents"]:
+    """Fraction of all score that the top channels of the whole model hold, for each percent."""
+    values = np.concatenate(list(_module_values(scores, scaled).values()))
+    return np.asarray(share_of_top(values, percents))
 
 
 def ccdf_table(scores, points: int = 200) -> pd.DataFrame:
@@ -163,6 +172,19 @@ def rank_agreement(scores_a, scores_b, percent: float, ranking: str = "global") 
     return {"top_percent": percent, **tops, "spearman_global": everything} | {
         "spearman_within": float(np.mean(within)) if within else float("nan")
     }
+
+
+def mean_table(table: pd.DataFrame, by: list[str], value: str) -> pd.DataFrame:
+    """Mean of a column in each group, with a bootstrap interval over the group's rows.
+
+    Returns:
+        The columns of ``by``, the value's own name, low, high, count (rows of the group).
+    """
+    rows = []
+    for key, group in table.groupby(by, sort=False):
+        found = bootstrap_interval(group[value].to_numpy())
+        rows.append((*key, *found, len(group)))
+    return pd.DataFrame(rows, columns=[*by, value, "low", "high", "count"])
 
 
 def _against_null(groups: list[tuple[np.ndarray, np.ndarray]], level: float) -> dict[str, float]:

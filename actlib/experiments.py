@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, TrainerCallback
 
 from .finetune import finetune
-from .intervals import bootstrap_interval, paired_difference, recovery
+from .intervals import bootstrap_interval, paired_difference, recovery, score_table
 from .localize import record_activations
 from .masks import ChannelMask, random_like
 from .merging import Contribution, merge_
@@ -64,6 +64,11 @@ def masks_by_method(
             yield method, 0, everything(scores)
         else:
             raise ValueError(f"unknown way to choose channels: {method!r}")
+
+
+def random_instead(masks: Mapping[str, ChannelMask]) -> dict[str, ChannelMask]:
+    """Independent random masks with as many channels in each module as those given."""
+    return {name: random_like(mask, draw, True) for draw, (name, mask) in enumerate(masks.items())}
 
 
 def transfers(
@@ -158,6 +163,29 @@ def difference_table(
                 found = paired_difference(group[group["method"] == method], other)
                 rows.append((*key, method, *found))
     return pd.DataFrame(rows, columns=[*by, "method", "difference", "low", "high"])
+
+
+def score_means(items: pd.DataFrame, by: Sequence[str], measure: str) -> pd.DataFrame:
+    """Mean score of each group of columns with its interval; higher is better."""
+    return score_table(scored(items, measure), list(by))
+
+
+def trial_table(study: Study, items: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Each trial's mean score (negative NLL) on lost and retained abilities, and their mean.
+
+    Returns:
+        The columns of ``by``, recovered, retained, criterion (the mean of the two).
+    """
+    part = items["cell"].isin(study.lost).map({True: "recovered", False: "retained"})
+    table = items.assign(part=part, score=-items["nll"])
+    means = table.groupby([*by, "part"], sort=False)["score"].mean().unstack("part")
+    return means.assign(criterion=means.mean(axis=1)).reset_index().rename_axis(columns=None)
+
+
+def best_trials(trials: pd.DataFrame) -> pd.DataFrame:
+    """The trial with the highest criterion of each method."""
+    best = trials.groupby("method", sort=False)["criterion"].idxmax()
+    return trials.loc[best].reset_index(drop=True)
 
 
 def portion_interval(

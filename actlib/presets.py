@@ -119,6 +119,7 @@ class Grids(Strict):
     """Values that the notebooks sweep."""
 
     percents: list[Annotated[float, Field(gt=0, le=100)]]
+    transfer_percents: list[Annotated[float, Field(gt=0, le=100)]]
     scales: list[Annotated[float, Field(gt=0, le=1)]]
     random_draws: int = Field(gt=0)
     sft_steps: list[int]

@@ -31,7 +31,7 @@ from .data import load_external, load_items
 from .evaluate import evaluate
 from .families import build, data_folder, of_cell, recipe, training_items
 from .localize import record_differences
-from .presets import ROOT, LoadedModel, Preset, load_preset
+from .presets import ROOT, LoadedModel, Preset, TunedModel, load_preset
 from .prompts import batches
 from .scores import ChannelScores, pool
 
@@ -193,6 +193,18 @@ class Study:
         if self._has_splits:
             return load_items(data_folder(data), split=PURPOSES[purpose], tasks=data.tasks)
         return partition(load_external(data_folder(data)), purpose)
+
+    def abilities_of(self, name: str) -> list[str]:
+        """Abilities judged that a specialist stands for.
+
+        Those it was trained on; of a loaded model, the lost ones if it is the donor, the retained
+        ones if it is the target, otherwise all.
+        """
+        spec = self.preset.models[self.name_of(name)]
+        if isinstance(spec, TunedModel):
+            return [cell for cell in self.cells if cell in spec.cells]
+        roles = {self.name_of("donor"): self.lost, self.name_of("target"): self.retained}
+        return roles.get(self.name_of(name), self.cells)
 
     def batches(self, cell: str, purpose: str = "test", part: int | None = None) -> list[dict]:
         """Token batches of an ability; with ``part``, of one of the ``PARTS`` disjoint portions."""
