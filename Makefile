@@ -43,13 +43,8 @@ lint: $(READY)
 keep: PRESET := smol
 keep: study
 	$(say) "Keeping the executed notebooks: seconds"
-	@$(BIN)/jupyter nbconvert --log-level WARN --to notebook --output-dir notebooks \
-		--ClearMetadataPreprocessor.enabled=True \
-		--ClearMetadataPreprocessor.preserve_cell_metadata_mask=tags \
-		--ClearMetadataPreprocessor.preserve_nb_metadata_mask=kernelspec \
-		--ClearMetadataPreprocessor.preserve_nb_metadata_mask=language_info \
-		artifacts/smol/notebooks/*.ipynb
-	@$(SNAKEMAKE) --touch
+	@$(BIN)/python tools/keep_notebooks.py artifacts/smol/notebooks
+	@$(SNAKEMAKE) --touch --quiet all
 	@$(BIN)/python -m pytest tests/notebooks
 
 clean:

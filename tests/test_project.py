@@ -1,0 +1,71 @@
+"""What the project says of itself in several files agrees."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+import actlib
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+ASKED = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]
+
+
+def _text(name):
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def locked():
+    lines = [line for line in _text("requirements.lock").splitlines() if line[:1] != "#"]
+    pins = dict(re.fullmatch(r"([\w.-]+)==([\w.]+)", line).groups() for line in lines)
+    named = {canonicalize_name(name): version for name, version in pins.items()}
+    assert len(named) == len(lines)
+    return named
+
+
+@pytest.mark.parametrize("asked", ASKED)
+def test_the_lock_pins_what_pyproject_asks_for(asked, locked):
+    requirement = Requirement(asked)
+    assert requirement.specifier.contains(locked[canonicalize_name(requirement.name)])
+
+
+def test_the_build_backend_is_locked_too(locked):
+    build = tomllib.loads(_text("pyproject.toml"))["build-system"]["requires"]
+    for requirement in map(Requirement, build):
+        assert requirement.specifier.contains(locked[canonicalize_name(requirement.name)])
+
+
+def test_conda_has_the_python_of_pyproject_and_installs_the_lock_and_the_package():
+    dependencies = yaml.safe_load(_text("environment.yml"))["dependencies"]
+    plain = [part for part in dependencies if isinstance(part, str)]
+    (python,) = [part.partition("=")[2] for part in plain if part.startswith("python=")]
+    assert SpecifierSet(PROJECT["requires-python"]).contains(f"{python}.0")
+    assert "pip" in plain
+    (packages,) = [part["pip"] for part in dependencies if isinstance(part, dict)]
+    assert packages == ["--requirement requirements.lock", "--editable ."]
+
+
+def test_every_file_names_the_same_version():
+    assert actlib.__version__ == PROJECT["version"]
+    assert yaml.safe_load(_text("CITATION.cff"))["version"] == PROJECT["version"]
+    assert f"## {PROJECT['version']}" in _text("CHANGELOG.md")
+
+
+def test_the_license_is_the_one_that_is_named():
+    named = {PROJECT["license"]["text"], yaml.safe_load(_text("CITATION.cff"))["license"]}
+    assert named == {"Apache-2.0"}
+    assert "Apache License\n" in _text("LICENSE") and "Version 2.0" in _text("LICENSE")
+
+
+def test_continuous_integration_runs_the_test_command_of_the_readme():
+    commands = [line for line in _text(".ci/run").splitlines() if not line.startswith(("#", "set"))]
+    assert commands[-1] == "exec make test"
+    assert re.search(r"^\$? ?make test\b", _text("README.md"), re.MULTILINE)
+    assert re.search(r"^\$? ?make study\b", _text("README.md"), re.MULTILINE)

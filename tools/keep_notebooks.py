@@ -1,0 +1,38 @@
+"""Copy the executed notebooks of a run to `notebooks/`, where readers see them.
+
+Code, text and outputs come along; what only describes the run (times, paths, widget states) does
+not, so that keeping the same results again changes little.
+
+    python tools/keep_notebooks.py artifacts/smol/notebooks
+"""
+
+import json
+import sys
+from pathlib import Path
+
+NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
+
+
+def cleaned(notebook: dict) -> dict:
+    """The notebook with nothing but tags in its cells' metadata, and its kernel in its own."""
+    for cell in notebook["cells"]:
+        tags = cell["metadata"].get("tags")
+        cell["metadata"] = {"tags": tags} if tags else {}
+    kept = ("kernelspec", "language_info")
+    notebook["metadata"] = {name: notebook["metadata"][name] for name in kept}
+    return notebook
+
+
+def main(folder: str) -> None:
+    """Copy every notebook of a folder of executed ones."""
+    executed = sorted(Path(folder).glob("*.ipynb"))
+    if not executed:
+        sys.exit(f"error: no executed notebook in {folder}; run `make study` first")
+    for path in executed:
+        notebook = cleaned(json.loads(path.read_text(encoding="utf-8")))
+        text = json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True)
+        (NOTEBOOKS / path.name).write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
