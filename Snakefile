@@ -21,8 +21,8 @@ CODE = sorted(str(path) for path in Path("actlib").glob("*.py"))
 RECORDING_CODE = [f"actlib/{name}.py" for name in ("localize", "hooks", "channels", "prompts")]
 # Measured on two CPU cores; other presets have no estimate.
 MINUTES = {
-    "smol": {"wheel": 1, "step": 0.04, "record": 1, "notebook": 2},
-    "tiny": {"wheel": 1, "step": 0.001, "record": 0.2, "notebook": 0.5},
+    "smol": {"wheel": 0.5, "step": 0.06, "record": 1, "notebook": 2},
+    "tiny": {"step": 0.002, "record": 0.3, "notebook": 0.5},
 }
 
 if not any(isinstance(m, LoadedModel) and not Path(m.load).exists() for m in PRESET.models.values()):
@@ -91,18 +91,19 @@ rule all:
 
 for model, spec in PRESET.models.items():
     # A model out of a wheel has no seed: one folder serves them all.
-    for seed in PRESET.seeds[:1] if isinstance(spec, WheelModel) else PRESET.seeds:
+    wheel = isinstance(spec, WheelModel)
+    for seed in PRESET.seeds[:1] if wheel else PRESET.seeds:
         if built(model, seed):
 
             rule:
                 name:
-                    f"model_{model}_seed{seed}"
+                    f"model_{model}" if wheel else f"model_{model}_seed{seed}"
                 message:
-                    f"Model {model}, seed {seed}"
-                    + (
-                        expected("wheel")
-                        if isinstance(spec, WheelModel)
-                        else f": {spec.steps} training steps{expected('step', spec.steps)}"
+                    (
+                        f"Model {model} out of its wheel{expected('wheel')}"
+                        if wheel
+                        else f"Model {model}, seed {seed}: {spec.steps} training steps"
+                        + expected("step", spec.steps)
                     )
                 input:
                     built(spec.start, seed) if isinstance(spec, TunedModel) else [],
