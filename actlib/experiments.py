@@ -283,6 +283,8 @@ class _Judged(TrainerCallback):
     def __init__(self, study: Study, steps: Iterable[int], cells, labels: Mapping) -> None:
         self.study, self.steps, self.cells, self.labels = study, set(steps), cells, labels
         self.frames: list[pd.DataFrame] = []
+        told = ", ".join(f"{key} {value}" for key, value in labels.items())
+        self.bar = tqdm(total=max(self.steps), desc=f"fine-tuning ({told})")
 
     def judge(self, model: PreTrainedModel, step: int) -> None:
         """Judge now, if this step is one of those asked for."""
@@ -292,6 +294,7 @@ class _Judged(TrainerCallback):
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
         """Judge after a step of training."""
+        self.bar.update()
         self.judge(model, state.global_step)
 
 
@@ -301,6 +304,7 @@ def light_sft(
     start: tuple[ChannelMask, float] | None,
     settings: Training,
     steps: Sequence[int],
+    /,
     **labels,
 ) -> pd.DataFrame:
     """Fine-tune the target lightly, after a transfer or without one, and judge it on the way.
@@ -326,7 +330,9 @@ def light_sft(
         seed=seed,
         mixed_precision=study.preset.dtype == "bfloat16",
         callbacks=[judged],
+        progress=False,
     )
+    judged.bar.close()
     return pd.concat(judged.frames, ignore_index=True)
 
 

@@ -270,7 +270,7 @@ class Study:
         return folder
 
     def judge(
-        self, model: PreTrainedModel, cells: Iterable[str], purpose: str = "test", **labels
+        self, model: PreTrainedModel, cells: Iterable[str], purpose: str = "test", /, **labels
     ) -> pd.DataFrame:
         """Answer NLL and exact match of a model on abilities, one row an item.
 

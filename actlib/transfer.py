@@ -55,6 +55,15 @@ class Selection:
             pieces.append(((~self.rows).nonzero(), columns))
         return pieces
 
+    @property
+    def size(self) -> int:
+        """Number of selected elements."""
+        rows = int(self.rows.sum())
+        if self.columns is None:
+            return rows
+        columns = int(self.columns.sum())
+        return rows * self.shape[1] + (self.shape[0] - rows) * columns
+
     def elements(self) -> Bool[Tensor, "..."]:
         """The selection as a boolean view of the tensor's shape."""
         if self.columns is None:
@@ -88,6 +97,19 @@ def selections(model: nn.Module, mask: ChannelMask) -> dict[str, Selection]:
             side = sides.setdefault(name, [None, None])
             side[dimension] = chosen if side[dimension] is None else side[dimension] | chosen
     return {name: _selection(name, shapes[name], *side) for name, side in sides.items()}
+
+
+def parameter_percent(model: nn.Module, mask: ChannelMask) -> float:
+    """Parameters that a mask's channels hold, in percent of the model's.
+
+    Channels differ in size: a channel of the embedding holds an entry for every token of the
+    vocabulary, one of a norm a single entry. So masks of one count can move very different amounts.
+
+    Raises:
+        ValueError: the mask is of another model.
+    """
+    held = sum(found.size for found in selections(model, mask).values())
+    return 100 * held / sum(parameter.numel() for parameter in model.parameters())
 
 
 def edit_(target: Tensor, donor: Tensor, selection: Selection, scale: float) -> None:

@@ -4,7 +4,13 @@ from torch import nn
 
 from actlib.channels import channel_modules
 from actlib.masks import ChannelMask
-from actlib.transfer import preserved, selections, transfer_, transferred
+from actlib.transfer import (
+    parameter_percent,
+    preserved,
+    selections,
+    transfer_,
+    transferred,
+)
 
 
 def mask_for(model, share=0.3, seed=5, only=None):
@@ -173,3 +179,16 @@ def test_modules_that_share_rows_move_the_union_of_their_rows():
     chosen = {"0": [True, False, False, False], "1": [False, False, True, False]}
     transfer_(target, donor, ChannelMask({n: torch.tensor(c) for n, c in chosen.items()}))
     assert (target[1].weight != before).all(dim=1).tolist() == [True, False, True, False]
+
+
+def test_parameter_percent_counts_each_selected_element_once(architecture, family):
+    model = family(architecture)
+    mask = ChannelMask(
+        {
+            name: torch.arange(found.channels) % 3 == 0
+            for name, found in channel_modules(model).items()
+        }
+    )
+    held = sum(int(part.elements().sum()) for part in selections(model, mask).values())
+    total = sum(parameter.numel() for parameter in model.parameters())
+    assert parameter_percent(model, mask) == pytest.approx(100 * held / total)
