@@ -48,7 +48,7 @@ keep: study
 	@$(BIN)/python -m pytest tests/notebooks
 
 clean:
-	rm -rf .venv artifacts figures/tiny .snakemake .pytest_cache .ruff_cache actlib.egg-info
+	rm -rf .venv artifacts .snakemake .pytest_cache .ruff_cache actlib.egg-info
 
 $(READY): requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: found no Python 3.11 with its venv module as python3.11 or python3"; exit 1; }

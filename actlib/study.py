@@ -31,6 +31,7 @@ from .data import load_external, load_items
 from .evaluate import evaluate
 from .families import build, data_folder, of_cell, recipe, training_items
 from .localize import record_differences
+from .pairs import require_pair
 from .presets import ROOT, LoadedModel, Preset, TunedModel, load_preset
 from .prompts import batches
 from .scores import ChannelScores, pool
@@ -261,6 +262,8 @@ class Study:
         if missing:
             folder.mkdir(parents=True, exist_ok=True)
             models = [self.model(name, seed) for name in names]
+            places = [self.folder(name, seed) for name in names]
+            require_pair(*models, *[AutoTokenizer.from_pretrained(place) for place in places])
             for cell, part, path in missing:
                 chunk = self.batches(cell, "recording", part)
                 found = record_differences(*models, chunk, metadata={"ability": cell})

@@ -7,6 +7,7 @@ not, so that keeping the same results again changes little.
 """
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -23,13 +24,29 @@ def cleaned(notebook: dict) -> dict:
     return notebook
 
 
+def with_answer(notebook: dict) -> dict:
+    """The notebook with the headline that its last cells computed copied to its first cell."""
+    outputs = [out for cell in notebook["cells"] for out in cell.get("outputs", [])]
+    texts = ["".join(out.get("data", {}).get("text/markdown", "")) for out in outputs]
+    found = [re.search(r"\*\*In one line\.\*\* (.+)", text) for text in texts]
+    headline = next(match[1] for match in reversed(found) if match)
+    first = notebook["cells"][0]
+    text = re.sub(
+        r"\*\*Answer in one line\..*",
+        lambda _: f"**Answer in one line.** {headline} (Copied from the kept run's last cell.)",
+        "".join(first["source"]),
+    )
+    first["source"] = text.splitlines(keepends=True)
+    return notebook
+
+
 def main(folder: str) -> None:
     """Copy every notebook of a folder of executed ones."""
     executed = sorted(Path(folder).glob("*.ipynb"))
     if not executed:
         sys.exit(f"error: no executed notebook in {folder}; run `make study` first")
     for path in executed:
-        notebook = cleaned(json.loads(path.read_text(encoding="utf-8")))
+        notebook = with_answer(cleaned(json.loads(path.read_text(encoding="utf-8"))))
         text = json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True)
         (NOTEBOOKS / path.name).write_text(text + "\n", encoding="utf-8")
 
