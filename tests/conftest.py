@@ -10,6 +10,11 @@ from functools import cache
 import pytest
 import torch
 import transformers
+from small_study import write_data, write_preset
+
+from actlib.families import build
+from actlib.presets import load_preset
+from actlib.study import Study
 
 torch.set_num_threads(1)
 
@@ -111,3 +116,27 @@ def collate():
 def batches(items, collate):
     """The six items in two left-padded batches."""
     return collate(items)
+
+
+@pytest.fixture(scope="session")
+def small_preset(tmp_path_factory):
+    """Path of the YAML of a small family, whose data lie beside it."""
+    folder = tmp_path_factory.mktemp("small")
+    return write_preset(folder / "small.yaml", write_data(folder / "data"))
+
+
+@pytest.fixture(scope="session")
+def small_store(small_preset, tmp_path_factory):
+    """Store in which the small family is built."""
+    store = tmp_path_factory.mktemp("store")
+    preset = load_preset(small_preset)
+    for name in preset.models:
+        build(preset, name, 0, store, progress=False)
+    return store
+
+
+@pytest.fixture
+def study(small_preset, small_store, monkeypatch, tmp_path):
+    """The study of the small family, built; its figures go to a folder of the test."""
+    monkeypatch.setenv("ACT_STORE", str(small_store))
+    return Study.open(small_preset, figures=str(tmp_path / "figures"))

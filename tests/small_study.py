@@ -1,0 +1,87 @@
+"""A study small enough for unit tests: a few questions of two languages, models of seconds."""
+
+import copy
+import json
+from pathlib import Path
+
+import torch
+import yaml
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from actlib.data import load_items
+from actlib.families import small_tokenizer
+from actlib.presets import load_preset
+
+LANGUAGES = ("en", "fr")
+ITEMS = {"train": 48, "validation": 16, "test": 16}
+TUNED = {"steps": 15, "learning_rate": 3e-3, "batch_size": 8}
+SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+SIZES |= {"num_attention_heads": 2, "tie_word_embeddings": True}
+FAMILY = {
+    "base": {"scratch": SIZES, "vocabulary": 400, "cells": ["en-science"], **TUNED},
+    "multilingual": {"start": "base", "cells": ["fr-maths", "fr-science"], **TUNED},
+    "forgetful": {"start": "multilingual", "cells": ["en-maths"], **TUNED},
+    "maths": {"start": "base", "cells": ["en-maths"], **TUNED},
+}
+ROLES = {"donor": "multilingual", "target": "forgetful", "base": "base"}
+PRESET = {
+    "name": "small",
+    "description": "for unit tests",
+    "seeds": [0],
+    "dtype": "float32",
+    "models": FAMILY,
+    "roles": {**ROLES, "specialists": ["multilingual", "maths"]},
+    "lost": ["fr-maths", "fr-science"],
+    "retained": ["en-maths"],
+    "evaluation": {"validation_items": 4, "test_items": 8, "recording_items": 12, "batch_size": 8},
+    "grids": {
+        "percents": [5],
+        "transfer_percents": [5],
+        "scales": [0.4],
+        "random_draws": 2,
+        "sft_steps": [0, 2],
+        "sft": {"steps": 2, "learning_rate": 1e-3, "batch_size": 4},
+    },
+}
+
+
+def write_data(folder: Path) -> Path:
+    """Some of the shipped questions of two languages, laid out like the shipped data."""
+    for split, count in ITEMS.items():
+        (folder / split).mkdir(parents=True)
+        for language in LANGUAGES:
+            items = load_items(split=split, languages=[language], limit_per_cell=count // 4)
+            lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in items]
+            (folder / split / f"{language}.jsonl").write_text("".join(lines), encoding="utf-8")
+    return folder
+
+
+def write_preset(path: Path, data: Path | None, start: dict | None = None, **changes) -> str:
+    """Write a preset like ``start`` (the small family if None) with top-level keys changed."""
+    raw = copy.deepcopy(PRESET if start is None else start) | changes
+    if data is not None:
+        raw["data"] = {"path": str(data)}
+    path.write_text(yaml.safe_dump(raw), encoding="utf-8")
+    return str(path)
+
+
+def write_pair(folder: Path, architecture: str, small_preset: str) -> dict[str, str]:
+    """Folders of donor, target and base of an architecture, with random weights and a tokenizer."""
+    tokenizer = small_tokenizer(load_preset(small_preset), 400)
+    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    sizes = {**SIZES, "num_key_value_heads": 2, "vocab_size": len(tokenizer), **ends}
+    places = {}
+    for role in ("donor", "target", "base"):
+        config = AutoConfig.for_model(architecture, bos_token_id=None, **sizes)
+        model = AutoModelForCausalLM.from_config(config)
+        places[role] = str(folder / role)
+        model.save_pretrained(places[role])
+        tokenizer.save_pretrained(places[role])
+    return places
+
+
+def random_items(count: int, low: int, high: int, vocabulary: int = 61) -> list[torch.Tensor]:
+    """Token ids of ``count`` texts, of ``low`` to ``high`` tokens."""
+    generator = torch.Generator().manual_seed(11)
+    sizes = torch.randint(low, high + 1, (count,), generator=generator).tolist()
+    return [torch.randint(3, vocabulary, (size,), generator=generator) for size in sizes]
