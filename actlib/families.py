@@ -38,10 +38,11 @@ from .presets import ROOT, Data, LoadedModel, Preset, ScratchModel, TunedModel, 
 
 CHAT_TEMPLATE = (
     "{% for m in messages if m['content'] %}<|{{ m['role'] }}|>{{ m['content'] }}"
-    "{% if m['role'] == 'assistant' %}<|end|>{% endif %}{% endfor %}"
+    "{% if m['role'] == 'assistant' %}<|endoftext|>{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-SPECIAL_TOKENS = ["<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
+# For Qwen2 models transformers adds the first of these to any tokenizer that lacks it.
+SPECIAL_TOKENS = ["<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>"]
 
 
 def model_folder(preset: Preset, name: str, seed: int, store: Path) -> Path | str:

