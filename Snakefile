@@ -13,7 +13,10 @@ from actlib.presets import LoadedModel, TunedModel, WheelModel, load_preset, pre
 
 CHOICE = config.get("preset", "smol")
 FIGURES = config.get("figures", "")
-PRESET = load_preset(CHOICE)
+try:
+    PRESET = load_preset(CHOICE)
+except ValueError as error:
+    sys.exit(f"error: {error}")
 PRESET_FILE = os.path.relpath(preset_file(CHOICE))
 STORE = Path(os.environ.get("ACT_STORE", "artifacts"))
 OUT = STORE / PRESET.name
@@ -25,7 +28,10 @@ MINUTES = {
     "tiny": {"step": 0.002, "record": 0.3, "notebook": 0.5},
 }
 
-if not any(isinstance(m, LoadedModel) and not Path(m.load).exists() for m in PRESET.models.values()):
+LOADED = [spec.load for spec in PRESET.models.values() if isinstance(spec, LoadedModel)]
+# Small models share the machine, one core a job; large ones that someone brings get it whole.
+JOB_THREADS = (workflow.cores or 1) if LOADED else 1
+if all(Path(place).exists() for place in LOADED):
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 THREADS = "export " + " ".join(
@@ -34,9 +40,11 @@ THREADS = "export " + " ".join(
 
 
 def built(name, seed):
-    """Files that say a model is there; none for one that is loaded as it lies."""
-    folder = model_folder(PRESET, name, seed, STORE)
-    return [] if isinstance(PRESET.models[name], LoadedModel) else [str(folder / "built.json")]
+    """Files that say a model is there; none for one on the Hub."""
+    folder = Path(model_folder(PRESET, name, seed, STORE))
+    if isinstance(PRESET.models[name], LoadedModel):
+        return [str(folder / "config.json")] if folder.is_dir() else []
+    return [str(folder / "built.json")]
 
 
 def needs(*names, scores=False):
@@ -93,7 +101,7 @@ for model, spec in PRESET.models.items():
     # A model out of a wheel has no seed: one folder serves them all.
     wheel = isinstance(spec, WheelModel)
     for seed in PRESET.seeds[:1] if wheel else PRESET.seeds:
-        if built(model, seed):
+        if not isinstance(spec, LoadedModel):
 
             rule:
                 name:
@@ -112,7 +120,7 @@ for model, spec in PRESET.models.items():
                 params:
                     recipe=recipe(PRESET, model, seed),
                     build=f"--preset '{CHOICE}' --model {model} --seed {seed}",
-                threads: 1
+                threads: JOB_THREADS
                 resources:
                     mem_mb=6000,
                     runtime=30,
@@ -135,7 +143,7 @@ for seed in PRESET.seeds:
             OUT / f"scores/seed{seed}/recorded.json",
         params:
             record=f"--preset '{CHOICE}' --seed {seed}",
-        threads: 1
+        threads: JOB_THREADS
         resources:
             mem_mb=6000,
             runtime=30,
@@ -162,7 +170,7 @@ for notebook, inputs in NOTEBOOKS.items():
         params:
             partial=OUT / f"logs/{notebook}.partial.ipynb",
             parameters=" ".join(PARAMETERS),
-        threads: 1
+        threads: JOB_THREADS
         resources:
             mem_mb=6000,
             runtime=60,
