@@ -42,6 +42,7 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 # For Qwen2 models transformers adds the first of these to any tokenizer that lacks it.
+TRAINING = 2  # raised when the way of training changes, so that models made before are made anew
 SPECIAL_TOKENS = ["<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>"]
 
 
@@ -58,7 +59,9 @@ def recipe(preset: Preset, name: str, seed: int) -> str:
     """Digest of all that decides a model's weights: its settings, its ancestors' and the data."""
     parts = [preset.models[part].model_dump() for part in [name, *preset.ancestors(name)]]
     seed = 0 if isinstance(preset.models[name], WheelModel) else seed  # one folder for all seeds
-    text = json.dumps([parts, preset.data.model_dump(), preset.dtype, seed], sort_keys=True)
+    text = json.dumps(
+        [TRAINING, parts, preset.data.model_dump(), preset.dtype, seed], sort_keys=True
+    )
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -80,8 +80,8 @@ def finetune(
 
     Weights stay in the dtype of the model (float32 is expected, so that small updates are not
     rounded away); with ``mixed_precision`` the matrix products run in bfloat16. AdamW without
-    weight decay, linear warm-up, cosine decay, batches of similar length, in an order fixed by
-    ``seed``: the same seed, data and thread count give the same weights.
+    weight decay, linear warm-up, cosine decay. Batches mix all items in an order fixed by ``seed``
+    (batches of similar length would each hold one task, and learn far slower): the same seed, data and thread count give the same weights.
 
     Returns:
         The training loss of each step, in nats per answer token.
@@ -106,7 +106,6 @@ def finetune(
             adam_beta2=0.98,
             bf16=mixed_precision,
             use_cpu=model.device.type == "cpu",
-            train_sampling_strategy="group_by_length",
             remove_unused_columns=False,
             dataloader_pin_memory=False,
             save_strategy="no",
