@@ -25,7 +25,7 @@ study: $(READY)
 	$(say) "Done: notebooks in artifacts/$(PRESET)/notebooks, figures and tables in figures/$(PRESET)"
 
 test: export HF_HUB_OFFLINE := 1
-test: PRESET := tiny
+test: override PRESET := tiny
 test: lint
 	$(say) "Unit tests: about 1 minute"
 	@$(BIN)/python -m pytest --numprocesses $(CORES) --ignore tests/notebooks
@@ -40,7 +40,7 @@ lint: $(READY)
 	@$(BIN)/ruff format --check
 
 # For maintainers: what a run of the default left becomes what readers see.
-keep: PRESET := smol
+keep: override PRESET := smol
 keep: study
 	$(say) "Keeping the executed notebooks: seconds"
 	@$(BIN)/python tools/keep_notebooks.py artifacts/smol/notebooks
