@@ -154,8 +154,8 @@ def _train(
         tokenizer = small_tokenizer(preset, spec.vocabulary)
         model = small_model(spec, tokenizer)
     else:
-        tokenizer = AutoTokenizer.from_pretrained(start)
-        model = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
+        tokenizer = load_pretrained(AutoTokenizer, start)
+        model = load_pretrained(AutoModelForCausalLM, start, dtype=torch.float32)
     losses = finetune(
         model,
         tokenizer,
@@ -168,6 +168,21 @@ def _train(
         progress=bar,
     )
     return model, tokenizer, losses
+
+
+def load_pretrained(kind: type, place: Path | str, **options):
+    """``kind.from_pretrained(place)``, and one sentence where there is nothing to load.
+
+    Raises:
+        ValueError: it is neither a model's folder nor to be had from the Hub.
+    """
+    try:
+        return kind.from_pretrained(place, **options)
+    except OSError as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"cannot load {str(place)!r} from a folder or the Hub: {reason}"
+        ) from error
 
 
 def small_tokenizer(preset: Preset, vocabulary: int) -> PreTrainedTokenizerFast:

@@ -29,7 +29,7 @@ from transformers.utils import logging as transformers_logging
 
 from .data import load_external, load_items
 from .evaluate import evaluate
-from .families import build, data_folder, of_cell, recipe, training_items
+from .families import build, data_folder, load_pretrained, of_cell, recipe, training_items
 from .localize import record_differences
 from .pairs import require_pair
 from .presets import ROOT, LoadedModel, Preset, TunedModel, load_preset
@@ -141,11 +141,10 @@ class Study:
         place = self.folder(role, seed)
         spec = self.preset.models[self.name_of(role)]
         wanted = getattr(torch, dtype or self.preset.dtype)
+        revision = getattr(spec, "revision", None) or "main"
         device = "cuda" if torch.cuda.is_available() else "cpu"
         return (
-            AutoModelForCausalLM.from_pretrained(
-                place, dtype=wanted, revision=getattr(spec, "revision", None) or "main"
-            )
+            load_pretrained(AutoModelForCausalLM, place, dtype=wanted, revision=revision)
             .to(device)
             .eval()
         )
@@ -159,7 +158,7 @@ class Study:
         """The tokenizer that the family shares (the target's)."""
         place = self.folder("target", seed)
         if place not in self._tokenizers:
-            self._tokenizers[place] = AutoTokenizer.from_pretrained(place)
+            self._tokenizers[place] = load_pretrained(AutoTokenizer, place)
         return self._tokenizers[place]
 
     def items(self, cell: str, purpose: str = "test") -> list[dict]:
@@ -210,6 +209,10 @@ class Study:
     def batches(self, cell: str, purpose: str = "test", part: int | None = None) -> list[dict]:
         """Token batches of an ability; with ``part``, of one of the ``PARTS`` disjoint portions."""
         items = self.items(cell, purpose)
+        if part is not None and len(items) < PARTS:
+            raise ValueError(
+                f"{cell!r} has {len(items)} {purpose} items, and {PARTS} parts need one each"
+            )
         chosen = items if part is None else items[part::PARTS]
         settings = self.preset.evaluation
         return batches(
@@ -260,12 +263,11 @@ class Study:
             if not (path := folder / f"{cell}-{part}.safetensors").is_file()
         ]
         if missing:
-            folder.mkdir(parents=True, exist_ok=True)
+            chunks = [self.batches(cell, "recording", part) for cell, part, _ in missing]
             models = [self.model(name, seed) for name in names]
             places = [self.folder(name, seed) for name in names]
-            require_pair(*models, *[AutoTokenizer.from_pretrained(place) for place in places])
-            for cell, part, path in missing:
-                chunk = self.batches(cell, "recording", part)
+            require_pair(*models, *[load_pretrained(AutoTokenizer, place) for place in places])
+            for (cell, part, path), chunk in zip(missing, chunks, strict=True):
                 found = record_differences(*models, chunk, metadata={"ability": cell})
                 found.save(path)
                 if progress:
