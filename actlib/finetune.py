@@ -81,7 +81,8 @@ def finetune(
     Weights stay in the dtype of the model (float32 is expected, so that small updates are not
     rounded away); with ``mixed_precision`` the matrix products run in bfloat16. AdamW without
     weight decay, linear warm-up, cosine decay. Batches mix all items in an order fixed by ``seed``
-    (batches of similar length would each hold one task, and learn far slower): the same seed, data and thread count give the same weights.
+    (batches of similar length would each hold one task, and learn far slower): the same seed, data
+    and thread count give the same weights.
 
     Returns:
         The training loss of each step, in nats per answer token.
