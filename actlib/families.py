@@ -59,9 +59,8 @@ def recipe(preset: Preset, name: str, seed: int) -> str:
     """Digest of all that decides a model's weights: its settings, its ancestors' and the data."""
     parts = [preset.models[part].model_dump() for part in [name, *preset.ancestors(name)]]
     seed = 0 if isinstance(preset.models[name], WheelModel) else seed  # one folder for all seeds
-    text = json.dumps(
-        [TRAINING, parts, preset.data.model_dump(), preset.dtype, seed], sort_keys=True
-    )
+    data = [preset.data.model_dump(), data_digest(preset.data)]
+    text = json.dumps([TRAINING, parts, data, preset.dtype, seed], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -76,6 +75,14 @@ def training_items(preset: Preset, cells: list[str], seed: int) -> list[dict]:
 def data_folder(data: Data) -> Path | None:
     """File or folder of the questions: as named, from the project's root; None for the shipped."""
     return None if data.path is None else ROOT / data.path
+
+
+def data_digest(data: Data) -> str:
+    """Digest of the questions themselves, so that a change of the files is noticed."""
+    place = data_folder(data) or ROOT / "data"
+    files = [place] if place.is_file() else sorted(place.rglob("*.jsonl"))
+    parts = [hashlib.sha256(path.read_bytes()).digest() for path in files]
+    return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
 
 
 def of_cell(items: Dataset, cell: str) -> Dataset:

@@ -149,6 +149,8 @@ class Preset(Strict):
         used += [roles.second_donor] if roles.second_donor else []
         used += [spec.start for spec in self.models.values() if isinstance(spec, TunedModel)]
         require_known("model", used, known)
+        for name in known:
+            self.ancestors(name)
         if self.data.path in (None, "data/small"):
             require_known("language", self.data.languages or [], LANGUAGES)
             require_known("task", self.data.tasks or [], TASKS)
@@ -165,10 +167,13 @@ class Preset(Strict):
 
     def ancestors(self, model: str) -> list[str]:
         """Models that must exist before ``model`` can be built, nearest first."""
-        spec = self.models[model]
-        if not isinstance(spec, TunedModel):
-            return []
-        return [spec.start, *self.ancestors(spec.start)]
+        found: list[str] = []
+        while isinstance(spec := self.models[model], TunedModel):
+            model = spec.start
+            if model in found:
+                raise ValueError(f"the models {', '.join(found)} start from each other in a circle")
+            found.append(model)
+        return found
 
 
 def preset_file(preset: str) -> Path:

@@ -19,6 +19,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 from datasets import Dataset
+from tqdm.auto import tqdm
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -29,7 +30,15 @@ from transformers.utils import logging as transformers_logging
 
 from .data import load_external, load_items
 from .evaluate import evaluate
-from .families import build, data_folder, load_pretrained, of_cell, recipe, training_items
+from .families import (
+    build,
+    data_digest,
+    data_folder,
+    load_pretrained,
+    of_cell,
+    recipe,
+    training_items,
+)
 from .localize import record_differences
 from .pairs import require_pair
 from .presets import ROOT, LoadedModel, Preset, TunedModel, load_preset
@@ -246,12 +255,12 @@ class Study:
         seed: int,
         donor: str = "donor",
         target: str = "target",
-        progress: bool = True,
     ) -> Path:
         """Folder that holds the scores of abilities by part, recorded first where missing."""
         names = [self.name_of(donor), self.name_of(target)]
         told = [recipe(self.preset, name, seed) for name in names]
-        told += [self.preset.evaluation.model_dump_json(), self.preset.data.model_dump_json()]
+        counts = self.preset.evaluation
+        told += [f"{counts.recording_items} {counts.max_tokens}", data_digest(self.preset.data)]
         digest = hashlib.sha256("\n".join(told).encode()).hexdigest()[:10]
         folder = (
             self.store / self.preset.name / "scores" / f"seed{seed}" / "-".join([*names, digest])
@@ -267,11 +276,9 @@ class Study:
             models = [self.model(name, seed) for name in names]
             places = [self.folder(name, seed) for name in names]
             require_pair(*models, *[load_pretrained(AutoTokenizer, place) for place in places])
-            for (cell, part, path), chunk in zip(missing, chunks, strict=True):
-                found = record_differences(*models, chunk, metadata={"ability": cell})
-                found.save(path)
-                if progress:
-                    print(f"recorded {cell}, part {part + 1} of {PARTS}", flush=True)
+            steps = tqdm(missing, desc=f"recording {names[0]} against {names[1]}")
+            for (cell, _, path), chunk in zip(steps, chunks, strict=True):
+                record_differences(*models, chunk, metadata={"ability": cell}).save(path)
         return folder
 
     def judge(

@@ -159,3 +159,12 @@ def test_ancestors_come_nearest_first():
     starts = [preset.models[name].start for name in ["forgetful", *chain[:-1]]]
     assert chain == starts == ["multilingual", "base"]
     assert not isinstance(preset.models[chain[-1]], TunedModel)
+
+
+def test_models_that_start_from_each_other_are_refused(tmp_path):
+    raw = yaml.safe_load((CONFIGS / "smol.yaml").read_text(encoding="utf-8"))
+    raw["models"]["multilingual"]["start"] = "forgetful"
+    path = tmp_path / "circle.yaml"
+    path.write_text(yaml.safe_dump(raw), encoding="utf-8")
+    with pytest.raises(ValueError, match="start from each other in a circle"):
+        load_preset(str(path))
