@@ -68,6 +68,7 @@ def test_words_that_are_no_command_get_the_usage(arguments, capsys):
 
 
 def test_it_runs_as_a_module(monkeypatch, capsys):
+    monkeypatch.delitem(sys.modules, "actlib.__main__")  # or runpy warns of the second copy
     monkeypatch.setattr(sys, "argv", ["actlib", "build", "--preset", "nope", "--model", "base"])
     with pytest.raises(SystemExit) as end:
         runpy.run_module("actlib", run_name="__main__", alter_sys=True)
