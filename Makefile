@@ -44,6 +44,7 @@ keep: override PRESET := smol
 keep: study
 	$(say) "Keeping the executed notebooks: seconds"
 	@$(BIN)/python tools/keep_notebooks.py artifacts/smol/notebooks
+	@$(BIN)/python tools/readme_findings.py
 	@$(SNAKEMAKE) --touch --quiet all
 	@$(BIN)/python -m pytest tests/notebooks
 

@@ -249,8 +249,8 @@ def test_probes_read_labels_off_channels_against_chance(study, models, scores):
         *[("act_global", 0), ("random_uniform", 0), ("random_uniform", 1)]
     }
     assert len(found) == 3 * 3 * 2
-    language = found[(found["label"] == "language") & (found["channels"] == 16)]
-    assert (language["accuracy"] > 2 / 3).all()  # French and English words are told apart
+    ability = found[(found["label"] == "ability") & (found["channels"] == 16)]
+    assert (ability["accuracy"] > 0.5).all()  # their words differ, so even random channels tell
 
 
 def test_probes_of_labels_that_say_nothing_find_nothing():

@@ -1,6 +1,8 @@
 """What the project says of itself in several files agrees."""
 
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -69,3 +71,8 @@ def test_continuous_integration_runs_the_test_command_of_the_readme():
     assert commands[-1] == "exec make test"
     assert re.search(r"^\$? ?make test\b", _text("README.md"), re.MULTILINE)
     assert re.search(r"^\$? ?make study\b", _text("README.md"), re.MULTILINE)
+
+
+def test_the_readme_tells_what_the_kept_tables_say():
+    command = [sys.executable, "tools/readme_findings.py", "--check"]
+    assert subprocess.run(command, cwd=ROOT, check=False).returncode == 0

@@ -13,12 +13,16 @@ from pathlib import Path
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
 
 def cleaned(notebook: dict) -> dict:
     """The notebook with nothing but tags in its cells' metadata, and its kernel in its own."""
     for cell in notebook["cells"]:
         tags = cell["metadata"].get("tags")
         cell["metadata"] = {"tags": tags} if tags else {}
+        if "outputs" in cell:  # a finished progress bar is no result, and needs its widget's state
+            cell["outputs"] = [out for out in cell["outputs"] if WIDGET not in out.get("data", {})]
     kept = ("kernelspec", "language_info")
     notebook["metadata"] = {name: notebook["metadata"][name] for name in kept}
     return notebook
