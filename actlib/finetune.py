@@ -19,7 +19,6 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
-from transformers.trainer_callback import PrinterCallback
 
 from .prompts import Encoded, encode, pad_left
 
@@ -60,6 +59,10 @@ class _AnswerTrainer(Trainer):
         outputs = model(**inputs)
         loss = answer_loss(outputs.logits[:, :-1], labels)
         return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs, start_time=None):
+        """Keep the losses without printing a line for each step."""
+        self.state.log_history.append(dict(logs))
 
 
 def finetune(
@@ -123,7 +126,6 @@ def finetune(
             data_collator=lambda batch: collate([Encoded(**row) for row in batch], pad),
             callbacks=list(callbacks),
         )
-        trainer.remove_callback(PrinterCallback)
         trainer.train()
     model.eval()
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]

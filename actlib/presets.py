@@ -136,6 +136,8 @@ class Preset(Strict):
     models: dict[str, AnyModel]
     roles: Roles
     data: Data = Data()
+    training_data: Data | None = None  # where it differs from the data that is judged
+    family: str = ""  # whose built models to use; the preset's own if empty
     lost: list[str] = Field(min_length=1)
     retained: list[str] = Field(min_length=1)
     evaluation: Evaluation
@@ -227,10 +229,11 @@ def _replaced(raw: dict, given: dict[str, str]) -> dict:
         roles[role] = f"own_{role}"
     if given:
         roles.pop("second_donor", None)
-        digest = "-".join(Path(place).name for place in given.values())
-        raw["name"] = f"{raw['name']}-{digest}"
-    if data:
-        raw["data"] = {**raw.get("data", {}), "path": data}
+    if data:  # the family stays trained on what it was trained on
+        raw["training_data"] = raw.get("training_data") or raw.get("data", {})
+        raw["data"] = {"path": data}
+    raw["family"] = raw.get("family") or raw["name"]
+    raw["name"] = "-".join([raw["name"], *(Path(p).stem for p in [*given.values(), data] if p)])
     return raw
 
 

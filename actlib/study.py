@@ -30,23 +30,23 @@ from transformers.utils import logging as transformers_logging
 
 from .data import load_external, load_items
 from .evaluate import evaluate
-from .families import (
-    build,
-    data_digest,
-    data_folder,
-    load_pretrained,
-    of_cell,
-    recipe,
-    training_items,
-)
+from .families import build, load_pretrained, recipe
 from .localize import record_differences
 from .pairs import require_pair
 from .presets import ROOT, LoadedModel, Preset, TunedModel, load_preset
 from .prompts import batches
+from .questions import (
+    PURPOSES,
+    data_digest,
+    data_folder,
+    of_cell,
+    partition,
+    spread,
+    training_items,
+)
 from .scores import ChannelScores, pool
 
 PARTS = 6
-PURPOSES = {"recording": "train", "validation": "validation", "test": "test"}
 
 
 @dataclass
@@ -303,25 +303,6 @@ class Study:
         self.figures.mkdir(parents=True, exist_ok=True)
         table.to_csv(self.figures / f"{name}.csv", index=False, float_format="%.6g")
         return table
-
-
-def spread(items: Dataset, count: int) -> list[dict]:
-    """The first items of each task in turn, ``count`` at most, so that tasks are balanced."""
-    groups: dict[str, list[dict]] = {}
-    for row in items:
-        groups.setdefault(row.get("task") or "", []).append(row)
-    longest = max(len(rows) for rows in groups.values())
-    turns = [rows[n] for n in range(longest) for rows in groups.values() if n < len(rows)]
-    return turns[:count]
-
-
-def partition(items: Dataset, purpose: str) -> Dataset:
-    """Items of data without splits of its own for a purpose: a third each, by hash of the text."""
-    order = list(PURPOSES)
-    thirds = [
-        order[int(hashlib.sha256(row["question"].encode()).hexdigest(), 16) % 3] for row in items
-    ]
-    return items.select([n for n, third in enumerate(thirds) if third == purpose])
 
 
 def _require_place(place: str) -> None:

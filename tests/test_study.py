@@ -13,7 +13,8 @@ from actlib import experiments, record_differences, weight_differences
 from actlib.data import load_items
 from actlib.merging import merge
 from actlib.presets import CONFIGS, ROOT
-from actlib.study import PARTS, PURPOSES, Study, partition, spread
+from actlib.questions import PURPOSES, partition, spread
+from actlib.study import PARTS, Study
 
 BENCHMARKS = ROOT.parent / "shared" / "data"
 EXAMS_CELLS = {"lost": ["bg-science", "hr-science"], "retained": ["tr-science"]}

@@ -1,0 +1,68 @@
+"""Which questions serve which purpose: training, recording, validation or test; none serves two.
+
+rows = spread(of_cell(items, "fr-maths"), 16)
+"""
+
+import hashlib
+import random
+from pathlib import Path
+
+from datasets import Dataset
+
+from .data import load_items, select_items
+from .presets import ROOT, Data, Preset
+
+PURPOSES = {"recording": "train", "validation": "validation", "test": "test"}
+"""Split of the shipped data that each purpose draws on."""
+
+
+def trained_on(preset: Preset) -> Data:
+    """Questions that the family is trained on: those judged, unless the preset says otherwise."""
+    return preset.training_data or preset.data
+
+
+def data_folder(data: Data) -> Path | None:
+    """File or folder of the questions: as named, from the project's root; None for the shipped."""
+    return None if data.path is None else ROOT / data.path
+
+
+def data_digest(data: Data) -> str:
+    """Digest of the questions themselves, so that a change of the files is noticed."""
+    place = data_folder(data) or ROOT / "data"
+    files = [place] if place.is_file() else sorted(place.rglob("*.jsonl"))
+    parts = [hashlib.sha256(path.read_bytes()).digest() for path in files]
+    return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
+
+
+def of_cell(items: Dataset, cell: str) -> Dataset:
+    """Items of one ability, named ``language-domain``."""
+    language, _, domain = cell.partition("-")
+    return select_items(items, languages=[language], domains=[domain])
+
+
+def training_items(preset: Preset, cells: list[str], seed: int) -> list[dict]:
+    """Training questions of some cells, in an order fixed by the seed."""
+    data = trained_on(preset)
+    items = load_items(data_folder(data), split="train", tasks=data.tasks)
+    rows = [row for cell in cells for row in of_cell(items, cell)]
+    random.Random(seed).shuffle(rows)
+    return rows
+
+
+def spread(items: Dataset, count: int) -> list[dict]:
+    """The first items of each task in turn, ``count`` at most, so that tasks are balanced."""
+    groups: dict[str, list[dict]] = {}
+    for row in items:
+        groups.setdefault(row.get("task") or "", []).append(row)
+    longest = max(len(rows) for rows in groups.values())
+    turns = [rows[n] for n in range(longest) for rows in groups.values() if n < len(rows)]
+    return turns[:count]
+
+
+def partition(items: Dataset, purpose: str) -> Dataset:
+    """Items of data without splits of its own for a purpose: a third each, by hash of the text."""
+    order = list(PURPOSES)
+    thirds = [
+        order[int(hashlib.sha256(row["question"].encode()).hexdigest(), 16) % 3] for row in items
+    ]
+    return items.select([n for n, third in enumerate(thirds) if third == purpose])
