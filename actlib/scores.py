@@ -147,6 +147,17 @@ def pool(scores: Sequence[ChannelScores]) -> ChannelScores:
     return ChannelScores(*pooled, tokens, {**joined, "tokens": str(tokens)})
 
 
+def require_percent(*percents: float) -> None:
+    """Refuse what is no share of the channels.
+
+    Raises:
+        ValueError: a percent is not above 0 and up to 100.
+    """
+    for percent in percents:
+        if not 0 < percent <= 100:
+            raise ValueError(f"percent must be above 0 and at most 100, got {percent}")
+
+
 def channel_count(percent: float, channels: int, least: int = 1) -> int:
     """Floor of percent/100 times the channels, but no less than `least`.
 
@@ -155,8 +166,7 @@ def channel_count(percent: float, channels: int, least: int = 1) -> int:
     Raises:
         ValueError: the percent is not above 0 and up to 100.
     """
-    if not 0 < percent <= 100:
-        raise ValueError(f"percent must be above 0 and at most 100, got {percent}")
+    require_percent(percent)
     return max(least, int(Fraction(str(float(percent))) * channels / 100))
 
 
