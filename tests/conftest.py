@@ -140,3 +140,15 @@ def study(small_preset, small_store, monkeypatch, tmp_path):
     """The study of the small family, built; its figures go to a folder of the test."""
     monkeypatch.setenv("ACT_STORE", str(small_store))
     return Study.open(small_preset, figures=str(tmp_path / "figures"))
+
+
+@pytest.fixture
+def models(study):
+    """Donor and target of the small study."""
+    return study.model("donor"), study.model("target")
+
+
+@pytest.fixture
+def scores(study):
+    """Scores of its lost abilities, pooled."""
+    return study.scores(study.lost)

@@ -12,16 +12,6 @@ NOT_OF_ONE_SIZE = {"act_module"}  # the floor in each module
 
 
 @pytest.fixture
-def models(study):
-    return study.model("donor"), study.model("target")
-
-
-@pytest.fixture
-def scores(study):
-    return study.scores(study.lost)
-
-
-@pytest.fixture
 def made():
     """Scores of three modules of unlike size and spread."""
     generator = torch.Generator().manual_seed(5)

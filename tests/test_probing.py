@@ -6,16 +6,6 @@ import pytest
 from actlib import probing
 
 
-@pytest.fixture
-def models(study):
-    return study.model("donor"), study.model("target")
-
-
-@pytest.fixture
-def scores(study):
-    return study.scores(study.lost)
-
-
 def test_probes_read_labels_off_channels_against_chance(study, models, scores):
     found = probing.probe_accuracies(study, models[1], scores, [2, 16], draws=2)
     assert found[["accuracy", "low", "high", "chance"]].stack().between(0, 1).all()
