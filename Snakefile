@@ -87,6 +87,8 @@ NOTEBOOKS = {
     "05_transfer": needs(*PAIR, scores=True),
     "06_merging": needs(ROLES.base, *ROLES.specialists),
 }
+# The longest first, so that none of them is left to run alone at the end.
+LONG = {"05_transfer": 3, "03_sufficiency": 2, "06_merging": 1}
 # Only what differs from the notebook's own parameters, so that a default run adds no cell.
 PARAMETERS = [f"-r preset '{CHOICE}'"] * (CHOICE != "smol") + [f"-r figures '{FIGURES}'"] * bool(FIGURES)
 
@@ -171,6 +173,7 @@ for notebook, inputs in NOTEBOOKS.items():
             partial=OUT / f"logs/{notebook}.partial.ipynb",
             parameters=" ".join(PARAMETERS),
         threads: JOB_THREADS
+        priority: LONG.get(notebook, 0)
         resources:
             mem_mb=6000,
             runtime=60,
