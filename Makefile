@@ -20,7 +20,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .DELETE_ON_ERROR:
 
 study: $(READY)
-	$(say) "Study of the preset $(PRESET): about 20 minutes for smol and 5 for tiny from nothing, seconds if nothing changed"
+	$(say) "Study of the preset $(PRESET): about 24 minutes for smol and 7 for tiny from nothing, seconds if nothing changed"
 	@$(SNAKEMAKE)
 	$(say) "Done: notebooks in artifacts/$(PRESET)/notebooks, figures and tables in figures/$(PRESET)"
 
@@ -29,7 +29,7 @@ test: override PRESET := tiny
 test: lint
 	$(say) "Unit tests: about 1 minute"
 	@$(BIN)/python -m pytest --numprocesses $(CORES) --ignore tests/notebooks
-	$(say) "Every notebook on the tiny family: about 5 minutes from nothing"
+	$(say) "Every notebook on the tiny family: about 6 minutes from nothing"
 	@$(SNAKEMAKE) figures=artifacts/tiny/figures
 	$(say) "Tests of the notebooks, as committed and as just run: seconds"
 	@$(BIN)/python -m pytest tests/notebooks

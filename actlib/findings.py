@@ -30,8 +30,16 @@ def tally(verdicts: list[str]) -> str:
 
 
 def overall(verdicts: list[str], wanted: str = "above") -> str:
-    """Whether a claim holds: everywhere, in part, or nowhere that it was looked for."""
-    hits = sum(word == wanted for word in verdicts)
+    """Whether a claim holds over several comparisons with their nulls.
+
+    "holds" if every one went the wanted way; "holds in part" if some did and none the other way;
+    "mixed" if more went the wanted way than the other; otherwise "not seen here". The verdicts are
+    not corrected for their number.
+    """
+    other = {"above": "below", "below": "above"}[wanted]
+    hits, misses = verdicts.count(wanted), verdicts.count(other)
     if verdicts and hits == len(verdicts):
         return "holds"
-    return "holds in part" if hits else "not seen here"
+    if hits <= misses:
+        return "not seen here"
+    return "mixed" if misses else "holds in part"

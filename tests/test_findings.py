@@ -49,4 +49,6 @@ def test_a_claim_holds_only_where_every_verdict_is_the_wanted_one():
     assert findings.overall(["above", "undefined"]) == "holds in part"
     assert findings.overall(["below", "undefined"]) == "not seen here"
     assert findings.overall([]) == "not seen here"
+    assert findings.overall(["above", "above", "below"]) == "mixed"
+    assert findings.overall(["above", "below", "undefined"]) == "not seen here"
     assert findings.overall(["below"], wanted="below") == "holds"

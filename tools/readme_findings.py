@@ -35,7 +35,7 @@ def forgetting(family: str) -> str:
     lost = rows.drop(gained.index)
     low, high = lost["target_minus_donor"].min(), lost["target_minus_donor"].max()
     told = tally([f"{word} the donor's" for word in words(lost, "target_minus_donor")])
-    return f"target's NLL {told} (by {low:.2f} to {high:.2f} nats)"
+    return f"target's NLL is {told} (by {low:.2f} to {high:.2f} nats)"
 
 
 def concentration(family: str) -> str:
@@ -68,14 +68,15 @@ def disentanglement(family: str) -> str:
 def sufficiency(family: str) -> str:
     """Recovery at 5 % of the channels, against matched random ones at every size."""
     rows = table(family, "tab03_sufficiency").query("top_percent == 5").set_index("method")
-    act, random = (
+    act, random, weight = (
         interval(*rows.loc[name, ["recovery", "low", "high"]])
-        for name in ("act_global", "random_matched")
+        for name in ("act_global", "random_matched", "weight_difference")
     )
     gains = table(family, "tab03_act_against_controls").query("method == 'random_matched'")
     told = words(gains, "act_minus_control")
     return (
-        f"5 % of the channels recover {act}, random matched ones {random}; ACT against random: "
+        f"5 % of the channels recover {act}, random matched ones {random}, those whose weights "
+        f"differ most {weight}; ACT against random: "
         f"{tally(told)} sizes: **{overall(told)}**"
     )
 
