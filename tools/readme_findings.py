@@ -72,11 +72,14 @@ def sufficiency(family: str) -> str:
         interval(*rows.loc[name, ["recovery", "low", "high"]])
         for name in ("act_global", "random_matched", "weight_difference")
     )
+    moved = table(family, "tab03_parameters_moved").query("top_percent == 5")
+    share = moved.set_index("method")["parameters_percent"]
     gains = table(family, "tab03_act_against_controls").query("method == 'random_matched'")
     told = words(gains, "act_minus_control")
     return (
         f"5 % of the channels recover {act}, random matched ones {random}, those whose weights "
-        f"differ most {weight}; ACT against random: "
+        f"differ most {weight} (they hold {share['weight_difference']:.0f} % of the parameters, "
+        f"ACT's {share['act_global']:.0f} %); ACT against random: "
         f"{tally(told)} sizes: **{overall(told)}**"
     )
 
