@@ -214,6 +214,21 @@ def load_preset(preset: str = "smol", **roles: str) -> Preset:
         raise ValueError(f"preset {path.name} is not valid YAML: {error}") from None
 
 
+def require_place(place: str) -> None:
+    """Refuse a model folder that is not there, or is none; a Hub id passes.
+
+    Raises:
+        ValueError: the folder does not exist, or holds no config.json.
+    """
+    # A Hub id is NAME or OWNER/NAME; anything else is meant as a folder, and must be one.
+    path = Path(place)
+    looks_local = path.is_absolute() or place.startswith(".") or place.count("/") > 1
+    if path.exists() and not (path / "config.json").is_file():
+        raise ValueError(f"the model folder {place!r} holds no config.json")
+    if looks_local and not path.exists():
+        raise ValueError(f"there is no model folder {place!r}")
+
+
 def _replaced(raw: dict, given: dict[str, str]) -> dict:
     # A model given by hand keeps its role's place and loses what belonged to the preset's own.
     if not given:

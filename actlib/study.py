@@ -33,7 +33,7 @@ from .evaluate import evaluate
 from .families import build, load_pretrained, recipe
 from .localize import record_differences
 from .pairs import require_pair
-from .presets import ROOT, LoadedModel, Preset, TunedModel, load_preset
+from .presets import ROOT, LoadedModel, Preset, TunedModel, load_preset, require_place
 from .prompts import batches
 from .questions import (
     PURPOSES,
@@ -86,7 +86,7 @@ class Study:
         loaded = load_preset(preset, donor=donor, target=target, base=base, data=data)
         for spec in loaded.models.values():
             if isinstance(spec, LoadedModel):
-                _require_place(spec.load)
+                require_place(spec.load)
         transformers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()
         if "OMP_NUM_THREADS" in os.environ:
@@ -303,13 +303,3 @@ class Study:
         self.figures.mkdir(parents=True, exist_ok=True)
         table.to_csv(self.figures / f"{name}.csv", index=False, float_format="%.6g")
         return table
-
-
-def _require_place(place: str) -> None:
-    # A Hub id is NAME or OWNER/NAME; anything else is meant as a folder, and must be one.
-    path = Path(place)
-    looks_local = path.is_absolute() or place.startswith(".") or place.count("/") > 1
-    if path.exists() and not (path / "config.json").is_file():
-        raise ValueError(f"the model folder {place!r} holds no config.json")
-    if looks_local and not path.exists():
-        raise ValueError(f"there is no model folder {place!r}")
