@@ -4,6 +4,8 @@
     with transferred(target, donor, mask, scale=0.4):          # for a while, then put back
         evaluate(target)
 
+`actlib.moving` walks through many settings of one pair.
+
 Written rule for a tied embedding and LM head, which share one [vocab, d_model] tensor: a masked
 head channel names a row of it and a masked embedding channel a column. The elements in the union of
 those rows and columns move, each once. So the two modules stay tied: whatever moves one of them
@@ -16,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Shaped
 from torch import Tensor, nn
 
 from actlib.channels import channel_modules
@@ -42,17 +44,27 @@ class Selection:
     rows: Bool[Tensor, " rows"]
     columns: Bool[Tensor, " columns"] | None
 
-    def pieces(self) -> list[Index]:
-        """Disjoint index expressions that cover the selected elements, each of them once."""
+    def pieces(self, outside: "Selection | None" = None) -> list[Index]:
+        """Disjoint index expressions that cover the selected elements, each of them once.
+
+        Args:
+            outside: leave out the elements that this selection of the same tensor has too.
+        """
+        rows = self.rows if outside is None else self.rows & ~outside.rows
+        if self.columns is None:
+            return [(rows.nonzero().flatten(),)] if rows.any() else []
+        others = torch.zeros_like(self.columns) if outside is None else outside.columns
+        columns, free = self.columns & ~others, ~others
+        rest = ~self.rows if outside is None else ~(self.rows | outside.rows)
         pieces: list[Index] = []
-        rows = self.rows.nonzero().flatten()
-        if len(rows):
-            pieces.append((rows,))
-        columns = torch.empty(0) if self.columns is None else self.columns.nonzero().flatten()
-        if len(columns) and not len(rows):
-            pieces.append((slice(None), columns))
-        elif len(columns) and len(rows) < self.shape[0]:
-            pieces.append(((~self.rows).nonzero(), columns))
+        if rows.any() and free.all():
+            pieces.append((rows.nonzero().flatten(),))
+        elif rows.any() and free.any():
+            pieces.append((rows.nonzero(), free.nonzero().flatten()))
+        if columns.any() and rest.all():
+            pieces.append((slice(None), columns.nonzero().flatten()))
+        elif columns.any() and rest.any():
+            pieces.append((rest.nonzero(), columns.nonzero().flatten()))
         return pieces
 
     @property
@@ -88,7 +100,8 @@ def selections(model: nn.Module, mask: ChannelMask) -> dict[str, Selection]:
     sides: dict[str, list[Tensor | None]] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     for module_name, found in channel_modules(model).items():
-        chosen = mask.channels[module_name].cpu()
+        # A copy: whoever keeps a selection must not see later changes to its mask.
+        chosen = mask.channels[module_name].to("cpu", copy=True)
         if not chosen.any():
             continue
         for parameter, dimension in found.parameters().values():
@@ -117,11 +130,21 @@ def edit_(target: Tensor, donor: Tensor, selection: Selection, scale: float) -> 
 
     Computed in float32 or wider and rounded once to the dtype of `target`.
     """
-    wide = torch.promote_types(target.dtype, torch.float32)
     for index in selection.pieces():
-        ours = target[index].to(wide)
-        theirs = donor[index].to(device=target.device, dtype=wide)
-        target[index] = (ours + scale * (theirs - ours)).to(target.dtype)
+        target[index] = interpolated(target[index], donor[index], scale)
+
+
+def interpolated(
+    target: Shaped[Tensor, "*elements"], donor: Shaped[Tensor, "*elements"], scale: float
+) -> Shaped[Tensor, "*elements"]:
+    """Return target + scale * (donor - target), on the device and in the dtype of `target`.
+
+    Computed in float32 or wider and rounded once to that dtype, so that whatever moves parameters
+    this way gives the same bits. Source: ACT.
+    """
+    wide = torch.promote_types(target.dtype, torch.float32)
+    ours, theirs = target.to(wide), donor.to(device=target.device, dtype=wide)
+    return (ours + scale * (theirs - ours)).to(target.dtype)
 
 
 def transfer_(target: nn.Module, donor: nn.Module, mask: ChannelMask, scale: float = 0.4) -> None:

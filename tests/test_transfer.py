@@ -192,3 +192,28 @@ def test_parameter_percent_counts_each_selected_element_once(architecture, famil
     held = sum(int(part.elements().sum()) for part in selections(model, mask).values())
     total = sum(parameter.numel() for parameter in model.parameters())
     assert parameter_percent(model, mask) == pytest.approx(100 * held / total)
+
+
+def test_pieces_outside_a_selection_cover_the_difference_once(family, architecture):
+    model = family(architecture)
+    masks = [mask_for(model, share, seed) for share in (0.05, 0.3, 1.1) for seed in (1, 2)]
+    for ours in masks:
+        for theirs in masks:
+            others = selections(model, theirs)
+            for name, selection in selections(model, ours).items():
+                if name not in others:
+                    continue
+                visits = torch.zeros(selection.shape)
+                for index in selection.pieces(others[name]):
+                    visits[index] += 1
+                expected = selection.elements() & ~others[name].elements()
+                assert torch.equal(visits, expected.float())
+
+
+def test_a_selection_does_not_follow_later_changes_to_its_mask(family):
+    model = family()
+    mask = mask_for(model, only=("model.norm",))
+    selection = selections(model, mask)["model.norm.weight"]
+    size = selection.size
+    mask.channels["model.norm"].fill_(True)
+    assert selection.size == size
