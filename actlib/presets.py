@@ -88,13 +88,18 @@ AnyModel = Annotated[
 
 
 class Roles(Strict):
-    """Which model plays which part; ``second_donor`` is the donor trained with another seed."""
+    """Which model plays which part.
+
+    ``second_donor`` is the donor trained with another seed; ``three_specialists`` are merged in the
+    sweep beside the two ``specialists``.
+    """
 
     donor: str
     target: str
     base: str
     specialists: list[str] = Field(min_length=2)
     second_donor: str | None = None
+    three_specialists: list[str] | None = Field(default=None, min_length=3, max_length=3)
 
 
 class Data(Strict):
@@ -115,15 +120,43 @@ class Evaluation(Strict):
     max_tokens: int | None = None
 
 
+Percent = Annotated[float, Field(gt=0, le=100)]
+Scale = Annotated[float, Field(gt=0, le=1)]
+
+
 class Grids(Strict):
     """Values that the notebooks sweep."""
 
-    percents: list[Annotated[float, Field(gt=0, le=100)]]
-    transfer_percents: list[Annotated[float, Field(gt=0, le=100)]]
-    scales: list[Annotated[float, Field(gt=0, le=1)]]
+    percents: list[Percent]
+    transfer_percents: list[Percent]
+    scales: list[Scale]
     random_draws: int = Field(gt=0)
     sft_steps: list[int]
     sft: Training
+
+
+class TunedArms(Training):
+    """Light fine-tuning in the sweep: the arms differ in where they start, and in nothing else."""
+
+    judged: list[Annotated[int, Field(ge=0)]] = [0, 2, 5, 10, 20, 40]
+    percent: Percent = 20
+    scale: Scale = 1.0
+    interpolation: Scale = 0.5
+    lora_learning_rate: float = Field(default=1e-3, gt=0)
+
+
+class Sweep(Strict):
+    """The long statistics: training seeds, grids and items of ``make sweep``."""
+
+    seeds: list[int] = Field(min_length=1)
+    percents: list[Percent] = [1, 5, 20, 50]
+    scales: list[Scale] = [0.5, 1.0]
+    merging_percents: list[Percent] = [5, 20, 50]
+    causal_percents: list[Percent] = [5, 20]
+    random_draws: int = Field(default=5, gt=0)
+    validation_items: int = Field(gt=0)
+    test_items: int = Field(gt=0)
+    sft: TunedArms
 
 
 class Preset(Strict):
@@ -142,6 +175,7 @@ class Preset(Strict):
     retained: list[str] = Field(min_length=1)
     evaluation: Evaluation
     grids: Grids
+    sweep: Sweep | None = None
 
     @model_validator(mode="after")
     def _names_exist(self) -> "Preset":
@@ -149,6 +183,7 @@ class Preset(Strict):
         roles = self.roles
         used = [roles.donor, roles.target, roles.base, *roles.specialists]
         used += [roles.second_donor] if roles.second_donor else []
+        used += roles.three_specialists or []
         used += [spec.start for spec in self.models.values() if isinstance(spec, TunedModel)]
         require_known("model", used, known)
         for name in known:
@@ -166,6 +201,18 @@ class Preset(Strict):
     def cells(self) -> list[str]:
         """All abilities judged, ``language-domain``: the lost ones first, then the retained."""
         return [*self.lost, *self.retained]
+
+    @property
+    def judged_models(self) -> list[str]:
+        """Models that the notebooks run: those with a role, and what these start from.
+
+        The sweep needs the three specialists besides.
+        """
+        roles = self.roles
+        names = [roles.base, roles.donor, roles.target, *roles.specialists]
+        names += [roles.second_donor] if roles.second_donor else []
+        wanted = {part for name in names for part in [name, *self.ancestors(name)]}
+        return [name for name in self.models if name in wanted]
 
     def ancestors(self, model: str) -> list[str]:
         """Models that must exist before ``model`` can be built, nearest first."""
@@ -244,6 +291,7 @@ def _replaced(raw: dict, given: dict[str, str]) -> dict:
         roles[role] = f"own_{role}"
     if given:
         roles.pop("second_donor", None)
+        roles.pop("three_specialists", None)
     if data:  # the family stays trained on what it was trained on
         raw["training_data"] = raw.get("training_data") or raw.get("data", {})
         raw["data"] = {"path": data}
