@@ -3,11 +3,13 @@
 tokens = AnswerTokens.of_batch(batch)
 with evaluating(model), output_hooks(model, names, callback):
     run_model(model, batch, tokens)          # callback(name, output) on each call of a module
+with editing_hooks(model, names, edit):
+    model(**inputs)                          # edit(name, output) is what the module returns
 """
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -39,6 +41,33 @@ def output_hooks(
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def editing_hooks(
+    model: nn.Module, names: Iterable[str], edit: Callable[[str, Tensor], Tensor]
+) -> Iterator[None]:
+    """Replace what the named modules return by `edit(name, output)`; hooks go on exit.
+
+    Of a module that returns a tuple the first entry is replaced; the other entries and the tuple's
+    type stay. Hooks run in the order in which they were added: those that are added inside this
+    context see the replaced output.
+    """
+    modules = dict(model.named_modules())
+
+    def hook_for(name: str) -> Callable[..., Tensor | tuple]:
+        def hook(_module: nn.Module, _inputs: tuple, output: Tensor | tuple) -> Tensor | tuple:
+            if not isinstance(output, tuple):
+                return edit(name, output)
+            make = getattr(output, "_make", type(output))  # a named tuple takes entries one by one
+            return make((edit(name, output[0]), *output[1:]))
+
+        return hook
+
+    with ExitStack() as handles:
+        for name in names:
+            handles.enter_context(modules[name].register_forward_hook(hook_for(name)))
+        yield
 
 
 @contextmanager

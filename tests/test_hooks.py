@@ -1,8 +1,10 @@
+from collections import namedtuple
+
 import pytest
 import torch
 from torch import nn
 
-from actlib.hooks import AnswerTokens, evaluating, output_hooks, position_ids_of
+from actlib.hooks import AnswerTokens, editing_hooks, evaluating, output_hooks, position_ids_of
 
 
 def hook_count(model):
@@ -46,6 +48,46 @@ def test_tuple_outputs_are_read_at_their_first_entry():
     with output_hooks(model, ["0"], lambda _name, output: seen.append(output)):
         model(torch.zeros(2))
     assert torch.equal(seen[0], torch.ones(2))
+
+
+Named = namedtuple("Named", ["hidden", "extra"])
+
+
+@pytest.mark.parametrize("kind", [tuple, Named._make])
+def test_edits_replace_the_first_entry_of_a_tuple_and_keep_its_type(kind):
+    class Layer(nn.Module):
+        def forward(self, x):
+            return kind((x + 1, "extra"))
+
+    model = nn.Sequential(Layer())
+    expected = type(model(torch.zeros(2)))
+    with editing_hooks(model, ["0"], lambda _name, output: output * 3):
+        found = model(torch.zeros(2))
+    assert type(found) is expected and found[1] == "extra"
+    assert torch.equal(found[0], torch.full((2,), 3.0))
+
+
+def test_edits_reach_the_named_modules_only_and_later_hooks_see_them(family):
+    model, ids, seen = family(), torch.arange(3, 9)[None], []
+    alone = model(ids).logits
+    with editing_hooks(model, ["lm_head"], lambda _name, output: output + 1):
+        with output_hooks(model, ["lm_head"], lambda _name, output: seen.append(output)):
+            edited = model(ids).logits
+        assert hook_count(model) == 1
+    assert torch.equal(edited, alone + 1) and torch.equal(seen[0], edited)
+    assert hook_count(model) == 0 and torch.equal(model(ids).logits, alone)
+
+
+@pytest.mark.parametrize("names", [["lm_head"], ["lm_head", "nowhere"]])
+def test_editing_hooks_go_after_an_error(family, names):
+    model = family()
+
+    def fail(_name, _output):
+        raise KeyError("edit")
+
+    with pytest.raises(KeyError), editing_hooks(model, names, fail):
+        model(torch.arange(3, 9)[None])
+    assert hook_count(model) == 0
 
 
 def test_evaluating_restores_each_flag(family):

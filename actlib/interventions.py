@@ -1,0 +1,353 @@
+"""Changes activations instead of weights, to ask what the masked channels cause.
+
+    with patched(target, donor, mask):                    # activation patching
+        evaluate(target, batches)
+    with ablated(donor, mask, "zero"):                    # or "mean" with means=..., "resample"
+        evaluate(donor, batches)
+
+No parameter is written. A masked channel is edited where it is recorded: at that coordinate of its
+module's output, whether the module is a linear layer, a norm, the embedding or the LM head. So an
+embedding and an LM head that share one tensor are still two modules here. All positions are edited,
+those of the prompt as well as those of the answer.
+
+Terms: activation patching puts activations of one run into another (Meng et al. 2022, "Locating and
+Editing Factual Associations in GPT", between two inputs of one model; Prakash et al. 2024,
+"Fine-Tuning Enhances Existing Mechanisms", between two models on one input, as here). Ablation
+puts in what carries no information on the input: zero, a mean over reference inputs (Wang et al.
+2022, "Interpretability in the Wild", who take one mean per position), or the activations of another
+input (Chan et al. 2022, "Causal Scrubbing").
+"""
+
+import inspect
+import itertools
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from actlib.hooks import editing_hooks, evaluating, output_hooks
+from actlib.masks import ChannelMask, require_fit, require_same_channels
+from actlib.pairs import require_pair
+
+ABLATIONS = ("zero", "mean", "resample")
+
+# What is written for the recorded channels of one call of a module: (name, values) -> values.
+Arrangement = Callable[[str, Tensor], Tensor]
+
+
+@contextmanager
+def patched(target: nn.Module, donor: nn.Module, mask: ChannelMask) -> Iterator[None]:
+    """Give the target the donor's activations on the masked channels, at all positions.
+
+    Each forward of the target first runs the donor on the same inputs, in evaluation mode and
+    without gradients, then writes the donor's outputs over the target's on the masked channels. The
+    rest of the target computes from those. Of the donor only the masked channels are kept, and only
+    until that forward of the target ends. Device and dtype of the two may differ.
+
+    This is not parameter transfer. A patched channel holds what the donor computes from the donor's
+    own inputs to that module, with every difference upstream already in it; a transferred row holds
+    the donor's weights, but acts on the target's inputs. So patching a late module alone can bring
+    in all that the donor knows (all of the LM head: the donor's logits), where moving the same rows
+    may bring little.
+
+    Raises:
+        ValueError: donor and target do not fit, or the mask is of another model; in a forward, the
+            inputs hold a cache, a module runs more often in the target than in the donor, or its
+            outputs differ in shape.
+    """
+    require_pair(donor, target)
+    with _replayed(target, donor, mask, lambda _arguments: lambda _name, values: values):
+        yield
+
+
+@contextmanager
+def ablated(
+    model: nn.Module,
+    mask: ChannelMask,
+    how: str,
+    means: Mapping[str, Float[Tensor, " channels"]] | None = None,
+    seed: int = 0,
+) -> Iterator[None]:
+    """Take from the masked channels what they tell about the input, at all positions.
+
+    "zero" sets them to 0, which can lie far from anything that the model has seen. "mean" sets each
+    to its mean over reference inputs. "resample" gives each item the channels of another item of
+    its batch, which keeps their distribution: the items are exchanged by a random derangement (no
+    item keeps its own), the same for all modules, and what is given is taken from an unedited
+    forward, run first. Positions are aligned at the items' last real tokens; where the other item
+    is shorter, its first real token is given, so that padding never counts. An LM head that
+    computes logits for kept positions only is aligned among these.
+
+    Args:
+        model: the model to ablate.
+        mask: the channels to ablate.
+        how: "zero", "mean" or "resample".
+        means: module name to the mean of each of its channels, for "mean" only. It must hold the
+            modules with masked channels.
+        seed: fixes, together with the number of forwards so far, who gives to whom; for "resample".
+
+    Raises:
+        ValueError: the mask is of another model, `how` is unknown, or a mean is missing or not
+            finite; for "resample" in a forward, the batch has one item, its inputs hold a cache, an
+            item's real tokens are none or apart, or a module's output is not batch x seq.
+    """
+    if how not in ABLATIONS:
+        raise ValueError(f"unknown ablation {how!r}, expected one of {', '.join(ABLATIONS)}")
+    if how == "resample":
+        forwards = itertools.count()
+        with _replayed(
+            model, model, mask, lambda arguments: _exchange(arguments, seed, next(forwards)).take
+        ):
+            yield
+        return
+    chosen = _chosen(model, mask)
+    if how == "zero":
+        constants = {name: torch.zeros(len(index)) for name, index in chosen.items()}
+    else:
+        constants = _masked_means(mask, chosen, means)
+
+    def edit(name: str, output: Tensor) -> Tensor:
+        values = constants[name].expand(*output.shape[:-1], -1)
+        return _with_channels(name, output, chosen[name], values)
+
+    with editing_hooks(model, chosen, edit):
+        yield
+
+
+@contextmanager
+def _replayed(
+    target: nn.Module,
+    source: nn.Module,
+    mask: ChannelMask,
+    arrangement: Callable[[Mapping[str, Any]], Arrangement],
+) -> Iterator[None]:
+    """Write masked channels of `source`, run on the same inputs, into each forward of `target`."""
+    chosen = _chosen(target, mask)
+    if not chosen:
+        yield
+        return
+    replay = _Replay(target, source, chosen, arrangement)
+    with ExitStack() as stack:
+        stack.callback(replay.forwards.clear)
+        stack.enter_context(target.register_forward_pre_hook(replay.before, with_kwargs=True))
+        # Also after an error, so that no activation outlives its forward.
+        stack.enter_context(target.register_forward_hook(replay.after, always_call=True))
+        stack.enter_context(editing_hooks(target, chosen, replay.edit))
+        yield
+
+
+class _Replay:
+    """Masked channels of `source`, held from its forward until the target's has taken them.
+
+    The source may be the target itself, or share modules with it: while it is recorded these hooks
+    do nothing. `forwards` is a stack, because another replay on the same target may run a forward
+    of it within a forward.
+    """
+
+    def __init__(
+        self,
+        target: nn.Module,
+        source: nn.Module,
+        chosen: Mapping[str, Int[Tensor, " masked"]],
+        arrangement: Callable[[Mapping[str, Any]], Arrangement],
+    ) -> None:
+        self.parameters = list(inspect.signature(target.forward).parameters)
+        self.source = source
+        self.chosen = chosen
+        self.arrangement = arrangement
+        self.forwards: list[dict[str, deque[Tensor]]] = []
+        self.recording = False
+
+    def before(self, _target: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        """Run the source on the inputs of a forward that is about to start."""
+        if self.recording:
+            return
+        held: dict[str, deque[Tensor]] = defaultdict(deque)
+        self.forwards.append(held)
+        arguments = {**dict(zip(self.parameters, args, strict=False)), **kwargs}
+        if arguments.get("past_key_values") is not None:
+            # The source would write into the target's cache.
+            raise ValueError("an intervention needs whole sequences, and the inputs hold a cache")
+        arrange = self.arrangement(arguments)
+
+        def hold(name: str, output: Tensor) -> None:
+            index = self.chosen[name].to(output.device)
+            held[name].append(arrange(name, output[..., index]))
+
+        self.recording = True
+        try:
+            with evaluating(self.source), output_hooks(self.source, self.chosen, hold):
+                self.source(*_moved(args, self.source), **_moved(kwargs, self.source))
+        finally:
+            self.recording = False
+
+    def edit(self, name: str, output: Tensor) -> Tensor:
+        """Write the source's channels into one call of a module."""
+        if self.recording:
+            return output
+        if not self.forwards:
+            raise ValueError(f"module {name} ran outside of a forward of its whole model")
+        held = self.forwards[-1][name]
+        if not held:
+            raise ValueError(f"module {name} runs more often in the target than in the donor")
+        values = held.popleft()
+        if len(output) == 1 < len(values):  # positions that all items share, now no longer
+            output = output.expand(len(values), *output.shape[1:])
+        return _with_channels(name, output, self.chosen[name], values)
+
+    def after(self, _target: nn.Module, _args: tuple, _output: object) -> None:
+        """Drop what a forward left over."""
+        if not self.recording and self.forwards:
+            self.forwards.pop()
+
+
+@dataclass(frozen=True, eq=False)
+class _Exchange:
+    """Which item and position gives to each item and position of one batch.
+
+    Attributes:
+        rows: the item that gives to each item.
+        columns: the position that gives to each position.
+        kept: the same among the positions at which the LM head computes logits.
+    """
+
+    rows: Int[Tensor, "batch 1"]
+    columns: Int[Tensor, "batch seq"]
+    kept: Int[Tensor, "batch kept"]
+
+    def take(self, name: str, values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """What each item and position is given; the shape stays, but for a shared first dimension.
+
+        Raises:
+            ValueError: the values are not [batch, seq, ...], the same with the batch flattened into
+                the sequence, [1, seq, masked] or [batch, kept, masked].
+        """
+        batch, seq = self.columns.shape
+        flat = values.ndim == 2 and len(values) == batch * seq
+        grid = values.reshape(batch, seq, -1) if flat else values
+        if grid.ndim == 3 and tuple(grid.shape[:2]) == (1, seq):  # positions shared by all items
+            grid = grid.expand(batch, -1, -1)
+        for columns in (self.columns, self.kept):
+            if grid.ndim > 2 and grid.shape[:2] == columns.shape:
+                taken = grid[self.rows.to(grid.device), columns.to(grid.device)]
+                return taken.flatten(0, 1) if flat else taken
+        raise ValueError(
+            f"module {name} returned {tuple(values.shape[:-1])} before its channels, expected "
+            f"{batch} x {seq} (batch, seq)"
+        )
+
+
+def _exchange(arguments: Mapping[str, Any], seed: int, forward: int) -> _Exchange:
+    """Draw who gives to whom in one forward, and align their positions."""
+    real = _real_tokens(arguments)
+    givers = _derangement(len(real), seed, forward)
+    keep = arguments.get("logits_to_keep", 0)
+    if isinstance(keep, Tensor) and keep.ndim != 1:
+        raise ValueError(f"logits_to_keep must be a number or 1-d, got {keep.ndim} dimensions")
+    index = keep.cpu() if isinstance(keep, Tensor) else slice(-(keep or 0), None)
+    return _Exchange(givers[:, None], _aligned(real, givers), _aligned(real[:, index], givers))
+
+
+def _real_tokens(arguments: Mapping[str, Any]) -> Bool[Tensor, "batch seq"]:
+    """True at tokens that are no padding, on the CPU."""
+    ids = arguments.get("input_ids")
+    shape = tuple((arguments["inputs_embeds"] if ids is None else ids).shape[:2])
+    mask = arguments.get("attention_mask")
+    if mask is None:
+        return torch.ones(shape, dtype=torch.bool)
+    if not isinstance(mask, Tensor) or tuple(mask.shape) != shape:
+        found = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
+        raise ValueError(f"attention_mask must be of shape {shape}, batch x seq, got {found}")
+    return mask.bool().cpu()
+
+
+def _derangement(items: int, seed: int, forward: int) -> Int[Tensor, " items"]:
+    """Draw uniformly from the permutations that leave no item in its place."""
+    if items < 2:
+        raise ValueError(f"resampling needs a batch of at least 2 items, got {items}")
+    generator = np.random.default_rng([seed, forward])
+    while True:  # a permutation has no fixed point with probability near 1/e
+        drawn = generator.permutation(items)
+        if (drawn != np.arange(items)).all():
+            return torch.from_numpy(drawn)
+
+
+def _aligned(
+    real: Bool[Tensor, "batch positions"], givers: Int[Tensor, " batch"]
+) -> Int[Tensor, "batch positions"]:
+    """The giver's position for each of an item's, both counted from their last real tokens.
+
+    Raises:
+        ValueError: an item has no real token, or padding between real tokens.
+    """
+    numbers = torch.arange(real.shape[1])
+    first = real.int().argmax(dim=1)
+    last = real.shape[1] - 1 - real.flip(1).int().argmax(dim=1)
+    whole = real.any(dim=1) & (real.sum(dim=1) == last - first + 1)
+    if not whole.all():
+        item = int(whole.int().argmin())
+        raise ValueError(f"item {item} must have real tokens at kept positions, and in one piece")
+    positions = numbers + (last[givers] - last)[:, None]
+    return positions.clamp(first[givers][:, None], last[givers][:, None])
+
+
+def _chosen(model: nn.Module, mask: ChannelMask) -> dict[str, Int[Tensor, " masked"]]:
+    """Indices of the masked channels, for modules that have any."""
+    require_fit(model, mask)
+    chosen = {name: selected.nonzero().flatten() for name, selected in mask.channels.items()}
+    return {name: index for name, index in chosen.items() if len(index)}
+
+
+def _masked_means(
+    mask: ChannelMask,
+    chosen: Mapping[str, Int[Tensor, " masked"]],
+    means: Mapping[str, Float[Tensor, " channels"]] | None,
+) -> dict[str, Float[Tensor, " masked"]]:
+    """Means of the masked channels.
+
+    Raises:
+        ValueError: some are missing or not finite.
+    """
+    if means is None:
+        raise ValueError("mean ablation needs `means`, module name to mean per channel, got none")
+    require_same_channels(
+        {name: mask.channels[name].numel() for name in chosen},
+        {name: means[name].numel() for name in chosen if name in means},
+        "the means are of another model",
+    )
+    masked = {name: means[name][index.to(means[name].device)] for name, index in chosen.items()}
+    broken = [name for name, values in masked.items() if not values.isfinite().all()]
+    if broken:
+        raise ValueError(f"the means of module {broken[0]} must be finite, and are not")
+    return masked
+
+
+def _with_channels(
+    name: str, output: Tensor, index: Int[Tensor, " masked"], values: Tensor
+) -> Tensor:
+    """The output with the values on these channels, its other channels bit by bit as they were."""
+    if values.shape[:-1] != output.shape[:-1]:
+        raise ValueError(
+            f"module {name} returned {tuple(output.shape[:-1])} before its channels, and the "
+            f"donor's {tuple(values.shape[:-1])}"
+        )
+    return output.index_copy(-1, index.to(output.device), values.to(output))
+
+
+def _moved(value: Any, model: nn.Module) -> Any:
+    """Tensors of a nest of inputs on the model's device, floating ones in its dtype."""
+    if isinstance(value, Tensor):
+        parameter = next(model.parameters())
+        dtype = parameter.dtype if value.is_floating_point() else value.dtype
+        return value.to(parameter.device, dtype)
+    if isinstance(value, dict):
+        return {key: _moved(entry, model) for key, entry in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_moved(entry, model) for entry in value)
+    return value

@@ -1,0 +1,497 @@
+import copy
+import gc
+import weakref
+from contextlib import contextmanager
+
+import pytest
+import torch
+import transformers
+from torch import nn
+
+from actlib.channels import channel_modules, kind_of
+from actlib.evaluate import evaluate
+from actlib.hooks import evaluating, output_hooks, position_ids_of
+from actlib.interventions import ABLATIONS, ablated, patched
+from actlib.localize import record_differences
+from actlib.masks import ChannelMask
+
+
+def mask_of(model, choose):
+    """Mask of the channels where `choose(name, channels)` is true: a bool or a tensor."""
+    return ChannelMask(
+        {
+            name: torch.zeros(found.channels, dtype=torch.bool) | choose(name, found.channels)
+            for name, found in channel_modules(model).items()
+        }
+    )
+
+
+def full(model):
+    return mask_of(model, lambda _name, _channels: torch.tensor(True))
+
+
+def empty(model):
+    return mask_of(model, lambda _name, _channels: torch.tensor(False))
+
+
+def some(model, seed=0, only=None):
+    generator = torch.Generator().manual_seed(seed)
+
+    def choose(name, channels):
+        drawn = torch.rand(channels, generator=generator) < 0.4
+        return drawn & torch.tensor(only is None or name == only)
+
+    return mask_of(model, choose)
+
+
+def inputs_of(batch):
+    mask = batch["attention_mask"]
+    return {
+        "input_ids": batch["input_ids"],
+        "attention_mask": mask,
+        "position_ids": position_ids_of(mask),
+    }
+
+
+@torch.no_grad()
+def logits_of(model, batch, **options):
+    return model(**inputs_of(batch), **options).logits
+
+
+@torch.no_grad()
+def outputs_of(model, batch, names=None, **options):
+    """Every output of every channel module in one forward, as the rest of the model sees it."""
+    seen = {}
+
+    def hold(name, output):
+        seen.setdefault(name, []).append(output)
+
+    with output_hooks(model, names or channel_modules(model), hold):
+        model(**inputs_of(batch), **options)
+    return {name: torch.stack(outputs) for name, outputs in seen.items()}
+
+
+def hook_count(*models):
+    """Hooks of any sort on any module."""
+    return sum(
+        len(entries)
+        for model in models
+        for module in model.modules()
+        for key, entries in vars(module).items()
+        if key.endswith("_hooks") or "_hooks_" in key
+        if isinstance(entries, dict)
+    )
+
+
+def state_of(*models):
+    """What an intervention must leave as it was."""
+    return [
+        (
+            [module.training for module in model.modules()],
+            [parameter.requires_grad for parameter in model.parameters()],
+            torch.is_grad_enabled(),
+            hook_count(model),
+        )
+        for model in models
+    ]
+
+
+@contextmanager
+def unchanged(*models):
+    """Hooks, flags and every parameter's bits are after the block what they were before it."""
+    for model in models:  # the library puts up hooks of its own in a model's first forward
+        logits_of(model, {key: torch.ones(2, 3).long() for key in ("input_ids", "attention_mask")})
+    before = state_of(*models), [copy.deepcopy(model.state_dict()) for model in models]
+    yield
+    assert state_of(*models) == before[0]
+    for model, kept in zip(models, before[1], strict=True):
+        assert all(torch.equal(value, kept[key]) for key, value in model.state_dict().items())
+
+
+def interventions(donor, target, mask):
+    means = {name: torch.ones(len(chosen)) for name, chosen in mask.channels.items()}
+    return [patched(target, donor, mask)] + [
+        ablated(target, mask, how, means=means) for how in ABLATIONS
+    ]
+
+
+def test_full_patch_gives_the_donor_and_an_empty_one_the_target(pair, architecture, batches):
+    donor, target = pair(architecture)
+    alone = [[logits_of(model, batch) for batch in batches] for model in (donor, target)]
+    assert not torch.equal(alone[0][0], alone[1][0])
+    with patched(target, donor, full(target)):
+        patched_logits = [logits_of(target, batch) for batch in batches]
+    assert all(map(torch.equal, patched_logits, alone[0]))
+    for intervention in interventions(donor, target, empty(target)):
+        with intervention:
+            assert torch.equal(logits_of(target, batches[0]), alone[1][0])
+
+
+def test_patching_from_an_equal_donor_changes_nothing(family, architecture, batches):
+    target = family(architecture)
+    expected = logits_of(target, batches[0])
+    for donor in (target, family(architecture)):
+        with unchanged(target, donor), patched(target, donor, some(target)):
+            assert torch.equal(logits_of(target, batches[0]), expected)
+
+
+def test_patch_writes_its_channels_and_no_other(pair, architecture, batches):
+    donor, target = pair(architecture)
+    theirs, ours = (outputs_of(model, batches[0]) for model in (donor, target))
+    for name in ours:
+        mask = some(target, only=name)
+        chosen = mask.channels[name]
+        with patched(target, donor, mask):
+            found = outputs_of(target, batches[0])
+        # Upstream of the one patched module nothing moves, so its other channels stay bit by bit.
+        assert torch.equal(found[name][..., chosen], theirs[name][..., chosen])
+        assert torch.equal(found[name][..., ~chosen], ours[name][..., ~chosen])
+    with patched(target, donor, some(target)):
+        found = outputs_of(target, batches[0])
+    for name, chosen in some(target).channels.items():
+        assert torch.equal(found[name][..., chosen], theirs[name][..., chosen])
+
+
+def test_a_patch_recomputes_downstream(pair, architecture, batches):
+    donor, target = pair(architecture)
+    name = next(iter(channel_modules(target)))
+    alone = logits_of(target, batches[0])
+    with patched(target, donor, some(target, only=name)):
+        assert not torch.allclose(logits_of(target, batches[0]), alone)
+
+
+@pytest.mark.parametrize("how", ["zero", "mean"])
+def test_constant_ablation_sets_its_coordinates_and_no_other(family, architecture, batches, how):
+    model = family(architecture)
+    alone = outputs_of(model, batches[0])
+    generator = torch.Generator().manual_seed(4)
+    means = {
+        name: torch.randn(found.channels, generator=generator, dtype=torch.float64)
+        for name, found in channel_modules(model).items()
+    }
+    for name in alone:
+        mask = some(model, only=name)
+        chosen = mask.channels[name]
+        with ablated(model, mask, how, means=means):
+            found = outputs_of(model, batches[0])[name]
+        values = means[name][chosen].float() if how == "mean" else torch.zeros(int(chosen.sum()))
+        assert torch.equal(found[..., chosen], values.expand_as(found[..., chosen]))
+        assert torch.equal(found[..., ~chosen], alone[name][..., ~chosen])
+
+
+def test_resampling_two_items_of_one_length_swaps_them(family, architecture, items, collate):
+    model = family(architecture)
+    batch = collate([items[1], items[3]], size=2)[0]
+    alone = outputs_of(model, batch)
+    with ablated(model, full(model), "resample"):
+        assert torch.equal(logits_of(model, batch), logits_of(family(architecture), batch).flip(0))
+    for name in alone:
+        mask = some(model, only=name)
+        chosen = mask.channels[name]
+        with ablated(model, mask, "resample"):
+            found = outputs_of(model, batch)[name]
+        given = alone[name].expand(-1, 2, *alone[name].shape[2:]).flip(1)
+        assert torch.equal(found[..., chosen], given[..., chosen])
+        assert torch.equal(found[..., ~chosen], alone[name].expand_as(found)[..., ~chosen])
+
+
+def test_resampling_gives_another_item_from_an_unedited_run(family, batches):
+    model, batch = family(), batches[0]
+    alone = outputs_of(model, batch)
+    with ablated(model, some(model), "resample", seed=5):
+        found = outputs_of(model, batch)
+    real = batch["attention_mask"].bool()
+    lengths = real.sum(1).tolist()
+    givers = set()
+    for name, chosen in some(model).channels.items():
+        for item, length in enumerate(lengths):
+            last = found[name][0, item, -min(lengths) :][..., chosen]
+            matching = [
+                giver
+                for giver in range(len(lengths))
+                if torch.equal(last, alone[name][0, giver, -min(lengths) :][..., chosen])
+            ]
+            assert len(matching) == 1 and matching != [item]
+            givers.add((item, *matching))
+            for back in range(
+                1, length + 1
+            ):  # counted from the end; past the giver its first token
+                given = alone[name][0, matching[0], -min(back, lengths[matching[0]])]
+                assert torch.equal(found[name][0, item, -back][chosen], given[chosen])
+    assert len(givers) == len(lengths), "all modules take from one giver"
+
+
+@pytest.mark.parametrize("amount", [1, 5])
+@pytest.mark.parametrize("how", ABLATIONS)
+def test_padding_does_not_count(family, architecture, batches, how, amount):
+    model, batch = family(architecture), batches[0]
+    means = {name: torch.ones(found.channels) for name, found in channel_modules(model).items()}
+    wider = {
+        key: nn.functional.pad(value, (amount, 0), value=7 if key == "input_ids" else 0)
+        for key, value in batch.items()
+    }
+    real = batch["attention_mask"].bool()
+    found = []
+    for padded in (batch, wider):
+        with ablated(model, some(model), how, means=means):
+            found.append(logits_of(model, padded)[:, -real.shape[1] :][real])
+    assert torch.allclose(*found, atol=1e-5)
+
+
+def test_the_padded_side_does_not_count(family, items, collate):
+    model, found = family(), []
+    for side in ("left", "right"):
+        batch = collate(items, side=side)[0]
+        with ablated(model, some(model), "resample"):
+            found.append(logits_of(model, batch)[batch["attention_mask"].bool()])
+    assert torch.allclose(*found, atol=1e-5)
+
+
+@pytest.mark.parametrize("keep", [4, 9, torch.tensor([3, 6, 7, 8])])
+def test_kept_logits_are_those_of_a_full_forward(pair, architecture, batches, keep):
+    donor, target = pair(architecture)
+    real = batches[0]["attention_mask"].bool()
+    index = slice(-keep, None) if isinstance(keep, int) else keep
+    # Only here are all givers' positions among the kept ones, so that both heads align alike.
+    longest = real.sum(1) == real.shape[1]
+    for make in range(4):
+        found = []
+        for options in ({}, {"logits_to_keep": keep}):
+            with interventions(donor, target, some(target))[make]:
+                found.append(logits_of(target, batches[0], **options))
+        both = found[0][:, index], found[1]
+        where = real[:, index] if make < 3 else real[:, index] & ~longest[:, None]
+        assert torch.allclose(both[0][where], both[1][where], atol=1e-5)
+
+
+def test_resampling_depends_on_the_seed_and_the_number_of_forwards_only(family, items, collate):
+    model = family()
+    batch, other = collate(items, size=6)[0], collate(items, size=2)[0]
+
+    def run(seed, first):
+        with ablated(model, some(model), "resample", seed=seed):
+            return logits_of(model, first), logits_of(model, batch)
+
+    assert torch.equal(run(0, batch)[1], run(0, other)[1])
+    assert not torch.equal(*run(0, batch))
+    assert len({run(seed, other)[1].sum().item() for seed in range(5)}) > 1
+
+
+def test_missing_attention_mask_means_no_padding(family):
+    model = family()
+    ids = torch.arange(3, 15).reshape(2, 6)
+    with torch.no_grad(), ablated(model, some(model), "resample"):
+        positional = model(ids).logits
+    with torch.no_grad(), ablated(model, some(model), "resample"):
+        assert torch.equal(positional, model(ids, attention_mask=torch.ones_like(ids)).logits)
+
+
+def test_evaluation_and_recording_run_under_interventions(study, models):
+    donor, target = models
+    ability = study.lost[0]
+    batches = study.batches(ability, "score")[:2]
+    alone = [evaluate(model, batches) for model in models]
+    with patched(target, donor, full(target)):
+        assert evaluate(target, batches).equals(alone[0])
+        assert max(map(torch.max, record_differences(donor, target, batches).values.values())) == 0
+    for intervention in interventions(donor, target, some(target)):
+        with intervention:
+            table = evaluate(target, batches)
+        assert table["nll"].notna().all() and not table.equals(alone[1])
+    assert evaluate(target, batches).equals(alone[1])
+
+
+def test_interventions_leave_models_as_they_were(pair, architecture, batches):
+    donor, target = pair(architecture)
+    target.train()
+    donor.train()
+    donor.get_output_embeddings().eval().weight.requires_grad_(False)
+    with unchanged(donor, target):
+        for intervention in interventions(donor, target, some(target)):
+            with intervention:
+                assert hook_count(target) > 0
+                target(**inputs_of(batches[0]))
+                with evaluating(target):
+                    target(**inputs_of(batches[0]))
+
+
+def test_hooks_go_after_errors_inside_and_outside_of_a_forward(pair, architecture, batches):
+    donor, target = pair(architecture)
+
+    def fail(_module, _inputs):
+        raise RuntimeError("broken")
+
+    for make in range(4):
+        with unchanged(donor, target):
+            with pytest.raises(RuntimeError), interventions(donor, target, some(target))[make]:
+                raise RuntimeError("in the block")
+            for model in (donor, target):
+                handle = model.get_output_embeddings().register_forward_pre_hook(fail)
+                with interventions(donor, target, some(target))[make]:
+                    if model is target or make == 0:
+                        with pytest.raises(RuntimeError, match="broken"):
+                            target(**inputs_of(batches[0]))
+                    handle.remove()
+                    target(**inputs_of(batches[0]))  # what failed leaves nothing behind
+
+
+def test_no_activation_outlives_its_forward(pair, batches):
+    donor, target = pair()
+    held = []
+    with patched(target, donor, full(target)):
+        with output_hooks(
+            donor, ["lm_head"], lambda _name, output: held.append(weakref.ref(output))
+        ):
+            output = target(**inputs_of(batches[0]))
+        (replay,) = [
+            hook.__self__ for hook in target._forward_hooks.values() if hasattr(hook, "__self__")
+        ]
+        assert replay.forwards == []
+    del output
+    gc.collect()
+    assert [reference() for reference in held] == [None]
+
+
+def test_gradients_reach_the_channels_that_are_not_edited(pair, batches):
+    donor, target = pair()
+    name = "model.layers.1.mlp.up_proj"
+    for intervention in interventions(donor, target, some(target, only=name)):
+        target.zero_grad()
+        with intervention:
+            target(**inputs_of(batches[0])).logits.sum().backward()
+        gradient = target.get_submodule(name).weight.grad.abs().sum(dim=1)
+        chosen = some(target).channels[name]
+        assert (gradient[chosen] == 0).all() and (gradient[~chosen] > 0).any()
+
+
+def test_dtypes_may_differ(pair, family, batches):
+    donor, target = family("qwen2", 1, torch.bfloat16), family("qwen2", 0)
+    expected = logits_of(donor, batches[0])
+    with patched(target, donor, full(target)):
+        found = logits_of(target, batches[0])
+        embedded = {"inputs_embeds": target.get_input_embeddings()(batches[0]["input_ids"])}
+    assert found.dtype == torch.float32 and torch.equal(found, expected.float())
+    with torch.no_grad(), patched(target, donor, some(target, only="model.norm")):
+        assert target(**embedded).logits.isfinite().all()
+
+
+def test_norms_applied_to_each_head_are_resampled_by_item(batches):
+    config = transformers.Qwen3Config(
+        vocab_size=61,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=4,
+        max_position_embeddings=64,
+    )
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    name = next(name for name in channel_modules(model) if kind_of(name) == "self_attn.q_norm")
+    batch = {key: value[1:] for key, value in batches[0].items()}  # of two items
+    alone, mask = outputs_of(model, batch)[name][0], some(model, only=name)
+    chosen = mask.channels[name]
+    assert alone.shape == (2, 9, 4, 4)
+    with ablated(model, mask, "resample"):
+        found = outputs_of(model, batch)[name][0]
+    short = int(batch["attention_mask"][1].sum())
+    assert short < 9
+    assert torch.equal(found[0, -short:][..., chosen], alone[1, -short:][..., chosen])
+    assert torch.equal(found[1, -short:][..., chosen], alone[0, -short:][..., chosen])
+    assert torch.equal(found[0, 0][..., chosen], alone[1, -short][..., chosen])
+    assert torch.equal(found[..., ~chosen], alone[..., ~chosen])
+
+
+class Flat(nn.Module):
+    """A model whose layer sees [batch * seq, channels] and runs `times` times."""
+
+    def __init__(self, times=1):
+        super().__init__()
+        self.layer, self.times = nn.Linear(4, 4), times
+
+    def forward(self, inputs_embeds, attention_mask=None):
+        hidden = inputs_embeds.flatten(0, 1)
+        for _ in range(self.times):
+            hidden = self.layer(hidden)
+        return hidden.view_as(inputs_embeds)
+
+
+def test_flattened_outputs_are_resampled_by_item():
+    model, inputs = Flat(), torch.randn(2, 3, 4)
+    with ablated(model, full(model), "resample"):
+        assert torch.equal(model(inputs), model.layer(inputs.flatten(0, 1)).view(2, 3, 4).flip(0))
+
+
+def test_modules_that_run_several_times_are_patched_call_by_call():
+    donor, target, inputs = Flat(times=3), Flat(times=3), torch.randn(2, 3, 4)
+    alone, mask = donor(inputs), full(target)
+    with patched(target, donor, mask):
+        assert torch.equal(target(inputs), alone)
+        donor.times = 2
+        with pytest.raises(ValueError, match="layer runs more often in the target"):
+            target(inputs)
+        donor.times = 4  # what is left over must not reach the next forward
+        expected = [target(inputs), target(inputs)]
+    assert torch.equal(*expected)
+
+
+def test_interventions_nest(family, batches):
+    donor, other, target = family(seed=1), family(seed=2), family(seed=0)
+    early, late = "model.embed_tokens", "lm_head"
+    with patched(target, donor, some(target, only=early)):
+        inner = [logits_of(target, batches[0])]
+        with patched(target, other, some(target, only=late)):
+            found = outputs_of(target, batches[0])
+        with ablated(target, empty(target) | some(target, only=late), "resample"):
+            resampled = logits_of(target, batches[0])
+    chosen = some(target).channels
+    for name, source in ((early, donor), (late, other)):
+        expected = outputs_of(source, batches[0])[name]
+        assert torch.equal(found[name][..., chosen[name]], expected[..., chosen[name]])
+    # Resampling inside of patching exchanges what the patched model computes.
+    assert torch.equal(resampled[..., ~chosen[late]], inner[0][..., ~chosen[late]])
+    last = resampled[:, -1, chosen[late]], inner[0][:, -1, chosen[late]]
+    assert sorted(last[0].sum(1).tolist()) == sorted(last[1].sum(1).tolist())
+
+
+def test_what_cannot_be_done_is_refused(pair, family, batches):
+    donor, target = pair()
+    mask, wrong = some(target), some(family("llama"))
+    means = {name: torch.ones(len(chosen)) for name, chosen in mask.channels.items()}
+    nan = means | {"lm_head": means["lm_head"] * float("nan")}
+    refused = [
+        (patched(target, family("llama"), mask), "donor and target do not fit"),
+        (patched(target, donor, some(family("gpt2"))), "the mask is of another model"),
+        (ablated(target, wrong - wrong | some(family("llama")), "zero"), "another model"),
+        (ablated(target, mask, "noise"), "unknown ablation 'noise'"),
+        (ablated(target, mask, "mean"), "needs `means`"),
+        (ablated(target, mask, "mean", means={}), "means are of another model"),
+        (ablated(target, mask, "mean", means=nan), "module lm_head must be finite"),
+    ]
+    for intervention, message in refused:
+        with unchanged(target), pytest.raises(ValueError, match=message), intervention:
+            pass
+
+
+def test_inputs_that_cannot_be_resampled_are_refused(family, batches):
+    model = family()
+    ids = torch.arange(3, 15).reshape(2, 6)
+    gap, none = torch.ones(2, 6), torch.ones(2, 6)
+    gap[1, 3], none[1] = 0, 0
+    cache = transformers.DynamicCache(config=model.config)
+    refused = [
+        ({"input_ids": ids[:1]}, "at least 2 items, got 1"),
+        ({"input_ids": ids, "attention_mask": gap}, "item 1 must have real tokens"),
+        ({"input_ids": ids, "attention_mask": none}, "item 1 must have real tokens"),
+        ({"input_ids": ids, "attention_mask": none[:, 1:]}, "must be of shape"),
+        ({"input_ids": ids, "past_key_values": cache}, "hold a cache"),
+        ({"input_ids": ids, "logits_to_keep": torch.zeros(2, 1).long()}, "1-d, got 2"),
+    ]
+    with ablated(model, some(model), "resample"):
+        for inputs, message in refused:
+            with pytest.raises(ValueError, match=message):
+                model(**inputs)
+        with pytest.raises(ValueError, match="outside of a forward"):
+            model.lm_head(torch.zeros(2, 6, 16))
+        assert model(ids).logits.isfinite().all()
