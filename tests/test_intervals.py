@@ -4,7 +4,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from actlib.intervals import bootstrap_interval, paired_difference, recovery, score_table
+from actlib.intervals import (
+    bootstrap_interval,
+    bootstrap_p,
+    corrected,
+    joint_means,
+    paired_difference,
+    paired_test,
+    recovery,
+    score_table,
+)
 
 
 def items(scores, seeds=None):
@@ -141,3 +150,151 @@ def test_score_table_keeps_groups_apart_and_in_order():
     found = score_table(table, ["model", "language"])
     assert list(found["model"]) == ["b", "a"] and list(found["mean"]) == [1.0, 0.25]
     assert (found["low"] == found["mean"]).all() and (found["items"] == 10).all()
+
+
+def ends(table, **options):
+    """Estimate, low and high of the mean of one table."""
+    return score_table(table.assign(all=0), ["all"], **options).loc[0, ["mean", "low", "high"]]
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_clusters_of_one_item_change_nothing_to_the_last_bit(nested):
+    rng = np.random.default_rng(0)
+    frames = [items(rng.normal(m, 1, (4, 37))) for m in (0.5, 0.0, 1.0)]
+    for frame in frames:
+        frame["item"] += 1000 * frame["seed"] * nested
+    named = [f.assign(cluster=[f"c{item * 7919 % 10007}" for item in f["item"]]) for f in frames]
+    assert paired_test(*frames[:2]) == paired_test(*named[:2])
+    assert recovery(*frames) == recovery(*named)
+    assert list(ends(frames[0])) == list(ends(named[0]))
+
+
+@pytest.mark.parametrize("seeds", [1, 6])
+def test_copies_of_an_item_add_no_information(seeds):
+    scores = np.random.default_rng(0).normal(0, 1, (seeds, 50)) + 3
+    once, four = items(scores), items(np.repeat(scores, 4, axis=1))
+    clustered = four.assign(cluster=four["item"] // 4)
+    # four items of one score weigh what the one did; only the sums round otherwise
+    assert list(ends(clustered)) == pytest.approx(list(ends(once)), rel=1e-12)
+    naive, honest = ends(four), ends(clustered)
+    if seeds == 1:
+        assert (honest["high"] - honest["low"]) == pytest.approx(
+            2 * (naive["high"] - naive["low"]), rel=0.08
+        )
+
+
+def test_a_resample_averages_the_items_it_drew():
+    table = items([0.0, 0.0, 0.0, 1.0]).set_index(["item"])
+    table = pd.concat({0: table}, names=["seed"])
+    clusters = pd.Series(["a", "a", "a", "b"], index=range(4))
+    (found,) = joint_means([table], clusters, resamples=4000)
+    # of two clusters: a and a (1/4), a and b (1/2, one of four items), b and b (1/4)
+    values, counts = np.unique(found.draws, return_counts=True)
+    assert values.tolist() == [0, 0.25, 1] and found.point[0] == 0.25
+    assert counts / 4000 == pytest.approx([0.25, 0.5, 0.25], abs=0.03)
+    assert (found.items, found.seeds) == (4, 1)
+
+
+def test_clusters_within_seeds_leave_seeds_their_equal_weight():
+    rng = np.random.default_rng(2)
+    frames = [
+        items(rng.normal(seed, 0.01, size)).assign(seed=seed, cluster=lambda t: t["item"] % 3)
+        for seed, size in enumerate((6, 60))
+    ]
+    for frame in frames:  # nothing shared between the seeds
+        frame["item"] += 1000 * frame["seed"]
+        frame["cluster"] += 1000 * frame["seed"]
+    table = pd.concat(frames).set_index(["seed", "item"])
+    clusters = table.droplevel(0)["cluster"]
+    (found,) = joint_means([table[["score"]]], clusters, resamples=400)
+    assert np.unique(found.draws.round(1)).tolist() == [0, 0.5, 1]
+
+
+def test_intervals_over_clusters_cover():
+    rng, hits, naive = np.random.default_rng(7), 0, 0
+    for number in range(150):
+        table = items(np.repeat(rng.normal(0, 1, 40), 5) + rng.normal(0, 0.5, 200))
+        for clustered in (True, False):
+            frame = table.assign(cluster=table["item"] // 5) if clustered else table
+            _, low, high = ends(frame, resamples=300, seed=number)
+            hits += clustered and low <= 0 <= high
+            naive += not clustered and low <= 0 <= high
+    assert 0.88 <= hits / 150 <= 0.99 and naive / 150 < 0.8
+
+
+def test_one_frame_may_tell_the_clusters_of_all():
+    table = items(np.random.default_rng(0).normal(size=20))
+    told = table.assign(cluster=table["item"] // 2)
+    other = table.assign(score=0.0)
+    assert paired_test(told, other) == paired_test(table, other.assign(cluster=told["cluster"]))
+
+
+def test_an_item_has_one_cluster():
+    table = items([0.0, 1.0, 2.0]).assign(cluster=[0, 0, 1])
+    with pytest.raises(ValueError, match="one cluster"):
+        paired_test(table, table.assign(cluster=[0, 1, 1]))
+    with pytest.raises(ValueError, match="one cluster"):
+        paired_test(table, table.assign(cluster=[0, np.nan, 1]))
+    with pytest.raises(ValueError, match="one cluster"):  # item 3 has none
+        score_table(pd.concat([table, items([0, 0, 0, 1.0]).tail(1)]).assign(all=0), ["all"])
+
+
+def test_tables_drawn_jointly_share_their_seeds():
+    rng = np.random.default_rng(0)
+    effect = 10 * np.arange(5)[:, None]
+    tables = [
+        items(effect + rng.normal(0, 0.01, (5, size))).set_index(["seed", "item"])
+        for size in (8, 30)
+    ]
+    first, second = (found.draws[:, 0] for found in joint_means(tables))
+    assert np.corrcoef(first, second)[0, 1] > 0.999
+    with pytest.raises(ValueError, match="same seeds"):
+        joint_means([tables[0], tables[1].drop(index=0)])
+
+
+def test_p_values_of_counted_draws():
+    draws = np.array([-1.0] * 3 + [1.0] * 96)
+    assert bootstrap_p(draws) == bootstrap_p(-draws) == pytest.approx(2 * 4 / 100)
+    assert bootstrap_p(np.ones(99)) == pytest.approx(2 / 100)
+    assert bootstrap_p(np.zeros(99)) == 1
+    assert np.isnan(bootstrap_p([np.nan, 1.0]))
+
+
+def test_the_test_agrees_with_its_interval():
+    rng = np.random.default_rng(0)
+    base = rng.normal(0, 1, 100)
+    better = items(base + 1 + rng.normal(0, 0.5, 100))
+    clear = paired_test(better, items(base))
+    assert clear.p_value == pytest.approx(2 / 2001) and clear.low > 0
+    assert clear[:3] == paired_difference(better, items(base))
+    for shift in (-0.1, 0.0, 0.05, 0.1, 0.15):
+        found = paired_test(items(base + shift + rng.normal(0, 0.5, 100)), items(base))
+        assert (found.p_value < 0.05) == (found.low > 0 or found.high < 0)
+
+
+def test_p_values_are_near_uniform_without_a_difference():
+    rng = np.random.default_rng(1)
+    found = [
+        paired_test(items(rng.normal(size=60)), items(rng.normal(size=60)), 400, seed).p_value
+        for seed in range(300)
+    ]
+    assert np.quantile(found, [0.1, 0.5, 0.9]) == pytest.approx([0.1, 0.5, 0.9], abs=0.09)
+    assert np.mean(np.array(found) < 0.05) < 0.1
+
+
+def test_correction_by_hand():
+    # m = 3, 1 + 1/2 + 1/3 = 11/6; sorted p times m times that over the rank, from above at most 1
+    p_values = [0.04, 0.001, 0.5]
+    assert corrected(p_values) == pytest.approx(
+        [0.04 * 3 / 2 * 11 / 6, 0.001 * 3 * 11 / 6, 0.5 * 11 / 6]
+    )
+    assert corrected([0.01, 0.01]) == pytest.approx([0.015, 0.015])  # 0.01 * 2 / 2 * 3/2
+    assert corrected([0.9, 0.9]) == pytest.approx([1, 1])
+
+
+def test_correction_counts_only_the_tests_that_were_made():
+    found = corrected([0.01, np.nan, 0.5])
+    assert np.isnan(found[1]) and found[[0, 2]] == pytest.approx(corrected([0.01, 0.5]))
+    assert corrected([]).size == 0
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        corrected([0.5, 1.5])
