@@ -71,11 +71,11 @@ def test_each_move_is_a_fresh_transfer_and_the_end_is_the_start(pair, architectu
         for ours, theirs in zip(target.parameters(), donor.parameters(), strict=True):
             ours.view(-1)[::3] = -0.0
             ours.view(-1)[1::4] = theirs.view(-1)[1::4]
-    before, other, tied = bits(target), bits(donor), copy.deepcopy(target)
+    before, other, own = bits(target), bits(donor), copy.deepcopy(target)
     with moving(target, donor) as move:
         for mask, scale in walk_of(target, seed):
             move(mask, scale)
-            fresh = copy.deepcopy(tied)
+            fresh = copy.deepcopy(own)
             transfer_(fresh, donor, mask, scale)
             assert same(bits(target), bits(fresh))
     assert same(bits(target), before)
