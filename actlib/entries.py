@@ -95,7 +95,9 @@ def random_entries(model: nn.Module, count: int, seed: int) -> Entries:
     wanted = min(count, total - count)
     while missing := wanted - int(flat.count_nonzero()):
         # As many draws as are missing cannot overshoot, since each adds at most one.
-        flat[torch.randint(total, (min(missing, _DRAWS),), generator=generator)] = True
+        flat.index_fill_(
+            0, torch.randint(total, (min(missing, _DRAWS),), generator=generator), True
+        )
     if wanted != count:
         flat.logical_not_()
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
@@ -113,8 +115,10 @@ def entries_transferred(
     """The target with single parameters moved towards the donor's, put back on exit, bit for bit.
 
     Each chosen parameter becomes target + scale * (donor - target), computed in float32 or wider
-    and rounded once, as in `actlib.transfer.transfer_`. Only the chosen ones are kept for the way
-    back, so changes to others inside the block stay.
+    and rounded once, as in `actlib.transfer.transfer_`. Only the chosen ones are put back, so
+    changes to others inside the block stay. The way back takes a copy of the parameters, save for
+    stretches of about a million without a chosen one: entries lie scattered, and whole stretches
+    are written faster than single entries.
 
     Args:
         target: the model that is changed for a while.
@@ -137,15 +141,14 @@ def entries_transferred(
                 for ours, theirs, chosen in zip(*map(_pieces, triples), strict=True):
                     if not chosen.any():
                         continue
-                    here, there = chosen.to(ours.device), chosen.to(theirs.device)
-                    own = ours[here]
-                    kept.append((ours, here, own))
-                    ours.masked_scatter_(here, interpolated(own, theirs[there], scale))
+                    here = chosen.to(ours.device, copy=True)  # the caller may change it
+                    kept.append((ours, here, ours.clone()))
+                    ours.copy_(torch.where(here, interpolated(ours, theirs, scale), ours))
         yield target
     finally:
         with torch.no_grad():
             for ours, here, own in kept:
-                ours.masked_scatter_(here, own)
+                ours.copy_(torch.where(here, own, ours))
 
 
 def _pieces(tensor: Tensor) -> tuple[Tensor, ...]:

@@ -208,3 +208,12 @@ def test_models_whose_other_parameters_differ_do_not_fit():
     target.packed = nn.Parameter(torch.zeros(3))
     with pytest.raises(ValueError, match="do not fit: packed of shape absent instead of"):
         top_entries(donor, target, 1)
+
+
+def test_entries_changed_inside_the_block_do_not_change_the_way_back(pair):
+    donor, target = pair()
+    before, entries = bits(target), random_entries(target, 900, 0)
+    with entries_transferred(target, donor, entries, 0.4):
+        for chosen in entries.values():
+            chosen.fill_(False)
+    assert same(bits(target), before)
