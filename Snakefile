@@ -3,13 +3,16 @@
 #     snakemake --cores 2 --config preset=tiny figures=artifacts/tiny/figures
 #
 # A model is rebuilt when its recipe changes, scores when a model or the recording code does, a
-# notebook when it, its preset, the package or what it reads does.
+# notebook when it, its preset, the package or what it reads does. `make sweep` asks for the rule
+# `sweep`, whose jobs keep each cell on disk; its tables, kept in data/sweeps, are only read here.
 import os
 import sys
 from pathlib import Path
 
 from actlib.families import model_folder, recipe
 from actlib.presets import LoadedModel, TunedModel, WheelModel, load_preset, preset_file
+from actlib.sweep_parts import PARTS
+from actlib.sweeps import KEPT, MEASURING
 
 CHOICE = config.get("preset", "smol")
 FIGURES = config.get("figures", "")
@@ -24,10 +27,12 @@ CODE = sorted(str(path) for path in Path("actlib").glob("*.py"))
 RECORDING_CODE = [f"actlib/{name}.py" for name in ("localize", "hooks", "channels", "prompts")]
 # Measured on two CPU cores; other presets have no estimate.
 MINUTES = {
-    "smol": {"wheel": 0.5, "step": 0.06, "record": 1, "notebook": 2},
-    "tiny": {"step": 0.002, "record": 0.3, "notebook": 0.5},
+    "smol": {"wheel": 0.5, "step": 0.06, "record": 1, "notebook": 2, "sweep": 6},
+    "tiny": {"step": 0.002, "record": 0.3, "notebook": 0.5, "sweep": 1},
 }
 
+SWEEP = PRESET.sweep
+SEEDS = sorted({*PRESET.seeds, *(SWEEP.seeds if SWEEP else [])})
 LOADED = [spec.load for spec in PRESET.models.values() if isinstance(spec, LoadedModel)]
 # Small models share the machine, one core a job; large ones that someone brings get it whole.
 JOB_THREADS = (workflow.cores or 1) if LOADED else 1
@@ -79,7 +84,7 @@ ROLES = PRESET.roles
 PAIR = [ROLES.donor, ROLES.target]
 DONORS = [ROLES.second_donor] if ROLES.second_donor else []
 NOTEBOOKS = {
-    "00_models_and_data": needs(*PRESET.models),
+    "00_models_and_data": needs(*PRESET.judged_models),
     "01_concentration": needs(*PAIR, scores=True),
     "02_disentanglement": needs(*PAIR, scores=True),
     "03_sufficiency": needs(*PAIR, scores=True),
@@ -87,10 +92,17 @@ NOTEBOOKS = {
     "05_transfer": needs(*PAIR, scores=True),
     "06_merging": needs(ROLES.base, *ROLES.specialists),
 }
+# Where a sweep of the preset is kept, notebooks read its tables; no rule of `all` makes them.
+SWEPT = sorted(os.path.relpath(path) for path in (KEPT / PRESET.name).glob("*.parquet"))
 # The longest first, so that none of them is left to run alone at the end.
 LONG = {"05_transfer": 3, "03_sufficiency": 2, "06_merging": 1}
 # Only what differs from the notebook's own parameters, so that a default run adds no cell.
 PARAMETERS = [f"-r preset '{CHOICE}'"] * (CHOICE != "smol") + [f"-r figures '{FIGURES}'"] * bool(FIGURES)
+
+
+MERGED = list(dict.fromkeys([ROLES.base, *ROLES.specialists, *(ROLES.three_specialists or [])]))
+# The parts that take longest first.
+URGENT = {"sft": 3, "merging": 2, "transfer": 1}
 
 
 rule all:
@@ -102,7 +114,7 @@ rule all:
 for model, spec in PRESET.models.items():
     # A model out of a wheel has no seed: one folder serves them all.
     wheel = isinstance(spec, WheelModel)
-    for seed in PRESET.seeds[:1] if wheel else PRESET.seeds:
+    for seed in PRESET.seeds[:1] if wheel else SEEDS:
         if not isinstance(spec, LoadedModel):
 
             rule:
@@ -131,7 +143,7 @@ for model, spec in PRESET.models.items():
                     THREADS + "\n{sys.executable} -m actlib build {params.build}"
 
 
-for seed in PRESET.seeds:
+for seed in SEEDS:
 
     rule:
         name:
@@ -153,6 +165,68 @@ for seed in PRESET.seeds:
             THREADS + "\n{sys.executable} -m actlib record {params.record}"
 
 
+if SWEEP:
+
+    rule sweep:
+        message:
+            "The tables of the sweep, in data/sweeps"
+        input:
+            [
+                OUT / f"sweep/{part}-{bundle}-seed{seed}.json"
+                for part in PARTS
+                for bundle in PARTS[part].bundles
+                for seed in SWEEP.seeds
+            ],
+        shell:
+            f"{sys.executable} -m actlib collect --preset '{CHOICE}'"
+
+    for seed in SWEEP.seeds:
+
+        rule:
+            name:
+                f"record_specialists_seed{seed}"
+            message:
+                f"Activation differences of the specialists and the base, seed {seed}"
+                + expected("record")
+            input:
+                [file for name in MERGED for file in built(name, seed)],
+                RECORDING_CODE,
+            output:
+                OUT / f"scores/seed{seed}/specialists.json",
+            params:
+                record=f"--preset '{CHOICE}' --seed {seed} --merging",
+            threads: JOB_THREADS
+            resources:
+                mem_mb=6000,
+                runtime=30,
+            shell:
+                THREADS + "\n{sys.executable} -m actlib record {params.record}"
+
+        for part in PARTS:
+            for bundle in PARTS[part].bundles:
+
+                rule:
+                    name:
+                        f"sweep_{part}_{bundle}_seed{seed}"
+                    message:
+                        f"Sweep: {part}, {bundle}, seed {seed}{expected('sweep')}"
+                    input:
+                        str(OUT / f"scores/seed{seed}/recorded.json"),
+                        str(OUT / f"scores/seed{seed}/specialists.json") if part == "merging" else [],
+                    output:
+                        OUT / f"sweep/{part}-{bundle}-seed{seed}.json",
+                    params:
+                        run=f"--preset '{CHOICE}' --part {part} --bundle {bundle} --seed {seed}",
+                        settings=SWEEP.model_dump_json() + str(MEASURING),
+                    threads: JOB_THREADS
+                    priority: URGENT.get(part, 0)
+                    resources:
+                        mem_mb=6000,
+                        runtime=120,
+                    shell:
+                        THREADS + "\n{sys.executable} -m actlib sweep {params.run}"
+
+
 for notebook, inputs in NOTEBOOKS.items():
 
     rule:
@@ -162,6 +236,7 @@ for notebook, inputs in NOTEBOOKS.items():
             f"Notebook {notebook}{expected('notebook')}"
         input:
             inputs,
+            SWEPT,
             notebook=f"notebooks/{notebook}.ipynb",
             preset=PRESET_FILE,
             code=CODE,

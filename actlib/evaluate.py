@@ -1,17 +1,22 @@
 """Judge a model on questions with known answers: answer likelihood and exact match.
 
+    judged = ItemSet.of(tokenizer, rows, about, batch_size=16).judge(model)
+
 Both come from one forward pass. Exact match by teacher forcing (the argmax is right at every answer
 token) holds exactly when greedy decoding writes the answer, so nothing is generated.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from .prompts import batches
 
 
 @torch.no_grad()
@@ -69,3 +74,47 @@ def evaluate(
     if not parts:
         raise ValueError("evaluation needs at least one batch, and none was given")
     return pd.concat(parts).sort_values("item", ignore_index=True)
+
+
+@dataclass(frozen=True, eq=False)
+class ItemSet:
+    """Questions tokenized and batched once, by length over all of them, to judge many models on.
+
+    Attributes:
+        batches: from ``actlib.prompts.batches``.
+        about: what is told of each item beside its scores, one row an item, in the order of
+            ``index``: ``item`` and what the caller adds, such as ``cell`` and ``cluster``.
+    """
+
+    batches: list[dict[str, Tensor]]
+    about: pd.DataFrame
+
+    @classmethod
+    def of(
+        cls,
+        tokenizer: PreTrainedTokenizerBase,
+        rows: Sequence[Mapping],
+        about: pd.DataFrame,
+        batch_size: int,
+        max_tokens: int | None = None,
+    ) -> "ItemSet":
+        """Tokenize rows with ``question`` and ``answer``; see ``actlib.prompts.batches``.
+
+        Batches are made smaller where the last would be left with one item, since an ablation by
+        resampling needs two.
+        """
+        while batch_size > 2 and len(rows) % batch_size == 1:
+            batch_size -= 1
+        return cls(batches(tokenizer, rows, batch_size, max_tokens=max_tokens), about)
+
+    def judge(self, model: PreTrainedModel, *, mixed_precision: bool = False) -> pd.DataFrame:
+        """The rows of ``about`` with ``nll`` and ``exact`` of each item that was not left out.
+
+        Args:
+            model: causal language model.
+            mixed_precision: run the matrix products in bfloat16, for float32 weights of a model
+                that is kept in bfloat16.
+        """
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=mixed_precision):
+            scores = evaluate(model, self.batches).set_index("item")
+        return self.about.loc[scores.index].assign(nll=scores["nll"], exact=scores["exact"])

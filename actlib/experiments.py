@@ -12,59 +12,14 @@ import pandas as pd
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, TrainerCallback
 
-from .finetune import finetune
+from .finetune import finetune, light_lora
 from .intervals import paired_difference, recovery, score_table
-from .masks import ChannelMask, random_like
+from .masks import ChannelMask
 from .merging import Contribution, merge_
 from .presets import Training
-from .scores import ChannelScores, pool
+from .scores import pool
 from .study import PARTS, Study
 from .transfer import preserved, transfer_, transferred
-
-ACT_RANKINGS = {"act_global": "global", "act_module": "module", "act_scaled": "scaled"}
-
-
-def everything(scores: ChannelScores) -> ChannelMask:
-    """The mask of all channels: transfer of all rows, or interpolation."""
-    return scores.top(100)
-
-
-def masks_by_method(
-    scores: ChannelScores,
-    weights: ChannelScores | None,
-    percent: float,
-    *,
-    draws: int = 3,
-    methods: Iterable[str] = (*ACT_RANKINGS, "random_matched", "weight_difference", "bottom"),
-) -> Iterator[tuple[str, int, ChannelMask]]:
-    """Masks of one size by each way to choose channels: method, draw, mask.
-
-    Only ``act_module`` may hold fewer, since it rounds down in each module.
-
-    ``random_matched`` has as many channels in each module as ``act_global``, ``random_uniform`` the
-    same total anywhere; both are drawn ``draws`` times. ``weight_difference`` ranks channels by the
-    L2 norm of their parameter difference, ``bottom`` takes the lowest activation differences.
-    """
-    for method in methods:
-        if method in ACT_RANKINGS:
-            yield method, 0, scores.top(percent, ACT_RANKINGS[method])
-        elif method == "bottom":
-            yield method, 0, scores.bottom(percent)
-        elif method == "weight_difference" and weights is not None:
-            yield method, 0, weights.top(percent)
-        elif method in ("random_matched", "random_uniform"):
-            for draw in range(draws):
-                mask = random_like(scores.top(percent), draw, method == "random_matched")
-                yield method, draw, mask
-        elif method == "all_rows":
-            yield method, 0, everything(scores)
-        else:
-            raise ValueError(f"unknown way to choose channels: {method!r}")
-
-
-def random_instead(masks: Mapping[str, ChannelMask]) -> dict[str, ChannelMask]:
-    """Independent random masks with as many channels in each module as those given."""
-    return {name: random_like(mask, draw, True) for draw, (name, mask) in enumerate(masks.items())}
 
 
 def transfers(
@@ -237,12 +192,24 @@ def light_sft(
     settings: Training,
     steps: Sequence[int],
     /,
+    *,
+    lora: bool = False,
     **labels,
 ) -> pd.DataFrame:
     """Fine-tune the target lightly, after a transfer or without one, and judge it on the way.
 
     All arms see the same items in the same order: training items drawn evenly over all
-    abilities, lost and retained.
+    abilities, lost and retained. The learning rate falls over all of the steps, so what is judged
+    on the way is not what a shorter fine-tuning would end at.
+
+    Args:
+        study: whose target is tuned.
+        seed: training seed of the family; decides the items too.
+        start: mask and scale of a transfer from the donor, done first; None for no transfer.
+        settings: steps, learning rate, batch size.
+        steps: after which to judge; 0 is before the first.
+        lora: tune low-rank adapters of the linear layers instead of all parameters.
+        **labels: columns to add.
 
     Returns:
         Rows of ``Study.judge`` with ``steps`` and the labels as columns.
@@ -263,6 +230,7 @@ def light_sft(
         mixed_precision=study.preset.dtype == "bfloat16",
         callbacks=[judged],
         progress=False,
+        lora=light_lora() if lora else None,
     )
     judged.bar.close()
     return pd.concat(judged.frames, ignore_index=True)

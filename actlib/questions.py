@@ -5,6 +5,7 @@ rows = spread(of_cell(items, "fr-maths"), 16)
 
 import hashlib
 import random
+from collections.abc import Mapping
 from pathlib import Path
 
 from datasets import Dataset
@@ -57,6 +58,16 @@ def spread(items: Dataset, count: int) -> list[dict]:
     longest = max(len(rows) for rows in groups.values())
     turns = [rows[n] for n in range(longest) for rows in groups.values() if n < len(rows)]
     return turns[:count]
+
+
+def cluster_of(row: Mapping, otherwise: str) -> str:
+    """What computation an item asks: its domain and operands; ``otherwise`` where it has none.
+
+    Languages, wordings and tasks of one domain may ask the same computation, so such items are not
+    independent; intervals resample computations, not items.
+    """
+    operands = row.get("operands") or []
+    return f"{row['domain']} {'.'.join(map(str, operands))}" if operands else otherwise
 
 
 def partition(items: Dataset, purpose: str) -> Dataset:

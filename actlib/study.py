@@ -29,7 +29,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from .data import load_external, load_items
-from .evaluate import evaluate
+from .evaluate import ItemSet
 from .families import build, load_pretrained, recipe
 from .localize import record_differences
 from .pairs import require_pair
@@ -37,6 +37,7 @@ from .presets import ROOT, LoadedModel, Preset, TunedModel, load_preset, require
 from .prompts import batches
 from .questions import (
     PURPOSES,
+    cluster_of,
     data_digest,
     data_folder,
     of_cell,
@@ -47,6 +48,7 @@ from .questions import (
 from .scores import ChannelScores, pool
 
 PARTS = 6
+RECORDING = 2  # raised when scores hold something new, so that those kept before are recorded anew
 
 
 @dataclass
@@ -58,6 +60,7 @@ class Study:
     store: Path
     _items: dict = field(default_factory=dict, repr=False)
     _tokenizers: dict = field(default_factory=dict, repr=False)
+    _item_sets: dict = field(default_factory=dict, repr=False)
 
     @classmethod
     def open(
@@ -236,8 +239,12 @@ class Study:
         donor: str = "donor",
         target: str = "target",
         parts: Iterable[int] = range(PARTS),
+        off: Iterable[str] = (),
     ) -> ChannelScores:
         """Activation differences of donor and target on an ability, or pooled over several.
+
+        With ``off``, other abilities of the same pair, the rankings ``relative`` and ``contrast``
+        have what they compare with.
 
         Each ability is recorded once, in ``PARTS`` portions of its recording items, and kept;
         pooling weighs every answer token alike, so parts give the same scores as one recording.
@@ -247,7 +254,10 @@ class Study:
         folder = self.recorded(cells, seed, donor, target)
         parts = list(parts)
         paths = [folder / f"{cell}-{part}.safetensors" for cell in cells for part in parts]
-        return pool([ChannelScores.load(path) for path in paths])
+        scores = pool([ChannelScores.load(path) for path in paths])
+        if not (off := list(off)):
+            return scores
+        return scores.relative_to(self.scores(off, seed, donor=donor, target=target))
 
     def recorded(
         self,
@@ -260,7 +270,8 @@ class Study:
         names = [self.name_of(donor), self.name_of(target)]
         told = [recipe(self.preset, name, seed) for name in names]
         counts = self.preset.evaluation
-        told += [f"{counts.recording_items} {counts.max_tokens}", data_digest(self.preset.data)]
+        told += [f"{counts.recording_items} {counts.max_tokens} {RECORDING}"]
+        told += [data_digest(self.preset.data)]
         digest = hashlib.sha256("\n".join(told).encode()).hexdigest()[:10]
         folder = (
             self.store / self.preset.name / "scores" / f"seed{seed}" / "-".join([*names, digest])
@@ -281,22 +292,49 @@ class Study:
                 record_differences(*models, chunk, metadata={"ability": cell}).save(path)
         return folder
 
+    def item_set(self, cells: Iterable[str], *purposes: str) -> ItemSet:
+        """Questions of abilities, tokenized once; kept, so that asking again costs nothing.
+
+        Its ``about`` holds cell, purpose, item (unique over cells) and cluster: items of one
+        cluster ask the same computation, in other words or another language.
+        """
+        key = (*cells, "", *purposes)
+        if key not in self._item_sets:
+            rows, about = [], []
+            for purpose in purposes:
+                for cell in key[: key.index("")]:
+                    found = self.items(cell, purpose)
+                    rows += found
+                    about += [
+                        (cell, purpose, f"{cell}/{n}", cluster_of(row, f"{cell}/{n}"))
+                        for n, row in enumerate(found)
+                    ]
+            settings = self.preset.evaluation
+            told = pd.DataFrame(about, columns=["cell", "purpose", "item", "cluster"])
+            self._item_sets[key] = ItemSet.of(
+                self.tokenizer(), rows, told, settings.batch_size, settings.max_tokens
+            )
+        return self._item_sets[key]
+
     def judge(
-        self, model: PreTrainedModel, cells: Iterable[str], purpose: str = "test", /, **labels
+        self, model: PreTrainedModel, cells: Iterable[str], /, *purposes: str, **labels
     ) -> pd.DataFrame:
         """Answer NLL and exact match of a model on abilities, one row an item.
 
+        Args:
+            model: any model of the family.
+            cells: abilities to judge.
+            *purposes: ``validation``, ``test`` or both; ``test`` if none is named.
+            **labels: columns to add.
+
         Returns:
-            cell, item (unique over cells), nll (nats per answer token), exact (0 or 1), and a
-            column for each of ``labels``.
+            cell, purpose, item (unique over cells), cluster (see `item_set`), nll (nats per answer
+            token), exact (0 or 1), and the labels.
         """
         wide = self.preset.dtype == "bfloat16" and model.dtype == torch.float32
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=wide):
-            frames = [
-                evaluate(model, self.batches(cell, purpose)).assign(cell=cell) for cell in cells
-            ]
-        table = pd.concat(frames, ignore_index=True)
-        return table.assign(item=table["cell"] + "/" + table["item"].astype(str), **labels)
+        items = self.item_set(tuple(cells), *(purposes or ("test",)))
+        table = items.judge(model, mixed_precision=wide)
+        return table.sort_values("item", kind="stable", ignore_index=True).assign(**labels)
 
     def save_table(self, table: pd.DataFrame, name: str) -> pd.DataFrame:
         """Keep a table as CSV beside the figures, and return it."""

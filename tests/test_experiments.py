@@ -3,24 +3,8 @@
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
-from actlib import experiments, weight_differences
-from actlib.scores import ChannelScores
-
-NOT_OF_ONE_SIZE = {"act_module"}  # the floor in each module
-
-
-@pytest.fixture
-def made():
-    """Scores of three modules of unlike size and spread."""
-    generator = torch.Generator().manual_seed(5)
-    sizes = {"a": (40, 1.0), "b": (25, 3.0), "c": (60, 0.2)}
-    values = {
-        name: torch.rand(size, generator=generator) * spread
-        for name, (size, spread) in sizes.items()
-    }
-    return ChannelScores(values, {name: part + 1 for name, part in values.items()}, tokens=9)
+from actlib import choices, experiments
 
 
 @pytest.fixture
@@ -46,75 +30,13 @@ def same_bits(model, before):
     return all(tensor.equal(before[name]) for name, tensor in model.state_dict().items())
 
 
-def per_module(mask):
-    return {name: int(part.sum()) for name, part in mask.channels.items()}
-
-
-def test_masks_of_all_methods_have_one_size(models, scores):
-    weights = weight_differences(*models)
-    methods = [*experiments.ACT_RANKINGS, "random_matched", "random_uniform"]
-    methods += ["weight_difference", "bottom"]
-    for percent in (1, 7, 50):
-        made = experiments.masks_by_method(scores, weights, percent, draws=2, methods=methods)
-        made = list(made)
-        assert {method for method, _, _ in made} == set(methods)
-        expected = scores.top(percent).count
-        for method, _, mask in made:
-            assert mask.count <= expected if method in NOT_OF_ONE_SIZE else mask.count == expected
-            assert list(mask.channels) == list(scores.values)
-
-
-def test_the_matched_control_has_the_mask_s_make_up_and_its_draws_differ(made):
-    found = experiments.masks_by_method(
-        made, None, 20, draws=4, methods=["act_global", "random_matched", "random_uniform"]
-    )
-    found = list(found)
-    (act,) = [mask for method, _, mask in found if method == "act_global"]
-    matched = [mask for method, _, mask in found if method == "random_matched"]
-    uniform = [mask for method, _, mask in found if method == "random_uniform"]
-    assert all(per_module(mask) == per_module(act) for mask in matched)
-    assert any(per_module(mask) != per_module(act) for mask in uniform)
-    assert [draw for method, draw, _ in found if method == "random_matched"] == [0, 1, 2, 3]
-    for masks in (matched, uniform):
-        assert len({mask.digest for mask in [act, *masks]}) == 5
-
-
-def test_each_ranking_means_what_it_says(made):
-    found = {
-        method: mask
-        for method, _, mask in experiments.masks_by_method(
-            made, None, 10, methods=[*experiments.ACT_RANKINGS, "bottom", "all_rows"]
-        )
-    }
-    flat = torch.cat(list(made.values.values()))
-    chosen = torch.cat(list(found["act_global"].channels.values()))
-    assert flat[chosen].min() >= flat[~chosen].max()
-    lowest = torch.cat(list(found["bottom"].channels.values()))
-    assert flat[lowest].max() <= flat[~lowest].min()
-    assert per_module(found["act_module"]) == {"a": 4, "b": 2, "c": 6}
-    assert found["all_rows"].count == flat.numel() == experiments.everything(made).count
-
-
-def test_an_unknown_method_or_weights_that_are_missing_are_refused(made):
-    for method in ("magic", "weight_difference"):
-        with pytest.raises(ValueError, match=f"'{method}'"):
-            list(experiments.masks_by_method(made, None, 10, methods=[method]))
-
-
-def test_random_unions_are_independent_and_keep_each_make_up(made):
-    masks = {"one": made.top(20), "two": made.top(20)}
-    drawn = experiments.random_instead(masks)
-    assert all(per_module(drawn[name]) == per_module(masks[name]) for name in masks)
-    assert drawn["one"].digest != drawn["two"].digest
-
-
 def test_transfers_judge_and_leave_the_target_bit_for_bit(study, models, scores):
     donor, target = models
     before = bits(donor), bits(target)
     moves = [
         ({"method": "none", "draw": 0}, scores.top(5), 0.0),
         ({"method": "act_global", "draw": 0}, scores.top(5), 0.4),
-        ({"method": "all_rows", "draw": 0}, experiments.everything(scores), 1.0),
+        ({"method": "all_rows", "draw": 0}, choices.everything(scores), 1.0),
     ]
     rows = experiments.transfers(study, models, moves, study.cells, "test")
     assert same_bits(donor, before[0]) and same_bits(target, before[1])
@@ -128,7 +50,7 @@ def test_transfers_judge_and_leave_the_target_bit_for_bit(study, models, scores)
 
 def test_the_target_comes_back_after_an_error(study, models, scores):
     before = bits(models[1])
-    moves = [({"method": "all_rows"}, experiments.everything(scores), 1.0)]
+    moves = [({"method": "all_rows"}, choices.everything(scores), 1.0)]
     with pytest.raises(ValueError, match="unknown purpose"):
         experiments.transfers(study, models, moves, study.cells, "play")
     assert same_bits(models[1], before)
@@ -259,7 +181,7 @@ def test_every_arm_of_light_sft_sees_the_same_items(study, scores, sft, monkeypa
 
 
 def test_light_sft_starts_from_the_transfer_and_goes_down(study, models, scores, sft):
-    mask = experiments.everything(scores)
+    mask = choices.everything(scores)
     ends = experiments.ends(study, models, study.cells, "test").set_index("item")
     for start, method in ((None, "target"), ((mask, 1.0), "donor")):
         rows = sft(start, method=method)
@@ -302,7 +224,7 @@ def test_a_merge_is_made_for_a_while(study, scores, rule):
 
 def test_task_arithmetic_over_one_donor_with_all_rows_is_the_donor(study, scores):
     base, donor = study.model("base"), study.model("donor")
-    parts = [(donor, experiments.everything(scores), 1.0)]
+    parts = [(donor, choices.everything(scores), 1.0)]
     with experiments.merged(base, parts) as model:
         merged = study.judge(model, study.lost, "validation")
     expected = study.judge(donor, study.lost, "validation")

@@ -304,7 +304,7 @@ def test_a_pair_given_by_hand_goes_the_whole_way(open_study, pair, name, archite
     assert target.config.model_type == architecture and target.dtype == torch.bfloat16
     assert len(study.tokenizer()) == target.config.vocab_size
     scores, weights = study.scores(study.lost), weight_differences(donor, target)
-    masks = experiments.masks_by_method(scores, weights, 10, draws=1)
+    masks = choices.masks_by_method(scores, weights, 10, draws=1)
     moves = [({"method": method}, mask, 0.4) for method, _, mask in masks]
     judged = experiments.transfers(study, (donor, target), moves, study.cells, "test")
     ends = experiments.ends(study, (donor, target), study.cells, "test")
