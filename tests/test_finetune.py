@@ -2,17 +2,21 @@
 
 import pytest
 import torch
+from peft import LoraConfig
 from small_study import SIZES
-from transformers import TrainerCallback
+from torch import nn
+from transformers import GPT2Config, GPT2LMHeadModel, TrainerCallback
 
+from actlib.channels import channel_modules, tied_modules
 from actlib.evaluate import evaluate
 from actlib.families import small_model, small_tokenizer
-from actlib.finetune import IGNORED, answer_loss, collate, finetune
+from actlib.finetune import IGNORED, answer_loss, collate, finetune, light_lora
 from actlib.presets import ScratchModel, load_preset
 from actlib.prompts import Encoded, batches, encode
 
 SETTINGS = {"steps": 12, "learning_rate": 5e-3, "batch_size": 4, "mixed_precision": False}
 SETTINGS |= {"progress": False}
+LONG = SETTINGS | {"steps": 30}
 
 
 @pytest.fixture(scope="module")
@@ -123,3 +127,123 @@ def test_no_items_or_an_empty_answer_change_nothing(fresh, tokenizer, rows):
         finetune(model, tokenizer, rows, **SETTINGS)
     pairs = zip(model.parameters(), fresh().parameters(), strict=True)
     assert all(a.equal(b) for a, b in pairs)
+
+
+@pytest.fixture
+def conv1d(tokenizer):
+    """A small random GPT-2, whose linear layers are stored transposed."""
+    torch.manual_seed(0)
+    ends = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id}
+    sizes = {"n_embd": 32, "n_layer": 2, "n_head": 2, "vocab_size": len(tokenizer)}
+    return GPT2LMHeadModel(GPT2Config(**sizes, **ends)).eval()
+
+
+def traces(model):
+    """All that wrapping could leave on a model: modules, parameters, attributes, hooks, modes."""
+    return {
+        "modules": [(name, id(module)) for name, module in model.named_modules()],
+        "parameters": [(n, id(p), p.requires_grad) for n, p in model.named_parameters()],
+        "attributes": [sorted(vars(module)) for module in model.modules()],
+        "hooks": [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()],
+        "channels": [(name, found.layout) for name, found in channel_modules(model).items()],
+        "tied": tied_modules(model),
+    }
+
+
+def bits(model):
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+def test_lora_lowers_the_loss_and_is_merged(fresh, tokenizer, questions):
+    """From a trained start, since nothing can be learned around a random embedding."""
+    model = fresh()
+    finetune(model, tokenizer, [{**row, "answer": "I do not know."} for row in questions], **LONG)
+    judged = batches(tokenizer, questions, 8)
+    last = []
+
+    class Judge(TrainerCallback):
+        def on_train_end(self, args, state, control, model, **kwargs):
+            last.append(evaluate(model, judged))
+
+    before = evaluate(model, judged)["nll"].mean()
+    losses = finetune(model, tokenizer, questions, **LONG, lora=light_lora(8), callbacks=[Judge()])
+    after = evaluate(model, judged)
+    assert len(losses) == LONG["steps"] and losses[-1] < losses[0] - 0.5
+    assert after["nll"].mean() < before - 0.5
+    assert after["nll"].tolist() == pytest.approx(last[0]["nll"].tolist(), abs=1e-4)
+
+
+@pytest.mark.parametrize("mixed_precision", [False, True])
+def test_lora_moves_linear_weights_alone(fresh, tokenizer, questions, mixed_precision):
+    model, before = fresh(), bits(fresh())
+    settings = SETTINGS | {"mixed_precision": mixed_precision}
+    finetune(model, tokenizer, questions, **settings, lora=light_lora(4))
+    linear = {
+        f"{name}.weight"
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module is not model.lm_head
+    }
+    changed = {name for name, p in model.named_parameters() if not p.equal(before[name])}
+    assert changed == linear
+
+
+def test_the_step_of_lora_has_its_rank(fresh, tokenizer, questions):
+    model, before = fresh(), bits(fresh())
+    finetune(model, tokenizer, questions, **SETTINGS, lora=light_lora(3))
+    name = "model.layers.1.mlp.up_proj.weight"
+    step = torch.linalg.svdvals(model.get_parameter(name).detach() - before[name])
+    assert step[2] > 1e-3 * step[0] and step[3] < 1e-4 * step[0]
+
+
+@pytest.mark.parametrize("kind", ["fresh", "conv1d"])
+def test_lora_leaves_nothing_but_weights(request, kind, tokenizer, questions):
+    model = request.getfixturevalue(kind)
+    model = model if isinstance(model, nn.Module) else model().eval()
+    frozen = next(model.parameters()).requires_grad_(False)
+    before, weights = traces(model), bits(model)
+    finetune(model, tokenizer, questions, **SETTINGS, lora=light_lora(4))
+    assert traces(model) == before
+    assert not frozen.requires_grad
+    assert not any(module.training for module in model.modules())
+    assert any(not p.equal(weights[name]) for name, p in model.named_parameters())
+
+
+def test_a_seed_fixes_lora_too_and_its_configuration_can_be_used_again(fresh, tokenizer, questions):
+    lora, results = light_lora(4), []
+    for seed in (0, 0, 1):
+        model = fresh()
+        torch.manual_seed(len(results))  # the caller's own state must not matter
+        results.append(weights_after(model, tokenizer, questions, seed=seed, lora=lora))
+    assert results[0][0].equal(results[1][0]) and results[0][1] == results[1][1]
+    assert not results[0][0].equal(results[2][0])
+    assert lora.target_modules == "all-linear"
+
+
+def test_lora_that_fails_gives_the_model_back(fresh, tokenizer, questions):
+    class Failing(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            raise RuntimeError("out of patience")
+
+    model = fresh()
+    before, weights = traces(model), bits(model)
+    with pytest.raises(RuntimeError, match="patience"):
+        lora = {"lora": light_lora(4), "callbacks": [Failing()]}
+        finetune(model, tokenizer, questions, **SETTINGS, **lora)
+    assert traces(model) == before
+    assert all(p.equal(weights[name]) for name, p in model.named_parameters())
+
+
+@pytest.mark.parametrize("wrong", [{"bias": "all"}, {"modules_to_save": ["lm_head"]}])
+def test_lora_that_would_train_other_parameters_is_refused(fresh, tokenizer, questions, wrong):
+    model = fresh()
+    before = traces(model)
+    lora = LoraConfig(target_modules="all-linear", **wrong)
+    with pytest.raises(ValueError, match="must leave biases and whole modules alone"):
+        finetune(model, tokenizer, questions, **SETTINGS, lora=lora)
+    assert traces(model) == before
+
+
+def test_a_rank_is_positive():
+    assert light_lora(8).r == 8
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        light_lora(0)
