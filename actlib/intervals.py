@@ -155,10 +155,10 @@ def bootstrap_p(differences: Float[np.ndarray, " resamples"]) -> float:
     One is added to each count and to the number of resamples, so that no p-value is zero; the
     smallest is 2 / (resamples + 1). Source: Davison & Hinkley, Bootstrap Methods and their
     Application (1997), section 4.2 for the added one; it inverts the percentile interval. NaN if
-    a difference is.
+    there is no resample, or one is NaN.
     """
     differences = np.asarray(differences, dtype=float)
-    if np.isnan(differences).any():
+    if not differences.size or np.isnan(differences).any():
         return float("nan")
     tail = min((differences <= 0).sum(), (differences >= 0).sum())
     return float(min(1.0, 2 * (tail + 1) / (len(differences) + 1)))

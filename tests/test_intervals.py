@@ -257,7 +257,7 @@ def test_p_values_of_counted_draws():
     assert bootstrap_p(draws) == bootstrap_p(-draws) == pytest.approx(2 * 4 / 100)
     assert bootstrap_p(np.ones(99)) == pytest.approx(2 / 100)
     assert bootstrap_p(np.zeros(99)) == 1
-    assert np.isnan(bootstrap_p([np.nan, 1.0]))
+    assert np.isnan(bootstrap_p([np.nan, 1.0])) and np.isnan(bootstrap_p([]))
 
 
 def test_the_test_agrees_with_its_interval():

@@ -1,0 +1,196 @@
+"""Frontiers: areas by hand, shares of known models, and a bootstrap that draws all alike."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from actlib.frontiers import frontier_areas, frontier_table, hypervolume, undominated
+from actlib.intervals import paired_test
+
+LOST, RETAINED = ["fr"], ["en"]
+
+
+def made(trials, noise=0.0, seeds=2, size=40, copies=1, gap=2.0):
+    """Items of trials placed at (recovered, kept): {(method, percent, scale): (r, k)}."""
+    rng = np.random.default_rng(0)
+    ends = {("donor", np.nan, np.nan): (1, 0), ("target", np.nan, np.nan): (0, 1)}
+    hard = {cell: 3 + rng.normal(0, 1, size) for cell in "fr en".split()}
+    frames = []
+    for (method, percent, scale), places in (ends | trials).items():
+        for cell, place in zip(hard, places, strict=True):
+            for seed in range(seeds):
+                nll = hard[cell] - gap * place + rng.normal(0, noise, size)
+                frame = pd.DataFrame({"nll": np.repeat(nll, copies)})
+                frame["item"] = [f"{cell}/{number}" for number in frame.index]
+                frame["cluster"] = [f"{cell}-{number // copies}" for number in frame.index]
+                labels = {"method": method, "top_percent": percent, "scale": scale}
+                frames.append(frame.assign(cell=cell, seed=seed, **labels))
+    return pd.concat(frames, ignore_index=True)
+
+
+TRIALS = {
+    ("act_global", 5, 0.5): (0.5, 0.9),
+    ("act_global", 5, 1.0): (0.8, 0.4),
+    ("act_global", 20, 1.0): (0.7, 0.3),  # dominated
+    ("random_matched", 5, 1.0): (0.5, 0.5),
+    ("interpolation", 100, 0.5): (1.2, -0.3),
+}
+
+
+def test_hypervolume_of_two_points_by_hand():
+    # kept 0.9 at height 0.5, and of kept 0.4 another 0.3
+    area = 0.9 * 0.5 + 0.4 * 0.3
+    assert hypervolume([0.5, 0.8], [0.9, 0.4]) == pytest.approx(area)
+    assert hypervolume([0.8, 0.5], [0.4, 0.9]) == pytest.approx(area)
+    assert hypervolume([0.8, 0.5, 0.7], [0.4, 0.9, 0.3]) == pytest.approx(area)
+
+
+def test_hypervolume_is_clipped_to_the_unit_square():
+    assert hypervolume([2.0], [3.0]) == 1
+    assert hypervolume([1.2, -0.5], [-0.3, 0.5]) == 0
+    assert hypervolume([0.0, 1.0], [1.0, 0.0]) == 0  # the two untouched models
+    assert np.isnan(hypervolume([0.5, np.nan], [0.5, 0.5]))
+
+
+def test_hypervolume_is_the_covered_share_of_random_points():
+    rng = np.random.default_rng(0)
+    recovered, kept = rng.normal(0.5, 0.4, (2, 6, 5))
+    x, y = rng.random((2, 40_000, 1))
+    for row, area in enumerate(hypervolume(recovered, kept)):
+        covered = ((x <= kept[row]) & (y <= recovered[row])).any(axis=1).mean()
+        assert area == pytest.approx(covered, abs=0.01)
+
+
+def test_more_trials_never_shrink_the_area():
+    recovered, kept = np.random.default_rng(0).random((2, 12))
+    areas = [hypervolume(recovered[:count], kept[:count]) for count in range(1, 13)]
+    assert (np.diff(areas) >= 0).all() and areas[-1] > areas[0]
+
+
+def test_points_are_undominated_unless_another_is_nowhere_worse():
+    points = np.array([[0.5, 0.9], [0.8, 0.4], [0.7, 0.3], [0.8, 0.3], [0.5, 0.9]])
+    assert undominated(points).tolist() == [True, True, False, False, True]
+
+
+def test_the_table_finds_where_trials_were_put():
+    table = frontier_table(made(TRIALS), LOST, RETAINED)
+    keys = table[["method", "top_percent", "scale"]]
+    assert list(keys.itertuples(index=False, name=None)) == list(TRIALS)
+    assert np.allclose(table[["recovered", "kept"]], list(TRIALS.values()))
+    assert table["on_frontier"].tolist() == [True, True, False, True, True]
+    assert table["gap_clear"].all()
+
+
+def test_areas_are_those_of_the_trials_and_exact_without_noise():
+    found = frontier_areas(made(TRIALS), LOST, RETAINED).set_index("method")
+    assert found["trials"].to_dict() == {"act_global": 3, "random_matched": 1, "interpolation": 1}
+    assert found["area"].tolist() == pytest.approx([0.57, 0.25, 0])
+    # shares of the same items in the same resample: nothing is uncertain
+    assert np.allclose(found[["low", "high"]], found[["area", "area"]])
+    assert found["difference"].tolist()[1:] == pytest.approx([-0.32, -0.57])
+    assert found.loc["act_global", ["difference", "p_value", "p_corrected"]].isna().all()
+    smallest = 2 / 10_001
+    assert found["p_value"].tolist()[1:] == pytest.approx([smallest] * 2)
+    assert found["p_corrected"].tolist()[1:] == pytest.approx([smallest * 1.5] * 2)
+    assert (found["items"] == 80).all() and (found["seeds"] == 2).all()
+
+
+def test_the_same_trials_under_two_names_do_not_differ():
+    trials = {(method, 5, 1.0): (0.6, 0.6) for method in ("act_global", "twin", "noisy")}
+    items = made(trials, noise=0.5)
+    act = items[items["method"] == "act_global"]
+    items = pd.concat([items[items["method"] != "twin"], act.assign(method="twin")])
+    found = frontier_areas(items, LOST, RETAINED).set_index("method")
+    assert found.loc["twin", ["difference_low", "difference_high"]].tolist() == [0, 0]
+    assert found.loc["twin", "p_value"] == 1
+    # an equal method with noise of its own: paired with ACT, yet uncertain
+    assert found.loc["noisy", "difference_low"] < 0 < found.loc["noisy", "difference_high"]
+    assert found.loc["noisy", "p_value"] > 0.05
+
+
+def test_intervals_of_areas_widen_with_noise_and_with_copies():
+    trials = {("act_global", 5, 1.0): (0.6, 0.6)}
+
+    def width(**options):
+        row = frontier_areas(made(trials, seeds=1, **options), LOST, RETAINED, resamples=2000)
+        return float((row["high"] - row["low"]).iloc[0])
+
+    plain = width(noise=0.5)
+    assert width(noise=1.0) > 1.6 * plain
+    clustered = made(trials, noise=0.5, seeds=1, copies=4)
+    honest = frontier_areas(clustered, LOST, RETAINED)
+    naive = frontier_areas(clustered.drop(columns="cluster"), LOST, RETAINED)
+    assert (honest["high"] - honest["low"])[0] == pytest.approx(plain, rel=0.1)
+    assert (naive["high"] - naive["low"])[0] == pytest.approx(plain / 2, rel=0.15)
+
+
+def test_seeds_are_drawn_jointly_for_lost_and_retained_items():
+    # each seed is (0.9, 0.3) or (0.3, 0.9): over seeds, one axis pays for the other
+    items = pd.concat(
+        made({("act_global", 5, 1.0): place}, seeds=1).assign(seed=seed)
+        for seed, place in enumerate([(0.9, 0.3), (0.3, 0.9)] * 5)
+    )
+    found = frontier_areas(items, LOST, RETAINED)
+    # with b of ten seeds of the first kind, (0.3 + 0.06 b) (0.9 - 0.06 b): at most 0.36, never
+    # above; seeds drawn apart would reach 0.48 x 0.9 and more
+    assert found["area"][0] == pytest.approx(0.36) and found["high"][0] <= 0.36 + 1e-9
+
+
+def test_draws_of_random_methods_are_averaged():
+    items = made({("random_matched", 5, 1.0): (0.4, 0.5), ("act_global", 5, 1.0): (0.7, 0.7)})
+    first = items[items["method"] == "random_matched"]
+    fixed = items[items["method"] != "random_matched"].assign(draw=np.nan)
+    shift = first["cell"].map({"fr": 0.4, "en": 0.0})  # 0.2 of the gap
+    second = first.assign(nll=first["nll"] - shift, draw=1)
+    table = frontier_table(pd.concat([fixed, first.assign(draw=0), second]), LOST, RETAINED)
+    row = table[table["method"] == "random_matched"]
+    assert row[["recovered", "kept"]].to_numpy() == pytest.approx(np.array([[0.5, 0.5]]))
+    assert len(table) == 2
+
+
+@pytest.mark.parametrize("place", [(1, 1.0), (1, 2.0)], ids=["no gap", "donor better"])
+def test_without_a_gap_on_retained_items_nothing_is_kept(place):
+    items = made(TRIALS, noise=0.3)
+    donor = (items["method"] == "donor") & (items["cell"] == "en")
+    items.loc[donor, "nll"] -= 2.0 * place[1]
+    table = frontier_table(items, LOST, RETAINED)
+    assert not table["gap_clear"].any() and not table["on_frontier"].any()
+    assert table["kept"].isna().all() and table["recovered"].notna().all()
+    areas = frontier_areas(items, LOST, RETAINED)
+    assert areas[["area", "low", "difference", "p_value", "p_corrected"]].isna().all(axis=None)
+
+
+def test_one_trial_a_method_agrees_with_a_paired_test_on_lost_items():
+    # the area is recovered times kept, and kept is 1: what differs is what is recovered
+    trials = {("act_global", 5, 1.0): (0.6, 1.0), ("random_matched", 5, 1.0): (0.45, 1.0)}
+    items = made(trials, noise=0.8)
+    fr = items[items["cell"] == "fr"].assign(score=lambda t: -t["nll"] / 2)
+    act, other = (fr[fr["method"] == name] for name in ("act_global", "random_matched"))
+    expected = paired_test(other, act)
+    same = items.loc[(items["method"] == "target") & (items["cell"] == "en"), "nll"].to_numpy()
+    for name in ("act_global", "random_matched"):
+        items.loc[(items["method"] == name) & (items["cell"] == "en"), "nll"] = same
+    found = frontier_areas(items, LOST, RETAINED).set_index("method").loc["random_matched"]
+    ends = found[["difference", "difference_low", "difference_high"]].tolist()
+    assert ends == pytest.approx(list(expected[:3]), abs=0.03)
+    assert (found["p_value"] < 0.05) == (expected.p_value < 0.05)
+
+
+def test_input_that_cannot_be_drawn_is_refused():
+    items = made(TRIALS)
+    act = items[items["method"] == "act_global"]
+    cases = [
+        (items.drop(columns="nll"), LOST, "nll"),
+        (items[items["method"] != "donor"], LOST, "donor"),
+        (items, ["de"], "cells"),
+        (items, ["en"], "apart"),
+        (items.drop(index=items.index[-1]), LOST, "same items"),
+        (pd.concat([items, act]), LOST, "twice"),
+        (items.assign(nll=np.nan), LOST, "NaN"),
+        (items.assign(purpose=["test"] * (len(items) - 1) + ["validation"]), LOST, "purpose"),
+    ]
+    for wrong, lost, message in cases:
+        with pytest.raises(ValueError, match=message):
+            frontier_table(wrong, lost, RETAINED)
+    with pytest.raises(ValueError, match="no trial is of the method 'ties'"):
+        frontier_areas(items, LOST, RETAINED, against="ties")
