@@ -10,11 +10,14 @@ with editing_hooks(model, names, edit):
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+
+_rehearsals = ContextVar("rehearsals", default=0)  # how many are going on, one within the other
 
 
 @contextmanager
@@ -23,14 +26,17 @@ def output_hooks(
 ) -> Iterator[None]:
     """Call `callback(name, output)` after each forward of the named modules; hooks go on exit.
 
-    A module that returns a tuple is read at its first entry.
+    A module that returns a tuple is read at its first entry. Forwards of a `rehearsing` block that
+    is entered later are not seen.
     """
     modules = dict(model.named_modules())
     handles = []
+    depth = _rehearsals.get()
 
     def hook_for(name: str) -> Callable[..., None]:
         def hook(_module: nn.Module, _inputs: tuple, output: Tensor | tuple) -> None:
-            callback(name, output[0] if isinstance(output, tuple) else output)
+            if _rehearsals.get() == depth:
+                callback(name, output[0] if isinstance(output, tuple) else output)
 
         return hook
 
@@ -68,6 +74,20 @@ def editing_hooks(
         for name in names:
             handles.enter_context(modules[name].register_forward_hook(hook_for(name)))
         yield
+
+
+@contextmanager
+def rehearsing() -> Iterator[None]:
+    """Forwards in this block prepare another: `output_hooks` from outside of it do not see them.
+
+    So recording a model whose forward is preceded by one that an intervention needs counts the
+    intervened forward alone.
+    """
+    before = _rehearsals.set(_rehearsals.get() + 1)
+    try:
+        yield
+    finally:
+        _rehearsals.reset(before)
 
 
 @contextmanager

@@ -31,7 +31,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from actlib.hooks import editing_hooks, evaluating, output_hooks
+from actlib.hooks import editing_hooks, evaluating, output_hooks, rehearsing
 from actlib.masks import ChannelMask, require_fit, require_same_channels
 from actlib.pairs import require_pair
 
@@ -182,8 +182,9 @@ class _Replay:
 
         self.recording = True
         try:
-            with evaluating(self.source), output_hooks(self.source, self.chosen, hold):
-                self.source(*_moved(args, self.source), **_moved(kwargs, self.source))
+            with rehearsing(), evaluating(self.source):
+                with output_hooks(self.source, self.chosen, hold):
+                    self.source(*_moved(args, self.source), **_moved(kwargs, self.source))
         finally:
             self.recording = False
 

@@ -4,7 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from actlib.hooks import AnswerTokens, editing_hooks, evaluating, output_hooks, position_ids_of
+from actlib.hooks import (
+    AnswerTokens,
+    editing_hooks,
+    evaluating,
+    output_hooks,
+    position_ids_of,
+    rehearsing,
+)
 
 
 def hook_count(model):
@@ -48,6 +55,20 @@ def test_tuple_outputs_are_read_at_their_first_entry():
     with output_hooks(model, ["0"], lambda _name, output: seen.append(output)):
         model(torch.zeros(2))
     assert torch.equal(seen[0], torch.ones(2))
+
+
+def test_rehearsals_are_seen_from_inside_only():
+    model, seen = nn.Linear(2, 2), []
+
+    def read(place):
+        return output_hooks(model, [""], lambda _name, _output: seen.append(place))
+
+    with read("outside"):
+        with pytest.raises(RuntimeError), rehearsing(), read("inside"):
+            model(torch.zeros(1, 2))
+            raise RuntimeError
+        model(torch.zeros(1, 2))
+    assert seen == ["inside", "outside"]
 
 
 Named = namedtuple("Named", ["hidden", "extra"])
