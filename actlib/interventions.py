@@ -88,8 +88,9 @@ def ablated(
         model: the model to ablate.
         mask: the channels to ablate.
         how: "zero", "mean" or "resample".
-        means: module name to the mean of each of its channels, for "mean" only. It must hold the
-            modules with masked channels.
+        means: module name to the mean of each of its channels, for "mean" only; it must hold the
+            modules with masked channels. `ChannelScores.means` are the donor's over answer tokens,
+            one for all positions, so they also stand in for what prompt tokens give.
         seed: fixes, together with the number of forwards so far, who gives to whom; for "resample".
 
     Raises:
@@ -315,7 +316,7 @@ def _masked_means(
     Raises:
         ValueError: some are missing or not finite.
     """
-    if means is None:
+    if not means:
         raise ValueError("mean ablation needs `means`, module name to mean per channel, got none")
     require_same_channels(
         {name: mask.channels[name].numel() for name in chosen},

@@ -467,7 +467,8 @@ def test_what_cannot_be_done_is_refused(pair, family, batches):
         (ablated(target, wrong, "resample"), "the mask is of another model"),
         (ablated(target, mask, "noise"), "unknown ablation 'noise'"),
         (ablated(target, mask, "mean"), "needs `means`"),
-        (ablated(target, mask, "mean", means={}), "means are of another model"),
+        (ablated(target, mask, "mean", means={}), "needs `means`"),
+        (ablated(target, mask, "mean", means={"lm_head": torch.ones(1)}), "lm_head has 1 channels"),
         (ablated(target, mask, "mean", means=nan), "module lm_head must be finite"),
     ]
     for intervention, message in refused:
