@@ -35,7 +35,8 @@ def record_differences(
 
     Each batch runs through the donor, then through the target. Sums are kept in float32 or wider,
     so batch size and padding change the result by rounding only. Channels of a module that never
-    runs score 0.
+    runs score 0. The same pass keeps the donor's mean activation and its standard deviation over
+    the answer tokens (population), which some rankings of `ChannelScores.top` ask for.
 
     Args:
         donor: the model that has the ability.
@@ -66,15 +67,17 @@ def record_differences(
         "items": str(len(digests)),
         "tokens": str(sums.tokens),
     }
+    values, magnitudes, means, spreads = sums.results()
     return ChannelScores(
-        sums.means(sums.differences), sums.means(sums.sizes), sums.tokens, found | (metadata or {})
+        values, magnitudes, sums.tokens, found | (metadata or {}), means=means, spreads=spreads
     )
 
 
 def weight_differences(donor: nn.Module, target: nn.Module) -> ChannelScores:
     """L2 norm of each channel's parameter difference, bias included: a control without data.
 
-    The magnitudes are the mean of the two models' norms of the channel's parameters.
+    The magnitudes are the mean of the two models' norms of the channel's parameters. There are no
+    means and no spreads, since there are no tokens.
 
     Raises:
         ValueError: the models do not fit.
@@ -119,13 +122,15 @@ def record_activations(
 
 
 class _RunningSums:
-    """Sums over answer tokens of |a_donor - a_target| and (|a_donor| + |a_target|) / 2."""
+    """Sums over answer tokens, by module, stacked as [4, channels].
+
+    The rows are |a_donor - a_target|, (|a_donor| + |a_target|) / 2, a_donor and a_donor squared.
+    """
 
     def __init__(self, modules: Mapping[str, ChannelModule]) -> None:
         self.modules = modules
         self.tokens = 0
-        self.differences: dict[str, Tensor] = {}
-        self.sizes: dict[str, Tensor] = {}
+        self.sums: dict[str, Float[Tensor, "4 channels"]] = {}
         self.counts: dict[str, int] = defaultdict(int)
 
     def add_batch(
@@ -154,26 +159,33 @@ class _RunningSums:
         with output_hooks(target, self.modules, subtract):
             run_model(target, batch, tokens)
         self.tokens += len(tokens.rows)
-        _require_finite(self.differences)
+        _require_finite(self.sums)
 
-    def means(self, sums: Mapping[str, Tensor]) -> dict[str, Float[Tensor, " channels"]]:
-        """Means over tokens in float32 on the CPU, in module order."""
-        return {
-            name: (sums[name] / self.counts[name]).float().cpu()
-            if name in sums
-            else torch.zeros(module.channels)
-            for name, module in self.modules.items()
-        }
+    def results(self) -> list[dict[str, Float[Tensor, " channels"]]]:
+        """Values, magnitudes, donor's means and spreads in float32 on the CPU, in module order."""
+        found = {name: self._result(name, each.channels) for name, each in self.modules.items()}
+        return [{name: rows[part].clone() for name, rows in found.items()} for part in range(4)]
+
+    def _result(self, name: str, channels: int) -> Float[Tensor, "4 channels"]:
+        if name not in self.sums:
+            return torch.zeros(4, channels)
+        rows = self.sums[name].cpu().double() / self.counts[name]
+        # Rounding can leave a constant channel slightly below 0.
+        rows[3] = (rows[3] - rows[2].square()).clamp_min(0).sqrt()
+        return rows.float()
 
     def _add(self, name: str, ours: Tensor, theirs: Tensor) -> None:
         difference = (ours - theirs).abs_().sum(dim=0)
         size = (ours.abs().sum(dim=0) + theirs.abs().sum(dim=0)) / 2
+        # Squares of deviations from the batch's mean keep in float32 what squares of a channel
+        # far from zero would lose; the mean's own square is added in the wider type.
+        mean = ours.mean(dim=0)
+        variance = (ours - mean).square_().mean(dim=0)
         wide = torch.float32 if difference.device.type == "mps" else torch.float64
-        if name not in self.differences:
-            self.differences[name] = torch.zeros_like(difference, dtype=wide)
-            self.sizes[name] = torch.zeros_like(size, dtype=wide)
-        self.differences[name] += difference
-        self.sizes[name] += size
+        mean, variance = mean.to(wide), variance.to(wide)
+        rows = [difference, size, mean * len(ours), (variance + mean.square()) * len(ours)]
+        rows = torch.stack([row.to(wide) for row in rows])
+        self.sums[name] = self.sums[name].add_(rows) if name in self.sums else rows
         self.counts[name] += len(ours)
 
 

@@ -8,6 +8,7 @@ import actlib.localize
 from actlib.channels import channel_modules
 from actlib.localize import record_activations, record_differences, weight_differences
 from actlib.masks import ChannelMask
+from actlib.scores import pool
 
 
 def hook_count(model):
@@ -64,6 +65,62 @@ def test_scores_are_equation_two(pair, batches, items, architecture):
     assert_close(scores.magnitudes, {name: magnitudes[name] for name in names})
     assert scores.tokens == tokens == 15
     assert all(each.dtype == torch.float32 for each in scores.values.values())
+
+
+def assert_moments(scores, donor, items, tolerance=1e-5):
+    """Compare to the mean and the standard deviation of all activations, stored one by one."""
+    stored = {}
+    for ids, answer in items:
+        for name, outputs in activations_of(donor, ids).items():
+            stored.setdefault(name, []).append(outputs[answer])
+    stored = {name: torch.cat(stored[name]) for name in channel_modules(donor)}
+    expected = {name: each.mean(0) for name, each in stored.items()}
+    assert_close(scores.means, expected, tolerance)
+    expected = {name: each.std(0, correction=0) for name, each in stored.items()}
+    assert_close(scores.spreads, expected, tolerance)
+
+
+@pytest.mark.parametrize("size", [1, 2, 6])
+def test_means_and_spreads_are_the_donors_over_answer_tokens(
+    pair, items, collate, architecture, size
+):
+    donor, target = pair(architecture)
+    scores = record_differences(donor, target, collate(items, size))
+    assert_moments(scores, donor, items)
+    assert all(each.dtype == torch.float32 for each in scores.spreads.values())
+
+
+@pytest.mark.parametrize("architecture", ["llama_tied", "gpt2"])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_pooled_recordings_have_the_spreads_of_one(pair, items, collate, architecture, side):
+    donor, target = pair(architecture)
+    parts = [
+        record_differences(donor, target, collate(chosen, 2, side))
+        for chosen in (items[:1], items[1:4], items[4:])
+    ]
+    assert_moments(pool(parts), donor, items)
+
+
+def test_spreads_survive_a_channel_far_from_zero(pair, items, collate):
+    donor, target = pair("gpt2")
+    name = "transformer.h.0.mlp.c_fc"
+    with torch.no_grad():
+        donor.transformer.h[0].mlp.c_fc.bias[3] = 3e3
+    spreads = record_differences(donor, target, collate(items)).spreads[name]
+    outputs = [activations_of(donor, ids)[name][answer] for ids, answer in items]
+    expected = torch.cat(outputs).std(0, correction=0).float()
+    assert expected[3] > 0.1
+    torch.testing.assert_close(spreads, expected, rtol=2e-3, atol=0)
+
+
+def test_constant_channels_have_no_spread(pair, items, collate):
+    donor, target = pair("gpt2")
+    with torch.no_grad():
+        donor.transformer.ln_f.weight.zero_()
+    # Over many tokens, the mean of the squares rounds to below the square of the mean.
+    scores = record_differences(donor, target, collate(items * 20, 7))
+    assert (scores.spreads["transformer.ln_f"] < 1e-6).all()
+    torch.testing.assert_close(scores.means["transformer.ln_f"], donor.transformer.ln_f.bias.data)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -226,7 +283,7 @@ def test_weight_differences_are_norms_over_each_channel(pair):
     torch.testing.assert_close(scores.values["model.embed_tokens"][2], column.norm().detach())
     sizes = (donor.model.norm.weight.abs() + target.model.norm.weight.abs()) / 2
     torch.testing.assert_close(scores.magnitudes["model.norm"], sizes.detach())
-    assert scores.tokens == 0
+    assert (scores.tokens, scores.means, scores.spreads) == (0, {}, {})
 
 
 def test_weight_differences_of_conv1d_are_columns(pair):

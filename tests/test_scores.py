@@ -1,16 +1,26 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
-from actlib.scores import ChannelScores, channel_count
+from actlib.masks import save_tensors
+from actlib.scores import RANKINGS, ChannelScores, channel_count, pool
 
 
-def scores_of(values, magnitudes=None):
-    values = {name: torch.tensor(v, dtype=torch.float32) for name, v in values.items()}
-    if magnitudes is None:
-        magnitudes = {name: torch.ones_like(v) for name, v in values.items()}
-    else:
-        magnitudes = {name: torch.tensor(v, dtype=torch.float32) for name, v in magnitudes.items()}
-    return ChannelScores(values, magnitudes, 12, {"donor": "d", "tokens": "12"})
+def tensors(values):
+    return {name: torch.tensor(v, dtype=torch.float32) for name, v in values.items()}
+
+
+def scores_of(values, magnitudes=None, spreads=None):
+    values = tensors(values)
+    ones = {name: torch.ones_like(v) for name, v in values.items()}
+    magnitudes = tensors(magnitudes) if magnitudes else ones
+    found = {"means": ones, "spreads": tensors(spreads)} if spreads else {}
+    return ChannelScores(values, magnitudes, 12, {"donor": "d", "tokens": "12"}, **found)
+
+
+def flat(values):
+    return torch.cat(list(values.values()))
 
 
 def picked(mask):
@@ -25,12 +35,12 @@ def random_scores():
 
 def test_top_holds_the_highest_scores_of_all_modules_together():
     scores = random_scores()
-    flat = torch.cat(list(scores.values.values()))
+    values = flat(scores.values)
     for percent in (1, 7.3, 50, 100):
         mask = scores.top(percent)
-        chosen = torch.cat(list(mask.channels.values()))
+        chosen = flat(mask.channels)
         assert mask.count == int(percent * 2)
-        assert percent == 100 or flat[chosen].min() > flat[~chosen].max()
+        assert percent == 100 or values[chosen].min() > values[~chosen].max()
 
 
 def test_bottom_holds_the_lowest_and_complements_top():
@@ -49,7 +59,8 @@ def test_counts_are_exact_where_floats_are_not():
 
 def test_at_least_one_channel():
     scores = scores_of({"a": [1.0, 3.0, 2.0]})
-    for ranking in ("global", "module", "scaled"):
+    scores = scores.relative_to(scores_of({"a": [0.0] * 3}, spreads={"a": [1.0] * 3}))
+    for ranking in RANKINGS:
         assert picked(scores.top(0.001, ranking)) == {"a": [1]}
 
 
@@ -67,8 +78,13 @@ def test_unknown_ranking_is_refused_with_the_choices():
 
 
 def test_nan_scores_are_refused():
+    broken = scores_of({"a": [1.0, float("nan")]}, spreads={"a": [1.0, float("nan")]})
+    whole = scores_of({"a": [1.0, 2.0]})
     with pytest.raises(ValueError, match="NaN"):
-        scores_of({"a": [1.0, float("nan")]}).top(50)
+        broken.top(50)
+    for ranking in ("relative", "contrast"):
+        with pytest.raises(ValueError, match="NaN"):
+            whole.relative_to(broken).top(50, ranking)
 
 
 @pytest.mark.parametrize("end", ["top", "bottom"])
@@ -113,16 +129,139 @@ def test_scaled_ranking_puts_silent_modules_last():
 
 
 def test_round_trip_is_exact(tmp_path):
-    scores = random_scores()
+    made = {"z": [3.0, 1.0], "a": [2.0]}
+    scores = scores_of(made, {"z": [4.0, 5.0], "a": [6.0]}, {"z": [0.1, 0.2], "a": [0.3]})
     scores.save(tmp_path / "scores.safetensors")
     loaded = ChannelScores.load(tmp_path / "scores.safetensors")
-    for part in ("values", "magnitudes"):
+    for part in ("values", "magnitudes", "means", "spreads"):
         ours, theirs = getattr(scores, part), getattr(loaded, part)
-        assert list(ours) == list(theirs)
+        assert list(ours) == list(theirs) == ["z", "a"]
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert (loaded.tokens, loaded.metadata) == (scores.tokens, scores.metadata)
+
+
+def test_files_without_means_and_spreads_load(tmp_path):
+    kept = {"values:a": torch.tensor([1.0, 2.0]), "magnitudes:a": torch.tensor([3.0, 4.0])}
+    save_tensors(tmp_path / "old", "ChannelScores", kept, {"tokens": "7", "ability": "maths"})
+    loaded = ChannelScores.load(tmp_path / "old")
+    assert torch.equal(loaded.magnitudes["a"], kept["magnitudes:a"])
+    assert (loaded.tokens, loaded.means, loaded.spreads) == (7, {}, {})
 
 
 def test_masks_say_how_they_were_ranked():
     metadata = random_scores().top(5, "scaled").metadata
     assert (metadata["percent"], metadata["ranking"], metadata["donor"]) == ("5", "scaled", "d")
+    assert "off" not in metadata
+    off = replace(random_scores(), metadata={"data_hash": "abc"})
+    assert random_scores().relative_to(off).top(5, "contrast").metadata["off"] == "abc"
+
+
+def test_relative_counts_in_units_of_the_donors_spread_elsewhere():
+    scores = scores_of({"a": [1.0, 8.0, 0.5], "b": [3.0]}, spreads={"a": [9.0] * 3, "b": [9.0]})
+    off = scores_of({"a": [5.0] * 3, "b": [5.0]}, spreads={"a": [1.0, 16.0, 1.0], "b": [1.0]})
+    found = scores.relative_to(off).ranked("relative")
+    # One hundredth of the mean spread, 6 and 1, is added to each spread.
+    torch.testing.assert_close(found["a"], torch.tensor([1 / 1.06, 8 / 16.06, 0.5 / 1.06]))
+    torch.testing.assert_close(found["b"], torch.tensor([3 / 1.01]))
+
+
+def test_relative_passes_over_a_channel_that_swings_anyway():
+    scores = scores_of({"a": [100.0, 1.0, 2.0, 1.5]})
+    assert picked(scores.top(25)) == {"a": [0]}
+    calm = scores.relative_to(scores_of({"a": [1.0] * 4}, spreads={"a": [1e4, 1.0, 1.0, 1.0]}))
+    assert picked(calm.top(25, "relative")) == {"a": [2]}
+    assert picked(calm.bottom(25, "relative")) == {"a": [0]}
+
+
+def test_relative_gives_dead_channels_nothing():
+    values = {"a": [0.0, 1e-7, 1.0, 2.0], "silent": [0.0, 3.0]}
+    spreads = {"a": [0.0, 0.0, 1.0, 1.0], "silent": [0.0, 0.0]}
+    scores = scores_of(values).relative_to(scores_of(values, spreads=spreads))
+    found = scores.ranked("relative")
+    assert found["a"][0] == 0
+    assert 0 < found["a"][1] < 1e-4 < found["a"][2]
+    assert found["silent"].tolist() == [0, 0]
+
+
+def test_contrast_takes_away_what_differs_as_much_elsewhere():
+    scores = scores_of({"a": [5.0, 7.0], "b": [1.0, 1.0]}, {"a": [2.0, 4.0], "b": [0.5, 0.5]})
+    off = scores_of({"a": [5.0, 1.0], "b": [0.5, 3.0]}, {"a": [90.0] * 2, "b": [90.0] * 2})
+    found = scores.relative_to(off).ranked("contrast")
+    assert found["a"].tolist() == [0, 2]
+    assert found["b"].tolist() == [1, -4]
+    assert picked(scores.relative_to(off).top(50, "contrast")) == {"a": [1], "b": [0]}
+    assert picked(scores.relative_to(off).bottom(25, "contrast")) == {"a": [], "b": [1]}
+
+
+def test_contrast_of_a_recording_to_itself_is_zero_and_ranks_by_order():
+    scores = random_scores()
+    alike = scores.relative_to(scores)
+    assert not flat(alike.ranked("contrast")).any()
+    assert picked(alike.top(1, "contrast")) == {"z": [0, 1], "a": []}
+
+
+def test_the_reference_changes_no_other_ranking():
+    scores = random_scores()
+    attached = scores.relative_to(scores_of({"z": [1.0] * 70, "a": [2.0] * 130}))
+    for ranking in ("global", "module", "scaled"):
+        assert attached.top(10, ranking).digest == scores.top(10, ranking).digest
+    assert scores.off is None
+
+
+def test_rankings_ask_for_their_reference():
+    scores = random_scores()
+    for ranking in ("relative", "contrast"):
+        with pytest.raises(ValueError, match=f'"{ranking}" needs a reference.*relative_to'):
+            scores.top(5, ranking)
+    plain = scores.relative_to(random_scores())
+    assert plain.top(5, "contrast").count == 10
+    with pytest.raises(ValueError, match="needs spreads"):
+        plain.top(5, "relative")
+
+
+def test_references_of_other_layouts_or_without_tokens_are_refused():
+    scores = scores_of({"a": [1.0, 2.0], "b": [1.0]})
+    for other in ({"a": [1.0, 2.0]}, {"a": [1.0], "b": [1.0]}, {"a": [1.0, 2.0], "c": [1.0]}):
+        with pytest.raises(ValueError, match="the reference is a recording of another model"):
+            scores.relative_to(scores_of(other))
+    with pytest.raises(ValueError, match="answer tokens"):
+        scores.relative_to(replace(scores, tokens=0))
+
+
+def test_neither_files_nor_pools_keep_the_reference(tmp_path):
+    scores = random_scores().relative_to(random_scores())
+    scores.save(tmp_path / "scores")
+    assert ChannelScores.load(tmp_path / "scores").off is None
+    assert pool([scores, scores]).off is None
+
+
+def test_pooled_moments_are_those_of_all_tokens_together():
+    generator = torch.Generator().manual_seed(0)
+    # Parts of unequal size and far apart: neither the mean of the spreads nor that of the
+    # variances would do.
+    recordings = [
+        torch.randn(count, 5, generator=generator, dtype=torch.float64) * width + middle
+        for count, width, middle in ((3, 1.0, 0.0), (40, 0.1, 4.0), (1, 1.0, -7.0))
+    ]
+    parts = []
+    for activations in recordings:
+        means, spreads = activations.mean(0).float(), activations.std(0, correction=0).float()
+        given = [{"a": each} for each in (activations.abs().mean(0).float(), means)]
+        parts.append(
+            ChannelScores(*given, len(activations), means={"a": means}, spreads={"a": spreads})
+        )
+    everything = torch.cat(recordings)
+    pooled = pool(parts)
+    torch.testing.assert_close(pooled.means["a"], everything.mean(0).float())
+    torch.testing.assert_close(pooled.spreads["a"], everything.std(0, correction=0).float())
+    again = pool([pool(parts[:2]), parts[2]])
+    torch.testing.assert_close(again.spreads["a"], pooled.spreads["a"])
+
+
+def test_pools_with_a_part_without_moments_have_none():
+    with_moments = scores_of({"a": [1.0, 3.0]}, spreads={"a": [1.0, 2.0]})
+    without = scores_of({"a": [3.0, 3.0]})
+    pooled = pool([with_moments, without])
+    assert (pooled.means, pooled.spreads) == ({}, {})
+    assert pooled.values["a"].tolist() == [2, 3]
+    assert pool([with_moments]).spreads["a"].tolist() == [1, 2]
