@@ -151,7 +151,7 @@ def hypervolume(
     Sweeps from the highest `kept` down; the height is the most recovered by any point so far. NaN
     if any coordinate is.
     """
-    x, y = np.clip(kept, 0, 1), np.clip(recovered, 0, 1)
+    x, y = (np.clip(np.asarray(axis, dtype=float), 0, 1) for axis in (kept, recovered))
     order = np.argsort(-x, axis=-1)
     x, y = np.take_along_axis(x, order, -1), np.take_along_axis(y, order, -1)
     widths = x - np.concatenate([x[..., 1:], np.zeros_like(x[..., :1])], axis=-1)

@@ -2,11 +2,12 @@
 
 Every function takes a data frame whose columns its docstring names (`low` and `high` are the ends
 of an interval) and draws on `ax`, or on the current axes. The table is all it needs, so a figure
-can be redrawn from its CSV: nothing here imports torch. Heatmaps live in `actlib.heatmaps`, colors,
-sizes and saving in `actlib.style`; both can be reached from here.
+can be redrawn from its CSV: nothing here imports torch. Heatmaps live in `actlib.heatmaps`, figures
+of the sweep in `actlib.sweep_plots`, colors, sizes and saving in `actlib.style`; all can be reached
+from here.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -20,23 +21,25 @@ from actlib.statistics import half_normal_ccdf
 from actlib.style import (
     LABELS,
     MARKERS,
+    NULL,
     PALETTE,
     WIDTHS,
     figure,
     label_of,
+    legend_above,
     look,
     save_figure,
+    series,
     set_theme,
 )
+from actlib.sweep_plots import ablation_bars, area_bars, pareto
 
 __all__ = [
-    "LABELS", "MARKERS", "PALETTE", "WIDTHS", "causal_heatmap", "concentration_ccdf", "figure",
-    "forgetting_heatmap", "label_of", "look", "makeup_heatmap", "merge_bars", "overlap_heatmap",
-    "panels", "probe_curves", "save_figure", "set_theme", "sft_curves", "share_bars",
-    "stability_curves", "sufficiency_curves", "tradeoff",
+    "LABELS", "MARKERS", "PALETTE", "WIDTHS", "ablation_bars", "area_bars", "causal_heatmap",
+    "concentration_ccdf", "figure", "forgetting_heatmap", "label_of", "look", "makeup_heatmap",
+    "merge_bars", "overlap_heatmap", "panels", "pareto", "probe_curves", "save_figure", "set_theme",
+    "sft_curves", "share_bars", "stability_curves", "sufficiency_curves", "tradeoff",
 ]  # fmt: skip
-
-_NULL = {"color": "#444444", "linewidth": 0.9, "linestyle": (0, (4, 2))}
 
 
 def concentration_ccdf(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
@@ -50,17 +53,17 @@ def concentration_ccdf(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     by = "ranking" if table["name"].nunique() == 1 else "name"
     if by == "name" and table["ranking"].nunique() > 1:
         raise ValueError("draw several names in one ranking, or one name in several rankings.")
-    for style, line in _series(table, by):
+    for style, line in series(table, by):
         line = line[line["value_over_mean"] > 0].sort_values("value_over_mean")
         name = style["label"] if by == "ranking" else line["name"].iloc[0]
         style |= {"marker": "", "label": name}
         ax.plot(line["value_over_mean"], line["ccdf"], **style)
     floor = table["ccdf"].min()
     grid = np.geomspace(0.01, 10, 500)
-    ax.plot(grid, half_normal_ccdf(grid), **_NULL, label="Half-normal (chance)", zorder=1)
+    ax.plot(grid, half_normal_ccdf(grid), **NULL, label="Half-normal (chance)", zorder=1)
     ax.set(xscale="log", yscale="log", xlim=(0.01, None), ylim=(floor / 1.5, 1.5))
     ax.set(xlabel=r"Score $\Delta a$ over its mean", ylabel="Fraction of channels above")
-    return _legend(ax)
+    return legend_above(ax)
 
 
 def share_bars(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
@@ -86,7 +89,7 @@ def share_bars(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
         xlabel=r"Share of the summed score $\Sigma\,\Delta a$ (%)", ylim=(len(names) - 0.5, -0.5)
     )
     ax.grid(False, axis="y")
-    return _legend(ax)
+    return legend_above(ax)
 
 
 def probe_curves(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
@@ -98,10 +101,10 @@ def probe_curves(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """
     ax = _curves(table, ax, "channels", "accuracy", "method")
     if "chance" in table:
-        ax.axhline(table["chance"].iloc[0], **_NULL, label="Chance", zorder=1)
+        ax.axhline(table["chance"].iloc[0], **NULL, label="Chance", zorder=1)
     _log_ticks(ax, table["channels"])
     ax.set(xlabel="Channels read", ylabel="Probe accuracy")
-    return _legend(ax)
+    return legend_above(ax)
 
 
 def sufficiency_curves(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
@@ -114,7 +117,7 @@ def sufficiency_curves(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """
     ax = _curves(table, ax, "top_percent", "recovery", "method")
     for level in (0, 1):
-        ax.axhline(level, **_NULL, zorder=1)
+        ax.axhline(level, **NULL, zorder=1)
     ends = {
         "xycoords": ("axes fraction", "data"),
         "textcoords": "offset points",
@@ -124,7 +127,7 @@ def sufficiency_curves(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.annotate("donor", (1, 1), (2, 0), va="center", **ends)
     _log_ticks(ax, table["top_percent"])
     ax.set(xlabel="Channels moved (%)", ylabel="Recovered share of the gap")
-    return _legend(ax)
+    return legend_above(ax)
 
 
 def stability_curves(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
@@ -137,10 +140,10 @@ def stability_curves(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """
     ax = _curves(table, ax, "samples", "jaccard", "comparison")
     if "expected_jaccard" in table:
-        ax.axhline(table["expected_jaccard"].mean(), **_NULL, label="Random masks", zorder=1)
+        ax.axhline(table["expected_jaccard"].mean(), **NULL, label="Random masks", zorder=1)
     _log_ticks(ax, table["samples"])
     ax.set(xlabel="Samples behind each mask", ylabel="Jaccard of the masks", ylim=(0, 1.02))
-    return _legend(ax)
+    return legend_above(ax)
 
 
 def tradeoff(table: pd.DataFrame, ax: Axes | None = None, parameter: str = "scale") -> Axes:
@@ -154,7 +157,7 @@ def tradeoff(table: pd.DataFrame, ax: Axes | None = None, parameter: str = "scal
         parameter: Column that orders the points of a line; its last value is written at the end.
     """
     ax = ax or plt.gca()
-    for style, line in _series(table, "method"):
+    for style, line in series(table, "method"):
         line = line.sort_values(parameter)
         bars = {}
         for axis, name in (("xerr", "retained"), ("yerr", "recovered")):
@@ -167,7 +170,7 @@ def tradeoff(table: pd.DataFrame, ax: Axes | None = None, parameter: str = "scal
             where = {"xytext": (3, 3), "textcoords": "offset points", "color": style["color"]}
             ax.annotate(f"{end[parameter]:g}", (end["retained"], end["recovered"]), **where)
     ax.set(xlabel="Retained", ylabel="Recovered")
-    return _legend(ax)
+    return legend_above(ax)
 
 
 def sft_curves(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
@@ -182,11 +185,11 @@ def sft_curves(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     counts = table.groupby("method")["steps"].transform("size")
     if (counts > 1).any():
         _curves(table[counts > 1], ax, "steps", "accuracy", "method")
-    for style, line in _series(table[counts == 1], "method"):
+    for style, line in series(table[counts == 1], "method"):
         level = {"color": style["color"], "label": style["label"], "linestyle": (0, (1, 1.2))}
         ax.axhline(line["accuracy"].iloc[0], **level)
     ax.set(xlabel="Fine-tuning steps", ylabel="Accuracy")
-    return _legend(ax)
+    return legend_above(ax)
 
 
 def merge_bars(table: pd.DataFrame, ax: Axes | None = None, label: str = "Accuracy") -> Axes:
@@ -198,18 +201,18 @@ def merge_bars(table: pd.DataFrame, ax: Axes | None = None, label: str = "Accura
         label: What `score` is, with its unit.
     """
     ax = ax or plt.gca()
-    abilities, series = list(table["ability"].unique()), list(_series(table, "method"))
-    width = 0.84 / len(series)
-    for number, (style, bars) in enumerate(series):
+    abilities, methods = list(table["ability"].unique()), list(series(table, "method"))
+    width = 0.84 / len(methods)
+    for number, (style, bars) in enumerate(methods):
         bars = bars.set_index("ability").reindex(abilities)
-        place = np.arange(len(abilities)) + (number - (len(series) - 1) / 2) * width
+        place = np.arange(len(abilities)) + (number - (len(methods) - 1) / 2) * width
         ax.bar(place, bars["score"], width * 0.92, color=style["color"], label=style["label"])
         if "low" in bars:
             ax.vlines(place, bars["low"], bars["high"], color="black", linewidth=0.7)
     ax.set_xticks(range(len(abilities)), [label_of(name) for name in abilities])
     ax.set(xlabel="", ylabel=label)
     ax.grid(False, axis="x")
-    return _legend(ax)
+    return legend_above(ax)
 
 
 def panels(
@@ -253,16 +256,10 @@ def panels(
     return fig
 
 
-def _series(table: pd.DataFrame, by: str) -> Iterator[tuple[dict, pd.DataFrame]]:
-    """Each value of `by` with its look, in order of appearance."""
-    for position, (key, rows) in enumerate(table.groupby(by, sort=False)):
-        yield look(key, position), rows
-
-
 def _curves(table: pd.DataFrame, ax: Axes | None, x: str, y: str, by: str) -> Axes:
     """A line with markers for each value of `by`, and a band where `low` and `high` are given."""
     ax = ax or plt.gca()
-    for style, line in _series(table.dropna(subset=[y]), by):
+    for style, line in series(table.dropna(subset=[y]), by):
         line = line.sort_values(x)
         ax.plot(line[x], line[y], **style)
         if "low" in line and len(line) > 1:
@@ -286,12 +283,3 @@ def _log_ticks(ax: Axes, values: pd.Series) -> None:
     ax.xaxis.set_major_locator(FixedLocator(ticks))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-
-
-def _legend(ax: Axes) -> Axes:
-    """Legend above the axes, where it can cover no data."""
-    handles, labels = ax.get_legend_handles_labels()
-    if len(handles) > 1:
-        columns = min(4, len(handles))
-        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns)
-    return ax

@@ -9,11 +9,13 @@ Figures are drawn at their final size. The typeface (STIX, close to Times) ships
 that every machine draws the same.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib as mpl
 import pandas as pd
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 WIDTHS = {
@@ -24,14 +26,23 @@ WIDTHS = {
 }
 """Width of one column and of the full page, in inches."""
 
-# Method: color (Okabe-Ito, then Tol's muted colors, all safe for the color-blind), marker, label.
+# Method: color, marker, label. Colors are Okabe-Ito, then Tol's muted ones, then what lies farthest
+# from all before to normal, deutan and protan eyes; with so many, it takes the marker besides.
 _METHODS = {
     "act_global": ("#0072B2", "o", "ACT"),
     "act_module": ("#56B4E9", "s", "ACT, per module"),
     "act_scaled": ("#009E73", "^", "ACT, scaled"),
+    "act_relative": ("#6969FF", "<", "ACT, relative"),
+    "act_contrast": ("#1E00B4", "h", "ACT, contrast"),
+    "act_patched": ("#1E4BFF", "H", "ACT, activations patched"),
     "weight_difference": ("#E69F00", "v", "Weight difference"),
+    "weight_scaled": ("#FFC300", "^", "Weight difference, scaled"),
+    "task_vector": ("#D21E3C", "*", "Task-vector entries"),
+    "random_entries": ("#CCC28F", "P", "Random entries"),
+    "whole_modules": ("#5A4B00", "p", "Whole modules"),
     "bottom": ("#CC79A7", "X", "Bottom channels"),
     "random_matched": ("#888888", "D", "Random, matched"),
+    "random_scaled": ("#33525C", "s", "Random, matched to scaled"),
     "random_uniform": ("#BBBBBB", "d", "Random, uniform"),
     "all_rows": ("#882255", "*", "All channels"),
     "interpolation": ("#999933", "h", "Interpolation"),
@@ -41,12 +52,23 @@ _METHODS = {
     "sft_only": ("#CC6677", "<", "SFT only"),
     "act_sft": ("#332288", ">", "ACT, then SFT"),
     "random_sft": ("#AAAA88", "H", "Random, then SFT"),
+    "interpolation_sft": ("#87A55A", "X", "Interpolation, then SFT"),
+    "donor_sft": ("#1E3C0F", "8", "Donor, then SFT"),
+    "sft_only_lora": ("#B885C2", "d", "SFT only, LoRA"),
+    "act_sft_lora": ("#6996FF", "D", "ACT, then SFT, LoRA"),
     "union": ("#117733", "o", "ACT, union"),
     "sum": ("#117733", "o", "ACT, sum"),
     "average": ("#44AA99", "s", "ACT, average"),
     "largest": ("#88CCEE", "^", "ACT, largest"),
-    "task_arithmetic": ("#DDAA33", "v", "Task arithmetic"),
+    "task_arithmetic": ("#DDAA33", "<", "Task arithmetic"),
     "mean_weights": ("#AA4499", "X", "Weight average"),
+    "ties": ("#78E178", "P", "TIES"),
+    "dare_linear": ("#2D5AC3", "8", "DARE"),
+    "dare_ties": ("#3C3C87", "p", "DARE, TIES"),
+    "layer_swap": ("#69005A", "*", "Layer swapping"),
+    "act_sum": ("#117733", "o", "ACT, sum"),
+    "act_average": ("#44AA99", "s", "ACT, average"),
+    "act_largest": ("#88CCEE", "^", "ACT, largest"),
     "raw": ("#0072B2", "o", "Raw"),
     "scaled": ("#009E73", "^", "Scaled by module"),
 }
@@ -58,6 +80,9 @@ LABELS = {key: label for key, (_, _, label) in _METHODS.items()}
 _CYCLE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#332288", "#999933"]
 _CYCLE_MARKERS = "osv^DPX*"
 _CYCLE_LINES = ["-", (0, (3, 1)), (0, (1, 1))]  # a second round of the colors is dashed
+
+NULL = {"color": "#444444", "linewidth": 0.9, "linestyle": (0, (4, 2))}
+"""Line of a null or of a reference level."""
 
 _widths = dict(WIDTHS["neurips"])
 
@@ -80,6 +105,21 @@ def look(key: str, position: int = 0) -> dict[str, object]:
     line = _CYCLE_LINES[turn % len(_CYCLE_LINES)]
     color, marker = _CYCLE[place], _CYCLE_MARKERS[place]
     return {"color": color, "marker": marker, "linestyle": line, "label": label}
+
+
+def series(table: pd.DataFrame, by: str) -> Iterator[tuple[dict, pd.DataFrame]]:
+    """Each value of the column `by` with its look, in order of appearance."""
+    for position, (key, rows) in enumerate(table.groupby(by, sort=False)):
+        yield look(key, position), rows
+
+
+def legend_above(ax: Axes) -> Axes:
+    """Legend above the axes, where it can cover no data; none for a single series."""
+    handles, labels = ax.get_legend_handles_labels()
+    if len(handles) > 1:
+        columns = min(4, len(handles))
+        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns)
+    return ax
 
 
 def set_theme(venue: str = "neurips") -> None:
