@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
-from actlib.intervals import Means, bootstrap_p, cluster_of, corrected, joint_means
+from actlib.intervals import Means, bootstrap_p, item_clusters, corrected, joint_means
 
 TRIAL = ["method", "top_percent", "scale"]
 """Columns that name a trial."""
@@ -175,7 +175,7 @@ def _plane(items: pd.DataFrame, lost, retained, resamples: int, seed: int) -> _P
     groups = names.groupby(TRIAL, sort=False, dropna=False)
     trials = names.groupby(groups.ngroup()).head(1).reset_index(drop=True)
     tables = [_wide(used[used["cell"].isin(part)], groups.ngroup()) for part in cells]
-    found = joint_means(tables, cluster_of([used]), resamples, seed)
+    found = joint_means(tables, item_clusters([used]), resamples, seed)
     donor, target = (int(np.flatnonzero(trials["method"] == end)[0]) for end in _ENDS)
     recovered, gained, usable = _share(found[0], start=target, end=donor)
     kept, held, also = _share(found[1], start=donor, end=target)

@@ -278,10 +278,10 @@ def _drawn_means(
 
 def _means(frames: list[pd.DataFrame], resamples: int, seed: int) -> Means:
     """Mean of each frame's scores with its resamples, frames drawn alike."""
-    return joint_means([_aligned(frames)], cluster_of(frames), resamples, seed)[0]
+    return joint_means([_aligned(frames)], item_clusters(frames), resamples, seed)[0]
 
 
-def cluster_of(frames: Sequence[pd.DataFrame]) -> pd.Series | None:
+def item_clusters(frames: Sequence[pd.DataFrame]) -> pd.Series | None:
     """Cluster of each item, indexed by item; None if no frame has the column `cluster`.
 
     Raises:
