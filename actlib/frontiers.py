@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
-from actlib.intervals import Means, bootstrap_p, item_clusters, corrected, joint_means
+from actlib.intervals import Means, bootstrap_p, corrected, item_clusters, joint_means
 
 TRIAL = ["method", "top_percent", "scale"]
 """Columns that name a trial."""
