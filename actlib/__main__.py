@@ -12,7 +12,7 @@ import sys
 
 from . import sweeps
 from .study import Study
-from .sweep_parts import merging_sizes, specialities
+from .sweep_merging import merging_sizes, specialities
 
 STEPS = {
     "build": "build one model",

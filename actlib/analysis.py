@@ -164,8 +164,10 @@ def rank_agreement(scores_a, scores_b, percent: float, ranking: str = "global") 
         ValueError: the scores do not cover the same modules and channels.
     """
     tops = overlap(scores_a.top(percent, ranking), scores_b.top(percent, ranking))
-    a = _module_values(scores_a, ranking == "scaled")
-    b = _module_values(scores_b, ranking == "scaled")
+    a, b = (
+        {name: np.asarray(part, dtype=float) for name, part in scores.ranked(ranking).items()}
+        for scores in (scores_a, scores_b)
+    )
     within = [_spearman(a[name], b[name]) for name in a]
     within = [value for value in within if not np.isnan(value)]
     everything = _spearman(np.concatenate([*a.values()]), np.concatenate([*b.values()]))

@@ -1,4 +1,4 @@
-"""What the sweep measures: transfer, light fine-tuning, merging, and interventions on activations.
+"""What the sweep measures: transfer, fine-tuning, merging, interventions, statistics of channels.
 
 A part has bundles of methods, one job of the runner each. For every method it lists its cells (one
 setting each) and measures those it is asked for, in turn. Nothing is chosen from what was seen: all
@@ -6,7 +6,6 @@ cells of the preset's grid are run, on validation and on test items, for every m
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -14,23 +13,30 @@ from itertools import product
 import pandas as pd
 from transformers import PreTrainedModel
 
-from .baselines import baseline_merged
-from .choices import RANDOM, chosen, everything, random_instead
+from .choices import RANDOM, chosen, everything
 from .entries import entries_transferred, top_entries
-from .experiments import light_sft, merged
+from .experiments import light_sft
 from .interventions import ablated, patched
 from .localize import weight_differences
 from .masks import ChannelMask
 from .moving import moving
-from .presets import Sweep, Training, TunedModel
+from .presets import Sweep, Training
 from .scores import ChannelScores
 from .study import Study
+from .sweep_channels import METHODS as STATISTICS
+from .sweep_channels import channel_cells, measure_channels
+from .sweep_merging import (
+    BASELINES,
+    MERGES,
+    PURPOSES,
+    Cell,
+    measure_merging,
+    merging_cells,
+    merging_sizes,
+)
 from .transfer import parameter_percent, selections
 
-Cell = dict[str, str | int | float]
 Measured = Iterator[tuple[Cell, pd.DataFrame]]
-PURPOSES = ("validation", "test")
-MERGING_DRAWS = 3
 ABLATIONS = ("zero", "mean", "resample")
 ARMS = ("sft_only", "act_sft", "random_sft", "interpolation_sft", "donor_sft")
 LORA_ARMS = ("sft_only_lora", "act_sft_lora")
@@ -148,90 +154,6 @@ def sft_start(study: Study, seed: int, arm: str) -> tuple[ChannelMask, float] | 
     return chosen(name, settings.percent, scores), settings.scale
 
 
-MERGES = {"act_sum": "sum", "act_average": "average", "act_largest": "largest"}
-BASELINES = ("task_arithmetic", "mean_weights", "ties", "dare_linear", "layer_swap")
-
-
-def merging_sizes(study: Study) -> dict[int, list[str]]:
-    """Specialists merged, by their number."""
-    roles = study.preset.roles
-    three = {3: roles.three_specialists} if roles.three_specialists else {}
-    return {2: roles.specialists[:2], **three}
-
-
-def specialities(study: Study, name: str) -> list[str]:
-    """Abilities that a specialist was trained on, also those outside the lost and retained ones."""
-    spec = study.preset.models[name]
-    return spec.cells if isinstance(spec, TunedModel) else study.abilities_of(name)
-
-
-def merging_cells(sweep: Sweep, method: str) -> list[Cell]:
-    """Percent (density of TIES and DARE, layers of layer swapping), scale, draw, and how many."""
-    grid = list(product(sweep.merging_percents, sweep.scales))
-    scales = [round((n + 1) / (len(grid) + 1), 4) for n in range(len(grid))]
-    if method == "ends":
-        settings = [{"top_percent": 0, "scale": 0, "draw": 0}]
-    elif method == "mean_weights":
-        settings = [{"top_percent": 100, "scale": 1, "draw": 0}]
-    elif method == "task_arithmetic":
-        settings = [{"top_percent": 100, "scale": scale, "draw": 0} for scale in scales]
-    elif method == "layer_swap":
-        settings = [{"top_percent": 100 * scale, "scale": 1, "draw": 0} for scale in scales]
-    else:
-        draws = range(MERGING_DRAWS if method == "random_matched" else 1)
-        settings = [
-            {"top_percent": percent, "scale": scale, "draw": draw}
-            for (percent, scale), draw in product(grid, draws)
-        ]
-    sizes = (2,) if method == "layer_swap" else (2, 3)
-    return [{"method": method, **s, "specialists": n} for n, s in product(sizes, settings)]
-
-
-def measure_merging(study: Study, seed: int, method: str, cells: Sequence[Cell]) -> Measured:
-    """The base with specialists merged in, judged on the abilities of all of them."""
-    for size, names in merging_sizes(study).items():
-        here = [cell for cell in cells if cell["specialists"] == size]
-        if not here:
-            continue
-        judged = list(dict.fromkeys(cell for name in names for cell in specialities(study, name)))
-        base = study.model("base", seed)
-        donors = {name: study.model(name, seed) for name in names}
-        scores = {
-            name: study.scores(specialities(study, name), seed, donor=name, target="base")
-            for name in names
-        }
-        for cell in here:
-            if method == "ends":
-                yield cell, _untouched(study, {"base": base, **donors}, judged)
-                continue
-            with _merge_of(base, donors, scores, cell) as model:
-                yield cell, study.judge(model, judged, *PURPOSES)
-
-
-def _untouched(study: Study, models: dict[str, PreTrainedModel], judged: list[str]) -> pd.DataFrame:
-    frames = [study.judge(model, judged, *PURPOSES, model=name) for name, model in models.items()]
-    return pd.concat(frames, ignore_index=True)
-
-
-def _merge_of(
-    base: PreTrainedModel,
-    donors: dict[str, PreTrainedModel],
-    scores: dict[str, ChannelScores],
-    cell: Cell,
-) -> AbstractContextManager[PreTrainedModel]:
-    method, percent, scale = cell["method"], cell["top_percent"], cell["scale"]
-    if method in BASELINES:
-        share = {"density": percent / 100} if method in ("ties", "dare_linear") else {}
-        share |= {"percent": percent} if method == "layer_swap" else {}
-        models = list(donors.values())
-        return baseline_merged(base, models, method, scale=scale, seed=cell["draw"], **share)
-    masks = {name: scores[name].top(percent) for name in donors}
-    if method == "random_matched":
-        masks = random_instead(masks, cell["draw"])
-    parts = [(donors[name], masks[name], scale) for name in donors]
-    return merged(base, parts, MERGES.get(method, "sum"))
-
-
 def causal_cells(sweep: Sweep, method: str) -> list[Cell]:
     """Patching at each percent, and each ablation at the smallest; random masks in all draws."""
     if method == "ends":
@@ -299,5 +221,6 @@ PARTS = {
         causal_cells,
         measure_causality,
     ),
+    "channels": Part({"all": STATISTICS}, _pair, channel_cells, measure_channels),
 }  # fmt: skip
 """The parts of the sweep by name."""

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -26,7 +26,7 @@ from .questions import data_digest
 from .study import Study
 from .sweep_parts import PARTS, Cell, Part
 
-KEPT = ROOT / "data" / "sweeps"
+KEPT = Path(os.environ.get("ACT_SWEEPS", ROOT / "data" / "sweeps"))
 MEASURING = 1  # raised when a measurement changes its meaning, so that cells are measured anew
 FIRST = ("part", "seed", "specialists", "method", "how", "top_percent", "scale", "draw", "steps")
 
@@ -143,9 +143,40 @@ def kept(preset: str, part: str) -> pd.DataFrame:
     return pd.read_parquet(path)
 
 
-def has(preset: str) -> bool:
-    """Whether the tables of a preset's sweep are kept."""
-    return all((KEPT / preset / f"{part}.parquet").is_file() for part in PARTS)
+def kept_or(study: Study, part: str, measured: pd.DataFrame) -> pd.DataFrame:
+    """The kept table where it is of this study's models, otherwise the rows ``measured`` now.
+
+    It says which in one printed line, so that a reader of the notebook knows.
+    """
+    name = study.preset.name
+    if (KEPT / name / f"{part}.parquet").is_file():
+        table = kept(name, part)
+        made = table.attrs.get("actlib", {}).get("recipes", {})
+        if all(_same_model(study, model, digest) for model, digest in made.items()):
+            seeds = table["seed"].nunique()
+            print(f"rows of the kept sweep: {len(table):,} over {seeds} training seeds")
+            return table
+    print(f"rows measured in this notebook; for all seeds and methods: make sweep PRESET={name}")
+    return measured
+
+
+def measured(study: Study, part: str, cells: Iterable[Cell], seeds: Iterable[int]) -> pd.DataFrame:
+    """Rows of some cells of a part, measured now and not kept; see `run` for the columns."""
+    frames, cells = [], list(cells)
+    for seed in seeds:
+        for method in dict.fromkeys(cell["method"] for cell in cells):
+            group = "ends" if method in ("donor", "target") else method
+            wanted = [cell for cell in cells if cell["method"] == method]
+            steps = PARTS[part].measure(study, seed, group, wanted)
+            for cell, rows in tqdm(steps, total=len(wanted), desc=f"{part}: {method}, seed {seed}"):
+                frames.append(rows.assign(part=part, seed=seed, **cell))
+    return pd.concat(frames, ignore_index=True)
+
+
+def _same_model(study: Study, model: str, digest: str) -> bool:
+    name, _, seed = model.rpartition("-seed")
+    known = name in study.preset.models
+    return known and recipe(study.preset, name, int(seed)) == digest
 
 
 def _folder(study: Study) -> Path:

@@ -1,6 +1,7 @@
 """The sweep: every cell is kept, none runs twice, and the tables hold what was measured."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -38,6 +39,8 @@ def scores_of(table, **labels):
 def test_each_cell_holds_every_item_once(swept):
     for part in PARTS:
         table = sweeps.kept("small", part)
+        if part == "channels":  # statistics, not items
+            continue
         settings = [name for name in sweeps.FIRST if name in table]
         settings += [name for name in ("model",) if name in table]
         counts = table.groupby([*settings, "purpose", "item"], dropna=False).size()
@@ -104,6 +107,39 @@ def test_merging_judges_two_and_three_specialists(swept):
     assert set(table[table["method"] == "layer_swap"]["specialists"]) == {2}
     ends = table[(table["method"] == "ends") & (table["specialists"] == 3)]
     assert set(ends["model"]) == {"base", "multilingual", "maths", "forgetful"}
+
+
+def test_statistics_of_channels_have_every_pair_and_ranking(swept):
+    table = sweeps.kept("small", "channels")
+    overlaps = table[(table["method"] == "overlap") & (table["null"] == "matched")]
+    pairs = overlaps.drop_duplicates(["ability_a", "ability_b"])
+    assert len(pairs) == 3 and (overlaps.groupby("ranking").size() == 3).all()
+    halves = table[table["method"] == "halves"]
+    assert (
+        halves["jaccard"].between(0, 1).all() and len(halves) == 3 * overlaps["ranking"].nunique()
+    )
+    assert set(table[table["method"] == "concentration"]["ranking"]) == {"raw", "scaled"}
+
+
+def test_kept_rows_are_read_only_where_they_are_of_these_models(swept, capsys):
+    fallback = pd.DataFrame({"seed": [0]})
+    table = sweeps.kept_or(swept, "transfer", fallback)
+    pd.testing.assert_frame_equal(table, sweeps.kept("small", "transfer"))
+    assert "kept sweep" in capsys.readouterr().out
+    models = {**swept.preset.models}
+    models["forgetful"] = models["forgetful"].model_copy(update={"steps": 99})
+    other = replace(swept, preset=swept.preset.model_copy(update={"models": models}))
+    assert sweeps.kept_or(other, "transfer", fallback) is fallback
+    assert "make sweep PRESET=small" in capsys.readouterr().out
+
+
+def test_cells_measured_at_once_equal_those_of_the_sweep(swept):
+    cells = [{"method": "act_global", "how": "zero", "top_percent": 5, "draw": 0}]
+    now = sweeps.measured(swept, "causality", cells, [0])
+    then = sweeps.kept("small", "causality")
+    np.testing.assert_allclose(
+        scores_of(now, how="zero"), scores_of(then, how="zero", method="act_global"), atol=1e-6
+    )
 
 
 def test_nothing_is_measured_twice_and_a_missing_cell_alone_is_made_again(swept, monkeypatch):
