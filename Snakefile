@@ -151,7 +151,11 @@ for seed in SEEDS:
         message:
             f"Activation differences of donor and target, seed {seed}{expected('record')}"
         input:
-            [file for name in [*PAIR, *DONORS] for file in built(name, seed)],
+            [
+                file
+                for name in [*PAIR, *(DONORS if seed in PRESET.seeds else [])]
+                for file in built(name, seed)
+            ],
             RECORDING_CODE,
         output:
             OUT / f"scores/seed{seed}/recorded.json",

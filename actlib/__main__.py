@@ -78,8 +78,10 @@ def _note(study: Study, seed: int, name: str, folders: list[str]) -> None:
 
 
 def _record(study: Study, seed: int) -> None:
-    # Both donors, where there are two: the notebook on stability compares them.
-    donors = ["donor"] + ["second_donor"] * bool(study.preset.roles.second_donor)
+    # Both donors, where there are two: the notebook on stability compares them. Seeds that only the
+    # sweep has do without the second.
+    two = study.preset.roles.second_donor and seed in study.seeds
+    donors = ["donor", *["second_donor"] * bool(two)]
     folders = [str(study.recorded(study.cells, seed, donor)) for donor in donors]
     _note(study, seed, "recorded", folders)
 
