@@ -17,6 +17,13 @@ from .study import Study
 Cell = dict[str, str | int | float]
 PURPOSES = ("validation", "test")
 MERGING_DRAWS = 3
+
+
+def purposes_of(cell: Cell) -> tuple[str, ...]:
+    """Items that a cell is judged on: of a random method only the first draw can be picked."""
+    return PURPOSES if cell.get("draw", 0) == 0 else ("test",)
+
+
 MERGES = {"act_sum": "sum", "act_average": "average", "act_largest": "largest"}
 BASELINES = ("task_arithmetic", "mean_weights", "ties", "dare_linear", "layer_swap")
 
@@ -76,7 +83,7 @@ def measure_merging(
                 yield cell, _untouched(study, {"base": base, **donors}, judged)
                 continue
             with _merge_of(base, donors, scores, cell) as model:
-                yield cell, study.judge(model, judged, *PURPOSES)
+                yield cell, study.judge(model, judged, *purposes_of(cell))
 
 
 def _untouched(study: Study, models: dict[str, PreTrainedModel], judged: list[str]) -> pd.DataFrame:

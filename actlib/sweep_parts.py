@@ -33,6 +33,7 @@ from .sweep_merging import (
     measure_merging,
     merging_cells,
     merging_sizes,
+    purposes_of,
 )
 from .transfer import parameter_percent, selections
 
@@ -102,8 +103,8 @@ def measure_transfer(study: Study, seed: int, method: str, cells: Sequence[Cell]
             mask = chosen(name, cell["top_percent"], scores, weights, cell["draw"])
             move(mask, cell["scale"])
             held = parameter_percent(target, mask)
-            rows = study.judge(target, study.cells, *PURPOSES, parameters_percent=held)
-            yield cell, rows.assign(channels_percent=mask.percent)
+            rows = study.judge(target, study.cells, *purposes_of(cell))
+            yield cell, rows.assign(parameters_percent=held, channels_percent=mask.percent)
 
 
 def _entries(
