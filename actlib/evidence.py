@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 
+from .choices import ACT_RANKINGS
 from .intervals import corrected, paired_test
 from .tables import ITEM, best_trials, recovery_table, score_means, scored, trial_table
 
@@ -205,6 +206,65 @@ def effects(rows: pd.DataFrame, lost: Sequence[str]) -> tuple[pd.DataFrame, pd.D
             ]
     names = [*keys, "method", "against"]
     return pd.DataFrame(changes), _with_corrected(compared, names)
+
+
+def verdicts(table: pd.DataFrame, level: float = 0.05) -> list[str]:
+    """Where each difference of a table lies against zero, judged by its corrected p-value.
+
+    Args:
+        table: difference, p_corrected (NaN where no test was made).
+        level: a corrected p-value below it tells the difference from zero.
+
+    Returns:
+        The words of `findings.against`: above, below, not distinguishable from, undefined.
+    """
+    words = []
+    for difference, p_value in zip(table["difference"], table["p_corrected"], strict=True):
+        if pd.isna(difference) or pd.isna(p_value):
+            words.append("undefined")
+        elif p_value >= level or difference == 0:
+            words.append("not distinguishable from")
+        else:
+            words.append("above" if difference > 0 else "below")
+    return words
+
+
+def frontier_rows(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of one purpose that hold every trial: on test items, or else on validation items.
+
+    A kept sweep judges every trial on both, so its frontier can be drawn on test items. A notebook
+    judges only the picked settings on test items; a frontier of its rows has to be drawn on those
+    that they were picked on, and flatters every method alike.
+
+    Args:
+        rows: method, top_percent, scale, purpose, and the rest of the part ``transfer``; of donor
+            and target for both purposes.
+    """
+    moved = rows[~rows["method"].isin(ENDS)]
+    trials = {
+        purpose: set(map(tuple, group[["method", "top_percent", "scale"]].to_numpy()))
+        for purpose, group in moved.groupby("purpose")
+    }
+    complete = trials.get("test", set()) >= trials.get("validation", set())
+    return rows[rows["purpose"] == ("test" if complete else "validation")]
+
+
+def in_panels(
+    table: pd.DataFrame, both: Iterable[str] = ("act_global", "random_matched", "random_scaled")
+) -> pd.DataFrame:
+    """A table of many methods for two panels: rankings of activation differences, and the rest.
+
+    Args:
+        table: method, and what is drawn.
+        both: methods that stand in both panels.
+
+    Returns:
+        The rows with the column panel (rankings or controls), those of ``both`` twice.
+    """
+    shared = table["method"].isin(list(both))
+    ranked = table["method"].isin(ACT_RANKINGS)
+    parts = {"rankings": table[ranked | shared], "controls": table[~ranked | shared]}
+    return pd.concat([t.assign(panel=p) for p, t in parts.items()], ignore_index=True)
 
 
 def _trials(rows: pd.DataFrame, lost: Sequence[str]) -> pd.DataFrame:

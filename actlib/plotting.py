@@ -107,15 +107,16 @@ def probe_curves(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     return legend_above(ax)
 
 
-def sufficiency_curves(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+def sufficiency_curves(table: pd.DataFrame, ax: Axes | None = None, x: str = "top_percent") -> Axes:
     """Recovered share of the gap as more channels move, for each way to choose them.
 
     Args:
-        table: method, top_percent, recovery, low, high (fractions of the gap between target, 0, and
-            donor, 1). A method with a single percent (all_rows at 100) is a point.
+        table: method, recovery, low, high (fractions of the gap between target, 0, and donor, 1),
+            and the column `x`. A method with a single percent (all_rows at 100) is a point.
         ax: Axes to draw on; the current ones if None.
+        x: What the share moved is counted in: top_percent (channels) or parameters_percent.
     """
-    ax = _curves(table, ax, "top_percent", "recovery", "method")
+    ax = _curves(table, ax, x, "recovery", "method")
     for level in (0, 1):
         ax.axhline(level, **NULL, zorder=1)
     ends = {
@@ -125,8 +126,14 @@ def sufficiency_curves(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     }
     ax.annotate("target", (1, 0), (2, 0), va="center", **ends)
     ax.annotate("donor", (1, 1), (2, 0), va="center", **ends)
-    _log_ticks(ax, table["top_percent"])
-    ax.set(xlabel="Channels moved (%)", ylabel="Recovered share of the gap")
+    values = table[x]
+    if x != "top_percent":  # sizes that no one chose: round numbers between them are the ticks
+        steps = [m * 10.0**n for n in range(-6, 3) for m in (1, 2, 5)]
+        inside = [step for step in steps if values.min() <= step <= values.max()]
+        values = pd.Series(inside or [values.min(), values.max()])
+    _log_ticks(ax, values)
+    counted = x.removesuffix("_percent").replace("top", "channels").capitalize()
+    ax.set(xlabel=f"{counted} moved (%)", ylabel="Recovered share of the gap")
     return legend_above(ax)
 
 
@@ -173,13 +180,14 @@ def tradeoff(table: pd.DataFrame, ax: Axes | None = None, parameter: str = "scal
     return legend_above(ax)
 
 
-def sft_curves(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Accuracy as light fine-tuning goes on, for each starting point.
+def sft_curves(table: pd.DataFrame, ax: Axes | None = None, label: str = "Accuracy") -> Axes:
+    """Accuracy, or another score, as light fine-tuning goes on, for each starting point.
 
     Args:
-        table: method, steps, accuracy, low, high (fractions). A method with one row (target, donor)
-            is drawn as a level line.
+        table: method, steps, accuracy, low, high (in the unit of `label`). A method with one row
+            (target, donor) is drawn as a level line.
         ax: Axes to draw on; the current ones if None.
+        label: What `accuracy` is, with its unit if it is no fraction.
     """
     ax = ax or plt.gca()
     counts = table.groupby("method")["steps"].transform("size")
@@ -188,7 +196,7 @@ def sft_curves(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     for style, line in series(table[counts == 1], "method"):
         level = {"color": style["color"], "label": style["label"], "linestyle": (0, (1, 1.2))}
         ax.axhline(line["accuracy"].iloc[0], **level)
-    ax.set(xlabel="Fine-tuning steps", ylabel="Accuracy")
+    ax.set(xlabel="Fine-tuning steps", ylabel=label)
     return legend_above(ax)
 
 

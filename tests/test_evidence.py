@@ -163,3 +163,29 @@ def test_effects_of_interventions_are_told_against_the_model_that_they_change(ro
     compared = compared.set_index(["how", "part", "method", "against"])["difference"]
     assert compared["patch", "lost", "act_global", "random_matched"] == pytest.approx(1.0)
     assert compared["zero", "lost", "act_global", "random_matched"] == pytest.approx(-1.5)
+
+
+def test_a_verdict_needs_a_corrected_p_value_below_the_level():
+    table = pd.DataFrame(
+        {"difference": [1.0, -1.0, 1.0, np.nan, 0.0], "p_corrected": [0.01, 0.04, 0.06, 0.01, 0.01]}
+    )
+    unclear = "not distinguishable from"
+    assert evidence.verdicts(table) == ["above", "below", unclear, "undefined", unclear]
+    assert evidence.verdicts(table, level=0.02)[1] == unclear
+    assert evidence.verdicts(table.assign(p_corrected=np.nan)) == ["undefined"] * 5
+
+
+def test_a_frontier_is_on_test_items_only_where_all_trials_were_judged_on_them(transfer):
+    assert set(evidence.frontier_rows(transfer)["purpose"]) == {"test"}
+    picked = (transfer["purpose"] == "validation") | (transfer["top_percent"] != 5)
+    found = evidence.frontier_rows(transfer[picked])
+    assert set(found["purpose"]) == {"validation"}
+    assert set(found["method"]) == {"act_global", "random_matched", "donor", "target"}
+
+
+def test_panels_part_rankings_from_the_rest_and_share_what_both_are_read_against():
+    names = ["act_global", "act_scaled", "random_matched", "bottom"]
+    table = evidence.in_panels(pd.DataFrame({"method": names}))
+    found = table.groupby("panel")["method"].apply(set)
+    assert found["rankings"] == {"act_global", "act_scaled", "random_matched"}
+    assert found["controls"] == {"act_global", "random_matched", "bottom"}

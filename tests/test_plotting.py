@@ -179,3 +179,18 @@ def test_panels_share_one_legend_and_are_lettered():
 def test_plotting_does_not_import_torch():
     code = "import sys, actlib.plotting; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_recovery_can_stand_against_the_share_of_parameters():
+    table = tables()[plotting.sufficiency_curves].assign(parameters_percent=lambda t: t.index + 0.5)
+    ax = plotting.sufficiency_curves(table, plotting.figure()[1], x="parameters_percent")
+    assert ax.get_xlabel() == "Parameters moved (%)"
+    drawn = np.concatenate([line.get_xdata() for line in ax.lines if len(line.get_xdata()) > 2])
+    assert set(drawn) == set(table["parameters_percent"])
+    ticks = ax.get_xticks()
+    assert len(ticks) and all(f"{tick:g}".strip("0.")[:1] in "125" for tick in ticks)
+
+
+def test_a_score_that_is_no_accuracy_is_named():
+    ax = plotting.sft_curves(tables()[plotting.sft_curves], plotting.figure()[1], label="Score")
+    assert ax.get_ylabel() == "Score"
