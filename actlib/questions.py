@@ -1,16 +1,16 @@
 """Which questions serve which purpose: training, recording, validation or test; none serves two.
 
-rows = spread(of_cell(items, "fr-maths"), 16)
+Questions(preset).items("fr-maths", "test")
 """
 
 import hashlib
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from datasets import Dataset
 
-from .data import load_items, select_items
+from .data import load_external, load_items, select_items
 from .presets import ROOT, Data, Preset
 
 PURPOSES = {"recording": "train", "validation": "validation", "test": "test"}
@@ -77,3 +77,48 @@ def partition(items: Dataset, purpose: str) -> Dataset:
         order[int(hashlib.sha256(row["question"].encode()).hexdigest(), 16) % 3] for row in items
     ]
     return items.select([n for n, third in enumerate(thirds) if third == purpose])
+
+
+class Questions:
+    """The questions of a preset by ability and purpose, each file read once.
+
+    Data with the folders train, validation and test keep to them; other data are parted in thirds.
+    """
+
+    def __init__(self, preset: Preset) -> None:
+        """Keep the preset; nothing is read yet."""
+        self.preset = preset
+        path = preset.data.path
+        self._has_splits = path is None or (ROOT / path / "train").is_dir()
+        self._of_purpose: dict[str, Dataset] = {}
+
+    def items(self, cell: str, purpose: str = "test") -> list[dict]:
+        """Questions of an ability for ``recording``, ``validation`` or ``test``; none is in two.
+
+        Every task of the cell gives about as many, up to the preset's number for the purpose.
+
+        Raises:
+            ValueError: the purpose is unknown, or there is no such question.
+        """
+        if purpose not in PURPOSES:
+            raise ValueError(f"unknown purpose {purpose!r}: expected one of {', '.join(PURPOSES)}")
+        if purpose not in self._of_purpose:
+            self._of_purpose[purpose] = self._all(purpose)
+        found = of_cell(self._of_purpose[purpose], cell)
+        if len(found) == 0:
+            raise ValueError(f"the data hold no {purpose} item of {cell!r}")
+        return spread(found, getattr(self.preset.evaluation, f"{purpose}_items"))
+
+    def training(self, cells: Iterable[str], seed: int) -> list[dict]:
+        """Items to fine-tune on, shuffled: the training split, or else the recording items."""
+        if self._has_splits:
+            return training_items(self.preset, list(cells), seed)
+        rows = [row for cell in cells for row in self.items(cell, "recording")]
+        random.Random(seed).shuffle(rows)
+        return rows
+
+    def _all(self, purpose: str) -> Dataset:
+        data = self.preset.data
+        if self._has_splits:
+            return load_items(data_folder(data), split=PURPOSES[purpose], tasks=data.tasks)
+        return partition(load_external(data_folder(data)), purpose)

@@ -10,15 +10,14 @@ loaded. Tables and figures go to ``figures/PRESET``.
 
 import hashlib
 import os
-import random
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
 import torch
-from datasets import Dataset
 from tqdm.auto import tqdm
 from transformers import (
     AutoModelForCausalLM,
@@ -28,23 +27,13 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from .data import load_external, load_items
 from .evaluate import ItemSet
 from .families import build, load_pretrained, recipe
 from .localize import record_differences
 from .pairs import require_pair
 from .presets import ROOT, LoadedModel, Preset, TunedModel, load_preset, require_place
 from .prompts import batches
-from .questions import (
-    PURPOSES,
-    cluster_of,
-    data_digest,
-    data_folder,
-    of_cell,
-    partition,
-    spread,
-    training_items,
-)
+from .questions import Questions, cluster_of, data_digest
 from .scores import ChannelScores, pool
 
 PARTS = 6
@@ -58,7 +47,6 @@ class Study:
     preset: Preset
     figures: Path
     store: Path
-    _items: dict = field(default_factory=dict, repr=False)
     _tokenizers: dict = field(default_factory=dict, repr=False)
     _item_sets: dict = field(default_factory=dict, repr=False)
 
@@ -174,37 +162,16 @@ class Study:
         return self._tokenizers[place]
 
     def items(self, cell: str, purpose: str = "test") -> list[dict]:
-        """Questions of an ability for ``recording``, ``validation`` or ``test``; none is in two.
-
-        Every task of the cell gives about as many, up to the preset's number for the purpose.
-        """
-        if purpose not in PURPOSES:
-            raise ValueError(f"unknown purpose {purpose!r}: expected one of {', '.join(PURPOSES)}")
-        if purpose not in self._items:
-            self._items[purpose] = self._all_items(purpose)
-        found = of_cell(self._items[purpose], cell)
-        if len(found) == 0:
-            raise ValueError(f"the data hold no {purpose} item of {cell!r}")
-        return spread(found, getattr(self.preset.evaluation, f"{purpose}_items"))
+        """Questions of an ability for a purpose; see `Questions.items`."""
+        return self._questions.items(cell, purpose)
 
     def training(self, cells: Iterable[str], seed: int) -> list[dict]:
-        """Items to fine-tune on, shuffled: the training split, or else the recording items."""
-        if self._has_splits:
-            return training_items(self.preset, list(cells), seed)
-        rows = [row for cell in cells for row in self.items(cell, "recording")]
-        random.Random(seed).shuffle(rows)
-        return rows
+        """Items to fine-tune on, shuffled; see `Questions.training`."""
+        return self._questions.training(cells, seed)
 
-    @property
-    def _has_splits(self) -> bool:
-        path = self.preset.data.path
-        return path is None or (ROOT / path / "train").is_dir()
-
-    def _all_items(self, purpose: str) -> Dataset:
-        data = self.preset.data
-        if self._has_splits:
-            return load_items(data_folder(data), split=PURPOSES[purpose], tasks=data.tasks)
-        return partition(load_external(data_folder(data)), purpose)
+    @cached_property
+    def _questions(self) -> Questions:
+        return Questions(self.preset)
 
     def abilities_of(self, name: str) -> list[str]:
         """Abilities judged that a specialist stands for.

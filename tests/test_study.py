@@ -9,7 +9,7 @@ import torch
 import yaml
 from small_study import PRESET, write_pair, write_preset
 
-from actlib import experiments, record_differences, weight_differences
+from actlib import choices, experiments, record_differences, weight_differences
 from actlib.data import load_items
 from actlib.merging import merge
 from actlib.presets import CONFIGS, ROOT
