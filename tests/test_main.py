@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from small_study import write_preset
+from small_study import PRESET, write_preset
 
 from actlib.__main__ import main
 from actlib.presets import load_preset
@@ -38,9 +38,39 @@ def test_record_leaves_scores_of_every_ability_and_a_note(
         assert names == sorted(f"{c}-{n}.safetensors" for c in cells for n in range(PARTS))
 
 
+def test_record_merging_leaves_the_specialists_scores_against_the_base(
+    small_preset, small_store, monkeypatch
+):
+    monkeypatch.setenv("ACT_STORE", str(small_store))
+    assert main(["record", "--preset", small_preset, "--merging"]) == 0
+    note = small_store / "small" / "scores" / "seed0" / "specialists.json"
+    folders = [Path(folder).name for folder in json.loads(note.read_text())["folders"]]
+    assert sorted(name.rpartition("-")[0] for name in folders) == [
+        "forgetful-base",
+        "maths-base",
+        "multilingual-base",
+    ]
+
+
+def test_a_bundle_of_the_sweep_runs_and_collecting_an_unfinished_sweep_is_refused(
+    small_preset, small_store, monkeypatch, tmp_path, capsys
+):
+    monkeypatch.setenv("ACT_STORE", str(small_store))
+    own = {**PRESET["sweep"], "test_items": 1}  # cells of its own, so that none is there yet
+    path = write_preset(tmp_path / "own.yaml", load_preset(small_preset).data.path, sweep=own)
+    arguments = ["sweep", "--preset", path, "--part", "channels", "--bundle", "all"]
+    assert main(arguments) == 0
+    note = Path(capsys.readouterr().out.strip())
+    assert note.name == "channels-all-seed0.json"
+    assert all((note.parent / cell["file"]).is_file() for cell in json.loads(note.read_text()))
+    assert main(["collect", "--preset", path]) == 1
+    assert "cells of the part 'transfer' are missing" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
+        (["sweep", "--part", "magic", "--bundle", "all"], "unknown part 'magic' 'all'"),
         (["build", "--preset", "nope", "--model", "base"], "unknown preset 'nope'"),
         (["record", "--preset", "nope"], "unknown preset 'nope'"),
         (["build", "--model", "nobody"], "unknown model 'nobody'"),

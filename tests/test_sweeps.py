@@ -8,9 +8,11 @@ import pandas as pd
 import pytest
 
 from actlib import sweeps
-from actlib.presets import load_preset
+from actlib.families import recipe
+from actlib.presets import ROOT, load_preset
 from actlib.sweep_parts import PARTS, transfer_cells
 
+SHIPPED = sorted((ROOT / "data" / "sweeps").glob("*/*.parquet"))
 BUNDLES = [(part, bundle) for part, found in PARTS.items() for bundle in found.bundles]
 
 
@@ -183,6 +185,24 @@ def test_the_tables_tell_what_they_were_made_from(swept):
     origin = sweeps.kept("small", "transfer").attrs["actlib"]
     assert set(origin["recipes"]) == {"multilingual-seed0", "forgetful-seed0"}
     assert origin["measuring"] == sweeps.MEASURING
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_the_shipped_tables_are_of_the_presets_models_seeds_and_methods(path):
+    preset, table = load_preset(path.parent.name), pd.read_parquet(path)
+    origin = table.attrs["actlib"]
+    assert origin["measuring"] == sweeps.MEASURING
+    for model, digest in origin["recipes"].items():
+        name, _, seed = model.rpartition("-seed")
+        assert recipe(preset, name, int(seed)) == digest, model
+    assert sorted(table["seed"].unique()) == preset.sweep.seeds
+    methods = {m for bundle in PARTS[path.stem].bundles.values() for m in bundle}
+    assert methods - {"ends"} <= set(table["method"])
+
+
+def test_the_sweeps_of_both_families_are_shipped():
+    assert {path.stem for path in SHIPPED} == set(PARTS)
+    assert {path.parent.name for path in SHIPPED} == {"smol", "tiny"}
 
 
 def test_a_preset_without_a_sweep_and_unknown_names_are_refused(swept, tmp_path):
