@@ -4,8 +4,16 @@ import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
 
 from actlib.style import label_of
+
+_VERDICTS = {
+    "holds": ("#009E73", "holds"),
+    "holds in part": ("#F0E442", "in part"),
+    "not seen here": ("#D55E00", "not seen"),
+    "not run": ("#F2F2F2", "not run"),
+}
 
 
 def makeup_heatmap(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
@@ -81,6 +89,39 @@ def causal_heatmap(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     bar = "Recovered share of the gap"
     ax = _heatmap(grid, ax, cmap="RdBu", vmin=-limit, vmax=limit, bar=bar, texts=texts)
     ax.set(xlabel="Ability measured", ylabel="Channels moved")
+    return ax
+
+
+def verdict_matrix(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Verdict on every claim in every family, as a color and as a word.
+
+    Args:
+        table: claim, notebook, family, verdict; what stands in brackets is left out.
+        ax: Axes to draw on; a new one if None.
+
+    Raises:
+        ValueError: a verdict is unknown.
+    """
+    ax = ax or plt.gca()
+    named = table.assign(name=table["claim"] + " (" + table["notebook"] + ")")
+    grid = _grid(named, "name", "family", "verdict")
+    for row, line in enumerate(grid.to_numpy()):
+        for column, verdict in enumerate(line):
+            kind = verdict.split(" (")[0]
+            if kind not in _VERDICTS:
+                raise ValueError(f"unknown verdict {verdict!r}: expected {', '.join(_VERDICTS)}")
+            color, word = _VERDICTS[kind]
+            corner = (column - 0.48, row - 0.46)
+            ax.add_patch(Rectangle(corner, 0.96, 0.92, color=color, linewidth=0))
+            ink = "white" if kind in ("holds", "not seen here") else "black"
+            ax.text(column, row, word, ha="center", va="center", color=ink)
+    ax.set(xlim=(-0.5, grid.shape[1] - 0.5), ylim=(grid.shape[0] - 0.5, -0.5))
+    ax.set_xticks(range(grid.shape[1]), grid.columns)  # presets, as they are named
+    ax.set_yticks(range(grid.shape[0]), grid.index)
+    ax.xaxis.tick_top()
+    ax.grid(False)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
     return ax
 
 

@@ -80,6 +80,20 @@ def test_causal_is_centered_on_zero_and_marks_what_is_undefined(ax):
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("Ability measured", "Channels moved")
 
 
+def test_verdicts_are_told_in_words_and_colors(ax):
+    rows = [("One", "a", "holds"), ("One", "b", "holds in part (so far)"), ("Two", "a", "not run")]
+    rows += [("Two", "b", "not seen here")]
+    table = pd.DataFrame(rows, columns=["claim", "family", "verdict"]).assign(notebook="03")
+    heatmaps.verdict_matrix(table, ax)
+    told = {(0, 0): "holds", (1, 0): "in part", (0, 1): "not run", (1, 1): "not seen"}
+    assert texts(ax) == told
+    assert len({patch.get_facecolor() for patch in ax.patches}) == 4
+    assert names(ax.get_xticklabels()) == ["a", "b"]
+    assert names(ax.get_yticklabels()) == ["One (03)", "Two (03)"]
+    with pytest.raises(ValueError, match="perhaps"):
+        heatmaps.verdict_matrix(table.assign(verdict="perhaps"), ax)
+
+
 def test_missing_columns_are_named(ax):
     with pytest.raises(ValueError, match="recovery"):
         heatmaps.causal_heatmap(pd.DataFrame({"moved": ["a"], "measured": ["b"]}), ax)
