@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from .evidence import verdicts
 from .findings import against, interval, tally
 from .intervals import Interval, bootstrap_interval
 from .style import label_of
@@ -52,12 +53,12 @@ def sides(table: pd.DataFrame, value: str = "difference") -> list[str]:
         table: the column ``value``, and p_corrected, or else low and high.
         value: the column of differences.
     """
-    if "p_corrected" not in table:
+    if "p_corrected" in table:
+        words = verdicts(table.rename(columns={value: "difference"}), ALPHA)
+    else:
         rows = table[[value, "low", "high"]].itertuples(index=False)
         words = [against(*row, 0) for row in rows]
-        return [word if word in ("above", "below") else "alike" for word in words]
-    rows = table[[value, "p_corrected"]].itertuples(index=False)
-    return [("above" if d > 0 else "below") if p < ALPHA else "alike" for d, p in rows]
+    return [word if word in ("above", "below") else "alike" for word in words]
 
 
 def premise(forgotten: pd.DataFrame, lost: Sequence[str]) -> Finding:
@@ -86,9 +87,11 @@ def concentrated(rows: pd.DataFrame) -> Finding:
     raw scores and for scores scaled by module; in part if for one of the two.
 
     Args:
-        rows: seed, top_percent, ranking (raw, scaled), share_percent, null_share_percent.
+        rows: of the sweep's part ``channels``, method concentration: seed, top_percent, ranking
+            (raw, scaled), share_percent, null_share_percent.
     """
-    rows = _some(rows[rows["top_percent"] == PERCENT], "concentration at 5 %")
+    rows = rows[(rows["method"] == "concentration") & (rows["top_percent"] == PERCENT)]
+    rows = _some(rows, "concentration at 5 %")
     parts = {name: rows[rows["ranking"] == name] for name in ("raw", "scaled")}
     above = {n: (r["share_percent"] > r["null_share_percent"]).all() for n, r in parts.items()}
     held = {name: _span(part["share_percent"], 1) for name, part in parts.items()}

@@ -8,6 +8,7 @@ Everything is read from kept tables: the sweep's (``data/sweeps``) and those tha
 """
 
 import contextlib
+import inspect
 import io
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -73,101 +74,96 @@ class Claim:
         notebook: number of the notebook that studies it.
         source: ``stated`` (the paper's abstract) or ``ours``.
         statement: what is claimed, in our words.
-        judge: reads a family's tables and applies the claim's rule.
+        rule: of `actlib.claim_rules`; its docstring tells when the claim holds.
+        read: what the rule is given of a family.
     """
 
     claim: str
     notebook: str
     source: str
     statement: str
-    judge: Callable[[Family], Finding]
+    rule: Callable[..., Finding]
+    read: Callable[[Family], tuple]
+
+    def judged(self, family: Family) -> Finding:
+        """The finding on a family; ``not run`` where a table is missing."""
+        try:
+            return self.rule(*self.read(family))
+        except Missing as missing:
+            return Finding(str(missing), NOT_RUN)
 
 
-def _concentrated(family: Family) -> Finding:
-    rows = family.rows("channels")
-    return rules.concentrated(rows[rows["method"] == "concentration"])
-
-
-def _sufficient(family: Family) -> Finding:
+def _sufficient(family: Family) -> tuple[pd.DataFrame, pd.DataFrame]:
     rows, lost = family.rows("transfer"), family.study.lost
-    return rules.sufficient(evidence.curves(rows, lost), evidence.controls(rows, lost))
+    return evidence.curves(rows, lost), evidence.controls(rows, lost)
 
 
-def _recovers(family: Family) -> Finding:
+def _recovers(family: Family) -> tuple[pd.DataFrame, pd.DataFrame]:
     rows, study = family.rows("transfer"), family.study
-    areas = frontier_areas(rows[rows["purpose"] == "test"], study.lost, study.retained)
-    return rules.recovers(areas, evidence.settled(rows, study.lost, study.retained)[0])
+    areas = frontier_areas(evidence.frontier_rows(rows), study.lost, study.retained)
+    return areas, evidence.settled(rows, study.lost, study.retained)[0]
 
 
-def _merges(family: Family) -> Finding:
+def _merges(family: Family) -> tuple[pd.DataFrame]:
     rows, study = family.rows("merging"), family.study
     owners = {
         size: {name: specialities(study, name) for name in names}
         for size, names in merging_sizes(study).items()
         if size in set(rows["specialists"])
     }
-    return rules.merges(evidence.merges(rows, owners)[2])
+    return (evidence.merges(rows, owners)[2],)
 
 
 CLAIMS = (
     Claim(
-        "Specialization forgets",
-        "00",
-        STATED,
+        "Specialization forgets", "00", STATED,
         "Models trained on for a domain, language or skill lose other capabilities.",
-        lambda f: rules.premise(f.table("tab00_forgotten"), f.study.lost),
+        rules.premise, lambda family: (family.table("tab00_forgotten"), family.study.lost),
     ),
     Claim(
-        "Concentrated",
-        "01",
-        STATED,
+        "Concentrated", "01", STATED,
         "Ability-related activations lie in a small set of channels, typically under 5 %.",
-        _concentrated,
+        rules.concentrated, lambda family: (family.rows("channels"),),
     ),
     Claim(
-        "Disentangled",
-        "02",
-        STATED,
+        "Disentangled", "02", STATED,
         "These channels are largely disentangled between abilities.",
-        lambda f: rules.disentangled(f.rows("channels"), f.table("tab02_specificity")),
+        rules.disentangled,
+        lambda family: (family.rows("channels"), family.table("tab02_specificity")),
     ),
-    Claim("Sufficient", "03", STATED, "They show good sufficiency.", _sufficient),
     Claim(
-        "Causal",
-        "03",
-        OURS,
+        "Causal", "02", OURS,
         "Their activations act: patched they bring the ability back, ablated they break it.",
-        lambda f: rules.causal(evidence.effects(f.rows("causality"), f.study.lost)[1]),
+        rules.causal,
+        lambda family: (evidence.effects(family.rows("causality"), family.study.lost)[1],),
     ),
     Claim(
-        "Stable",
-        "04",
-        STATED,
-        "They show stability.",
-        lambda f: rules.stable(f.rows("channels")),
+        "Sufficient", "03", STATED,
+        "These channels show good sufficiency.",
+        rules.sufficient, _sufficient,
     ),
     Claim(
-        "Recovers while preserving",
-        "05",
-        STATED,
+        "Stable", "04", STATED,
+        "These channels show stability.",
+        rules.stable, lambda family: (family.rows("channels"),),
+    ),
+    Claim(
+        "Recovers while preserving", "05", STATED,
         "ACT recovers forgotten abilities while preserving retained skills.",
-        _recovers,
+        rules.recovers, _recovers,
     ),
     Claim(
-        "Light fine-tuning helps",
-        "05",
-        STATED,
+        "Light fine-tuning helps", "05", STATED,
         "Lightweight fine-tuning follows the transfer, for compatibility.",
-        lambda f: rules.light_sft(evidence.tuned(f.rows("sft"), f.study.lost)[1]),
+        rules.light_sft,
+        lambda family: (evidence.tuned(family.rows("sft"), family.study.lost)[1],),
     ),
     Claim(
-        "Merges with little interference",
-        "06",
-        STATED,
+        "Merges with little interference", "06", STATED,
         "ACT merges several specialized models into one with minimal interference.",
-        _merges,
+        rules.merges, _merges,
     ),
-)
+)  # fmt: skip
 """In the order of the notebooks."""
 
 
@@ -193,13 +189,18 @@ def claims_table(
     for claim in CLAIMS:
         about = {"claim": claim.claim, "notebook": claim.notebook, "source": claim.source}
         for family in read:
-            try:
-                found = claim.judge(family)
-            except Missing as missing:
-                found = Finding(str(missing), NOT_RUN)
             labels = {"statement": claim.statement, "family": family.study.preset.name}
-            rows.append({**about, **labels, **found._asdict()})
+            rows.append({**about, **labels, **claim.judged(family)._asdict()})
     return pd.DataFrame(rows)
+
+
+def rules_told() -> str:
+    """When each claim holds, as a Markdown list: what the docstrings of the rules say."""
+    lines = []
+    for claim in CLAIMS:
+        text = inspect.getdoc(claim.rule).split("\n\nArgs:")[0]
+        lines.append(f"- **{claim.claim}.** {' '.join(text.split())}")
+    return "\n".join(lines)
 
 
 def told_together(study: Study, families: Iterable[str] = ("smol", "tiny")) -> list[str | Study]:

@@ -16,7 +16,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from actlib.heatmaps import causal_heatmap, forgetting_heatmap, makeup_heatmap, overlap_heatmap
+from actlib.heatmaps import (
+    causal_heatmap,
+    forgetting_heatmap,
+    makeup_heatmap,
+    overlap_heatmap,
+    verdict_matrix,
+)
 from actlib.statistics import half_normal_ccdf
 from actlib.style import (
     LABELS,
@@ -39,6 +45,7 @@ __all__ = [
     "concentration_ccdf", "figure", "forgetting_heatmap", "label_of", "look", "makeup_heatmap",
     "merge_bars", "overlap_heatmap", "panels", "pareto", "probe_curves", "save_figure", "set_theme",
     "sft_curves", "share_bars", "stability_curves", "sufficiency_curves", "tradeoff",
+    "verdict_matrix",
 ]  # fmt: skip
 
 

@@ -27,7 +27,7 @@ def shares(raw, scaled):
     parts = (("raw", raw), ("scaled", scaled))
     rows = [(seed, 5.0, name, x, 15.0) for name, part in parts for seed, x in enumerate(part)]
     columns = ["seed", "top_percent", "ranking", "share_percent", "null_share_percent"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=columns).assign(method="concentration")
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,12 @@ def test_markdown_has_a_row_a_claim_and_a_column_a_family(table):
     assert "0.1 [0.0, 0.2]: **holds** | `make study`: **not run** |" in lines[2]
 
 
+def test_every_rule_is_told_without_its_arguments():
+    lines = claims.rules_told().splitlines()
+    assert len(lines) == len(claims.CLAIMS)
+    assert all("Args" not in line and "olds if" in line for line in lines)
+
+
 def test_verdicts_are_counted_a_family(table):
     told = claims.verdict_counts(table)
     assert told == "smol: 1 hold, 1 not seen here; tiny: 1 hold in part, 1 not run (of 2 claims)"
