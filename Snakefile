@@ -92,6 +92,12 @@ NOTEBOOKS = {
     "05_transfer": needs(*PAIR, scores=True),
     "06_merging": needs(ROLES.base, *ROLES.specialists),
 }
+# The last puts together what the others left, beside the kept tables of the other families.
+OTHERS = [*Path("figures").glob("*/tab*.csv"), *KEPT.glob("*/*.parquet")]
+NOTEBOOKS["07_claims"] = [str(OUT / f"notebooks/{name}.ipynb") for name in NOTEBOOKS]
+NOTEBOOKS["07_claims"] += sorted(
+    os.path.relpath(path) for path in OTHERS if path.parent.name != PRESET.name
+)
 # Where a sweep of the preset is kept, notebooks read its tables; no rule of `all` makes them.
 SWEPT = sorted(os.path.relpath(path) for path in (KEPT / PRESET.name).glob("*.parquet"))
 # The longest first, so that none of them is left to run alone at the end.

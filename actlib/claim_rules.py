@@ -62,7 +62,7 @@ def sides(table: pd.DataFrame, value: str = "difference") -> list[str]:
 
 
 def premise(forgotten: pd.DataFrame, lost: Sequence[str]) -> Finding:
-    """Specialization forgets: the target's answer NLL lies above the donor's.
+    """The target's answer NLL lies above the donor's.
 
     Holds if it does on every lost ability; in part if on some and below on none.
 
@@ -81,7 +81,7 @@ def premise(forgotten: pd.DataFrame, lost: Sequence[str]) -> Finding:
 
 
 def concentrated(rows: pd.DataFrame) -> Finding:
-    """Concentrated: the top 5 % hold more of the summed score than those of a half-normal would.
+    """The top 5 % of the channels hold more of the summed score than under a half-normal law.
 
     The half-normal is what differences without structure give. Holds if they do on all seeds, for
     raw scores and for scores scaled by module; in part if for one of the two.
@@ -108,7 +108,7 @@ def concentrated(rows: pd.DataFrame) -> Finding:
 
 
 def disentangled(channels: pd.DataFrame, specificity: pd.DataFrame) -> Finding:
-    """Disentangled: abilities have channels of their own, by overlap and by cause.
+    """Abilities have channels of their own, by overlap and by cause.
 
     (a) Jaccard of two abilities' top 5 % in the paper's ranking, over pairs and seeds. (b) Moving
     an ability's own channels recovers it better than moving another ability's. Holds if (a) is not
@@ -137,7 +137,7 @@ def disentangled(channels: pd.DataFrame, specificity: pd.DataFrame) -> Finding:
 
 
 def sufficient(curves: pd.DataFrame, controls: pd.DataFrame) -> Finding:
-    """Sufficient: few channels bring the ability back, better than as many random ones.
+    """Few channels bring the ability back, better than as many random ones.
 
     At full strength, on the lost abilities. Holds if the recovered share's interval at 5 % lies
     above one half, and the paper's ranking is above matched random channels at every p of 20 % or
@@ -169,7 +169,7 @@ def sufficient(curves: pd.DataFrame, controls: pd.DataFrame) -> Finding:
 
 
 def stable(channels: pd.DataFrame) -> Finding:
-    """Stable: other inputs of the same ability give the same channels.
+    """Other inputs of the same ability give the same channels.
 
     Jaccard of the top 5 % of two halves of one ability's inputs, in the paper's ranking. Holds if
     its interval over abilities and seeds lies above that of two abilities, and it exceeds matched
@@ -194,10 +194,10 @@ def stable(channels: pd.DataFrame) -> Finding:
 
 
 def recovers(areas: pd.DataFrame, settled: pd.DataFrame) -> Finding:
-    """Recovers while preserving: ACT's frontier of recovered and retained encloses more.
+    """ACT's frontier of recovered and retained encloses more area than those of two controls.
 
-    More than that of matched random channels, and than that of interpolating all weights, on test
-    items over all trials. Holds if both; in part if one of them.
+    These are matched random channels and the interpolation of all weights; on test items, over all
+    trials. Holds if more than both; in part if more than one of them.
 
     Args:
         areas: as `frontiers.frontier_areas` gives them, against ``act_global``.
@@ -251,7 +251,7 @@ def light_sft(compared: pd.DataFrame) -> Finding:
 
 
 def merges(compared: pd.DataFrame) -> Finding:
-    """Merges with minimal interference: the union of masks beats random unions and keeps up.
+    """The union of masks merges better than random unions, and no worse than other methods.
 
     Each comparison is on one specialist's abilities, in merges of two and of three. Holds if the
     union (sum) is above matched random unions in all, and below task arithmetic, TIES, DARE and the

@@ -18,7 +18,7 @@ import pandas as pd
 
 from . import claim_rules as rules
 from . import evidence
-from .claim_rules import NOT_RUN, Finding, Missing
+from .claim_rules import NOT_RUN, NOT_SEEN, Finding, Missing
 from .frontiers import frontier_areas
 from .presets import ROOT
 from .study import Study
@@ -212,15 +212,19 @@ def told_together(study: Study, families: Iterable[str] = ("smol", "tiny")) -> l
 
 def verdict_counts(table: pd.DataFrame) -> str:
     """Counts of the verdicts of each family in words; nothing is said of what none got."""
-    kinds = {"holds": "hold", "holds in part": "hold in part", "not seen here": "not seen here"}
-    kinds |= {NOT_RUN: NOT_RUN}
+    kinds = {"holds": "hold{}", "holds in part": "hold{} in part"}
+    kinds |= {told: told for told in (NOT_SEEN, NOT_RUN)}
     verdicts = table["verdict"].str.replace(r" \(.*", "", regex=True)
     parts = []
     for family, found in verdicts.groupby(table["family"], sort=False):
-        counts = {told: (found == kind).sum() for kind, told in kinds.items()}
-        told = ", ".join(f"{count} {words}" for words, count in counts.items() if count)
-        parts.append(f"{family}: {told}")
-    return f"{'; '.join(parts)} (of {table['claim'].nunique()} claims)"
+        counts = found.value_counts()
+        told = [
+            f"{counts[kind]} {words.format('s' if counts[kind] == 1 else '')}"
+            for kind, words in kinds.items()
+            if kind in counts
+        ]
+        parts.append(f"{family}: {', '.join(told)}")
+    return f"Of {table['claim'].nunique()} claims, {'; '.join(parts)}."
 
 
 def markdown(table: pd.DataFrame) -> str:

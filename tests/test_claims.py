@@ -88,7 +88,9 @@ def test_every_rule_is_told_without_its_arguments():
 
 def test_verdicts_are_counted_a_family(table):
     told = claims.verdict_counts(table)
-    assert told == "smol: 1 hold, 1 not seen here; tiny: 1 hold in part, 1 not run (of 2 claims)"
+    twice = table.assign(verdict=HOLDS)
+    assert claims.verdict_counts(twice) == "Of 2 claims, smol: 2 hold; tiny: 2 hold."
+    assert told == "Of 2 claims, smol: 1 holds, 1 not seen here; tiny: 1 holds in part, 1 not run."
 
 
 def test_a_study_takes_its_preset_s_place_or_comes_last(study):

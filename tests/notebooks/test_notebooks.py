@@ -16,7 +16,7 @@ COMMITTED = sorted((ROOT / "notebooks").glob("*.ipynb"))
 TINY = Path(os.environ.get("ACT_STORE", ROOT / "artifacts")) / "tiny"
 EXECUTED = sorted((TINY / "notebooks").glob("*.ipynb"))
 NAMES = ("models_and_data", "concentration", "disentanglement", "sufficiency", "stability")
-NAMES += ("transfer", "merging")
+NAMES += ("transfer", "merging", "claims")
 MOST_LINES = 25
 MOST_BYTES = 500_000
 # /home/ada/x, C:\x, ~/x; but neither https://a.b/home/x nor and/or.
@@ -78,7 +78,7 @@ def _errors(notebook):
     return [out["ename"] for c in _code(notebook) for out in c["outputs"] if "ename" in out]
 
 
-def test_there_are_seven_notebooks_numbered_in_their_order():
+def test_there_are_eight_notebooks_numbered_in_their_order():
     expected = [f"{number:02d}_{name}" for number, name in enumerate(NAMES)]
     assert [path.stem for path in COMMITTED] == expected
 
