@@ -100,8 +100,6 @@ def run(study: Study, part: str, bundle: str, seed: int) -> Path:
     listed = [{**cell, "file": path.name} for cells in files.values() for cell, path in cells]
     note.write_text(json.dumps(listed, indent=1) + "\n", encoding="utf-8")
     return note
-    frames = [pd.read_parquet(path) for cells in files.values() for _, path in cells]
-    return pd.concat(frames, ignore_index=True)
 
 
 def collect(study: Study) -> list[Path]:
