@@ -1,6 +1,7 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
 import transformers
 from torch import nn
 
@@ -39,6 +40,20 @@ def test_missing_bias_and_missing_module_are_named(family):
     mismatches = "; ".join(check_pair(donor, target))
     assert "q_proj.bias 16 against absent" in mismatches
     assert "layers.1.mlp.down_proj only in the target" in mismatches
+
+
+@pytest.mark.parametrize("shape", [(3, 4), None])
+def test_parameter_of_no_channel_is_compared_too(family, shape):
+    donor, target = family("qwen2"), family("qwen2")
+    donor.model.layers[1].experts = nn.Module()
+    donor.model.layers[1].experts.packed = nn.Parameter(torch.zeros(2, 4))
+    if shape:
+        target.model.layers[1].experts = nn.Module()
+        target.model.layers[1].experts.packed = nn.Parameter(torch.zeros(shape))
+    told = "3 x 4" if shape else "absent"
+    assert check_pair(donor, target) == [
+        f"model.layers.1.experts.packed 2 x 4 against {told}",
+    ]
 
 
 def test_vocabulary_size_is_named(family):
