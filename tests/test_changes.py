@@ -1,0 +1,68 @@
+import math
+
+import pytest
+import torch
+
+import actlib.changes
+from actlib.changes import parameter_changes
+
+
+def tensors(donor, target):
+    theirs = dict(target.named_parameters())
+    return [(name, value, theirs[name]) for name, value in donor.named_parameters()]
+
+
+def norm(values):
+    return float(torch.cat([each.detach().double().flatten() for each in values]).norm())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_norms_are_those_of_all_entries_at_once(pair, architecture, dtype, monkeypatch):
+    monkeypatch.setattr(actlib.changes, "_PIECE", 7)  # so that tensors come in many pieces
+    rows = tensors(*pair(architecture, dtype))
+    found = parameter_changes(iter(rows))
+    expected = norm([a.float() - b.float() for _, a, b in rows]) / norm([b for *_, b in rows])
+    assert found.overall == pytest.approx(expected, rel=1e-5)
+    assert sum(each.parameters for each in found.kinds) == sum(b.numel() for *_, b in rows)
+    assert found.not_finite == ()
+
+
+def test_only_the_kind_that_changed_has_a_change(family):
+    donor, target = family("llama"), family("llama")
+    with torch.no_grad():
+        for layer in donor.model.layers:
+            layer.mlp.up_proj.weight *= 1.25
+    table = parameter_changes(tensors(donor, target)).table().set_index("kind")["relative_norm"]
+    assert table["mlp.up_proj"] == pytest.approx(0.25, rel=1e-5)
+    assert 0 < table["overall"] < 0.25
+    assert (table.drop(["mlp.up_proj", "overall"]) == 0).all()
+
+
+def test_unrelated_weights_of_one_size_are_sqrt_2_apart():
+    generator = torch.Generator().manual_seed(0)
+    donor, target = torch.randn(2, 40_000, generator=generator)
+    assert parameter_changes([("a", donor, target)]).overall == pytest.approx(2**0.5, rel=0.02)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_tensor_that_is_not_finite_is_named(value):
+    good, bad = torch.ones(3), torch.tensor([1.0, value, 2.0])
+    found = parameter_changes([("h.0.a.weight", bad, good), ("h.0.b.weight", good, bad)])
+    assert found.not_finite == ("donor's h.0.a.weight", "target's h.0.b.weight")
+    assert not math.isfinite(found.overall)
+
+
+def test_zero_targets_are_no_division_by_zero():
+    zero, one = torch.zeros(2), torch.ones(2)
+    found = parameter_changes([("a.weight", zero, zero), ("b.weight", one, zero)])
+    assert [each.relative_norm for each in found.kinds] == [0.0, math.inf]
+
+
+def test_no_tensors_are_an_empty_table():
+    found = parameter_changes([])
+    assert found.table().empty and list(found.table()) == ["kind", "parameters", "relative_norm"]
+
+
+def test_other_shapes_are_refused():
+    with pytest.raises(ValueError, match="a.weight is expected in one shape"):
+        parameter_changes([("a.weight", torch.ones(2), torch.ones(3))])
