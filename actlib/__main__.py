@@ -4,13 +4,17 @@ python -m actlib build --preset tiny --model multilingual --seed 0
 python -m actlib record --preset tiny --seed 0
 python -m actlib sweep --preset tiny --part transfer --bundle rankings --seed 0
 python -m actlib collect --preset tiny
+
+Ability patches, which need no preset (`actlib.patch_command`):
+
+python -m actlib patch inspect maths.safetensors
 """
 
 import argparse
 import json
 import sys
 
-from . import sweeps
+from . import patch_command, sweeps
 from .study import Study
 from .sweep_merging import merging_sizes, specialities
 
@@ -41,6 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     for option, told in (("part", "what is measured"), ("bundle", "methods of it")):
         steps.choices["sweep"].add_argument(f"--{option}", required=True, help=told)
+    patch_command.add_words(steps)
     given = parser.parse_args(arguments)
     try:
         _step(given)
@@ -51,7 +56,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _step(given: argparse.Namespace) -> None:
-    if given.step == "build":
+    if given.step == "patch":
+        patch_command.run(given)
+    elif given.step == "build":
         print(Study.open(given.preset).folder(given.model, given.seed))
     elif given.step == "record" and given.merging:
         _record_specialists(Study.open(given.preset), given.seed)

@@ -6,9 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from small_study import PRESET, write_preset
 
 from actlib.__main__ import main
+from actlib.channels import channel_modules
+from actlib.masks import ChannelMask
 from actlib.presets import load_preset
 from actlib.study import PARTS
 
@@ -67,6 +70,63 @@ def test_a_bundle_of_the_sweep_runs_and_collecting_an_unfinished_sweep_is_refuse
     assert "cells of the part 'transfer' are missing" in capsys.readouterr().err
 
 
+def test_a_patch_is_made_inspected_applied_and_reverted(pair, tmp_path, capsys):
+    for name, model in zip(("donor", "target"), pair("llama"), strict=True):
+        model.save_pretrained(tmp_path / name)
+    channels = {
+        name: torch.arange(found.channels) % 5 == 0
+        for name, found in channel_modules(model).items()
+    }
+    ChannelMask(channels).save(tmp_path / "mask")
+    target, donor, mask, patch, moved, back = (
+        str(tmp_path / name) for name in ("target", "donor", "mask", "patch", "moved", "back")
+    )
+    make = ["make", "--target", target, "--donor", donor, "--mask", mask, "--out", patch]
+    assert main(["patch", *make, "--scale", "0.5", "--metadata", "license=mit", "year=2026"]) == 0
+    made = capsys.readouterr().out
+    assert main(["patch", "inspect", patch, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["metadata"]["scale"], told["metadata"]["license"]) == ("0.5", "mit")
+    assert made.startswith(f"{told['elements']} elements of {len(told['tensors'])} tensors")
+    assert main(["patch", "inspect", patch]) == 0
+    assert {made.strip(), "license: mit"} < set(capsys.readouterr().out.splitlines())
+    assert main(["patch", "apply", patch, "--target", target, "--out", moved]) == 0
+    assert main(["patch", "revert", patch, "--target", moved, "--out", back]) == 0
+    assert capsys.readouterr().out.split() == [moved, back]
+    weights = [(Path(each) / "model.safetensors").read_bytes() for each in (target, moved, back)]
+    assert weights[0] == weights[2] != weights[1]
+    lean = [*make[:-1], f"{patch}-lean", "--irreversible"]
+    assert main(["patch", *lean]) == 0
+    assert capsys.readouterr().out.strip().endswith("not reversible")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["inspect", "nowhere"], "there is no AbilityPatch file nowhere"),
+        (["apply", "nowhere", "--target", "t", "--out", "o"], "there is no AbilityPatch file"),
+        (
+            ["make", "--target", "t", "--donor", "d", "--mask", "m", "--out", "o"],
+            "there is no ChannelMask file m",
+        ),
+        (
+            ["make", "--target", "t", "--donor", "d", "--mask", "m", "--out", "o"]
+            + ["--metadata", "mit"],
+            "a metadata entry is KEY=TEXT, got 'mit'",
+        ),
+    ],
+)
+def test_a_patch_that_cannot_be_is_one_sentence_and_status_1(
+    monkeypatch, tmp_path, capsys, arguments, named
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(["patch", *arguments]) == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ") and named in captured.err
+    assert captured.err.count("\n") == 1 and not captured.out
+    assert not any(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
@@ -89,7 +149,9 @@ def test_bad_input_is_one_sentence_and_status_1(
     assert not (tmp_path / "store").exists()
 
 
-@pytest.mark.parametrize("arguments", [[], ["build"], ["sing"], ["record", "--seed", "x"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["build"], ["sing"], ["patch"], ["record", "--seed", "x"]]
+)
 def test_words_that_are_no_command_get_the_usage(arguments, capsys):
     with pytest.raises(SystemExit) as end:
         main(arguments)
