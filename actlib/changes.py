@@ -107,6 +107,7 @@ def parameter_changes(tensors: Iterable[tuple[str, Tensor, Tensor]]) -> Paramete
         kind[1] += change
         kind[2] += size
         not_finite += [f"{side} {name}" for side in broken]
+        del donor, target  # else they would stay until the next pair is there
     kinds = [
         KindChange(kind, count, math.sqrt(change), math.sqrt(size))
         for kind, (count, change, size) in sums.items()

@@ -1,4 +1,5 @@
 import math
+import weakref
 
 import pytest
 import torch
@@ -36,6 +37,20 @@ def test_only_the_kind_that_changed_has_a_change(family):
     assert table["mlp.up_proj"] == pytest.approx(0.25, rel=1e-5)
     assert 0 < table["overall"] < 0.25
     assert (table.drop(["mlp.up_proj", "overall"]) == 0).all()
+
+
+def test_one_pair_of_tensors_is_held_at_a_time():
+    held = []
+
+    def fresh():
+        for index in range(3):
+            assert not any(reference() is not None for reference in held)
+            made = [torch.ones(4), torch.zeros(4)]
+            held.extend(weakref.ref(each) for each in made)
+            yield (f"h.{index}.a.weight", made.pop(0), made.pop())
+
+    parameter_changes(fresh())
+    assert len(held) == 6
 
 
 def test_unrelated_weights_of_one_size_are_sqrt_2_apart():
