@@ -13,6 +13,7 @@ _HOME = {
     "random_like": "masks",
     "ChannelScores": "scores",
     "check_pair": "pairs",
+    "pair_report": "reports",
     "record_activations": "localize",
     "record_differences": "localize",
     "weight_differences": "localize",
