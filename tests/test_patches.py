@@ -11,7 +11,7 @@ from actlib.channels import channel_modules
 from actlib.checkpoints import transfer_checkpoint
 from actlib.masks import ChannelMask
 from actlib.patches import apply_patch, inspect_patch, make_patch, revert_patch
-from actlib.transfer import interpolated, parameter_percent, selections, transfer_
+from actlib.transfer import edit_, interpolated, parameter_percent, selections, transfer_
 
 
 def mask_for(model, share=0.3, modules=None):
@@ -269,6 +269,44 @@ def test_applying_twice_and_reverting_what_is_not_applied_are_said(folders, make
     apply_patch(tmp_path / "target", path, tmp_path / "out")
     with pytest.raises(ValueError, match="is already applied to this target"):
         apply_patch(tmp_path / "out", path, tmp_path / "again")
+
+
+def test_a_half_applied_patch_counts_neither_as_applied_nor_as_absent(folders, make):
+    donor, target = folders()
+    mask = mask_for(target)
+    path, name = make(mask), list(selections(target, mask))[-1]
+    last = selections(target, mask)[name]
+    ours, theirs = (dict(model.named_parameters())[name].detach() for model in (target, donor))
+    edit_(ours, theirs, last, 0.4)
+    for use, side in ((apply_patch, "before"), (revert_patch, "after")):
+        with pytest.raises(ValueError, match=f"the values that it had {side} the patch"):
+            use(target, path)
+
+
+def test_tensors_of_several_types_stay_aligned(pair, make, tmp_path):
+    donor, target = pair("gpt2", torch.bfloat16)
+    for name, model in (("donor", donor), ("target", target)):
+        model.transformer.h[1].ln_1.float()
+        model.save_pretrained(tmp_path / name)
+    channels = {
+        name: (torch.arange(found.channels) == 0) & name.endswith(("h.0.attn.c_attn", "h.1.ln_1"))
+        for name, found in channel_modules(target).items()
+    }
+    mask = ChannelMask(channels)
+    path = make(mask, reversible=False)  # 17 values of two bytes, then those of four
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    entries = json.loads(data[8 : 8 + length])
+    entries.pop("__metadata__")
+    assert {entry["dtype"] for entry in entries.values()} == {"I64", "F32", "BF16"}
+    for entry in entries.values():
+        width = {"I64": 8, "F32": 4, "BF16": 2}[entry["dtype"]]
+        assert (8 + length + entry["data_offsets"][0]) % width == 0
+    apply_patch(target, path)
+    patched = bits(target)
+    revert_patch(target, make(mask, "whole"))
+    transfer_(target, donor, mask)
+    assert same_bits(target, patched)
 
 
 def test_a_patch_without_the_originals_applies_and_cannot_be_reverted(folders, make):
