@@ -19,7 +19,7 @@ _HOME = {
     "weight_differences": "localize",
     "ablated": "interventions",
     "patched": "interventions",
-    "moving": "moving",
+    "moving": "walks",
     "preserved": "transfer",
     "transfer_": "transfer",
     "transferred": "transfer",

@@ -26,8 +26,8 @@ from actlib.masks import ChannelMask
 from actlib.pairs import require_pair
 from actlib.transfer import Selection, edit_, require_scale, selections
 
-_INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
-_DTYPES = {
+INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
     "F16": torch.float16,
@@ -35,7 +35,7 @@ _DTYPES = {
 }
 # The same weights in other formats would still be the target's, and a loader could pick them.
 _OTHER_WEIGHTS = ("pytorch_model*", "tf_model*", "flax_model*", "consolidated*", "*.gguf", "*.onnx")
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
 
 
 def transfer_checkpoint(
@@ -68,11 +68,11 @@ def transfer_checkpoint(
     require_scale(scale)
     if output_dir.is_file() or (output_dir.is_dir() and any(output_dir.iterdir())):
         raise ValueError(f"the output folder {output_dir} exists and is not empty")
-    stored, donated = _stored_tensors(target_dir), _stored_tensors(donor_dir)
-    target, donor = _structure(target_dir), _structure(donor_dir)
-    require_pair(donor, target, *_tokenizers(donor_dir, target_dir))
-    edits = _plan(
-        selections(target, mask), target, _renamed(stored, target), _renamed(donated, donor)
+    stored, donated = stored_tensors(target_dir), stored_tensors(donor_dir)
+    target, donor = empty_model(target_dir), empty_model(donor_dir)
+    require_pair(donor, target, *tokenizers_of(donor_dir, target_dir))
+    edits = planned(
+        selections(target, mask), target, renamed(stored, target), renamed(donated, donor)
     )
     note = {
         "donor": str(donor_dir),
@@ -85,7 +85,7 @@ def transfer_checkpoint(
     output_dir.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{output_dir.name}.", dir=output_dir.parent))
     try:
-        _copy_folder(target_dir, partial)
+        copy_folder(target_dir, partial)
         for selection, ours, theirs in edits:
             edit_(ours.open(partial, writable=True), theirs.open(donor_dir), selection, scale)
         (partial / "act_transfer.json").write_text(json.dumps(note, indent=2) + "\n")
@@ -98,7 +98,7 @@ def transfer_checkpoint(
 
 
 @dataclass(frozen=True)
-class _StoredTensor:
+class StoredTensor:
     """Where one tensor's bytes lie in a folder."""
 
     file: str
@@ -111,25 +111,25 @@ class _StoredTensor:
         """The tensor, mapped from the file; writes reach the file only if `writable`."""
         mode = "r+" if writable else "c"
         data = np.memmap(folder / self.file, np.uint8, mode, self.offset, (self.size,))
-        return torch.from_numpy(data).view(_DTYPES[self.dtype]).view(self.shape)
+        return torch.from_numpy(data).view(DTYPES[self.dtype]).view(self.shape)
 
 
-def _stored_tensors(folder: Path) -> dict[str, _StoredTensor]:
+def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
     """Every tensor in a folder's safetensors files, by its stored name."""
     if not folder.is_dir():
         raise ValueError(f"there is no model folder {folder}")
-    if (folder / _INDEX).is_file():
-        weight_map = json.loads((folder / _INDEX).read_text())["weight_map"]
+    if (folder / INDEX).is_file():
+        weight_map = json.loads((folder / INDEX).read_text())["weight_map"]
         files = sorted(set(weight_map.values()))
     else:
-        files = [_SINGLE]
+        files = [SINGLE]
     missing = [file for file in files if not (folder / file).is_file()]
     if missing:
         raise ValueError(f"the model folder {folder} lacks {', '.join(missing)}")
     return {name: tensor for file in files for name, tensor in _header(folder, file).items()}
 
 
-def _header(folder: Path, file: str) -> dict[str, _StoredTensor]:
+def _header(folder: Path, file: str) -> dict[str, StoredTensor]:
     """Tensors of one safetensors file: 8 bytes of header length, a JSON header, the data."""
     path = folder / file
     try:
@@ -141,7 +141,7 @@ def _header(folder: Path, file: str) -> dict[str, _StoredTensor]:
         for name, entry in entries.items():
             start, end = entry["data_offsets"]
             place = (8 + length + start, end - start)
-            found[name] = _StoredTensor(file, entry["dtype"], tuple(entry["shape"]), *place)
+            found[name] = StoredTensor(file, entry["dtype"], tuple(entry["shape"]), *place)
     except (ValueError, KeyError, AttributeError) as error:
         raise ValueError(f"{path} is not a safetensors file") from error
     if any(tensor.offset + tensor.size > path.stat().st_size for tensor in found.values()):
@@ -149,7 +149,7 @@ def _header(folder: Path, file: str) -> dict[str, _StoredTensor]:
     return found
 
 
-def _structure(folder: Path) -> transformers.PreTrainedModel:
+def empty_model(folder: Path) -> transformers.PreTrainedModel:
     """The folder's model without memory for its weights."""
     if not (folder / "config.json").is_file():
         raise ValueError(f"the model folder {folder} lacks config.json")
@@ -158,19 +158,19 @@ def _structure(folder: Path) -> transformers.PreTrainedModel:
         return transformers.AutoModelForCausalLM.from_config(config)
 
 
-def _tokenizers(*folders: Path) -> list[transformers.PreTrainedTokenizerBase | None]:
+def tokenizers_of(*folders: Path) -> list[transformers.PreTrainedTokenizerBase | None]:
     """The folders' tokenizers; None where a folder has none."""
     return [
         transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        if any((folder / file).is_file() for file in _TOKENIZER_FILES)
+        if any((folder / file).is_file() for file in TOKENIZER_FILES)
         else None
         for folder in folders
     ]
 
 
-def _renamed(
-    stored: Mapping[str, _StoredTensor], model: transformers.PreTrainedModel
-) -> dict[str, _StoredTensor]:
+def renamed(
+    stored: Mapping[str, StoredTensor], model: transformers.PreTrainedModel
+) -> dict[str, StoredTensor]:
     """Stored tensors under the names that the model's parameters have.
 
     Some families store other names (GPT-NeoX `embed_out`, GPT-2 without its prefix), and
@@ -189,12 +189,12 @@ def _renamed(
     return named
 
 
-def _plan(
+def planned(
     chosen: Mapping[str, Selection],
     model: transformers.PreTrainedModel,
-    stored: Mapping[str, _StoredTensor],
-    donated: Mapping[str, _StoredTensor],
-) -> list[tuple[Selection, _StoredTensor, _StoredTensor]]:
+    stored: Mapping[str, StoredTensor],
+    donated: Mapping[str, StoredTensor],
+) -> list[tuple[Selection, StoredTensor, StoredTensor]]:
     """Pairs each selected parameter with its stored tensors, before anything is written.
 
     A tied tensor may be stored under one of its names or under both; each copy is edited.
@@ -209,7 +209,7 @@ def _plan(
             if not tensors:
                 raise ValueError(f"the {side}'s files hold no tensor {name}")
             for tensor in tensors:
-                if tensor.shape != selection.shape or tensor.dtype not in _DTYPES:
+                if tensor.shape != selection.shape or tensor.dtype not in DTYPES:
                     held = f"{' x '.join(map(str, tensor.shape))} of {tensor.dtype}"
                     wanted = f"{' x '.join(map(str, selection.shape))} of a float type"
                     raise ValueError(f"the {side}'s {name} is {held}, expected {wanted}")
@@ -217,7 +217,7 @@ def _plan(
     return edits
 
 
-def _copy_folder(source: Path, destination: Path) -> None:
+def copy_folder(source: Path, destination: Path) -> None:
     """Copy files without their permissions, hidden files and other formats of the weights."""
     for path in sorted(source.rglob("*")):
         relative = path.relative_to(source)

@@ -23,7 +23,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from actlib.checkpoints import _DTYPES as DTYPES
+from actlib.checkpoints import DTYPES
 from actlib.transfer import Index, Selection
 
 KIND = "AbilityPatch"

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 import actlib
 from actlib import checkpoints
-from actlib.checkpoints import _plan, _renamed, _stored_tensors, _StoredTensor, _structure
+from actlib.checkpoints import StoredTensor, empty_model, planned, renamed, stored_tensors
 from actlib.masks import ChannelMask, shortened
 from actlib.pairs import require_pair
 from actlib.patch_files import (
@@ -85,11 +85,11 @@ def make_patch(
     roles = {"target": target_folder.resolve().name, "donor": donor_folder.resolve().name}
     told = {key: mask.metadata[key] for key in ("ability", "ranking") if key in mask.metadata}
     told = _shareable({**roles, **told, **(metadata or {})})
-    stored, donated = _stored_tensors(target_folder), _stored_tensors(donor_folder)
-    target, donor = _structure(target_folder), _structure(donor_folder)
-    require_pair(donor, target, *checkpoints._tokenizers(donor_folder, target_folder))
-    plan = _plan(
-        selections(target, mask), target, _renamed(stored, target), _renamed(donated, donor)
+    stored, donated = stored_tensors(target_folder), stored_tensors(donor_folder)
+    target, donor = empty_model(target_folder), empty_model(donor_folder)
+    require_pair(donor, target, *checkpoints.tokenizers_of(donor_folder, target_folder))
+    plan = planned(
+        selections(target, mask), target, renamed(stored, target), renamed(donated, donor)
     )
     edits: dict[str, Edit] = {}
     for selection, ours, theirs in plan:
@@ -162,8 +162,8 @@ def inspect_patch(path: str | os.PathLike) -> PatchInfo:
         return patch.info
 
 
-def _opened(found: Tensor | _StoredTensor, folder: Path | None, writable: bool = False) -> Tensor:
-    return found.open(folder, writable) if isinstance(found, _StoredTensor) else found.detach()
+def _opened(found: Tensor | StoredTensor, folder: Path | None, writable: bool = False) -> Tensor:
+    return found.open(folder, writable) if isinstance(found, StoredTensor) else found.detach()
 
 
 def _changes(selection: Selection, ours, theirs, scale: float) -> Iterator[tuple[Tensor, Tensor]]:
@@ -227,12 +227,12 @@ def _move(
     folder, out = Path(place), Path(out)
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise ValueError(f"the output folder {out} exists and is not empty")
-    stored = _stored_tensors(folder)
-    found = _fitted(patch, _structure(folder), stored)
+    stored = stored_tensors(folder)
+    found = _fitted(patch, empty_model(folder), stored)
     _require_state(patch, found, folder, sides)
     note = _noted(patch, folder, sides)
     with _appearing(out) as unfinished:
-        checkpoints._copy_folder(folder, unfinished)
+        checkpoints.copy_folder(folder, unfinished)
         _write(patch, found, unfinished, sides[1])
         if note:
             (unfinished / _NOTE).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
@@ -242,8 +242,8 @@ def _move(
 
 
 def _fitted(
-    patch: PatchFile, model: nn.Module, stored: Mapping[str, _StoredTensor] | None
-) -> list[tuple[Selection, Tensor | _StoredTensor]]:
+    patch: PatchFile, model: nn.Module, stored: Mapping[str, StoredTensor] | None
+) -> list[tuple[Selection, Tensor | StoredTensor]]:
     """What the patch selects, beside the model's own tensors or those that its files store."""
     parameters = dict(model.named_parameters())
     total, expected = sum(each.numel() for each in parameters.values()), patch.info.metadata
@@ -258,10 +258,10 @@ def _fitted(
     if stored is None:
         found = [(selection, parameters[name]) for name, selection in chosen.items()]
     else:
-        named = _renamed(stored, model)
-        found = [(selection, ours) for selection, ours, _ in _plan(chosen, model, named, named)]
+        named = renamed(stored, model)
+        found = [(selection, ours) for selection, ours, _ in planned(chosen, model, named, named)]
     for selection, tensor in found:
-        held = DTYPES[tensor.dtype] if isinstance(tensor, _StoredTensor) else tensor.dtype
+        held = DTYPES[tensor.dtype] if isinstance(tensor, StoredTensor) else tensor.dtype
         wanted = DTYPES.get(patch.parts[selection.name].dtype)
         if held != wanted:
             raise ValueError(f"{selection.name} is {held}, and the patch is made for {wanted}")

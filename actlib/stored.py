@@ -24,13 +24,13 @@ from transformers.utils.hub import cached_file, get_checkpoint_shard_files
 
 from actlib.channels import uncovered_parameters
 from actlib.checkpoints import (
-    _DTYPES,
-    _INDEX,
-    _SINGLE,
-    _TOKENIZER_FILES,
-    _renamed,
-    _stored_tensors,
-    _StoredTensor,
+    DTYPES,
+    INDEX,
+    SINGLE,
+    TOKENIZER_FILES,
+    StoredTensor,
+    renamed,
+    stored_tensors,
 )
 from actlib.families import load_pretrained
 
@@ -49,7 +49,7 @@ def structure(place: str | Path) -> PreTrainedModel:
 def tokenizer_of(place: str | Path) -> PreTrainedTokenizerBase | None:
     """The tokenizer of a place; None for a folder without one."""
     folder = Path(place)
-    if folder.is_dir() and not any((folder / file).is_file() for file in _TOKENIZER_FILES):
+    if folder.is_dir() and not any((folder / file).is_file() for file in TOKENIZER_FILES):
         return None
     return load_pretrained(AutoTokenizer, place)
 
@@ -67,14 +67,14 @@ class StoredWeights:
     """
 
     folder: Path
-    tensors: dict[str, _StoredTensor]
+    tensors: dict[str, StoredTensor]
     wrong: tuple[str, ...]
     otherwise: tuple[str, ...]
 
     @property
     def dtypes(self) -> dict[str, torch.dtype | str]:
         """Type of each parameter found, by its name in safetensors where that is no float's."""
-        return {name: _DTYPES.get(each.dtype, each.dtype) for name, each in self.tensors.items()}
+        return {name: DTYPES.get(each.dtype, each.dtype) for name, each in self.tensors.items()}
 
     def open(self, name: str) -> Tensor:
         """A parameter, mapped from its file."""
@@ -92,7 +92,7 @@ def stored_weights(place: str | Path, model: PreTrainedModel) -> StoredWeights:
         ValueError: there are no usable safetensors files.
     """
     folder = _weights_folder(place)
-    stored = _renamed(_stored_tensors(folder), model)
+    stored = renamed(stored_tensors(folder), model)
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
@@ -116,12 +116,12 @@ def _weights_folder(place: str | Path) -> Path:
     if Path(place).is_dir():
         return Path(place)
     try:
-        index = cached_file(place, _INDEX)
+        index = cached_file(place, INDEX)
     except OSError:  # One file holds everything.
         index = None
     try:
         if index is None:
-            return Path(cached_file(place, _SINGLE)).parent
+            return Path(cached_file(place, SINGLE)).parent
         get_checkpoint_shard_files(place, index)
     except OSError as error:
         reason = str(error).partition("\n")[0]

@@ -19,7 +19,6 @@ from .experiments import light_sft
 from .interventions import ablated, patched
 from .localize import weight_differences
 from .masks import ChannelMask
-from .moving import moving
 from .presets import Sweep, Training
 from .scores import ChannelScores
 from .study import Study
@@ -36,6 +35,7 @@ from .sweep_merging import (
     purposes_of,
 )
 from .transfer import parameter_percent, selections
+from .walks import moving
 
 Measured = Iterator[tuple[Cell, pd.DataFrame]]
 CAUSAL_DRAWS = 3

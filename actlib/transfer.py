@@ -4,7 +4,7 @@
     with transferred(target, donor, mask, scale=0.4):          # for a while, then put back
         evaluate(target)
 
-`actlib.moving` walks through many settings of one pair.
+`actlib.walks` walks through many settings of one pair.
 
 Written rule for a tied embedding and LM head, which share one [vocab, d_model] tensor: a masked
 head channel names a row of it and a masked embedding channel a column. The elements in the union of

@@ -25,9 +25,9 @@ from transformers import PreTrainedModel
 
 from actlib.evaluate import evaluate
 from actlib.masks import ChannelMask
-from actlib.moving import moving
 from actlib.study import Study
 from actlib.transfer import transfer_, transferred
+from actlib.walks import moving
 
 Settings = Sequence[tuple[ChannelMask, float]]
 Models = tuple[PreTrainedModel, PreTrainedModel]

@@ -6,8 +6,8 @@ import torch
 
 from actlib.channels import channel_modules
 from actlib.masks import ChannelMask
-from actlib.moving import moving
 from actlib.transfer import selections, transfer_
+from actlib.walks import moving
 
 
 def drawn(model, share, seed):
