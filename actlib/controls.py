@@ -16,7 +16,7 @@ def whole_modules(scores: ChannelScores, percent: float, ranking: str = "scaled"
     mask would do as well as `scores.top` of the same size. Modules are taken in descending order of
     the mean of their ranked scores, ties in module order. One that no longer fits is skipped for
     smaller ones further down, so large modules (the LM head above all) may be out of reach and the
-    count is usually somewhat lower than asked. Ours.
+    count is usually somewhat lower than asked; where no module fits the mask is empty. Ours.
 
     Args:
         scores: channel scores, with their reference if the ranking needs one.
@@ -26,7 +26,7 @@ def whole_modules(scores: ChannelScores, percent: float, ranking: str = "scaled"
             same values.
 
     Raises:
-        ValueError: no module is as small as the count, or as `ChannelScores.top`.
+        ValueError: as `ChannelScores.top`.
     """
     count = scores.top(percent).count
     values = scores.ranked(ranking)
@@ -38,9 +38,6 @@ def whole_modules(scores: ChannelScores, percent: float, ranking: str = "scaled"
         if values[names[place]].numel() <= left:
             taken.add(names[place])
             left -= values[names[place]].numel()
-    if not taken:
-        smallest = min(part.numel() for part in values.values())
-        raise ValueError(f"{count} channels hold no whole module, the smallest has {smallest}")
     channels = {name: torch.full((part.numel(),), name in taken) for name, part in values.items()}
     found = {"percent": f"{percent:g}", "ranking": ranking, "control": "whole modules"}
     return ChannelMask(channels, {**scores.metadata, **found})
