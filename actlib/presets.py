@@ -142,6 +142,7 @@ class TunedArms(Training):
     percent: Percent = 20
     scale: Scale = 1.0
     interpolation: Scale = 0.5
+    lora: bool = True
     lora_learning_rate: float = Field(default=1e-3, gt=0)
 
 

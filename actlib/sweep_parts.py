@@ -126,7 +126,9 @@ def _entries(
 
 
 def sft_cells(sweep: Sweep, method: str) -> list[Cell]:
-    """One arm is one cell."""
+    """One arm is one cell; none for an arm of LoRA where the preset has no time for it."""
+    if method in LORA_ARMS and not sweep.sft.lora:
+        return []
     return [{"method": method}]
 
 

@@ -63,7 +63,7 @@ def digest_of(study: Study, part: str, seed: int, cell: Cell) -> str:
     names = [study.name_of(role) for role in PARTS[part].models(study)]
     told = [MEASURING, part, cell, {name: recipe(preset, name, seed) for name in names}]
     told += [preset.evaluation.model_dump(), data_digest(preset.data), preset.lost, preset.retained]
-    told += [preset.sweep.sft.model_dump()] if part == "sft" else []
+    told += [preset.sweep.sft.model_dump(exclude={"lora"})] if part == "sft" else []
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
 
