@@ -206,7 +206,7 @@ def test_refusals_leave_the_target_as_it_was(pair, family):
 def test_models_whose_other_parameters_differ_do_not_fit():
     donor, target = nn.ModuleList([nn.Linear(2, 2)]), nn.ModuleList([nn.Linear(2, 2)])
     target.packed = nn.Parameter(torch.zeros(3))
-    with pytest.raises(ValueError, match="do not fit: packed of shape absent instead of"):
+    with pytest.raises(ValueError, match="do not fit: .*packed"):
         top_entries(donor, target, 1)
 
 
