@@ -85,7 +85,7 @@ def judging_ways(study: Study, models: Models, settings: Settings) -> dict[str, 
         for mask, scale in settings:
             model = copy.deepcopy(target)
             transfer_(model, donor, mask, scale)
-            frames.append(study.judge(model, [cell], "test"))
+            frames.append(evaluate(model, study.batches(cell, "test")))  # tokenized anew
         return pd.concat(frames, ignore_index=True)[["nll", "exact"]]
 
     def by_walk() -> pd.DataFrame:
