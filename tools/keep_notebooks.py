@@ -1,15 +1,20 @@
 """Copy the executed notebooks of a run to `notebooks/`, where readers see them.
 
 Code, text and outputs come along; what only describes the run (times, paths, widget states) does
-not, so that keeping the same results again changes little.
+not, so that keeping the same results again changes little. Pictures are kept in 128 colors, a third
+of the size, so that a notebook opens on a slow line; the files in `figures/` have them all.
 
     python tools/keep_notebooks.py artifacts/smol/notebooks
 """
 
+import base64
+import io
 import json
 import re
 import sys
 from pathlib import Path
+
+from PIL import Image
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 
@@ -23,9 +28,20 @@ def cleaned(notebook: dict) -> dict:
         cell["metadata"] = {"tags": tags} if tags else {}
         if "outputs" in cell:  # a finished progress bar is no result, and needs its widget's state
             cell["outputs"] = [out for out in cell["outputs"] if WIDGET not in out.get("data", {})]
+            for out in cell["outputs"]:
+                if "image/png" in out.get("data", {}):
+                    out["data"]["image/png"] = smaller(out["data"]["image/png"])
     kept = ("kernelspec", "language_info")
     notebook["metadata"] = {name: notebook["metadata"][name] for name in kept}
     return notebook
+
+
+def smaller(picture: str | list[str]) -> str:
+    """A PNG, in base64, of at most 128 colors."""
+    image = Image.open(io.BytesIO(base64.b64decode("".join(picture)))).convert("RGB")
+    held = io.BytesIO()
+    image.quantize(colors=128, dither=Image.Dither.NONE).save(held, "png", optimize=True)
+    return base64.b64encode(held.getvalue()).decode()
 
 
 def with_answer(notebook: dict) -> dict:
