@@ -21,7 +21,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .DELETE_ON_ERROR:
 
 study: $(READY)
-	$(say) "Study of the preset $(PRESET): about 24 minutes for smol and 7 for tiny from nothing, seconds if nothing changed"
+	$(say) "Study of the preset $(PRESET): about 25 minutes for smol and 8 for tiny from nothing, seconds if nothing changed"
 	@$(SNAKEMAKE)
 	$(say) "Done: notebooks in artifacts/$(PRESET)/notebooks, figures and tables in figures/$(PRESET)"
 
