@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from .choices import RANDOM, chosen, everything
 from .entries import entries_transferred, top_entries
 from .experiments import light_sft
-from .interventions import ablated, patched
+from .interventions import ABLATIONS, ablated, patched
 from .localize import weight_differences
 from .masks import ChannelMask
 from .presets import Sweep, Training
@@ -39,7 +39,6 @@ from .walks import moving
 
 Measured = Iterator[tuple[Cell, pd.DataFrame]]
 CAUSAL_DRAWS = 3
-ABLATIONS = ("zero", "mean", "resample")
 ARMS = ("sft_only", "act_sft", "random_sft", "interpolation_sft", "donor_sft")
 LORA_ARMS = ("sft_only_lora", "act_sft_lora")
 
