@@ -9,10 +9,10 @@ import os
 import sys
 from pathlib import Path
 
-from actlib.families import model_folder, recipe
-from actlib.presets import LoadedModel, TunedModel, WheelModel, load_preset, preset_file
-from actlib.sweep_parts import PARTS
-from actlib.sweeps import KEPT, MEASURING
+from actlib.study.families import model_folder, recipe
+from actlib.study.presets import LoadedModel, TunedModel, WheelModel, load_preset, preset_file
+from actlib.study.sweep_parts import PARTS
+from actlib.study.sweeps import KEPT, MEASURING
 
 CHOICE = config.get("preset", "smol")
 FIGURES = config.get("figures", "")
@@ -23,8 +23,8 @@ except ValueError as error:
 PRESET_FILE = os.path.relpath(preset_file(CHOICE))
 STORE = Path(os.environ.get("ACT_STORE", "artifacts"))
 OUT = STORE / PRESET.name
-CODE = sorted(str(path) for path in Path("actlib").glob("*.py"))
-RECORDING_CODE = [f"actlib/{name}.py" for name in ("localize", "hooks", "channels", "prompts")]
+CODE = sorted(str(path) for path in Path("actlib").rglob("*.py"))
+RECORDING_CODE = [f"actlib/{name}.py" for name in ("localize", "hooks", "channels", "text/prompts")]
 # Measured on two CPU cores; other presets have no estimate.
 MINUTES = {
     "smol": {"wheel": 0.5, "step": 0.06, "record": 1, "notebook": 2, "sweep": 6},

@@ -1,7 +1,7 @@
 """Ability localization and transfer by activation differences (ACT).
 
 The names below are what people import. They load on first use, so that importing a module that
-needs no torch, such as `actlib.plotting`, does not import torch.
+needs no torch, such as `actlib.plots.plotting`, does not import torch.
 """
 
 from importlib import import_module
@@ -12,8 +12,8 @@ _HOME = {
     "ChannelMask": "masks",
     "random_like": "masks",
     "ChannelScores": "scores",
-    "check_pair": "pairs",
-    "pair_report": "reports",
+    "check_pair": "pairing.pairs",
+    "pair_report": "pairing.reports",
     "record_activations": "localize",
     "record_differences": "localize",
     "weight_differences": "localize",
@@ -23,12 +23,12 @@ _HOME = {
     "preserved": "transfer",
     "transfer_": "transfer",
     "transferred": "transfer",
-    "transfer_checkpoint": "checkpoints",
-    "PatchInfo": "patch_files",
-    "apply_patch": "patches",
-    "inspect_patch": "patches",
-    "make_patch": "patches",
-    "revert_patch": "patches",
+    "transfer_checkpoint": "files.checkpoints",
+    "PatchInfo": "files.patch_files",
+    "apply_patch": "files.patches",
+    "inspect_patch": "files.patches",
+    "make_patch": "files.patches",
+    "revert_patch": "files.patches",
     "MergeReport": "merging",
     "merge": "merging",
     "merge_": "merging",

@@ -5,7 +5,7 @@ python -m actlib record --preset tiny --seed 0
 python -m actlib sweep --preset tiny --part transfer --bundle rankings --seed 0
 python -m actlib collect --preset tiny
 
-Ability patches, which need no preset (`actlib.patch_command`):
+Ability patches, which need no preset (`actlib.commands.patch`):
 
 python -m actlib patch inspect maths.safetensors
 """
@@ -14,9 +14,10 @@ import argparse
 import json
 import sys
 
-from . import patch_command, sweeps
-from .study import Study
-from .sweep_merging import merging_sizes, specialities
+from actlib.commands import patch as patch_command
+from actlib.study import sweeps
+from actlib.study.session import Study
+from actlib.study.sweep_merging import merging_sizes, specialities
 
 STEPS = {
     "build": "build one model",

@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .prompts import batches
+from actlib.text.prompts import batches
 
 
 @torch.no_grad()
@@ -56,7 +56,7 @@ def evaluate(
 
     Args:
         model: causal language model; it is left in the mode that it came in.
-        batches: from ``actlib.prompts.batches``; ``index`` numbers the items.
+        batches: from ``actlib.text.prompts.batches``; ``index`` numbers the items.
         progress: label of a progress bar; empty for none.
 
     Returns:
@@ -81,7 +81,7 @@ class ItemSet:
     """Questions tokenized and batched once, by length over all of them, to judge many models on.
 
     Attributes:
-        batches: from ``actlib.prompts.batches``.
+        batches: from ``actlib.text.prompts.batches``.
         about: what is told of each item beside its scores, one row an item, in the order of
             ``index``: ``item`` and what the caller adds, such as ``cell`` and ``cluster``.
     """
@@ -98,7 +98,7 @@ class ItemSet:
         batch_size: int,
         max_tokens: int | None = None,
     ) -> "ItemSet":
-        """Tokenize rows with ``question`` and ``answer``; see ``actlib.prompts.batches``.
+        """Tokenize rows with ``question`` and ``answer``; see ``actlib.text.prompts.batches``.
 
         Batches are made smaller where the last would be left with one item, since an ablation by
         resampling needs two.

@@ -25,7 +25,7 @@ from transformers import (
     set_seed,
 )
 
-from .prompts import Encoded, encode, pad_left
+from actlib.text.prompts import Encoded, encode, pad_left
 
 IGNORED = -100
 

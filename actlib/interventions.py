@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from actlib.exchanges import exchange
 from actlib.hooks import editing_hooks, evaluating, output_hooks, rehearsing
 from actlib.masks import ChannelMask, require_fit, require_same_channels
-from actlib.pairs import require_pair
+from actlib.pairing.pairs import require_pair
 
 ABLATIONS = ("zero", "mean", "resample")
 

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from actlib.channels import ChannelModule, channel_modules
 from actlib.hooks import AnswerTokens, answer_positions, evaluating, output_hooks, run_model
 from actlib.masks import ChannelMask, require_fit
-from actlib.pairs import require_pair
+from actlib.pairing.pairs import require_pair
 from actlib.scores import ChannelScores
 
 

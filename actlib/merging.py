@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from actlib.localize import weight_differences
 from actlib.masks import ChannelMask, require_fit
-from actlib.pairs import require_pair
+from actlib.pairing.pairs import require_pair
 from actlib.transfer import Index, require_scale, selections
 
 RULES = ("sum", "average", "largest")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from actlib.masks import ChannelMask
-from actlib.pairs import require_pair
+from actlib.pairing.pairs import require_pair
 from actlib.transfer import Selection, interpolated, require_scale, selections
 
 Move = Callable[[ChannelMask, float], int]

@@ -25,7 +25,7 @@ from transformers import PreTrainedModel
 
 from actlib.evaluate import evaluate
 from actlib.masks import ChannelMask
-from actlib.study import Study
+from actlib.study.session import Study
 from actlib.transfer import transfer_, transferred
 from actlib.walks import moving
 

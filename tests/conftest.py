@@ -12,9 +12,9 @@ import torch
 import transformers
 from small_study import write_data, write_preset
 
-from actlib.families import build
-from actlib.presets import load_preset
-from actlib.study import Study
+from actlib.study.families import build
+from actlib.study.presets import load_preset
+from actlib.study.session import Study
 
 torch.set_num_threads(1)
 

@@ -8,9 +8,9 @@ import torch
 import yaml
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from actlib.data import load_items
-from actlib.families import small_tokenizer
-from actlib.presets import load_preset
+from actlib.study.families import small_tokenizer
+from actlib.study.presets import load_preset
+from actlib.text.data import load_items
 
 LANGUAGES = ("en", "fr")
 ITEMS = {"train": 48, "validation": 16, "test": 16}

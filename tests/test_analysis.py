@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from actlib import analysis
 from actlib.masks import ChannelMask
+from actlib.measures import analysis
+from actlib.measures.statistics import hypergeometric_jaccard
 from actlib.scores import ChannelScores
-from actlib.statistics import hypergeometric_jaccard
 
 SIZES = {
     "model.embed_tokens": 40,

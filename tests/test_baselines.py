@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from actlib.baselines import (
+from actlib.controls.baselines import (
     METHODS,
     SWAPPED_PERCENT,
     baseline_merged,
@@ -257,7 +257,9 @@ def test_layers_are_swapped_to_the_bit(trio, architecture):
 
 
 def test_middle_layers_are_the_task_specialists(monkeypatch, trio):
-    monkeypatch.setattr("actlib.baselines.language_shares", lambda layers, percent: [1.0, 0.0])
+    monkeypatch.setattr(
+        "actlib.controls.baselines.language_shares", lambda layers, percent: [1.0, 0.0]
+    )
     base, (language, task) = trio("gpt2")
     merge_baseline_(base, [language, task], "layer_swap")
     for name, merged in base.named_parameters():

@@ -4,8 +4,8 @@ import weakref
 import pytest
 import torch
 
-import actlib.changes
-from actlib.changes import parameter_changes
+import actlib.pairing.changes
+from actlib.pairing.changes import parameter_changes
 
 
 def tensors(donor, target):
@@ -19,7 +19,7 @@ def norm(values):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_norms_are_those_of_all_entries_at_once(pair, architecture, dtype, monkeypatch):
-    monkeypatch.setattr(actlib.changes, "_PIECE", 7)  # so that tensors come in many pieces
+    monkeypatch.setattr(actlib.pairing.changes, "_PIECE", 7)  # so that tensors come in many pieces
     rows = tensors(*pair(architecture, dtype))
     found = parameter_changes(iter(rows))
     expected = norm([a.float() - b.float() for _, a, b in rows]) / norm([b for *_, b in rows])

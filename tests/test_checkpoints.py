@@ -8,9 +8,9 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-import actlib.checkpoints
+import actlib.files.checkpoints
 from actlib.channels import channel_modules
-from actlib.checkpoints import transfer_checkpoint
+from actlib.files.checkpoints import transfer_checkpoint
 from actlib.masks import ChannelMask
 from actlib.transfer import transfer_
 
@@ -238,7 +238,7 @@ def test_nothing_half_made_is_left_after_an_error(folders, tmp_path, monkeypatch
             assert len(list(tmp_path.iterdir())) == 3
             raise error
 
-    monkeypatch.setattr(actlib.checkpoints, "edit_", fail)
+    monkeypatch.setattr(actlib.files.checkpoints, "edit_", fail)
     with pytest.raises(error):
         run(tmp_path, mask)
     assert only_inputs(tmp_path)

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from actlib import choices, weight_differences
+from actlib import weight_differences
+from actlib.controls import choices
 from actlib.scores import ChannelScores
 
 NOT_OF_ONE_SIZE = {"act_module", "whole_modules"}  # they round down

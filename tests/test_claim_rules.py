@@ -3,8 +3,8 @@
 import pandas as pd
 import pytest
 
-from actlib import claim_rules as rules
-from actlib.claim_rules import HOLDS, NOT_SEEN
+from actlib.study import claim_rules as rules
+from actlib.study.claim_rules import HOLDS, NOT_SEEN
 
 PART = "holds in part ("
 

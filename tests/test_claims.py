@@ -3,9 +3,9 @@
 import pandas as pd
 import pytest
 
-from actlib import claims, sweeps
-from actlib.claim_rules import HOLDS, NOT_RUN, NOT_SEEN
-from actlib.study import Study
+from actlib.study import claims, sweeps
+from actlib.study.claim_rules import HOLDS, NOT_RUN, NOT_SEEN
+from actlib.study.session import Study
 
 
 @pytest.fixture(autouse=True)

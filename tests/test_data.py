@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from actlib import data, generator
+from actlib.text import data, generator
 
 BENCHMARKS = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 

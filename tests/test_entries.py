@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-import actlib.entries
+import actlib.controls.entries
 from actlib.channels import channel_modules
-from actlib.entries import entries_transferred, random_entries, top_entries
+from actlib.controls.entries import entries_transferred, random_entries, top_entries
 from actlib.masks import ChannelMask
 from actlib.transfer import selections, transfer_
 
@@ -14,8 +14,8 @@ from actlib.transfer import selections, transfer_
 @pytest.fixture(autouse=True, params=[1 << 20, 37])
 def piece(request, monkeypatch):
     """Pieces larger than any tensor here, and pieces of a row or two."""
-    monkeypatch.setattr(actlib.entries, "_PIECE", request.param)
-    monkeypatch.setattr(actlib.entries, "_DRAWS", 10 * request.param)
+    monkeypatch.setattr(actlib.controls.entries, "_PIECE", request.param)
+    monkeypatch.setattr(actlib.controls.entries, "_DRAWS", 10 * request.param)
 
 
 def flat(entries):

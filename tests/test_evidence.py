@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from actlib import evidence
+from actlib.study import evidence
 
 LOST, RETAINED = ["fr-maths", "de-maths"], ["en-maths"]
 CELLS = [*LOST, *RETAINED]

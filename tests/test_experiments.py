@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from actlib import choices, experiments
+from actlib.controls import choices
+from actlib.study import experiments
 
 
 def bits(model):

@@ -11,9 +11,9 @@ from gguf import GGUFWriter, TokenType
 from small_study import FAMILY, TUNED, write_pair, write_preset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from actlib import families
-from actlib.families import build, model_folder, recipe
-from actlib.presets import WheelModel, load_preset
+from actlib.study import families
+from actlib.study.families import build, model_folder, recipe
+from actlib.study.presets import WheelModel, load_preset
 
 
 @pytest.fixture

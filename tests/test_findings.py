@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from actlib import findings
+from actlib.study import findings
 
 NAN = math.nan
 

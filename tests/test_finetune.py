@@ -9,10 +9,10 @@ from transformers import GPT2Config, GPT2LMHeadModel, TrainerCallback
 
 from actlib.channels import channel_modules, tied_modules
 from actlib.evaluate import evaluate
-from actlib.families import small_model, small_tokenizer
 from actlib.finetune import IGNORED, answer_loss, collate, finetune, light_lora
-from actlib.presets import ScratchModel, load_preset
-from actlib.prompts import Encoded, batches, encode
+from actlib.study.families import small_model, small_tokenizer
+from actlib.study.presets import ScratchModel, load_preset
+from actlib.text.prompts import Encoded, batches, encode
 
 SETTINGS = {"steps": 12, "learning_rate": 5e-3, "batch_size": 4, "mixed_precision": False}
 SETTINGS |= {"progress": False}

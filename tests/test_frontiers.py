@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from actlib.frontiers import frontier_areas, frontier_table, hypervolume, undominated
-from actlib.intervals import paired_test
+from actlib.measures.frontiers import frontier_areas, frontier_table, hypervolume, undominated
+from actlib.measures.intervals import paired_test
 
 LOST, RETAINED = ["fr"], ["en"]
 

@@ -13,7 +13,7 @@ import periodictable
 import pytest
 from num2words import num2words
 
-from actlib import generator
+from actlib.text import generator
 
 ROOT = Path(__file__).resolve().parent.parent
 NUMBER = re.compile(r"\d+")
@@ -37,7 +37,7 @@ def small():
 def test_the_shipped_files_are_what_the_generator_writes(tmp_path):
     # Another process with another hash seed: an order taken from a set would differ.
     environment = {**os.environ, "PYTHONHASHSEED": "7"}
-    command = [sys.executable, "-m", "actlib.generator", "--output", str(tmp_path)]
+    command = [sys.executable, "-m", "actlib.text.generator", "--output", str(tmp_path)]
     subprocess.run(command, check=True, cwd=ROOT, env=environment)
     written = {file.relative_to(tmp_path) for file in tmp_path.rglob("*.*")}
     assert len(written) == 2 * 3 * 5 + 1

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from actlib.intervals import (
+from actlib.measures.intervals import (
     bootstrap_interval,
     bootstrap_p,
     corrected,

@@ -12,8 +12,8 @@ from small_study import PRESET, write_preset
 from actlib.__main__ import main
 from actlib.channels import channel_modules
 from actlib.masks import ChannelMask
-from actlib.presets import load_preset
-from actlib.study import PARTS
+from actlib.study.presets import load_preset
+from actlib.study.session import PARTS
 
 
 def test_build_says_where_the_model_lies(small_preset, small_store, monkeypatch, capsys):

@@ -5,7 +5,7 @@ import torch
 import transformers
 from torch import nn
 
-from actlib.pairs import check_pair, require_pair
+from actlib.pairing.pairs import check_pair, require_pair
 
 
 def tokenizer(vocabulary=("a", "b"), **special):

@@ -6,11 +6,11 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-import actlib.patches
+import actlib.files.patches
 from actlib.channels import channel_modules
-from actlib.checkpoints import transfer_checkpoint
+from actlib.files.checkpoints import transfer_checkpoint
+from actlib.files.patches import apply_patch, inspect_patch, make_patch, revert_patch
 from actlib.masks import ChannelMask
-from actlib.patches import apply_patch, inspect_patch, make_patch, revert_patch
 from actlib.transfer import edit_, interpolated, parameter_percent, selections, transfer_
 
 
@@ -468,11 +468,11 @@ def test_nothing_half_made_is_left_after_an_error(folders, make, tmp_path, monke
     def fail(*_args):
         raise error
 
-    monkeypatch.setattr(actlib.patches, "_write", fail)
+    monkeypatch.setattr(actlib.files.patches, "_write", fail)
     with pytest.raises(error):
         apply_patch(tmp_path / "target", path, tmp_path / "out")
     assert sorted(each.name for each in tmp_path.iterdir()) == there
-    monkeypatch.setattr(actlib.patches, "interpolated", fail)
+    monkeypatch.setattr(actlib.files.patches, "interpolated", fail)
     shutil.rmtree(tmp_path / "patches")
     with pytest.raises(error):
         make(mask_for(target))

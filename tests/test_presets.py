@@ -5,8 +5,15 @@ import copy
 import pytest
 import yaml
 
-from actlib.data import load_items
-from actlib.presets import CONFIGS, LoadedModel, TunedModel, WheelModel, load_preset, preset_file
+from actlib.study.presets import (
+    CONFIGS,
+    LoadedModel,
+    TunedModel,
+    WheelModel,
+    load_preset,
+    preset_file,
+)
+from actlib.text.data import load_items
 
 SHIPPED = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
 

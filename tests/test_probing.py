@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from actlib import probing
+from actlib.measures import probing
 
 
 def test_probes_read_labels_off_channels_against_chance(study, models, scores):

@@ -6,7 +6,7 @@ from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from actlib import generator, prompts
+from actlib.text import generator, prompts
 
 ROWS = generator.generate(per_cell={"validation": 3})
 CHAT = (

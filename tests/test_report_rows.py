@@ -1,8 +1,8 @@
 import json
 import math
 
-from actlib.changes import KindChange, ParameterChanges
-from actlib.report_rows import MISMATCH, OK, WARNING, PairCheck, PairReport
+from actlib.pairing.changes import KindChange, ParameterChanges
+from actlib.pairing.report_rows import MISMATCH, OK, WARNING, PairCheck, PairReport
 
 FINE = PairCheck("layers", "2", "2", OK)
 ODD = PairCheck("dtype", "float32", "bfloat16", WARNING, "values are rounded")

@@ -7,10 +7,10 @@ import torch
 import transformers
 from torch import nn
 
-import actlib.reports
-from actlib.pairs import check_pair
-from actlib.report_rows import MISMATCH, OK, WARNING
-from actlib.reports import FAR, pair_report, pair_report_of
+import actlib.pairing.reports
+from actlib.pairing.pairs import check_pair
+from actlib.pairing.report_rows import MISMATCH, OK, WARNING
+from actlib.pairing.reports import FAR, pair_report, pair_report_of
 
 
 def tokenizer(words=("a", "b"), template=None, **special):
@@ -241,7 +241,7 @@ def test_folders_that_do_not_fit_are_refused_before_a_weight_is_read(family, fol
     for place in places:
         for file in place.glob("*.safetensors*"):
             file.unlink()
-    monkeypatch.setattr(actlib.reports, "stored_weights", None)
+    monkeypatch.setattr(actlib.pairing.reports, "stored_weights", None)
     assert "tied weights" in verdicts(pair_report_of(*places), MISMATCH)
 
 

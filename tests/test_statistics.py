@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from actlib.scores import channel_count
-from actlib.statistics import (
+from actlib.measures.statistics import (
     HALF_NORMAL_GINI,
     gini,
     half_normal_ccdf,
@@ -18,6 +17,7 @@ from actlib.statistics import (
     share_of_top,
     top_count,
 )
+from actlib.scores import channel_count
 
 
 def test_shares_of_known_values():

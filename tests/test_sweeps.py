@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from actlib import sweeps
-from actlib.families import recipe
-from actlib.presets import ROOT, load_preset
-from actlib.sweep_parts import PARTS, transfer_cells
+from actlib.study import sweeps
+from actlib.study.families import recipe
+from actlib.study.presets import ROOT, load_preset
+from actlib.study.sweep_parts import PARTS, transfer_cells
 
 SHIPPED = sorted((ROOT / "data" / "sweeps").glob("*/*.parquet"))
 BUNDLES = [(part, bundle) for part, found in PARTS.items() for bundle in found.bundles]

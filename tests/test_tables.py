@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from actlib import tables
+from actlib.study import tables
 
 
 @pytest.fixture

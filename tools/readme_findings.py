@@ -7,7 +7,7 @@ python tools/readme_findings.py --check    # exit status 1 if it is out of date
 import sys
 from pathlib import Path
 
-from actlib.claims import claims_table, markdown
+from actlib.study.claims import claims_table, markdown
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 START, END = "<!-- findings: start -->\n", "<!-- findings: end -->\n"

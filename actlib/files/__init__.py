@@ -1,0 +1,1 @@
+"""Models and patches as files, never loaded whole."""

@@ -1,0 +1,294 @@
+"""The file of an ability patch: one safetensors file with the selected elements of each tensor.
+
+with open_patch("maths.safetensors") as patch:
+    for name in patch.parts:
+        selection = patch.selection(name)
+        for index, values in patch.pieces(selection, "after"):
+            ...
+
+For a parameter NAME the file holds `NAME.rows` and `NAME.columns`, the selected indices, and for
+each piece k of `Selection.pieces` the values `NAME.after.k`, and `NAME.before.k` where the patch
+can be reverted. The metadata entry `tensors` has SHA-256 of the values before and after.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from actlib.files.checkpoints import DTYPES
+from actlib.transfer import Index, Selection
+
+KIND = "AbilityPatch"
+# Entries that the file's own content decides; those who make a patch cannot set them.
+RESERVED = frozenset(
+    ("actlib", "tensors", "reversible", "parameters", "scale", "mask_sha256", "channels")
+    + ("channel_percent", "created_with")
+)
+_NO_HASH = "0" * 64
+
+
+@dataclass(frozen=True)
+class PatchInfo:
+    """What a patch says of itself.
+
+    Attributes:
+        metadata: donor, target, mask, scale, versions; all of them text.
+        tensors: name of each touched parameter to its number of selected elements.
+        elements: selected elements over all tensors.
+        parameter_percent: those in percent of the target's parameters.
+        reversible: the file has the original values too.
+        bytes: size of the file.
+    """
+
+    metadata: dict[str, str]
+    tensors: dict[str, int]
+    elements: int
+    parameter_percent: float
+    reversible: bool
+    bytes: int
+
+    def to_dict(self) -> dict:
+        """The same as plain values, for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a patch says of one parameter tensor.
+
+    Attributes:
+        shape: shape of the whole tensor.
+        dtype: its type by its safetensors name, such as BF16.
+        elements: number of selected elements.
+        before: SHA-256 of their original values, piece by piece.
+        after: SHA-256 of their new values.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    elements: int
+    before: str = _NO_HASH
+    after: str = _NO_HASH
+
+
+@dataclass(frozen=True)
+class Edit:
+    """New values for one parameter tensor, made when they are asked for.
+
+    Attributes:
+        selection: the elements that change.
+        dtype: the tensor's type by its safetensors name.
+        values: called once; gives (before, after) for each piece of the selection.
+    """
+
+    selection: Selection
+    dtype: str
+    values: Callable[[], Iterable[tuple[Tensor, Tensor]]]
+
+
+class PatchFile:
+    """An open patch; tensors are read from the file one at a time.
+
+    Attributes:
+        path: the file.
+        info: what the patch says of itself.
+        parts: what it says of each touched parameter, by name.
+    """
+
+    def __init__(self, path: Path, file: safe_open) -> None:
+        """Read the metadata of an opened safetensors file.
+
+        Raises:
+            ValueError: the file is no patch.
+        """
+        self.path, self._file = path, file
+        metadata = dict(file.metadata() or {})
+        kind = json.loads(metadata.pop("actlib", "{}")).get("kind", "no actlib data")
+        if kind != KIND:
+            raise ValueError(f"{path} holds {kind}, not {KIND}")
+        try:
+            table = json.loads(metadata.pop("tensors"))
+            self.parts = {
+                name: Part(**{**entry, "shape": tuple(entry["shape"])})
+                for name, entry in table.items()
+            }
+            reversible = metadata["reversible"] == "true"
+            tensors = {name: part.elements for name, part in self.parts.items()}
+            elements = sum(tensors.values())
+            percent = 100 * elements / int(metadata["parameters"])
+        except (KeyError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
+            raise self._damaged(f"its metadata: {error!r}") from error
+        size = path.stat().st_size
+        self.info = PatchInfo(metadata, tensors, elements, percent, reversible, size)
+
+    def selection(self, name: str) -> Selection:
+        """The elements of a parameter that the patch changes.
+
+        Raises:
+            ValueError: the file's indices are not those of such a tensor.
+        """
+        part, sides = self.parts[name], []
+        for side, size in zip(("rows", "columns"), part.shape, strict=False):
+            index = self._file.get_tensor(f"{name}.{side}")
+            if index.dtype != torch.int64 or ((index < 0) | (index >= size)).any():
+                raise self._damaged(f"the {side} of {name}")
+            sides.append(torch.zeros(size, dtype=torch.bool))
+            sides[-1][index] = True
+        selection = Selection(name, part.shape, sides[0], sides[1] if len(sides) > 1 else None)
+        if selection.size != part.elements:
+            raise self._damaged(f"the indices of {name}")
+        return selection
+
+    def pieces(self, selection: Selection, side: str) -> Iterator[tuple[Index, Tensor]]:
+        """Index and values of each piece, `before` or `after` the patch.
+
+        Raises:
+            ValueError: the stored values are not of the selection's shape and type.
+        """
+        name = selection.name
+        for number, index in enumerate(selection.pieces()):
+            values = self._file.get_tensor(f"{name}.{side}.{number}")
+            if tuple(values.shape) != _piece_shape(index, selection.shape):
+                raise self._damaged(f"the values of {name}")
+            if values.dtype != DTYPES.get(self.parts[name].dtype):
+                raise self._damaged(f"the values of {name}")
+            yield index, values
+
+    def check(self, selection: Selection) -> None:
+        """Refuse a file whose values are not those that its metadata hashes.
+
+        Raises:
+            ValueError: names the tensor.
+        """
+        for side in ("before", "after") if self.info.reversible else ("after",):
+            found = digest(values for _, values in self.pieces(selection, side))
+            if found != getattr(self.parts[selection.name], side):
+                raise self._damaged(f"the values of {selection.name} {side} the patch")
+
+    def _damaged(self, what: str) -> ValueError:
+        return ValueError(f"the patch {self.path} is damaged: {what}")
+
+
+@contextmanager
+def open_patch(path: str | os.PathLike) -> Iterator[PatchFile]:
+    """Open a patch for reading.
+
+    Raises:
+        ValueError: there is no such file, it is cut off, or it is no patch.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"there is no {KIND} file {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield PatchFile(path, file)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a readable {KIND} file: {error}") from error
+
+
+def write_patch(
+    path: str | os.PathLike, metadata: Mapping[str, str], edits: Iterable[Edit], reversible: bool
+) -> None:
+    """Write a patch, whole or not at all, with the values of one tensor in memory at a time.
+
+    The hashes stand in the header, before the values, and are known only after them. So the header
+    is written twice, first with zeros in their place.
+    """
+    path = Path(path)
+    # Wide types first keeps every tensor aligned in the file, as readers expect.
+    edits = sorted(edits, key=lambda edit: -DTYPES[edit.dtype].itemsize)
+    sides = ("after", "before") if reversible else ("after",)
+    layout, metadata = _layout(edits, sides), {**metadata, "reversible": str(reversible).lower()}
+    parts = {
+        edit.selection.name: Part(edit.selection.shape, edit.dtype, edit.selection.size)
+        for edit in edits
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as stream:
+            stream.write(_header(metadata, parts, layout))
+            for edit in edits:
+                for index in _indices(edit.selection).values():
+                    stream.write(_raw(index))
+            for edit in edits:
+                part, hashes = parts[edit.selection.name], _write_values(stream, edit, sides)
+                parts[edit.selection.name] = Part(part.shape, part.dtype, part.elements, **hashes)
+            stream.seek(0)
+            stream.write(_header(metadata, parts, layout))
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def digest(values: Iterable[Tensor]) -> str:
+    """SHA-256 of the bytes of tensors, one after the other, in hexadecimal."""
+    state = hashlib.sha256()
+    for tensor in values:
+        state.update(_raw(tensor))
+    return state.hexdigest()
+
+
+def _write_values(stream, edit: Edit, sides: tuple[str, ...]) -> dict[str, str]:
+    states = {"before": hashlib.sha256(), "after": hashlib.sha256()}
+    for before, after in edit.values():
+        found = {"before": _raw(before), "after": _raw(after)}
+        for side in sides:
+            stream.write(found[side])
+        for side, state in states.items():
+            state.update(found[side])
+    return {side: state.hexdigest() for side, state in states.items()}
+
+
+def _layout(edits: list[Edit], sides: tuple[str, ...]) -> dict[str, dict]:
+    """Entries of a safetensors header in the order of the data: all indices, then the values."""
+    entries = {}
+    for edit in edits:
+        for side, index in _indices(edit.selection).items():
+            entries[f"{edit.selection.name}.{side}"] = ("I64", (len(index),), 8)
+    for edit in edits:
+        for number, index in enumerate(edit.selection.pieces()):
+            shape = _piece_shape(index, edit.selection.shape)
+            for side in sides:
+                key = f"{edit.selection.name}.{side}.{number}"
+                entries[key] = (edit.dtype, shape, DTYPES[edit.dtype].itemsize)
+    layout, end = {}, 0
+    for key, (dtype, shape, itemsize) in entries.items():
+        start, end = end, end + itemsize * torch.Size(shape).numel()
+        layout[key] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+    return layout
+
+
+def _header(metadata: Mapping[str, str], parts: dict[str, Part], layout: dict) -> bytes:
+    """Length and JSON header, padded to a multiple of 8 bytes."""
+    own = {
+        "actlib": json.dumps({"kind": KIND, "format": 1}),
+        "tensors": json.dumps({name: asdict(part) for name, part in parts.items()}),
+    }
+    text = json.dumps({"__metadata__": {**own, **metadata}, **layout}).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _indices(selection: Selection) -> dict[str, Tensor]:
+    sides = {"rows": selection.rows, "columns": selection.columns}
+    return {side: flags.nonzero().flatten() for side, flags in sides.items() if flags is not None}
+
+
+def _piece_shape(index: Index, shape: tuple[int, ...]) -> tuple[int, ...]:
+    rows = shape[0] if isinstance(index[0], slice) else len(index[0])
+    return (rows, *(shape[1:] if len(index) == 1 else (len(index[1]),)))
+
+
+def _raw(tensor: Tensor) -> memoryview:
+    """A tensor's bytes, row by row."""
+    flat = tensor.detach().cpu().contiguous().flatten()
+    return memoryview(flat.view(torch.uint8).numpy())

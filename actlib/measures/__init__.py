@@ -1,0 +1,1 @@
+"""Statistics of scores, masks and results; nothing here runs a model."""

@@ -1,0 +1,1 @@
+"""Whether two models can exchange channels: a quick check, and a report for people."""

