@@ -1,9 +1,10 @@
 """Finds the channels of a model: which modules have them, how many, and where they are stored.
 
 A channel is one output dimension of a trainable module: a linear layer, a norm, the embedding, the
-LM head. Modules are found by type, so this works for any model family. Nothing else in the package
-knows how a module stores its channels. A fused projection (qkv, gate_up) counts as one module whose
-channels are all its rows.
+LM head, the router of a mixture of experts. Modules are found by type, so this works for any model
+family. Nothing else in the package knows how a module stores its channels. A fused projection (qkv,
+gate_up) counts as one module whose channels are all its rows, and so does a projection of all
+experts that is packed into one tensor: its channels come expert by expert.
 
     for name, found in channel_modules(model).items():
         print(name, kind_of(name), layer_of(name), found.channels)
@@ -22,19 +23,37 @@ class Layout(Enum):
     ROW = "row"  # linear layers, [channels, inputs]
     COLUMN = "column"  # embeddings, [tokens, channels], and Conv1D, [inputs, channels]
     ENTRY = "entry"  # norms, [channels]
+    PACKED = "packed"  # experts in one tensor, [experts, channels of each, inputs]
 
 
 @dataclass(frozen=True)
 class ChannelModule:
-    """A module with output channels, under its name in `model.named_modules()`."""
+    """A module with output channels, under its name in `model.named_modules()`.
+
+    A packed projection of experts is no module of its own. It has the name of its parameter, such
+    as ``model.layers.0.mlp.experts.down_proj``, and `module` is the one that holds it.
+    """
 
     name: str
     module: nn.Module
     channels: int
     layout: Layout
 
+    @property
+    def weight(self) -> nn.Parameter:
+        """The parameter that has all of the channels."""
+        if self.layout is Layout.PACKED:
+            return getattr(self.module, self.name.rpartition(".")[2])
+        return self.module.weight
+
     def parameters(self) -> dict[str, tuple[nn.Parameter, int]]:
-        """Own parameters by name, each with the dimension along which its channels lie."""
+        """Own parameters by name, each with the dimension along which its channels lie.
+
+        The channels of packed experts lie along the first two dimensions together, which counts as
+        dimension 0 here.
+        """
+        if self.layout is Layout.PACKED:
+            return {self.name.rpartition(".")[2]: (self.weight, 0)}
         weight_dimension = 1 if self.layout is Layout.COLUMN else 0
         return {
             name: (parameter, weight_dimension if parameter.ndim > 1 else 0)
@@ -46,6 +65,10 @@ def channel_modules(model: nn.Module) -> dict[str, ChannelModule]:
     """Every module of the model that has channels, by name, in the order of `named_modules()`."""
     found = {}
     for name, module in model.named_modules():
+        for own, packed in packed_projections(module).items():
+            full = f"{name}.{own}"
+            channels = packed.shape[0] * packed.shape[1]
+            found[full] = ChannelModule(full, module, channels, Layout.PACKED)
         described = _describe(module)
         if described is not None:
             found[name] = ChannelModule(name, module, *described)
@@ -56,12 +79,12 @@ def tied_modules(model: nn.Module) -> list[tuple[str, ...]]:
     """Groups of module names that share one weight tensor, such as a tied embedding and LM head."""
     groups: dict[int, list[str]] = {}
     for name, found in channel_modules(model).items():
-        groups.setdefault(id(found.module.weight), []).append(name)
+        groups.setdefault(id(found.weight), []).append(name)
     return [tuple(names) for names in groups.values() if len(names) > 1]
 
 
 def uncovered_parameters(model: nn.Module) -> list[str]:
-    """Names of trainable parameters that belong to no channel, such as packed experts."""
+    """Names of trainable parameters that belong to no channel, such as a vision tower's queries."""
     covered = {
         id(parameter)
         for found in channel_modules(model).values()
@@ -72,6 +95,23 @@ def uncovered_parameters(model: nn.Module) -> list[str]:
         for name, parameter in model.named_parameters()
         if parameter.requires_grad and id(parameter) not in covered
     ]
+
+
+def packed_projections(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Projections of all experts in one tensor each, by name; empty for any other module.
+
+    These are ``gate_up_proj`` (or ``up_proj``) and ``down_proj`` of the experts of transformers,
+    [experts, outputs, inputs]. Experts that are stored transposed, with biases or with a norm of
+    their own are left out: their parameters belong to no channel (see `uncovered_parameters`).
+    """
+    plain = getattr(module, "is_transposed", None) is False and not (
+        module.has_bias or module.has_post_expert_norm
+    )
+    first = "gate_up_proj" if getattr(module, "has_gate", False) else "up_proj"
+    own = dict(module.named_parameters(recurse=False)) if plain else {}
+    if own.keys() != {first, "down_proj"} or any(each.ndim != 3 for each in own.values()):
+        return {}
+    return {name: own[name] for name in (first, "down_proj")}
 
 
 def layer_of(name: str) -> int:
@@ -100,8 +140,11 @@ def _describe(module: nn.Module) -> tuple[int, Layout] | None:
         return module.nf, Layout.COLUMN
     own = dict(module.named_parameters(recurse=False))
     is_leaf = next(module.children(), None) is None
-    is_norm = "norm" in type(module).__name__.lower()  # covers each family's own RMSNorm class
+    # Each family has its own class of RMSNorm, and of router.
+    is_norm, is_router = (word in type(module).__name__.lower() for word in ("norm", "router"))
     fits = "weight" in own and set(own) <= {"weight", "bias"}
     if is_norm and is_leaf and fits and all(parameter.ndim == 1 for parameter in own.values()):
         return own["weight"].numel(), Layout.ENTRY
+    if is_router and is_leaf and fits and own["weight"].ndim == 2:
+        return len(own["weight"]), Layout.ROW
     return None

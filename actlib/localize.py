@@ -262,7 +262,7 @@ def _parameter_pairs(ours: ChannelModule, theirs: ChannelModule) -> list[tuple[T
     for key, (parameter, dimension) in theirs.parameters().items():
         both = (others[key][0].detach().to(parameter.device), parameter.detach())
         by_channel = (tensor.float().movedim(dimension, 0) for tensor in both)
-        pairs.append(tuple(tensor.reshape(len(tensor), -1) for tensor in by_channel))
+        pairs.append(tuple(tensor.reshape(theirs.channels, -1) for tensor in by_channel))
     return pairs
 
 

@@ -35,8 +35,8 @@ class Selection:
     Attributes:
         name: the tensor's first name in `model.named_parameters()`.
         shape: the tensor's shape.
-        rows: bool over dimension 0.
-        columns: bool over dimension 1; None for a tensor of one dimension.
+        rows: bool over dimension 0; of packed experts over the first two together.
+        columns: bool over the last dimension; None for a tensor of one dimension.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Selection:
         rest = ~self.rows if outside is None else ~(self.rows | outside.rows)
         pieces: list[Index] = []
         if rows.any() and free.all():
-            pieces.append((rows.nonzero().flatten(),))
+            pieces.append(self._at(rows))
         elif rows.any() and free.any():
             pieces.append((rows.nonzero(), free.nonzero().flatten()))
         if columns.any() and rest.all():
@@ -74,17 +74,21 @@ class Selection:
         if self.columns is None:
             return rows
         columns = int(self.columns.sum())
-        return rows * self.shape[1] + (self.shape[0] - rows) * columns
+        return rows * self.shape[-1] + (len(self.rows) - rows) * columns
 
     def elements(self) -> Bool[Tensor, "..."]:
         """The selection as a boolean view of the tensor's shape."""
         if self.columns is None:
             return self.rows
         if not self.columns.any():
-            return self.rows[:, None].expand(self.shape)
+            return self.rows.view(*self.shape[:-1], 1).expand(self.shape)
         if not self.rows.any():
             return self.columns[None, :].expand(self.shape)
         return self.rows[:, None] | self.columns[None, :]
+
+    def _at(self, rows: Bool[Tensor, " rows"]) -> Index:
+        """Index of whole rows; of packed experts, of expert and row."""
+        return tuple(rows.view(self.shape[:-1]).nonzero().unbind(dim=1))
 
 
 def selections(model: nn.Module, mask: ChannelMask) -> dict[str, Selection]:
@@ -223,7 +227,7 @@ def _selection(
     name: str, shape: tuple[int, ...], rows: Tensor | None, columns: Tensor | None
 ) -> Selection:
     if rows is None:
-        rows = torch.zeros(shape[0], dtype=torch.bool)
+        rows = torch.zeros(math.prod(shape[:-1] or shape), dtype=torch.bool)
     if columns is None and len(shape) > 1:
-        columns = torch.zeros(shape[1], dtype=torch.bool)
+        columns = torch.zeros(shape[-1], dtype=torch.bool)
     return Selection(name, shape, rows, columns)
