@@ -1,4 +1,4 @@
-"""The command line builds and records, and ends in one sentence on bad input."""
+"""The command line does what the package does, and ends in one sentence on bad input."""
 
 import json
 import runpy
@@ -7,13 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_study import PRESET, write_preset
+import transformers
+from small_study import PRESET, write_pair, write_preset
 
 from actlib.__main__ import main
 from actlib.channels import channel_modules
 from actlib.masks import ChannelMask
+from actlib.scores import ChannelScores
 from actlib.study.presets import load_preset
 from actlib.study.session import PARTS
+from actlib.transfer import transfer_
 
 
 def test_build_says_where_the_model_lies(small_preset, small_store, monkeypatch, capsys):
@@ -68,6 +71,69 @@ def test_a_bundle_of_the_sweep_runs_and_collecting_an_unfinished_sweep_is_refuse
     assert all((note.parent / cell["file"]).is_file() for cell in json.loads(note.read_text()))
     assert main(["collect", "--preset", path]) == 1
     assert "cells of the part 'transfer' are missing" in capsys.readouterr().err
+
+
+@pytest.fixture
+def folders(small_preset, tmp_path):
+    """Folders of donor and target, with a tokenizer."""
+    return write_pair(tmp_path, "llama", small_preset)
+
+
+def test_a_pair_is_reported_as_text_and_as_json_and_by_its_status(
+    folders, family, tmp_path, capsys
+):
+    assert main(["pair", folders["donor"], folders["target"]]) == 0
+    assert capsys.readouterr().out.startswith("Donor and target fit")
+    family("gpt2").save_pretrained(tmp_path / "other")
+    assert main(["pair", folders["donor"], str(tmp_path / "other"), "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert not told["fits"] and any(row["verdict"] == "mismatch" for row in told["rows"])
+
+
+def test_from_questions_to_a_moved_folder(folders, tmp_path, capsys):
+    questions = tmp_path / "own.jsonl"
+    rows = [{"question": f"what is {n}", "answer": f"it is {n}"} for n in range(5)]
+    questions.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    scores, mask, out = (str(tmp_path / name) for name in ("scores", "mask", "out"))
+    both = ["--donor", folders["donor"], "--target", folders["target"]]
+    found = ["--questions", str(questions), "--out", scores, "--dtype", "float32", "--limit", "4"]
+    assert main(["localize", *both, *found]) == 0
+    assert ChannelScores.load(scores).metadata["items"] == "4"
+    assert main(["mask", scores, "--percent", "10", "--ranking", "scaled", "--out", mask]) == 0
+    taken = ChannelMask.load(mask)
+    assert taken.channels.keys() == ChannelScores.load(scores).values.keys()
+    assert taken.count == ChannelScores.load(scores).top(10, ranking="scaled").count
+    assert main(["transfer", *both, "--mask", mask, "--scale", "0.5", "--out", out]) == 0
+    moved = transformers.AutoModelForCausalLM.from_pretrained(out)
+    donor, target = map(transformers.AutoModelForCausalLM.from_pretrained, both[1::2])
+    transfer_(target, donor, taken, 0.5)
+    expected = dict(target.named_parameters())
+    assert all(torch.equal(p, expected[name]) for name, p in moved.named_parameters())
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"--dtype": "int8"}, "unknown dtype 'int8'"),
+        ({"--limit": "0"}, "gives no question"),
+        ({"--questions": "nowhere.jsonl"}, "Found no .tsv or .jsonl file"),
+        ({"--donor": "nowhere"}, "nowhere"),
+    ],
+)
+def test_localize_refuses_what_it_cannot_use(folders, tmp_path, capsys, change, named):
+    questions = tmp_path / "own.jsonl"
+    questions.write_text(json.dumps({"question": "what", "answer": "that"}) + "\n")
+    options = {
+        "--donor": folders["donor"],
+        "--target": folders["target"],
+        "--questions": str(questions),
+        "--out": str(tmp_path / "scores"),
+    }
+    words = [word for pair in (options | change).items() for word in pair]
+    assert main(["localize", *words]) == 1
+    assert named in capsys.readouterr().err
+    assert not (tmp_path / "scores").exists()
 
 
 def test_a_patch_is_made_inspected_applied_and_reverted(pair, tmp_path, capsys):

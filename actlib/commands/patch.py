@@ -1,22 +1,24 @@
 """The words `patch make`, `apply`, `revert` and `inspect` of the command line.
 
-python -m actlib patch make --target T --donor D --mask mask.safetensors --out maths.safetensors
-python -m actlib patch apply maths.safetensors --target T --out OUTPUT
-python -m actlib patch revert maths.safetensors --target OUTPUT --out RESTORED
-python -m actlib patch inspect maths.safetensors --json
+actlib patch make --target T --donor D --mask mask.safetensors --out maths.safetensors
+actlib patch apply maths.safetensors --target T --out OUTPUT
+actlib patch revert maths.safetensors --target OUTPUT --out RESTORED
+actlib patch inspect maths.safetensors --json
 """
 
 import argparse
 import json
+from typing import TYPE_CHECKING
 
-from actlib.files.patches import PatchInfo, apply_patch, inspect_patch, make_patch, revert_patch
-from actlib.masks import ChannelMask
+if TYPE_CHECKING:
+    from actlib.files.patches import PatchInfo
 
 
 def add_words(steps: argparse._SubParsersAction) -> None:
     """Add the step `patch` with its own words to the steps of the command line."""
-    words = steps.add_parser("patch", help="make, apply, revert or inspect an ability patch")
-    words = words.add_subparsers(dest="word", required=True)
+    step = steps.add_parser("patch", help="make, apply, revert or inspect an ability patch")
+    step.set_defaults(run=_run)
+    words = step.add_subparsers(dest="word", required=True)
     make = words.add_parser("make", help="write the moved channels of a transfer to one file")
     for option, told in (
         ("target", "model folder"),
@@ -40,12 +42,10 @@ def add_words(steps: argparse._SubParsersAction) -> None:
     inspect.add_argument("--json", action="store_true", help="everything, as JSON")
 
 
-def run(given: argparse.Namespace) -> None:
-    """Do what the words say and print what came of it.
+def _run(given: argparse.Namespace) -> None:
+    from actlib.files.patches import apply_patch, inspect_patch, make_patch, revert_patch
+    from actlib.masks import ChannelMask
 
-    Raises:
-        ValueError: as the functions of `actlib.files.patches`; a metadata entry has no "=".
-    """
     if given.word == "make":
         options = {"scale": given.scale, "reversible": not given.irreversible}
         options["metadata"] = dict(map(_entry, given.metadata))
@@ -66,12 +66,12 @@ def _entry(text: str) -> tuple[str, str]:
     return key, value
 
 
-def _line(info: PatchInfo) -> str:
+def _line(info: "PatchInfo") -> str:
     share = f"{info.parameter_percent:.3g} % of the target's parameters"
     kind = "reversible" if info.reversible else "not reversible"
     held = f"{info.elements} elements of {len(info.tensors)} tensors"
     return f"{held}, {share}, {info.bytes} bytes, {kind}"
 
 
-def _told(info: PatchInfo) -> str:
+def _told(info: "PatchInfo") -> str:
     return "\n".join([_line(info), *(f"{key}: {text}" for key, text in info.metadata.items())])

@@ -1,0 +1,61 @@
+"""The words `transfer` and `merge` of the command line: from model folders to a model folder.
+
+actlib transfer --target T --donor D --mask mask.safetensors --scale 0.4 --out OUTPUT
+actlib merge --base B --give D1 mask1.safetensors 0.4 --give D2 mask2.safetensors 0.4 --out OUTPUT
+"""
+
+import argparse
+
+
+def add_words(steps: argparse._SubParsersAction) -> None:
+    """Add the steps `transfer` and `merge`."""
+    transfer = steps.add_parser("transfer", help="move masked channels towards the donor's")
+    for option, told in (
+        ("target", "model folder; it stays as it is"),
+        ("donor", "model folder"),
+        ("mask", "file of a channel mask"),
+        ("out", "model folder to write, absent or empty"),
+    ):
+        transfer.add_argument(f"--{option}", required=True, help=told)
+    transfer.add_argument("--scale", type=float, default=0.4, help="the paper's lambda")
+    transfer.set_defaults(run=_transfer)
+    merge = steps.add_parser("merge", help="merge several donors into their common base")
+    merge.add_argument("--base", required=True, help="model folder; it stays as it is")
+    merge.add_argument(
+        "--give",
+        nargs=3,
+        action="append",
+        required=True,
+        metavar=("DONOR", "MASK", "SCALE"),
+        help="a donor's folder, its mask and its scale; once for each donor",
+    )
+    merge.add_argument(
+        "--collisions",
+        default="sum",
+        choices=("sum", "average", "largest"),
+        help="what becomes of channels that several donors claim",
+    )
+    merge.add_argument("--out", required=True, help="model folder to write, absent or empty")
+    merge.set_defaults(run=_merge)
+
+
+def _transfer(given: argparse.Namespace) -> None:
+    from actlib.files.checkpoints import transfer_checkpoint
+    from actlib.masks import ChannelMask
+
+    mask = ChannelMask.load(given.mask)
+    print(transfer_checkpoint(given.target, given.donor, mask, given.out, given.scale))
+
+
+def _merge(given: argparse.Namespace) -> None:
+    from actlib.files.merging import merge_checkpoint
+    from actlib.masks import ChannelMask
+
+    contributions = []
+    for donor, mask, scale in given.give:
+        try:
+            contributions.append((donor, ChannelMask.load(mask), float(scale)))
+        except ValueError as error:
+            raise ValueError(f"--give {donor} {mask} {scale}: {error}") from error
+    report = merge_checkpoint(given.base, contributions, given.out, given.collisions)
+    print(f"{given.out}: {report.union.count} channels, {report.collisions} claimed more than once")

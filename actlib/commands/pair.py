@@ -1,0 +1,26 @@
+"""The word `pair` of the command line: do two models fit, and how far apart are they?
+
+actlib pair DONOR TARGET
+actlib pair DONOR TARGET --json
+"""
+
+import argparse
+import json
+
+
+def add_words(steps: argparse._SubParsersAction) -> None:
+    """Add the step `pair`."""
+    step = steps.add_parser("pair", help="check whether two models can exchange channels")
+    step.add_argument("donor", help="model folder or Hub id")
+    step.add_argument("target", help="model folder or Hub id")
+    step.add_argument("--json", action="store_true", help="the report as JSON")
+    step.set_defaults(run=_run)
+
+
+def _run(given: argparse.Namespace) -> int:
+    """Print the report; status 1 where the models do not fit, so that scripts can ask."""
+    from actlib.pairing.reports import pair_report_of
+
+    report = pair_report_of(given.donor, given.target)
+    print(json.dumps(report.to_dict(), indent=1) if given.json else report)
+    return 0 if report.fits else 1

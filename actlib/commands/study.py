@@ -1,0 +1,84 @@
+"""The steps of the study that its runner calls: build a model, record scores, run a sweep.
+
+actlib build --preset tiny --model multilingual --seed 0
+actlib record --preset tiny --seed 0
+actlib sweep --preset tiny --part transfer --bundle rankings --seed 0
+actlib collect --preset tiny
+"""
+
+import argparse
+import json
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from actlib.study.session import Study
+
+
+def add_words(steps: argparse._SubParsersAction) -> None:
+    """Add the steps `build`, `record`, `sweep` and `collect`."""
+    for name, told, run in (
+        ("build", "build one model of a preset", _build),
+        ("record", "record activation differences of a preset's models", _record),
+        ("sweep", "run one bundle of a sweep", _sweep),
+        ("collect", "merge the cells of a sweep into the kept tables", _collect),
+    ):
+        step = steps.add_parser(name, help=told)
+        step.set_defaults(run=run)
+        step.add_argument("--preset", default="smol", help="name in configs/ or a YAML file")
+        if name != "collect":
+            step.add_argument("--seed", type=int, default=0, help="training seed")
+    steps.choices["build"].add_argument("--model", required=True, help="name in the preset")
+    steps.choices["record"].add_argument(
+        "--merging", action="store_true", help="the specialists against the base instead"
+    )
+    for option, told in (("part", "what is measured"), ("bundle", "methods of it")):
+        steps.choices["sweep"].add_argument(f"--{option}", required=True, help=told)
+
+
+def _build(given: argparse.Namespace) -> None:
+    from actlib.study.session import Study
+
+    print(Study.open(given.preset).folder(given.model, given.seed))
+
+
+def _record(given: argparse.Namespace) -> None:
+    from actlib.study.session import Study
+
+    study = Study.open(given.preset)
+    if given.merging:
+        _record_specialists(study, given.seed)
+        return
+    # Both donors, where there are two: the notebook on stability compares them. Seeds that only the
+    # sweep has do without the second.
+    two = study.preset.roles.second_donor and given.seed in study.seeds
+    donors = ["donor", *["second_donor"] * bool(two)]
+    folders = [str(study.recorded(study.cells, given.seed, donor)) for donor in donors]
+    _note(study, given.seed, "recorded", folders)
+
+
+def _record_specialists(study: "Study", seed: int) -> None:
+    from actlib.study.sweep_merging import merging_sizes, specialities
+
+    names = {name for found in merging_sizes(study).values() for name in found}
+    folders = [
+        str(study.recorded(specialities(study, name), seed, name, "base")) for name in sorted(names)
+    ]
+    _note(study, seed, "specialists", folders)
+
+
+def _note(study: "Study", seed: int, name: str, folders: list[str]) -> None:
+    note = study.store / study.preset.name / "scores" / f"seed{seed}" / f"{name}.json"
+    note.write_text(json.dumps({"folders": folders}, indent=1) + "\n", encoding="utf-8")
+
+
+def _sweep(given: argparse.Namespace) -> None:
+    from actlib.study import sweeps
+
+    print(sweeps.run(sweeps.open_sweep(given.preset), given.part, given.bundle, given.seed))
+
+
+def _collect(given: argparse.Namespace) -> None:
+    from actlib.study import sweeps
+
+    for path in sweeps.collect(sweeps.open_sweep(given.preset)):
+        print(path)
