@@ -14,6 +14,7 @@ _HOME = {
     "ChannelScores": "scores",
     "check_pair": "pairing.pairs",
     "pair_report": "pairing.reports",
+    "pair_report_of": "pairing.reports",
     "record_activations": "localize",
     "record_differences": "localize",
     "weight_differences": "localize",
