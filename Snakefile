@@ -146,7 +146,7 @@ for model, spec in PRESET.models.items():
                     runtime=30,
                 priority: steps_ahead(model)
                 shell:
-                    THREADS + "\n{sys.executable} -m actlib build {params.build}"
+                    THREADS + "\n{sys.executable} -m actlib step build {params.build}"
 
 
 for seed in SEEDS:
@@ -172,7 +172,7 @@ for seed in SEEDS:
             mem_mb=6000,
             runtime=30,
         shell:
-            THREADS + "\n{sys.executable} -m actlib record {params.record}"
+            THREADS + "\n{sys.executable} -m actlib step record {params.record}"
 
 
 if SWEEP:
@@ -188,7 +188,7 @@ if SWEEP:
                 for seed in SWEEP.seeds
             ],
         shell:
-            f"{sys.executable} -m actlib collect --preset '{CHOICE}'"
+            f"{sys.executable} -m actlib step collect --preset '{CHOICE}'"
 
     for seed in SWEEP.seeds:
 
@@ -210,7 +210,7 @@ if SWEEP:
                 mem_mb=6000,
                 runtime=30,
             shell:
-                THREADS + "\n{sys.executable} -m actlib record {params.record}"
+                THREADS + "\n{sys.executable} -m actlib step record {params.record}"
 
         for part in PARTS:
             for bundle in PARTS[part].bundles:
@@ -234,7 +234,7 @@ if SWEEP:
                         mem_mb=6000,
                         runtime=120,
                     shell:
-                        THREADS + "\n{sys.executable} -m actlib sweep {params.run}"
+                        THREADS + "\n{sys.executable} -m actlib step sweep {params.run}"
 
 
 for notebook, inputs in NOTEBOOKS.items():

@@ -1,9 +1,9 @@
 """Command line: `actlib STEP …`, or `python -m actlib STEP …`.
 
-actlib pair DONOR TARGET                        do two models fit, and how far apart are they?
-actlib localize, mask                           scores of channels; the best of them
-actlib transfer, merge, patch                   move channels between model folders, or share them
-actlib build, record, sweep, collect            steps of the study, which its runner calls
+actlib check DONOR TARGET          do two models fit, and how far apart are they?
+actlib record, mask                scores of channels; the best of them
+actlib transfer, merge, patch      move channels between model folders, or share them
+actlib step                        one step of the study, as its runner calls it
 
 Each step tells its options with --help.
 """
@@ -11,9 +11,9 @@ Each step tells its options with --help.
 import argparse
 import sys
 
-from actlib.commands import channels, folders, pair, patch, study
+from actlib.commands import channels, check, folders, patch, step
 
-COMMANDS = (pair, channels, folders, patch, study)
+COMMANDS = (check, channels, folders, patch, step)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 
-from actlib.plots import heatmaps
-from actlib.plots.style import set_theme
+from actlib.plotting import heatmaps
+from actlib.plotting.style import set_theme
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,7 @@ from actlib.transfer import transfer_
 
 def test_build_says_where_the_model_lies(small_preset, small_store, monkeypatch, capsys):
     monkeypatch.setenv("ACT_STORE", str(small_store))
-    assert main(["build", "--preset", small_preset, "--model", "donor"]) == 0
+    assert main(["step", "build", "--preset", small_preset, "--model", "donor"]) == 0
     folder = small_store / "small" / "models" / "multilingual-seed0"
     assert capsys.readouterr().out.strip() == str(folder)
     assert (folder / "built.json").is_file()
@@ -34,7 +34,7 @@ def test_record_leaves_scores_of_every_ability_and_a_note(
     preset = load_preset(small_preset)
     roles = {**preset.roles.model_dump(), "second_donor": "maths"}
     path = write_preset(tmp_path / "two.yaml", preset.data.path, roles=roles)
-    assert main(["record", "--preset", path]) == 0
+    assert main(["step", "record", "--preset", path]) == 0
     note = small_store / "small" / "scores" / "seed0" / "recorded.json"
     folders = json.loads(note.read_text())["folders"]
     assert len(set(folders)) == 2  # of either donor
@@ -48,7 +48,7 @@ def test_record_merging_leaves_the_specialists_scores_against_the_base(
     small_preset, small_store, monkeypatch
 ):
     monkeypatch.setenv("ACT_STORE", str(small_store))
-    assert main(["record", "--preset", small_preset, "--merging"]) == 0
+    assert main(["step", "record", "--preset", small_preset, "--merging"]) == 0
     note = small_store / "small" / "scores" / "seed0" / "specialists.json"
     folders = [Path(folder).name for folder in json.loads(note.read_text())["folders"]]
     assert sorted(name.rpartition("-")[0] for name in folders) == [
@@ -62,14 +62,17 @@ def test_a_bundle_of_the_sweep_runs_and_collecting_an_unfinished_sweep_is_refuse
     small_preset, small_store, monkeypatch, tmp_path, capsys
 ):
     monkeypatch.setenv("ACT_STORE", str(small_store))
-    own = {**PRESET["sweep"], "test_items": 1}  # cells of its own, so that none is there yet
+    own = {
+        **PRESET["sweep"],
+        "test_items": 1,
+    }  # cells of its own, so that none is there yet
     path = write_preset(tmp_path / "own.yaml", load_preset(small_preset).data.path, sweep=own)
-    arguments = ["sweep", "--preset", path, "--part", "channels", "--bundle", "all"]
+    arguments = ["step", "sweep", "--preset", path, "--part", "channels", "--bundle", "all"]
     assert main(arguments) == 0
     note = Path(capsys.readouterr().out.strip())
     assert note.name == "channels-all-seed0.json"
     assert all((note.parent / cell["file"]).is_file() for cell in json.loads(note.read_text()))
-    assert main(["collect", "--preset", path]) == 1
+    assert main(["step", "collect", "--preset", path]) == 1
     assert "cells of the part 'transfer' are missing" in capsys.readouterr().err
 
 
@@ -82,10 +85,10 @@ def folders(small_preset, tmp_path):
 def test_a_pair_is_reported_as_text_and_as_json_and_by_its_status(
     folders, family, tmp_path, capsys
 ):
-    assert main(["pair", folders["donor"], folders["target"]]) == 0
+    assert main(["check", folders["donor"], folders["target"]]) == 0
     assert capsys.readouterr().out.startswith("Donor and target fit")
     family("gpt2").save_pretrained(tmp_path / "other")
-    assert main(["pair", folders["donor"], str(tmp_path / "other"), "--json"]) == 1
+    assert main(["check", folders["donor"], str(tmp_path / "other"), "--json"]) == 1
     told = json.loads(capsys.readouterr().out)
     assert not told["fits"] and any(row["verdict"] == "mismatch" for row in told["rows"])
 
@@ -97,7 +100,7 @@ def test_from_questions_to_a_moved_folder(folders, tmp_path, capsys):
     scores, mask, out = (str(tmp_path / name) for name in ("scores", "mask", "out"))
     both = ["--donor", folders["donor"], "--target", folders["target"]]
     found = ["--questions", str(questions), "--out", scores, "--dtype", "float32", "--limit", "4"]
-    assert main(["localize", *both, *found]) == 0
+    assert main(["record", *both, *found]) == 0
     assert ChannelScores.load(scores).metadata["items"] == "4"
     assert main(["mask", scores, "--percent", "10", "--ranking", "scaled", "--out", mask]) == 0
     taken = ChannelMask.load(mask)
@@ -121,7 +124,7 @@ def test_from_questions_to_a_moved_folder(folders, tmp_path, capsys):
         ({"--donor": "nowhere"}, "nowhere"),
     ],
 )
-def test_localize_refuses_what_it_cannot_use(folders, tmp_path, capsys, change, named):
+def test_record_refuses_what_it_cannot_use(folders, tmp_path, capsys, change, named):
     questions = tmp_path / "own.jsonl"
     questions.write_text(json.dumps({"question": "what", "answer": "that"}) + "\n")
     options = {
@@ -131,7 +134,7 @@ def test_localize_refuses_what_it_cannot_use(folders, tmp_path, capsys, change, 
         "--out": str(tmp_path / "scores"),
     }
     words = [word for pair in (options | change).items() for word in pair]
-    assert main(["localize", *words]) == 1
+    assert main(["record", *words]) == 1
     assert named in capsys.readouterr().err
     assert not (tmp_path / "scores").exists()
 
@@ -196,10 +199,10 @@ def test_a_patch_that_cannot_be_is_one_sentence_and_status_1(
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["sweep", "--part", "magic", "--bundle", "all"], "unknown part 'magic' 'all'"),
-        (["build", "--preset", "nope", "--model", "base"], "unknown preset 'nope'"),
-        (["record", "--preset", "nope"], "unknown preset 'nope'"),
-        (["build", "--model", "nobody"], "unknown model 'nobody'"),
+        (["step", "sweep", "--part", "magic", "--bundle", "all"], "unknown part 'magic' 'all'"),
+        (["step", "build", "--preset", "nope", "--model", "base"], "unknown preset 'nope'"),
+        (["step", "record", "--preset", "nope"], "unknown preset 'nope'"),
+        (["step", "build", "--model", "nobody"], "unknown model 'nobody'"),
     ],
 )
 def test_bad_input_is_one_sentence_and_status_1(
@@ -216,7 +219,8 @@ def test_bad_input_is_one_sentence_and_status_1(
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["build"], ["sing"], ["patch"], ["record", "--seed", "x"]]
+    "arguments",
+    [[], ["step", "build"], ["sing"], ["patch"], ["step"], ["step", "record", "--seed", "x"]],
 )
 def test_words_that_are_no_command_get_the_usage(arguments, capsys):
     with pytest.raises(SystemExit) as end:
@@ -227,7 +231,9 @@ def test_words_that_are_no_command_get_the_usage(arguments, capsys):
 
 def test_it_runs_as_a_module(monkeypatch, capsys):
     monkeypatch.delitem(sys.modules, "actlib.__main__")  # or runpy warns of the second copy
-    monkeypatch.setattr(sys, "argv", ["actlib", "build", "--preset", "nope", "--model", "base"])
+    monkeypatch.setattr(
+        sys, "argv", ["actlib", "step", "build", "--preset", "nope", "--model", "base"]
+    )
     with pytest.raises(SystemExit) as end:
         runpy.run_module("actlib", run_name="__main__", alter_sys=True)
     assert end.value.code == 1

@@ -9,7 +9,7 @@ import pytest
 from matplotlib import colors
 from matplotlib import pyplot as plt
 
-from actlib.plots import plotting
+from actlib import plotting
 
 
 @pytest.fixture(autouse=True)
@@ -177,7 +177,7 @@ def test_panels_share_one_legend_and_are_lettered():
 
 
 def test_plotting_does_not_import_torch():
-    code = "import sys, actlib.plots.plotting; sys.exit('torch' in sys.modules)"
+    code = "import sys, actlib.plotting; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

@@ -9,7 +9,7 @@ from fontTools.ttLib import TTFont
 from matplotlib import colors, font_manager
 from matplotlib import pyplot as plt
 
-from actlib.plots import style
+from actlib.plotting import style
 
 ALIASES = {"raw": "act_global", "scaled": "act_scaled", "sum": "union", "act_sum": "union"}
 ALIASES |= {"act_average": "average", "act_largest": "largest"}

@@ -6,8 +6,8 @@ import pytest
 from matplotlib import colors
 from matplotlib import pyplot as plt
 
+from actlib import plotting
 from actlib.measures.frontiers import hypervolume
-from actlib.plots import plotting
 
 
 @pytest.fixture(autouse=True)

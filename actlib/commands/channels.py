@@ -1,6 +1,6 @@
-"""The words `localize` and `mask` of the command line: from two models to a set of channels.
+"""The words `record` and `mask` of the command line: from two models to a set of channels.
 
-actlib localize --donor D --target T --questions de.jsonl --out scores.safetensors
+actlib record --donor D --target T --questions de.jsonl --out scores.safetensors
 actlib mask scores.safetensors --percent 5 --out mask.safetensors
 """
 
@@ -10,8 +10,8 @@ RANKINGS = ("global", "module", "scaled", "relative", "contrast")
 
 
 def add_words(steps: argparse._SubParsersAction) -> None:
-    """Add the steps `localize` and `mask`."""
-    step = steps.add_parser("localize", help="score channels by activation differences (Eq. 2)")
+    """Add the steps `record` and `mask`."""
+    step = steps.add_parser("record", help="score channels by activation differences (Eq. 2)")
     for role in ("donor", "target"):
         step.add_argument(f"--{role}", required=True, help="model folder or Hub id")
     step.add_argument(
@@ -24,9 +24,9 @@ def add_words(steps: argparse._SubParsersAction) -> None:
     step.add_argument("--batch-size", type=int, default=16, help="questions at a time")
     step.add_argument("--dtype", default="bfloat16", help="bfloat16, float16 or float32")
     step.add_argument("--device-map", help="as of transformers, such as auto")
-    step.set_defaults(run=_localize)
+    step.set_defaults(run=_record)
     mask = steps.add_parser("mask", help="take the channels that score highest")
-    mask.add_argument("scores", help="file of `localize`")
+    mask.add_argument("scores", help="file of `record`")
     mask.add_argument(
         "--percent", type=float, required=True, help="share of the channels, 0 to 100"
     )
@@ -38,7 +38,7 @@ def add_words(steps: argparse._SubParsersAction) -> None:
     mask.set_defaults(run=_mask)
 
 
-def _localize(given: argparse.Namespace) -> None:
+def _record(given: argparse.Namespace) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -1,7 +1,7 @@
 """Tables about scores and masks: concentration, make-up, overlap and agreement, with their nulls.
 
 Takes anything with `.values` and `.magnitudes` (scores) or `.channels` (masks) that map a module's
-name to an array, and returns tidy data frames for `actlib.plots.plotting`. Shares are in percent
+name to an array, and returns tidy data frames for `actlib.plotting`. Shares are in percent
 and say so in their column's name; Jaccard indices are fractions.
 """
 

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from actlib.measures.intervals import Interval, bootstrap_interval
-from actlib.plots.style import label_of
+from actlib.plotting.style import label_of
 from actlib.study.evidence import verdicts
 from actlib.study.findings import against, interval, tally
 

@@ -1,11 +1,4 @@
-"""Figures of the study: a tidy table in, Axes out.
-
-Every function takes a data frame whose columns its docstring names (`low` and `high` are the ends
-of an interval) and draws on `ax`, or on the current axes. The table is all it needs, so a figure
-can be redrawn from its CSV: nothing here imports torch. Heatmaps live in `actlib.plots.heatmaps`,
-figures of the sweep in `actlib.plots.sweep_plots`, colors, sizes and saving in
-`actlib.plots.style`; all can be reached from here.
-"""
+"""Curves and bars of the notebooks: concentration, sufficiency, trade-offs, tuning, merging."""
 
 from collections.abc import Callable
 
@@ -17,36 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from actlib.measures.statistics import half_normal_ccdf
-from actlib.plots.heatmaps import (
-    causal_heatmap,
-    forgetting_heatmap,
-    makeup_heatmap,
-    overlap_heatmap,
-    verdict_matrix,
-)
-from actlib.plots.style import (
-    LABELS,
-    MARKERS,
-    NULL,
-    PALETTE,
-    WIDTHS,
-    figure,
-    label_of,
-    legend_above,
-    look,
-    save_figure,
-    series,
-    set_theme,
-)
-from actlib.plots.sweep_plots import ablation_bars, area_bars, pareto
-
-__all__ = [
-    "LABELS", "MARKERS", "PALETTE", "WIDTHS", "ablation_bars", "area_bars", "causal_heatmap",
-    "concentration_ccdf", "figure", "forgetting_heatmap", "label_of", "look", "makeup_heatmap",
-    "merge_bars", "overlap_heatmap", "panels", "pareto", "probe_curves", "save_figure", "set_theme",
-    "sft_curves", "share_bars", "stability_curves", "sufficiency_curves", "tradeoff",
-    "verdict_matrix",
-]  # fmt: skip
+from actlib.plotting.style import NULL, figure, label_of, legend_above, series
 
 
 def concentration_ccdf(table: pd.DataFrame, ax: Axes | None = None) -> Axes:

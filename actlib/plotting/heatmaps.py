@@ -1,4 +1,4 @@
-"""Heatmaps of the study: a tidy table in, Axes out. Part of `actlib.plots.plotting`."""
+"""Heatmaps of the study: a tidy table in, Axes out. Part of `actlib.plotting`."""
 
 import numpy as np
 import pandas as pd
@@ -6,7 +6,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from actlib.plots.style import label_of
+from actlib.plotting.style import label_of
 
 _VERDICTS = {
     "holds": ("#009E73", "holds"),

@@ -1,7 +1,7 @@
-"""The word `pair` of the command line: do two models fit, and how far apart are they?
+"""The word `check` of the command line: do two models fit, and how far apart are they?
 
-actlib pair DONOR TARGET
-actlib pair DONOR TARGET --json
+actlib check DONOR TARGET
+actlib check DONOR TARGET --json
 """
 
 import argparse
@@ -9,8 +9,10 @@ import json
 
 
 def add_words(steps: argparse._SubParsersAction) -> None:
-    """Add the step `pair`."""
-    step = steps.add_parser("pair", help="check whether two models can exchange channels")
+    """Add the step `check`."""
+    step = steps.add_parser(
+        "check", help="can two models exchange channels, and how far apart are they?"
+    )
     step.add_argument("donor", help="model folder or Hub id")
     step.add_argument("target", help="model folder or Hub id")
     step.add_argument("--json", action="store_true", help="the report as JSON")

@@ -1,9 +1,9 @@
 """The steps of the study that its runner calls: build a model, record scores, run a sweep.
 
-actlib build --preset tiny --model multilingual --seed 0
-actlib record --preset tiny --seed 0
-actlib sweep --preset tiny --part transfer --bundle rankings --seed 0
-actlib collect --preset tiny
+actlib step build --preset tiny --model multilingual --seed 0
+actlib step record --preset tiny --seed 0
+actlib step sweep --preset tiny --part transfer --bundle rankings --seed 0
+actlib step collect --preset tiny
 """
 
 import argparse
@@ -15,24 +15,26 @@ if TYPE_CHECKING:
 
 
 def add_words(steps: argparse._SubParsersAction) -> None:
-    """Add the steps `build`, `record`, `sweep` and `collect`."""
+    """Add `step` with the words `build`, `record`, `sweep` and `collect`."""
+    words = steps.add_parser("step", help="one step of the study, as its runner calls it")
+    words = words.add_subparsers(dest="word", required=True)
     for name, told, run in (
         ("build", "build one model of a preset", _build),
         ("record", "record activation differences of a preset's models", _record),
         ("sweep", "run one bundle of a sweep", _sweep),
         ("collect", "merge the cells of a sweep into the kept tables", _collect),
     ):
-        step = steps.add_parser(name, help=told)
+        step = words.add_parser(name, help=told)
         step.set_defaults(run=run)
         step.add_argument("--preset", default="smol", help="name in configs/ or a YAML file")
         if name != "collect":
             step.add_argument("--seed", type=int, default=0, help="training seed")
-    steps.choices["build"].add_argument("--model", required=True, help="name in the preset")
-    steps.choices["record"].add_argument(
+    words.choices["build"].add_argument("--model", required=True, help="name in the preset")
+    words.choices["record"].add_argument(
         "--merging", action="store_true", help="the specialists against the base instead"
     )
     for option, told in (("part", "what is measured"), ("bundle", "methods of it")):
-        steps.choices["sweep"].add_argument(f"--{option}", required=True, help=told)
+        words.choices["sweep"].add_argument(f"--{option}", required=True, help=told)
 
 
 def _build(given: argparse.Namespace) -> None:

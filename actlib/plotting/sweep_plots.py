@@ -1,4 +1,4 @@
-"""Figures of the sweep: a tidy table in, Axes out. Part of `actlib.plots.plotting`."""
+"""Figures of the sweep: a tidy table in, Axes out. Part of `actlib.plotting`."""
 
 import pandas as pd
 from matplotlib import pyplot as plt
@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.patches import Patch
 
-from actlib.plots.style import NULL, label_of, legend_above, look, series
+from actlib.plotting.style import NULL, label_of, legend_above, look, series
 
 _STRENGTHS = {"lost": 1.0, "retained": 0.4}
 

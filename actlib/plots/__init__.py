@@ -1,1 +1,0 @@
-"""Figures from tables, without torch."""
