@@ -169,12 +169,14 @@ class ChannelScores:
         if flat.isnan().any():
             raise ValueError("the scores hold NaN and cannot be ranked")
         count = channel_count(percent, flat.numel())
-        counts = [channel_count(percent, size, least=0) for size in sizes.values()]
-        if ranking == "module" and sum(counts) > 0:
-            parts = flat.split(list(sizes.values()))
+        parts = flat.split(list(sizes.values()))
+        counts = [0]
+        if ranking == "module":
+            counts = [channel_count(percent, size, least=0) for size in sizes.values()]
+        if any(counts):
             chosen = [_best(*pair, highest) for pair in zip(parts, counts, strict=True)]
         else:
-            chosen = list(_best(flat, count, highest).split(list(sizes.values())))
+            chosen = _best(flat, count, highest).split(list(sizes.values()))
         channels = {name: part.clone() for name, part in zip(sizes, chosen, strict=True)}
         side = "top" if highest else "bottom"
         found = {"percent": f"{percent:g}", "ranking": ranking, "side": side}
@@ -262,8 +264,16 @@ def _quotients(
 
 
 def _best(values: Float[Tensor, " channels"], count: int, highest: bool) -> Tensor:
-    # A stable sort keeps equal scores in module order, then index order, from either end.
-    order = torch.sort(values, descending=highest, stable=True).indices
-    selected = torch.zeros(values.numel(), dtype=torch.bool, device=values.device)
-    selected[order[:count]] = True
+    """Mark the `count` best values; of those equal to the last of them, the first in order.
+
+    Selecting costs O(channels), where a stable sort gives the same channels at several times that.
+    """
+    if not 0 < count < values.numel():
+        return torch.full(values.shape, count > 0, dtype=torch.bool, device=values.device)
+    best = torch.topk(values, count, largest=highest, sorted=False).values
+    last = best.min() if highest else best.max()
+    selected = values > last if highest else values < last
+    missing = count - int(selected.sum())
+    tied = (values == last).nonzero().flatten()
+    selected[tied[:missing]] = True
     return selected

@@ -101,6 +101,42 @@ def test_many_ties_keep_their_order():
     assert picked(mask)["a"] == values.nonzero().flatten()[:2000].tolist()
 
 
+@pytest.mark.parametrize("draw", range(12))
+def test_the_choice_is_that_of_a_stable_sort(draw):
+    generator = torch.Generator().manual_seed(draw)
+    # From all alike to all different; zeros of both signs and infinities are equal to themselves.
+    values = torch.randint(-(2**draw), 2**draw + 1, (3000,), generator=generator).float() / 2
+    values[torch.randint(3000, (40,), generator=generator)] = -0.0
+    values[torch.randint(3000, (9,), generator=generator)] = torch.inf
+    values[torch.randint(3000, (9,), generator=generator)] = -torch.inf
+    parts = dict(zip("czab", values.split([1, 1999, 0, 1000]), strict=True))
+    scores = ChannelScores(parts, {name: torch.ones_like(part) for name, part in parts.items()}, 1)
+    for percent in (0.001, 1, 7.3, 50, 99.99, 100):
+        for end, highest in (("top", True), ("bottom", False)):
+            order = torch.sort(values, descending=highest, stable=True).indices
+            expected = torch.zeros(3000, dtype=torch.bool)
+            expected[order[: channel_count(percent, 3000)]] = True
+            assert torch.equal(flat(getattr(scores, end)(percent).channels), expected)
+
+
+@pytest.mark.parametrize("draw", range(4))
+def test_the_choice_in_each_module_is_that_of_a_stable_sort(draw):
+    generator = torch.Generator().manual_seed(draw)
+    sizes = {"z": 300, "a": 100, "b": 700}
+    values = {
+        name: torch.randint(0, 9, (size,), generator=generator).float()
+        for name, size in sizes.items()
+    }
+    scores = ChannelScores(values, values, 1)
+    for percent in (0.5, 10, 100):
+        for end, highest in (("top", True), ("bottom", False)):
+            chosen = getattr(scores, end)(percent, "module").channels
+            for name, part in values.items():
+                count = channel_count(percent, len(part), least=0)
+                order = torch.sort(part, descending=highest, stable=True).indices
+                assert chosen[name].nonzero().flatten().tolist() == sorted(order[:count].tolist())
+
+
 def test_ties_keep_module_order_through_a_file(tmp_path):
     scores_of({"z": [1.0] * 3, "a": [1.0] * 3}).save(tmp_path / "scores")
     assert picked(ChannelScores.load(tmp_path / "scores").top(50)) == {"z": [0, 1, 2], "a": []}
