@@ -66,7 +66,7 @@ def channel_modules(model: nn.Module) -> dict[str, ChannelModule]:
     found = {}
     for name, module in model.named_modules():
         for own, packed in packed_projections(module).items():
-            full = f"{name}.{own}"
+            full = f"{name}.{own}" if name else own
             channels = packed.shape[0] * packed.shape[1]
             found[full] = ChannelModule(full, module, channels, Layout.PACKED)
         described = _describe(module)
@@ -104,14 +104,15 @@ def packed_projections(module: nn.Module) -> dict[str, nn.Parameter]:
     [experts, outputs, inputs]. Experts that are stored transposed, with biases or with a norm of
     their own are left out: their parameters belong to no channel (see `uncovered_parameters`).
     """
+    own = dict(module.named_parameters(recurse=False))
+    first = "gate_up_proj" if "gate_up_proj" in own else "up_proj"
+    if own.keys() != {first, "down_proj"} or any(each.ndim != 3 for each in own.values()):
+        return {}
+    # What the decorator of transformers says of the experts that it wraps.
     plain = getattr(module, "is_transposed", None) is False and not (
         module.has_bias or module.has_post_expert_norm
     )
-    first = "gate_up_proj" if getattr(module, "has_gate", False) else "up_proj"
-    own = dict(module.named_parameters(recurse=False)) if plain else {}
-    if own.keys() != {first, "down_proj"} or any(each.ndim != 3 for each in own.values()):
-        return {}
-    return {name: own[name] for name in (first, "down_proj")}
+    return {name: own[name] for name in (first, "down_proj")} if plain else {}
 
 
 def layer_of(name: str) -> int:

@@ -100,8 +100,7 @@ def parameter_changes(tensors: Iterable[tuple[str, Tensor, Tensor]]) -> Paramete
         if donor.shape != target.shape:
             shapes = f"{tuple(donor.shape)} against {tuple(target.shape)}"
             raise ValueError(f"{name} is expected in one shape, got {shapes}")
-        module = name.rpartition(".")[0] or name
-        kind = sums.setdefault(kind_of(module), [0, 0.0, 0.0])
+        kind = sums.setdefault(kind_of(_owner(name)), [0, 0.0, 0.0])
         change, size, broken = _squares(donor, target)
         kind[0] += target.numel()
         kind[1] += change
@@ -113,6 +112,12 @@ def parameter_changes(tensors: Iterable[tuple[str, Tensor, Tensor]]) -> Paramete
         for kind, (count, change, size) in sums.items()
     ]
     return ParameterChanges(tuple(kinds), tuple(not_finite))
+
+
+def _owner(name: str) -> str:
+    """Module of a parameter; one of another name, such as packed experts, counts as its own."""
+    owner, _, last = name.rpartition(".")
+    return owner if owner and last in ("weight", "bias") else name
 
 
 def _squares(donor: Tensor, target: Tensor) -> tuple[float, float, list[str]]:

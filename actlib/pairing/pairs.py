@@ -11,11 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from actlib.channels import channel_modules, tied_modules
 from actlib.masks import shortened
-
-# Settings that change what a channel means without changing a shape. The rotary base is left out on
-# purpose: Qwen2.5 and Qwen2.5-Math, a pair of the paper, differ in it.
-SETTINGS = ("model_type", "vocab_size", "num_attention_heads", "num_key_value_heads", "hidden_act")
-"""Names of the settings of a configuration in which a pair has to agree."""
+from actlib.pairing.settings import settings_of
 
 
 def check_pair(
@@ -26,8 +22,9 @@ def check_pair(
 ) -> list[str]:
     """Mismatches between two models, one clause each; an empty list means that they fit.
 
-    Compared are architecture, settings, modules with channels, the shape of each parameter, tied
-    tensors, and the tokenizers where both are given. Names and weights may differ.
+    Compared are architecture, settings (`actlib.pairing.settings`), modules with channels, the
+    shape of each parameter, tied tensors, and the tokenizers where both are given. Names and
+    weights may differ, and so may what a report only warns of, such as the rotary base.
     """
     mismatches = _settings(donor, target) + shape_mismatches(donor, target)
     ties = [tied_modules(model) for model in (donor, target)]
@@ -59,46 +56,39 @@ def _settings(donor: nn.Module, target: nn.Module) -> list[str]:
     mismatches = []
     if type(donor).__name__ != type(target).__name__:
         mismatches.append(f"architecture {type(donor).__name__} against {type(target).__name__}")
-    configs = [getattr(model, "config", None) for model in (donor, target)]
-    for setting in SETTINGS:
-        ours, theirs = (getattr(config, setting, None) for config in configs)
-        if ours != theirs:
-            mismatches.append(f"{setting} {ours} against {theirs}")
-    return mismatches
+    ours, theirs = settings_of(donor), settings_of(target)
+    return mismatches + [
+        f"{setting} {ours.get(setting)} against {theirs.get(setting)}"
+        for setting in dict.fromkeys([*ours, *theirs])
+        if ours.get(setting) != theirs.get(setting)
+    ]
 
 
 def shape_mismatches(donor: nn.Module, target: nn.Module) -> list[str]:
     """Modules with channels that only one model has, and parameters whose shapes differ.
 
-    Parameters that belong to no channel, such as packed experts, are compared too: they never
+    Parameters that belong to no channel, such as experts with biases, are compared too: they never
     move, but models that differ in them do not compute the same things in their channels.
     """
     ours, theirs = channel_modules(donor), channel_modules(target)
     mismatches = [f"module {name} only in the donor" for name in ours if name not in theirs]
     mismatches += [f"module {name} only in the target" for name in theirs if name not in ours]
-    for name in (name for name in ours if name in theirs):
-        shapes = [
-            {key: tuple(parameter.shape) for key, (parameter, _) in module.parameters().items()}
-            for module in (ours[name], theirs[name])
-        ]
-        mismatches += _differing(*shapes, prefix=f"{name}.")
-    covered = {*ours, *theirs}
-    others = [
+    told = ours.keys() ^ theirs.keys()
+    shapes = [
         {
             name: tuple(parameter.shape)
             for name, parameter in model.named_parameters(remove_duplicate=False)
-            if name.rpartition(".")[0] not in covered
+            # The owner of packed experts goes by the name of their parameter.
+            if name not in told and name.rpartition(".")[0] not in told
         }
         for model in (donor, target)
     ]
-    return mismatches + _differing(*others)
+    return mismatches + _differing(*shapes)
 
 
-def _differing(
-    donor: dict[str, tuple[int, ...]], target: dict[str, tuple[int, ...]], prefix: str = ""
-) -> list[str]:
+def _differing(donor: dict[str, tuple[int, ...]], target: dict[str, tuple[int, ...]]) -> list[str]:
     return [
-        f"{prefix}{name} {_shape(donor.get(name))} against {_shape(target.get(name))}"
+        f"{name} {_shape(donor.get(name))} against {_shape(target.get(name))}"
         for name in dict.fromkeys([*donor, *target])
         if donor.get(name) != target.get(name)
     ]

@@ -12,7 +12,6 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -23,24 +22,33 @@ from actlib.files.stored import StoredWeights, stored_weights, structure, tokeni
 from actlib.masks import shortened
 from actlib.pairing.changes import ParameterChanges, parameter_changes
 from actlib.pairing.pairs import (
-    SETTINGS,
     shape_mismatches,
     special_token_mismatches,
     special_tokens,
     vocabulary_mismatches,
 )
 from actlib.pairing.report_rows import MISMATCH, OK, WARNING, PairCheck, PairReport
+from actlib.pairing.settings import doubtful_of, settings_of, text_config
 
 FAR = 0.5
-"""Relative change of all parameters from which on a pair is warned of.
+"""Relative change of all parameters from which on a pair is warned of, unless told otherwise.
 
-Unrelated matrices of one size are sqrt(2) apart, since their inner product is near zero; at 0.5 the
-cosine between two models of one norm is 1 - 0.5**2 / 2 = 0.875. Of this study's pairs, SmolLM2-135M
-fine-tuned on two mixtures is 0.008 apart, the small models trained from scratch and then fine-tuned
-0.26, and two of those trained from scratch from other seeds 1.13 (their norms agree, which holds
-the sum below sqrt(2)). The threshold lies between; long continued pretraining may exceed it and
-still work, so that it is a warning and no mismatch.
+It rests on the few pairs of this study and on nothing else. Unrelated matrices of one size are
+sqrt(2) apart, since their inner product is near zero; at 0.5 the cosine between two models of one
+norm is 1 - 0.5**2 / 2 = 0.875. SmolLM2-135M fine-tuned on two mixtures is 0.008 apart, the small
+models trained from scratch and then fine-tuned 0.26, and two of those trained from scratch from
+other seeds 1.13 (their norms agree, which holds the sum below sqrt(2)). Any threshold between 0.26
+and 1.13 would part these; no pair between was measured, nor was any model of billions of
+parameters. Long continued pretraining may exceed it and still work, so that it is a warning and no
+mismatch. Whoever knows the distances in a family of models should pass one's own.
 """
+
+
+_DOUBTS = {
+    "rotary base": "positions are turned by other angles; activations then differ for that too",
+    "sliding window": "beyond the shorter window the models see other tokens",
+    "norm epsilon": "activations near zero are scaled otherwise",
+}
 
 
 def pair_report(
@@ -48,16 +56,30 @@ def pair_report(
     target: nn.Module,
     donor_tokenizer: PreTrainedTokenizerBase | None = None,
     target_tokenizer: PreTrainedTokenizerBase | None = None,
+    *,
+    far: float = FAR,
 ) -> PairReport:
     """Compare two models in memory, check by check.
 
     A mismatch is whatever `pairs.check_pair` names, and weights that are not finite or are packed
     by quantization. The weights are read only where nothing else is a mismatch.
 
-    Warned of are: tokenizers that were not given, other chat templates, dtypes and rotary bases,
-    trainable parameters that belong to no channel, identical models, and models farther apart
-    than `FAR`.
+    Warned of are: tokenizers that were not given, other chat templates, dtypes, rotary bases,
+    sliding windows and epsilons of norms, trainable parameters that belong to no channel, identical
+    models, and models farther apart than `far`.
+
+    Args:
+        donor: the model that has the ability.
+        target: the model that is to get it.
+        donor_tokenizer: its tokenizer; without one, vocabularies are not compared.
+        target_tokenizer: as the donor's.
+        far: ||donor - target|| / ||target|| over all parameters, above which the pair is warned of;
+            the default rests on few pairs (see `FAR`).
+
+    Raises:
+        ValueError: `far` is not above 0.
     """
+    _require_far(far)
     models = (donor, target)
     dtypes = [{name: p.dtype for name, p in model.named_parameters()} for model in models]
     rows = [*_structure(models, (donor_tokenizer, target_tokenizer)), _dtype(dtypes)]
@@ -68,10 +90,10 @@ def pair_report(
         return PairReport((*rows, PairCheck("parameter change", "-", "-", WARNING, note)))
     ours = dict(donor.named_parameters(remove_duplicate=False))
     changes = parameter_changes((n, ours[n], theirs) for n, theirs in target.named_parameters())
-    return PairReport((*rows, *_changes(changes, dtypes)), changes)
+    return PairReport((*rows, *_changes(changes, dtypes, far)), changes)
 
 
-def pair_report_of(donor: str | Path, target: str | Path) -> PairReport:
+def pair_report_of(donor: str | Path, target: str | Path, *, far: float = FAR) -> PairReport:
     """Compare two models in their files, check by check, without loading them.
 
     The checks are those of `pair_report`. Configurations and tokenizers come first, and where
@@ -81,10 +103,12 @@ def pair_report_of(donor: str | Path, target: str | Path) -> PairReport:
     Args:
         donor: folder with safetensors weights, or Hub id.
         target: such a place.
+        far: as in `pair_report`.
 
     Raises:
-        ValueError: a place holds no model, or no usable safetensors files.
+        ValueError: a place holds no model, or no usable safetensors files, or `far` is not above 0.
     """
+    _require_far(far)
     places = (donor, target)
     models = [structure(place) for place in places]
     rows = _structure(models, [tokenizer_of(place) for place in places])
@@ -98,20 +122,25 @@ def pair_report_of(donor: str | Path, target: str | Path) -> PairReport:
     ours, theirs = found
     shared = [name for name in theirs.tensors if name in ours.tensors]
     changes = parameter_changes((name, ours.open(name), theirs.open(name)) for name in shared)
-    return PairReport((*rows, *_changes(changes, dtypes)), changes)
+    return PairReport((*rows, *_changes(changes, dtypes, far)), changes)
+
+
+def _require_far(far: float) -> None:
+    if not far > 0:
+        raise ValueError(f"far must be above 0, a relative change of the parameters, got {far}")
 
 
 def _structure(
     models: Sequence[nn.Module], tokenizers: Sequence[PreTrainedTokenizerBase | None]
 ) -> list[PairCheck]:
     """What can be told of donor and target without reading a weight."""
-    configs = [getattr(model, "config", None) for model in models]
     rows = [_equal("architecture", [type(model).__name__ for model in models])]
+    settings = [settings_of(model) for model in models]
     rows += [
-        _equal(setting, [getattr(config, setting, None) for config in configs])
-        for setting in SETTINGS
+        _equal(setting, [side.get(setting) for side in settings])
+        for setting in dict.fromkeys([*settings[0], *settings[1]])
     ]
-    hidden = [getattr(config, "hidden_size", None) for config in configs]
+    hidden = [getattr(text_config(model), "hidden_size", None) for model in models]
     rows[2:2] = [
         _equal("layers", [_layers(model) for model in models]),
         _equal("hidden_size", hidden),
@@ -120,8 +149,12 @@ def _structure(
     rows.append(_row("parameters", [_size(model) for model in models], MISMATCH, shortened(wrong)))
     ties = ["; ".join(" = ".join(tie) for tie in tied_modules(model)) for model in models]
     rows.append(_equal("tied weights", [tie or "none" for tie in ties]))
-    note = "positions are turned by other angles; activations then differ for that reason too"
-    rows.append(_equal("rotary base", [_rotary(config) for config in configs], WARNING, note))
+    doubtful = [doubtful_of(model) for model in models]
+    rows += [
+        _equal(name, [side[name] for side in doubtful], WARNING, note)
+        for name, note in _DOUBTS.items()
+        if any(side[name] is not None for side in doubtful)
+    ]
     rows.append(_uncovered(models))
     return rows + _tokenizers(*tokenizers)
 
@@ -145,19 +178,6 @@ def _layers(model: nn.Module) -> int:
 def _size(model: nn.Module) -> str:
     numbers = [parameter.numel() for parameter in model.parameters()]
     return f"{sum(numbers):,} in {len(numbers)} tensors"
-
-
-def _rotary(config: object) -> str | None:
-    """Rotary base or bases: newer configurations hold them in a dictionary, that may be nested."""
-
-    def bases(found: Any, name: str = "") -> list[str]:
-        if isinstance(found, Mapping):
-            return [each for key, value in found.items() for each in bases(value, str(key))]
-        return [f"{found:g}"] if name == "rope_theta" and found is not None else []
-
-    older = {"rope_theta": getattr(config, "rope_theta", None)}
-    found = bases(getattr(config, "rope_parameters", None)) or bases(older)
-    return ", ".join(found) or None
 
 
 def _uncovered(models: Sequence[nn.Module]) -> PairCheck:
@@ -230,7 +250,7 @@ def _named(dtype: torch.dtype | str) -> str:
 
 
 def _changes(
-    changes: ParameterChanges, dtypes: Sequence[Mapping[str, torch.dtype]]
+    changes: ParameterChanges, dtypes: Sequence[Mapping[str, torch.dtype]], far: float
 ) -> list[PairCheck]:
     """Verdicts on the weights: are all finite, and is their change neither none nor too large?"""
     broken = changes.not_finite
@@ -240,20 +260,20 @@ def _changes(
     rows = [_row("weights", shown, MISMATCH, note)]
     if not broken:
         told = [f"{changes.overall:.3g} of the target's norm", "-"]
-        rows.append(_row("parameter change", told, WARNING, _doubt(changes.overall, dtypes)))
+        rows.append(_row("parameter change", told, WARNING, _doubt(changes.overall, dtypes, far)))
     return rows
 
 
-def _doubt(overall: float, dtypes: Sequence[Mapping[str, torch.dtype]]) -> str:
+def _doubt(overall: float, dtypes: Sequence[Mapping[str, torch.dtype]], far: float) -> str:
     """What is odd about a change of this size; nothing where it is as of a fine-tuned model."""
     if overall == 0:
         return "the models are identical: there is nothing to transfer"
     coarsest = max(torch.finfo(dtype).eps for side in dtypes for dtype in side.values())
     if dtypes[0] != dtypes[1] and overall <= coarsest / 2:  # rounding moves by half a step at most
         return "the change is no larger than rounding between the two dtypes can make it"
-    if overall <= FAR:
+    if overall <= far:
         return ""
     return (
-        f"the models are far apart (more than {FAR}; unrelated ones are near {2**0.5:.1f}): "
+        f"the models are far apart (more than {far:g}; unrelated ones are near {2**0.5:.1f}): "
         "is one made from the other, or are both from one base?"
     )
