@@ -6,6 +6,7 @@ Both come from one forward pass. Exact match by teacher forcing (the argmax is r
 token) holds exactly when greedy decoding writes the answer, so nothing is generated.
 """
 
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -34,12 +35,17 @@ def answer_scores(
         raise ValueError("every item needs an answer span that follows at least one prompt token")
     kept = answers.shape[1] - int(answers.int().argmax(1).min())
     ids = batch["input_ids"].to(model.device)
+    optional = {
+        "position_ids": batch["position_ids"].to(model.device),
+        "logits_to_keep": kept + 1,
+        "use_cache": False,
+    }
+    accepted = inspect.signature(model.forward).parameters
     logits = model(
         input_ids=ids,
         attention_mask=batch["attention_mask"].to(model.device),
-        position_ids=batch["position_ids"].to(model.device),
-        logits_to_keep=kept + 1,
-    ).logits[:, :-1]
+        **{key: value for key, value in optional.items() if key in accepted},
+    ).logits[:, -kept - 1 : -1]  # a model that cannot keep some logits gives all of them
     rows, columns = torch.nonzero(answers[:, -kept:].to(model.device), as_tuple=True)
     chosen, wanted = logits[rows, columns].float(), ids[:, -kept:][rows, columns]
     loss = torch.nn.functional.cross_entropy(chosen, wanted, reduction="none")
