@@ -5,12 +5,11 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import copy
-from functools import cache
 
 import pytest
 import torch
-import transformers
 from small_study import write_data, write_preset
+from tiny_models import ARCHITECTURES, MORE_ARCHITECTURES, VOCAB, tiny_model
 
 from actlib.study.families import build
 from actlib.study.presets import load_preset
@@ -18,46 +17,13 @@ from actlib.study.session import Study
 
 torch.set_num_threads(1)
 
-VOCAB = 61
-ARCHITECTURES = ("qwen2", "llama", "llama_tied", "gpt2", "gpt_neox")
-
-
-@cache
-def _cached(architecture: str, seed: int) -> transformers.PreTrainedModel:
-    common = {"vocab_size": VOCAB, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
-    modern = common | {
-        "hidden_size": 16,
-        "intermediate_size": 24,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "max_position_embeddings": 64,
-    }
-    grouped = modern | {"num_key_value_heads": 2}
-    config = {
-        "qwen2": lambda: transformers.Qwen2Config(**grouped, tie_word_embeddings=True),
-        "llama": lambda: transformers.LlamaConfig(**grouped, tie_word_embeddings=False),
-        "llama_tied": lambda: transformers.LlamaConfig(**grouped, tie_word_embeddings=True),
-        "gpt2": lambda: transformers.GPT2Config(
-            **common, n_embd=16, n_layer=2, n_head=4, n_positions=64
-        ),
-        "gpt_neox": lambda: transformers.GPTNeoXConfig(**modern, tie_word_embeddings=False),
-    }[architecture]()
-    model = transformers.AutoModelForCausalLM.from_config(config).eval()
-    generator = torch.Generator().manual_seed(seed)
-    with (
-        torch.no_grad()
-    ):  # Fresh norms are all ones and biases all zeros, which would hide mistakes.
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.3)
-    return model
-
 
 @pytest.fixture
 def family():
     """`family(architecture, seed=0, dtype=torch.float32)`: a fresh tiny model."""
 
     def make(architecture="qwen2", seed=0, dtype=torch.float32):
-        return copy.deepcopy(_cached(architecture, seed)).to(dtype)
+        return copy.deepcopy(tiny_model(architecture, seed)).to(dtype)
 
     return make
 
@@ -74,7 +40,13 @@ def pair(family):
 
 @pytest.fixture(params=ARCHITECTURES)
 def architecture(request):
-    """Each model family in turn."""
+    """Each of five model families in turn, those that differ most."""
+    return request.param
+
+
+@pytest.fixture(params=ARCHITECTURES + MORE_ARCHITECTURES)
+def any_architecture(request):
+    """Each model family in turn, for the few tests that every family must pass."""
     return request.param
 
 

@@ -1,0 +1,225 @@
+"""Every family against `slow_reference`: what is recorded, what moves, and what is written."""
+
+import math
+
+import pytest
+import torch
+import transformers
+from slow_reference import HEADS_FIRST, expected_scores, hook_count, moving_elements
+from tiny_models import PARTIAL_ARCHITECTURES
+from torch import nn
+
+from actlib.channels import channel_modules, kind_of, layer_of, uncovered_parameters
+from actlib.evaluate import evaluate
+from actlib.files.checkpoints import transfer_checkpoint
+from actlib.hooks import position_ids_of
+from actlib.localize import record_activations, record_differences, weight_differences
+from actlib.masks import ChannelMask
+from actlib.pairing.report_rows import MISMATCH
+from actlib.pairing.reports import pair_report, pair_report_of
+from actlib.transfer import transfer_, transferred
+
+LEFT_OUT = {
+    "gpt_oss": (
+        *("self_attn.sinks", "mlp.experts.gate_up_proj", "mlp.experts.gate_up_proj_bias"),
+        *("mlp.experts.down_proj", "mlp.experts.down_proj_bias"),
+    ),
+    "llama4": ("feed_forward.experts.gate_up_proj", "feed_forward.experts.down_proj"),
+}
+
+
+EXPERTS = ("mixtral", "qwen2_moe", "qwen3_moe")
+PENDING = {
+    "test_scores_are_those_of_everything_stored": (*EXPERTS, "gemma3"),
+    "test_activations_by_item_are_means_over_its_answer": (*EXPERTS, "gemma3"),
+    "test_the_folder_of_a_transfer_loads_as_the_transfer_in_memory": EXPERTS,
+    "test_the_report_on_folders_is_that_of_the_models": EXPERTS,
+}
+
+
+@pytest.fixture(autouse=True)
+def pending(request):
+    """Mark what recording and files do not yet do of packed experts and of heads before tokens."""
+    waiting = PENDING.get(request.node.originalname, ())
+    if "any_architecture" in request.fixturenames:
+        if request.getfixturevalue("any_architecture") in waiting:
+            request.applymarker(pytest.mark.xfail(strict=True))
+
+
+def mask_for(model, share=0.3, seed=5):
+    generator = torch.Generator().manual_seed(seed)
+    return ChannelMask(
+        {
+            name: torch.rand(each.channels, generator=generator) < share
+            for name, each in channel_modules(model).items()
+        }
+    )
+
+
+def state_of(model):
+    return {
+        name: parameter.detach().clone()
+        for name, parameter in model.named_parameters(remove_duplicate=False)
+    }
+
+
+def same_bits(ours, theirs):
+    return ours.keys() == theirs.keys() and all(map(torch.equal, ours.values(), theirs.values()))
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_scores_are_those_of_everything_stored(pair, any_architecture, items, collate, size):
+    donor, target = pair(any_architecture)
+    found = record_differences(donor, target, collate(items, size))
+    expected = expected_scores(donor, target, items, any_architecture in HEADS_FIRST)
+    for part, modules in expected.items():
+        recorded = getattr(found, part)
+        assert set(recorded) == set(modules)
+        for name, values in modules.items():
+            torch.testing.assert_close(
+                recorded[name].double(), values, rtol=1e-5, atol=1e-5, msg=f"{part} of {name}"
+            )
+    assert hook_count(donor) == hook_count(target) == 0
+
+
+def test_activations_by_item_are_means_over_its_answer(pair, any_architecture, items, collate):
+    donor, target = pair(any_architecture)
+    mask = weight_differences(donor, target).top(20, "module")
+    found = record_activations(target, collate(items, 4), mask)
+    for row, item in zip(found, items, strict=True):
+        alone = expected_scores(target, target, [item], any_architecture in HEADS_FIRST)["means"]
+        expected = torch.cat([alone[name][chosen] for name, chosen in mask.channels.items()])
+        torch.testing.assert_close(row.double(), expected, rtol=1e-4, atol=1e-5)
+    assert hook_count(target) == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_moved_elements_follow_the_formula_and_no_other_moves(pair, any_architecture, dtype):
+    donor, target = pair(any_architecture, dtype)
+    mask, before, other = mask_for(target), state_of(target), state_of(donor)
+    moving = moving_elements(target, mask)
+    with transferred(target, donor, mask, 0.4):
+        for name, tensor in state_of(target).items():
+            ours, theirs = before[name].float(), other[name].float()
+            moved = (ours + 0.4 * (theirs - ours)).to(dtype)
+            assert torch.equal(tensor, torch.where(moving[name], moved, before[name])), name
+        assert not same_bits(state_of(target), before)
+    assert same_bits(state_of(target), before)
+    assert same_bits(state_of(donor), other)
+    assert hook_count(target) == hook_count(donor) == 0
+
+
+def test_every_parameter_has_a_channel(family, any_architecture):
+    assert uncovered_parameters(family(any_architecture)) == []
+
+
+def test_names_tell_layer_and_kind(family, any_architecture):
+    names = list(channel_modules(family(any_architecture)))
+    assert {layer_of(name) for name in names} == {-1, 0, 1}
+    for name in names:
+        kind = kind_of(name)
+        assert name.endswith(kind) and not any(part.isdecimal() for part in kind.split("."))
+        assert layer_of(name) >= 0 or "." not in kind
+
+
+@pytest.mark.parametrize("architecture", PARTIAL_ARCHITECTURES)
+def test_parameters_without_a_channel_are_listed_and_never_move(pair, items, collate, architecture):
+    donor, target = pair(architecture)
+    uncovered = uncovered_parameters(target)
+    assert {kind_of(name) for name in uncovered} == set(LEFT_OUT[architecture])
+    before, other = state_of(target), state_of(donor)
+    record_differences(donor, target, collate(items))
+    transfer_(target, donor, mask_for(target, share=1.1), scale=1.0)
+    for name, tensor in state_of(target).items():
+        expected = before[name] if name in uncovered else other[name]
+        torch.testing.assert_close(tensor, expected, rtol=0, atol=1e-6)
+    assert hook_count(donor) == hook_count(target) == 0
+
+
+@torch.no_grad()
+def slow_nll(model, ids, answer):
+    likelihood = model(input_ids=ids[None]).logits[0, :-1].double().log_softmax(-1)
+    return -sum(likelihood[n - 1, ids[n]] for n in range(len(ids)) if answer[n]) / answer.sum()
+
+
+def test_likelihoods_of_a_padded_batch_are_those_of_items_alone(
+    family, any_architecture, items, collate
+):
+    model, (batch,) = family(any_architecture), collate(items, 6)
+    batch["position_ids"] = position_ids_of(batch["attention_mask"])
+    batch["index"] = torch.arange(6)
+    found = torch.tensor(evaluate(model, [batch])["nll"].to_numpy())
+    expected = torch.stack([slow_nll(model, *item) for item in items]).float()
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture
+def folders(pair, any_architecture, tmp_path):
+    """Donor and target of one family, and the folders in which they are saved."""
+    models = pair(any_architecture)
+    places = tmp_path / "donor", tmp_path / "target"
+    for model, place, size in zip(models, places, ("20KB", "1GB"), strict=True):
+        model.save_pretrained(place, max_shard_size=size)
+    return *models, *places
+
+
+@torch.no_grad()
+def test_the_folder_of_a_transfer_loads_as_the_transfer_in_memory(folders, items, tmp_path):
+    donor, target, donor_folder, target_folder = folders
+    mask = mask_for(target)
+    written = transfer_checkpoint(target_folder, donor_folder, mask, tmp_path / "out", 0.4)
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(written).eval()
+    transfer_(target, donor, mask, 0.4)
+    assert same_bits(state_of(loaded), state_of(target))
+    for ids, _ in items[:2]:
+        assert torch.equal(loaded(ids[None]).logits, target(ids[None]).logits)
+
+
+def test_the_report_on_folders_is_that_of_the_models(folders):
+    donor, target, *places = folders
+    found, expected = pair_report_of(*places), pair_report(donor, target)
+    assert found.fits, [row.note for row in found.rows if row.verdict == MISMATCH]
+    ours, theirs = (each.changes.set_index("kind").sort_index() for each in (found, expected))
+    assert ours["parameters"].to_dict() == theirs["parameters"].to_dict()
+    assert ours["relative_norm"].to_dict() == pytest.approx(theirs["relative_norm"].to_dict())
+    assert {kind_of(name) for name in channel_modules(target)} >= set(ours.index) - {"overall"}
+
+
+class Layer(nn.Linear):
+    """A layer that returns what `wrap` makes of its output."""
+
+    def __init__(self, wrap):
+        super().__init__(8, 8)
+        self.wrap = wrap
+
+    def forward(self, hidden):
+        return self.wrap(super().forward(hidden))
+
+
+class Toy(nn.Module):
+    """Two layers, of which the model takes the first output only."""
+
+    def __init__(self, seed, wrap):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.embedding = nn.Embedding(61, 8)
+        self.layers = nn.ModuleList([Layer(wrap), Layer(wrap)])
+        self.head = nn.Linear(8, 61)
+
+    def forward(self, input_ids, attention_mask):
+        hidden = self.embedding(input_ids)
+        for layer in self.layers:
+            output = layer(hidden)
+            hidden = hidden + torch.tanh(output[0] if isinstance(output, tuple) else output)
+        return self.head(hidden)
+
+
+@pytest.mark.parametrize("wrap", [lambda out: (out, None), lambda out: (out, -out, 3)])
+def test_layers_that_return_tuples_score_as_those_that_return_tensors(batches, wrap):
+    plain, wrapped = (
+        record_differences(Toy(1, each), Toy(0, each), batches) for each in (lambda out: out, wrap)
+    )
+    assert set(plain.values) == {"embedding", "layers.0", "layers.1", "head"}
+    for name, values in plain.values.items():
+        assert torch.equal(values, wrapped.values[name])
+        assert math.isfinite(float(values.sum())) and (values > 0).all()

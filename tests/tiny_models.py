@@ -1,0 +1,111 @@
+"""Tiny random models of many families, each with what makes its family special."""
+
+from functools import cache
+
+import torch
+import transformers
+
+VOCAB = 61
+ARCHITECTURES = ("qwen2", "llama", "llama_tied", "gpt2", "gpt_neox")
+"""Five that differ most, for tests of a single module."""
+MORE_ARCHITECTURES = (
+    "smollm",
+    "qwen3",
+    "mistral",
+    "gemma2",
+    "gemma3",
+    "phi3",
+    "olmo2",
+    "mixtral",
+    "qwen2_moe",
+    "qwen3_moe",
+)
+PARTIAL_ARCHITECTURES = ("gpt_oss", "llama4")
+"""Families of which some parameters belong to no channel."""
+
+_COMMON = {"vocab_size": VOCAB, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
+_MODERN = _COMMON | {
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+}
+_GROUPED = _MODERN | {"num_key_value_heads": 2}
+_UNTIED = _GROUPED | {"tie_word_embeddings": False}
+# The width of an expert is a multiple of 8 for the kernel of torch that multiplies them in groups.
+_EXPERTS = {"num_experts_per_tok": 2}
+# Items of the tests have up to 9 tokens, so that a window of 4 hides some from others.
+_WINDOW = {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"]}
+
+
+def _config(architecture: str) -> transformers.PretrainedConfig:
+    make = {
+        "qwen2": lambda: transformers.Qwen2Config(**_GROUPED, tie_word_embeddings=True),
+        "llama": lambda: transformers.LlamaConfig(**_UNTIED),
+        "llama_tied": lambda: transformers.LlamaConfig(**_GROUPED, tie_word_embeddings=True),
+        "gpt2": lambda: transformers.GPT2Config(
+            **_COMMON, n_embd=16, n_layer=2, n_head=4, n_positions=64
+        ),
+        "gpt_neox": lambda: transformers.GPTNeoXConfig(**_MODERN, tie_word_embeddings=False),
+        "smollm": lambda: transformers.LlamaConfig(
+            **_MODERN
+            | {"hidden_size": 18, "num_attention_heads": 3, "num_key_value_heads": 1}
+            | {"tie_word_embeddings": True}
+        ),
+        "qwen3": lambda: transformers.Qwen3Config(**_GROUPED, head_dim=6, tie_word_embeddings=True),
+        "mistral": lambda: transformers.MistralConfig(**_UNTIED, sliding_window=4),
+        "gemma2": lambda: transformers.Gemma2Config(
+            **_GROUPED, **_WINDOW, head_dim=6, query_pre_attn_scalar=6
+        ),
+        "gemma3": lambda: transformers.Gemma3TextConfig(
+            **_GROUPED, **_WINDOW, head_dim=6, query_pre_attn_scalar=6
+        ),
+        "phi3": lambda: transformers.Phi3Config(**_UNTIED),
+        "olmo2": lambda: transformers.Olmo2Config(**_UNTIED),
+        "mixtral": lambda: transformers.MixtralConfig(**_UNTIED, **_EXPERTS, num_local_experts=4),
+        "qwen2_moe": lambda: transformers.Qwen2MoeConfig(
+            **_UNTIED,
+            **_EXPERTS,
+            num_experts=4,
+            moe_intermediate_size=8,
+            shared_expert_intermediate_size=10,
+        ),
+        # Its first layer has no experts.
+        "qwen3_moe": lambda: transformers.Qwen3MoeConfig(
+            **_UNTIED,
+            **_EXPERTS,
+            head_dim=6,
+            num_experts=5,
+            moe_intermediate_size=8,
+            mlp_only_layers=[0],
+            norm_topk_prob=True,
+        ),
+        "gpt_oss": lambda: transformers.GptOssConfig(
+            **_UNTIED, **_EXPERTS, **_WINDOW, head_dim=4, num_local_experts=4
+        ),
+        "llama4": lambda: transformers.Llama4TextConfig(
+            **_UNTIED,
+            head_dim=4,
+            num_local_experts=4,
+            num_experts_per_tok=1,
+            intermediate_size_mlp=20,
+            attention_chunk_size=16,
+            interleave_moe_layer_step=2,
+        ),
+    }
+    return make[architecture]()
+
+
+@cache
+def tiny_model(architecture: str, seed: int) -> transformers.PreTrainedModel:
+    """The same model for the same seed; copy it before you change it."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = transformers.AutoModelForCausalLM.from_config(_config(architecture)).eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        # Fresh norms are all ones and biases all zeros, which would hide mistakes.
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    return model
