@@ -81,3 +81,20 @@ def test_no_tensors_are_an_empty_table():
 def test_other_shapes_are_refused():
     with pytest.raises(ValueError, match="a.weight is expected in one shape"):
         parameter_changes([("a.weight", torch.ones(2), torch.ones(3))])
+
+
+def test_packed_experts_are_a_kind_for_each_projection(pair):
+    kinds = [each.kind for each in parameter_changes(tensors(*pair("mixtral"))).kinds]
+    assert {"mlp.experts.gate_up_proj", "mlp.experts.down_proj", "mlp.gate"} <= set(kinds)
+    assert len(kinds) == len(set(kinds))
+
+
+def test_a_parameter_that_is_neither_weight_nor_bias_is_a_kind_of_its_own():
+    one = torch.ones(2)
+    names = ("h.0.attn.sinks", "h.1.attn.sinks", "h.0.attn.weight", "h.0.attn.bias", "scale")
+    kinds = parameter_changes((name, one, one) for name in names).kinds
+    assert [(each.kind, each.parameters) for each in kinds] == [
+        ("attn.sinks", 4),
+        ("attn", 4),
+        ("scale", 2),
+    ]

@@ -73,9 +73,118 @@ def test_tied_modules(family, name, tied):
         ("model.layers.13.self_attn.q_proj", 13, "self_attn.q_proj"),
         ("transformer.h.0.ln_1", 0, "ln_1"),
         ("model.layers.2.mlp.experts.7.up", 2, "mlp.experts.up"),
+        ("model.layers.4.mlp.experts.gate_up_proj", 4, "mlp.experts.gate_up_proj"),
+        ("transformer.h.11.attn.c_attn", 11, "attn.c_attn"),
+        ("transformer.wte", -1, "wte"),
+        ("gpt_neox.layers.5.attention.query_key_value", 5, "attention.query_key_value"),
+        ("gpt_neox.final_layer_norm", -1, "final_layer_norm"),
+        ("model.language_model.layers.3.mlp.up_proj", 3, "mlp.up_proj"),
         ("model.embed_tokens", -1, "embed_tokens"),
         ("lm_head", -1, "lm_head"),
     ],
 )
 def test_layer_and_kind_of_a_name(name, layer, kind):
     assert (layer_of(name), kind_of(name)) == (layer, kind)
+
+
+def test_packed_experts_have_a_channel_for_each_row_of_each_expert(family):
+    model = family("mixtral")
+    found = channel_modules(model)
+    experts = model.model.layers[1].mlp.experts
+    for name, parameter in experts.named_parameters():
+        each = found[f"model.layers.1.mlp.experts.{name}"]
+        assert each.layout is Layout.PACKED
+        assert each.module is experts and each.weight is parameter
+        assert each.channels == parameter.shape[0] * parameter.shape[1]
+        assert each.parameters() == {name: (parameter, 0)}
+    assert "model.layers.1.mlp.experts" not in found
+
+
+class Experts(nn.Module):
+    """Experts as the decorator of transformers leaves them, with other things said of them."""
+
+    def __init__(self, first="gate_up_proj", bias=False, **said):
+        super().__init__()
+        setattr(self, first, nn.Parameter(torch.zeros(3, 4, 2)))
+        self.down_proj = nn.Parameter(torch.zeros(3, 2, 2))
+        if bias:
+            self.down_proj_bias = nn.Parameter(torch.zeros(3, 2))
+        plain = {"has_gate": first == "gate_up_proj", "has_bias": bias, "is_transposed": False}
+        vars(self).update(plain | {"has_post_expert_norm": False} | said)
+
+
+@pytest.mark.parametrize("first", ["gate_up_proj", "up_proj"])
+def test_experts_with_and_without_a_gate_are_packed(first):
+    channels = {name: each.channels for name, each in channel_modules(Experts(first)).items()}
+    assert channels == {first: 12, "down_proj": 6}
+    held = nn.ModuleDict({"mlp": Experts(first)})
+    assert list(channel_modules(held)) == [f"mlp.{first}", "mlp.down_proj"]
+    assert uncovered_parameters(held) == []
+
+
+@pytest.mark.parametrize(
+    "experts",
+    [
+        Experts(is_transposed=True),
+        Experts(is_transposed=None),
+        Experts(bias=True),
+        Experts(has_post_expert_norm=True),
+        Experts(first="other_proj"),
+    ],
+)
+def test_experts_in_another_layout_are_listed(experts):
+    assert channel_modules(experts) == {}
+    assert uncovered_parameters(experts) == [name for name, _ in experts.named_parameters()]
+
+
+def test_a_router_has_a_channel_for_each_expert(family):
+    found = channel_modules(family("qwen2_moe"))
+    router = found["model.layers.0.mlp.gate"]
+    assert (router.channels, router.layout) == (4, Layout.ROW)
+    biased = channel_modules(family("gpt_oss"))["model.layers.0.mlp.router"]
+    assert set(biased.parameters()) == {"weight", "bias"}
+    shared = found["model.layers.0.mlp.shared_expert_gate"]
+    assert (shared.channels, shared.layout) == (1, Layout.ROW)
+
+
+class OddRouter(nn.Module):
+    def __init__(self, **parameters):
+        super().__init__()
+        for name, shape in parameters.items():
+            setattr(self, name, nn.Parameter(torch.zeros(shape)))
+
+
+@pytest.mark.parametrize("parameters", [{"weight": 3}, {"weight": (3, 2), "scale": (2,)}])
+def test_a_router_that_is_no_single_matrix_is_listed(parameters):
+    router = OddRouter(**parameters)
+    assert channel_modules(router) == {}
+    assert uncovered_parameters(router) == list(parameters)
+
+
+@pytest.mark.parametrize("architecture", ["gemma2", "gemma3"])
+def test_a_norm_that_adds_one_to_its_weight_has_its_entries_as_channels(family, architecture):
+    model = family(architecture)
+    each = channel_modules(model)["model.norm"]
+    assert each.layout is Layout.ENTRY
+    assert each.parameters() == {"weight": (model.model.norm.weight, 0)}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "channels"), [("qwen3", 6), ("gemma3", 6), ("olmo2", 16), ("qwen3_moe", 6)]
+)
+def test_a_norm_of_queries_has_the_channels_of_its_weight(family, architecture, channels):
+    each = channel_modules(family(architecture))["model.layers.1.self_attn.q_norm"]
+    assert (each.channels, each.layout) == (channels, Layout.ENTRY)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "name", "channels"),
+    [
+        ("phi3", "model.layers.0.self_attn.qkv_proj", 32),
+        ("phi3", "model.layers.0.mlp.gate_up_proj", 48),
+        ("gpt_neox", "gpt_neox.layers.0.attention.query_key_value", 48),
+        ("gpt2", "transformer.h.0.attn.c_attn", 48),
+    ],
+)
+def test_a_fused_projection_is_one_module(family, architecture, name, channels):
+    assert channel_modules(family(architecture))[name].channels == channels

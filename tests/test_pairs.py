@@ -1,3 +1,4 @@
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -98,3 +99,60 @@ def test_refusal_names_five_mismatches_and_counts_the_rest(family):
         require_pair(family("llama"), family("gpt2"))
     assert all(each in str(refusal.value) for each in mismatches[:5])
     assert mismatches[5] not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "setting", "value"),
+    [
+        ("gpt2", "activation_function", "relu"),
+        ("gemma2", "hidden_activation", "silu"),
+        ("gemma3", "query_pre_attn_scalar", 8),
+        ("qwen3", "head_dim", 3),
+        ("mixtral", "num_experts_per_tok", 3),
+    ],
+)
+def test_a_setting_that_leaves_shapes_alone_is_named(family, architecture, setting, value):
+    donor, target = family(architecture), family(architecture)
+    setattr(donor.config, setting, value)
+    (mismatch,) = check_pair(donor, target)
+    assert f"{value} against {getattr(target.config, setting)}" in mismatch
+
+
+@pytest.mark.parametrize(
+    ("architecture", "setting", "value"),
+    [
+        ("llama", "rope_parameters", {"rope_type": "default", "rope_theta": 1e6}),
+        ("mistral", "sliding_window", None),
+        ("llama", "rms_norm_eps", 1e-3),
+        ("gpt2", "layer_norm_epsilon", 1e-3),
+    ],
+)
+def test_settings_in_which_working_pairs_differ_are_left_to_the_report(
+    family, architecture, setting, value
+):
+    donor = family(architecture)
+    setattr(donor.config, setting, value)
+    assert check_pair(donor, family(architecture)) == []
+
+
+def test_other_experts_are_named_once_by_their_parameter(family):
+    donor, target = family("mixtral"), family("mixtral")
+    experts = donor.model.layers[0].mlp.experts
+    experts.down_proj = nn.Parameter(torch.zeros(3, 16, 24))
+    name = "model.layers.0.mlp.experts.down_proj"
+    assert check_pair(donor, target) == [f"{name} 3 x 16 x 24 against 4 x 16 x 24"]
+    del experts.down_proj
+    assert set(check_pair(donor, target)) == {
+        "module model.layers.0.mlp.experts.gate_up_proj only in the target",
+        f"module {name} only in the target",
+    }
+
+
+def test_a_thousand_modules_are_checked_at_once():
+    modules = [
+        nn.ModuleList([nn.Linear(2, 2, device="meta") for _ in range(1000)]) for _ in range(2)
+    ]
+    start = time.perf_counter()
+    assert check_pair(*modules) == []
+    # A few hundredths of a second; more than linear growth would take many times that.
+    assert time.perf_counter() - start < 1
