@@ -217,3 +217,48 @@ def test_entries_changed_inside_the_block_do_not_change_the_way_back(pair):
         for chosen in entries.values():
             chosen.fill_(False)
     assert same(bits(target), before)
+
+
+@pytest.mark.parametrize(
+    ("given", "own"), [(torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16)]
+)
+@pytest.mark.parametrize("architecture", ["llama_tied", "qwen2_moe"])
+def test_donors_of_another_dtype_rank_and_move_as_if_widened(family, architecture, given, own):
+    donor, target = family(architecture, 1, given), family(architecture, 0, own)
+    before, count = bits(target), counts_of(target)[3]
+    entries = top_entries(donor, target, count)
+    assert torch.equal(flat(entries), by_sorting(donor, target, count))
+    donated = bits(donor)
+    with entries_transferred(target, donor, entries, 0.4):
+        for name, parameter in target.named_parameters():
+            ours, theirs = before[name].float(), donated[name].float()
+            moved = (ours + 0.4 * (theirs - ours)).to(own)
+            assert torch.equal(parameter, torch.where(entries[name], moved, before[name]))
+    assert same(bits(target), before)
+
+
+def test_the_entries_of_packed_experts_move_as_their_mask_does(pair):
+    donor, target = pair("mixtral")
+    mask = ChannelMask(
+        {name: torch.arange(m.channels) % 5 == 0 for name, m in channel_modules(target).items()}
+    )
+    entries = {name: torch.zeros(p.shape).bool() for name, p in target.named_parameters()}
+    entries |= {name: each.elements() for name, each in selections(target, mask).items()}
+    fresh = copy.deepcopy(target)
+    transfer_(fresh, donor, mask, 0.7)
+    with entries_transferred(target, donor, entries, 0.7):
+        assert same(bits(target), bits(fresh))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a second device")
+@pytest.mark.parametrize("sides", [("cuda", "cpu"), ("cpu", "cuda")])
+def test_donors_on_another_device_rank_and_move_the_same(pair, sides):
+    donor, target = pair("mixtral")
+    entries = top_entries(donor, target, 900)
+    with entries_transferred(target, donor, entries, 0.4):
+        expected = bits(target)
+    donor, target = donor.to(sides[0]), target.to(sides[1])
+    assert torch.equal(flat(top_entries(donor, target, 900)), flat(entries))
+    with entries_transferred(target, donor, entries, 0.4):
+        for name, parameter in bits(target).items():
+            torch.testing.assert_close(parameter.cpu(), expected[name], rtol=1e-6, atol=1e-7)

@@ -1,3 +1,4 @@
+import copy
 from itertools import permutations
 
 import pytest
@@ -168,3 +169,68 @@ def test_refusals_leave_the_base_as_it_was(family):
         with pytest.raises(ValueError, match=message):
             merge_(base, given, rule)
     assert same_bits(state_of(base), before)
+
+
+EXPERTS = "model.layers.0.mlp.experts.down_proj"
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_collisions_on_packed_experts_follow_their_rule_row_by_row(family, rule):
+    base, contributions = contributions_for(family, "mixtral")
+    read = [
+        model.state_dict()[EXPERTS].flatten(0, 1).clone()
+        for model in (base, *(c[0] for c in contributions))
+    ]
+    claims = torch.stack([mask.channels[EXPERTS] for _, mask, _ in contributions])
+    assert (claims.sum(0) > 1).any() and (claims.sum(0) == 0).any()
+    merged = merge(base, contributions, rule).model.state_dict()[EXPERTS].flatten(0, 1)
+    for channel, row in enumerate(read[0]):
+        steps = [
+            (read[i + 1][channel] - row) * contributions[i][2]
+            for i in claims[:, channel].nonzero().flatten().tolist()
+        ]
+        expected = {
+            "sum": lambda s=steps: sum(s, torch.zeros(24)),
+            "average": lambda s=steps: sum(s, torch.zeros(24)) / max(1, len(s)),
+            "largest": lambda s=steps: max(s, key=torch.norm, default=torch.zeros(24)),
+        }[rule]()
+        torch.testing.assert_close(merged[channel], row + expected)
+        if not steps:
+            assert torch.equal(merged[channel], row)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_one_donor_of_experts_is_a_plain_transfer_and_order_does_not_matter(family, rule):
+    base, contributions = contributions_for(family, "qwen3_moe")
+    results = [state_of(merge(base, order, rule).model) for order in permutations(contributions)]
+    assert all(same_bits(each, results[0]) for each in results)
+    (donor, mask, scale) = contributions[0]
+    merged = merge(base, contributions[:1], rule).model
+    transfer_(base, donor, mask, scale)
+    assert same_bits(state_of(merged), state_of(base))
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(
+    ("given", "own"), [(torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16)]
+)
+def test_donors_of_another_dtype_merge_as_if_they_had_been_widened(family, rule, given, own):
+    base, contributions = contributions_for(family, "mixtral", dtype=given)
+    base = base.to(own)
+    wide = [(copy.deepcopy(donor).float(), *rest) for donor, *rest in contributions]
+    found, expected = (merge(base, each, rule).model for each in (contributions, wide))
+    assert same_bits(state_of(found), state_of(expected))
+    assert {tensor.dtype for tensor in state_of(found).values()} == {own}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a second device")
+@pytest.mark.parametrize("rule", RULES)
+def test_donors_on_another_device_merge_the_same(family, rule):
+    base, contributions = contributions_for(family, "mixtral")
+    expected = state_of(merge(base, contributions, rule).model)
+    for index, (donor, *_) in enumerate(contributions):
+        donor.to("cuda" if index else "cpu")
+    for side in ("cpu", "cuda"):
+        merged = state_of(merge(base.to(side), contributions, rule).model)
+        for name, tensor in merged.items():
+            torch.testing.assert_close(tensor.cpu(), expected[name], rtol=1e-6, atol=1e-6)

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from slow_reference import moving_elements
 from torch import nn
 
 from actlib.channels import channel_modules
@@ -217,3 +218,67 @@ def test_a_selection_does_not_follow_later_changes_to_its_mask(family):
     size = selection.size
     mask.channels["model.norm"].fill_(True)
     assert selection.size == size
+
+
+MIXED = [
+    (torch.bfloat16, torch.float32),
+    (torch.float32, torch.bfloat16),
+    (torch.float16, torch.bfloat16),
+    (torch.bfloat16, torch.float64),
+    (torch.float64, torch.float32),
+]
+
+
+@pytest.mark.parametrize(("given", "own"), MIXED)
+@pytest.mark.parametrize("architecture", ["llama_tied", "qwen2_moe"])
+def test_a_donor_of_another_dtype_gives_what_the_formula_gives(family, architecture, given, own):
+    donor, target = family(architecture, 1, given), family(architecture, 0, own)
+    mask, before, other = mask_for(target), state_of(target), state_of(donor)
+    moving, wide = moving_elements(target, mask), torch.promote_types(own, torch.float32)
+    with transferred(target, donor, mask, 0.7):
+        for name, tensor in target.state_dict().items():
+            ours, theirs = before[name].to(wide), other[name].to(wide)
+            moved = (ours + 0.7 * (theirs - ours)).to(own)
+            assert torch.equal(tensor, torch.where(moving[name], moved, before[name])), name
+    assert same_bits(state_of(target), before) and same_bits(state_of(donor), other)
+
+
+def test_a_channel_of_packed_experts_is_one_row_of_one_expert(pair):
+    donor, target = pair("mixtral")
+    before, other = state_of(target), state_of(donor)
+    mask, name = mask_for(target, only=()), "model.layers.1.mlp.experts.down_proj"
+    mask.channels[name][2 * 16 + 5] = True  # 16 rows an expert
+    transfer_(target, donor, mask, scale=0.5)
+    for key, tensor in target.state_dict().items():
+        changed = (tensor != before[key]).nonzero()
+        assert key == name or not len(changed)
+    assert {
+        tuple(place[:2].tolist()) for place in (target.state_dict()[name] != before[name]).nonzero()
+    } == {(2, 5)}
+    torch.testing.assert_close(
+        target.state_dict()[name][2, 5], (before[name][2, 5] + other[name][2, 5]) / 2
+    )
+
+
+def test_the_share_of_packed_experts_counts_whole_rows(family):
+    model = family("mixtral")
+    mask = mask_for(model, only=("model.layers.0.mlp.experts.gate_up_proj",))
+    total = sum(parameter.numel() for parameter in model.parameters())
+    assert parameter_percent(model, mask) == pytest.approx(100 * mask.count * 16 / total)
+    assert mask.count > 0
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a second device")
+@pytest.mark.parametrize("sides", [("cuda", "cpu"), ("cpu", "cuda"), ("cuda", "cuda")])
+@pytest.mark.parametrize("architecture", ["llama_tied", "qwen2_moe"])
+def test_a_donor_on_another_device_gives_the_same(pair, architecture, sides):
+    donor, target = pair(architecture)
+    mask, before = mask_for(target), state_of(target)
+    with transferred(target, donor, mask, 0.7):
+        expected = state_of(target)
+    moved = donor.to(sides[0]), target.to(sides[1])
+    with transferred(moved[1], moved[0], mask, 0.7):
+        for name, tensor in state_of(target).items():
+            assert tensor.device.type == sides[1]
+            torch.testing.assert_close(tensor.cpu(), expected[name], rtol=1e-6, atol=1e-7)
+    assert same_bits(state_of(target.to("cpu")), before)

@@ -6,7 +6,7 @@ import torch
 
 from actlib.channels import channel_modules
 from actlib.masks import ChannelMask
-from actlib.transfer import selections, transfer_
+from actlib.transfer import selections, transfer_, transferred
 from actlib.walks import moving
 
 
@@ -80,6 +80,41 @@ def test_each_move_is_a_fresh_transfer_and_the_end_is_the_start(pair, architectu
             assert same(bits(target), bits(fresh))
     assert same(bits(target), before)
     assert same(bits(donor), other)
+
+
+@pytest.mark.parametrize(
+    ("given", "own"),
+    [(torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16), (torch.float32,) * 2],
+)
+@pytest.mark.parametrize("architecture", ["llama_tied", "qwen3_moe"])
+def test_experts_and_donors_of_another_dtype_walk_as_they_transfer(
+    family, architecture, given, own
+):
+    donor, target = family(architecture, 1, given), family(architecture, 0, own)
+    before, fresh, held = bits(target), family(architecture, 0, own), None
+    with moving(target, donor) as move:
+        for mask, scale in walk_of(target, seed=3):
+            chosen = elements(target, mask)
+            changing = held[0] ^ chosen if held and scale == held[1] else chosen
+            changing = changing | held[0] if held and scale != held[1] else changing
+            assert move(mask, scale) == int(changing.sum())
+            with transferred(fresh, donor, mask, scale):
+                assert same(bits(target), bits(fresh))
+            held = chosen, scale
+    assert same(bits(target), before)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a second device")
+@pytest.mark.parametrize("sides", [("cuda", "cpu"), ("cpu", "cuda")])
+def test_a_donor_on_another_device_walks_as_it_transfers(pair, sides):
+    donor, target = (model.to(side) for model, side in zip(pair("mixtral"), sides, strict=True))
+    before, fresh = bits(target), copy.deepcopy(target)
+    with moving(target, donor) as move:
+        for mask, scale in walk_of(target, seed=3):
+            move(mask, scale)
+            with transferred(fresh, donor, mask, scale):
+                assert same(bits(target), bits(fresh))
+    assert same(bits(target), before)
 
 
 def test_a_move_writes_what_set_algebra_says(pair, architecture):
