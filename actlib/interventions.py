@@ -29,10 +29,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from actlib.channels import Layout, channel_modules
 from actlib.exchanges import exchange
 from actlib.hooks import editing_hooks, evaluating, output_hooks, rehearsing
 from actlib.masks import ChannelMask, require_fit, require_same_channels
 from actlib.pairing.pairs import require_pair
+from actlib.placement import input_device
 
 ABLATIONS = ("zero", "mean", "resample")
 
@@ -56,9 +58,9 @@ def patched(target: nn.Module, donor: nn.Module, mask: ChannelMask) -> Iterator[
     may bring little.
 
     Raises:
-        ValueError: donor and target do not fit, or the mask is of another model; in a forward, the
-            inputs hold a cache, a module runs more often in the target than in the donor, or its
-            outputs differ in shape.
+        ValueError: donor and target do not fit, or the mask is of another model or holds channels
+            of packed experts; in a forward, the inputs hold a cache, a module runs more often in
+            the target than in the donor, or its outputs differ in shape.
     """
     require_pair(donor, target)
     with _replayed(target, donor, mask, lambda _arguments: lambda _name, values: values):
@@ -93,9 +95,10 @@ def ablated(
         seed: fixes, together with the number of forwards so far, who gives to whom; for "resample".
 
     Raises:
-        ValueError: the mask is of another model, `how` is unknown, or a mean is missing or not
-            finite; for "resample" in a forward, the batch has one item, its inputs hold a cache, an
-            item's real tokens are none or apart, or a module's output is not batch x seq.
+        ValueError: the mask is of another model or holds channels of packed experts, `how` is
+            unknown, or a mean is missing or not finite; for "resample" in a forward, the batch has
+            one item, its inputs hold a cache, an item's real tokens are none or apart, or a
+            module's output is not batch x seq.
     """
     if how not in ABLATIONS:
         raise ValueError(f"unknown ablation {how!r}, expected one of {', '.join(ABLATIONS)}")
@@ -209,10 +212,21 @@ class _Replay:
 
 
 def _chosen(model: nn.Module, mask: ChannelMask) -> dict[str, Int[Tensor, " masked"]]:
-    """Indices of the masked channels, for modules that have any."""
+    """Indices of the masked channels, for modules that have any.
+
+    Raises:
+        ValueError: the mask is of another model, or holds channels of packed experts.
+    """
     require_fit(model, mask)
     chosen = {name: selected.nonzero().flatten() for name, selected in mask.channels.items()}
-    return {name: index for name, index in chosen.items() if len(index)}
+    chosen = {name: index for name, index in chosen.items() if len(index)}
+    modules = channel_modules(model)
+    if packed := [name for name in chosen if modules[name].layout is Layout.PACKED]:
+        raise ValueError(
+            f"an intervention writes the outputs of modules, and the mask holds channels of packed "
+            f"experts, which have none of their own ({packed[0]}); leave these out of the mask"
+        )
+    return chosen
 
 
 def _masked_means(
@@ -254,9 +268,9 @@ def _with_channels(
 def _moved(value: Any, model: nn.Module) -> Any:
     """Tensors of a nest of inputs on the model's device, floating ones in its dtype."""
     if isinstance(value, Tensor):
-        parameter = next(model.parameters())
-        dtype = parameter.dtype if value.is_floating_point() else value.dtype
-        return value.to(parameter.device, dtype)
+        floating = value.is_floating_point()
+        dtype = next(model.parameters()).dtype if floating else value.dtype
+        return value.to(input_device(model), dtype)
     if isinstance(value, dict):
         return {key: _moved(entry, model) for key, entry in value.items()}
     if type(value) in (list, tuple):

@@ -4,22 +4,28 @@
     control = weight_differences(donor, target)                # ranks by parameters instead
     features = record_activations(model, batches, mask)        # per item, for probes
 
-Everything streams: no activation outlives its batch.
+Everything streams: no activation outlives its batch. Two models that do not fit in memory together:
+`actlib.two_passes`.
 """
 
 import hashlib
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
+from actlib.activations import Activations, read_answers
 from actlib.channels import ChannelModule, channel_modules
-from actlib.hooks import AnswerTokens, answer_positions, evaluating, output_hooks, run_model
+from actlib.experts import Routed
+from actlib.hooks import AnswerTokens, evaluating
 from actlib.masks import ChannelMask, require_fit
 from actlib.pairing.pairs import require_pair
+from actlib.parallel import Share
+from actlib.passes import HELD_BYTES, Bar, add_part, bytes_per_token, held_activations, parts
+from actlib.placement import require_in_memory
+from actlib.running_sums import RunningSums
 from actlib.scores import ChannelScores
 
 
@@ -30,6 +36,7 @@ def record_differences(
     *,
     metadata: Mapping[str, str] | None = None,
     progress: bool = False,
+    held_bytes: int = HELD_BYTES,
 ) -> ChannelScores:
     """Mean over answer tokens of |a_donor - a_target|, per channel. Source: ACT, Eq. 2.
 
@@ -38,38 +45,86 @@ def record_differences(
     runs score 0. The same pass keeps the donor's mean activation and its standard deviation over
     the answer tokens (population), which some rankings of `ChannelScores.top` ask for.
 
+    The models may be spread over several devices (``device_map="auto"``) or offloaded to CPU or
+    disk by accelerate: weights are never read here, and what a module gives is summed where it
+    runs. Of packed experts, a token counts as 0 for each expert that it was not sent to, see
+    `actlib.experts`.
+
+    Beside the models and one forward pass, memory holds the donor's activations of one part of a
+    batch (`held_bytes`) and 32 bytes a channel.
+
+    Several processes share the batches, each with both models on its own device, and each returns
+    the scores of all. They differ from those of one process by rounding only::
+
+        # record.py, run by: accelerate launch --num_processes 4 record.py
+        device = accelerate.PartialState().device
+        donor, target = (load(place).to(device) for place in places)
+        scores = record_differences(donor, target, batches)    # the same batches in each process
+        if accelerate.PartialState().is_main_process:
+            scores.save("scores.safetensors")
+
     Args:
         donor: the model that has the ability.
         target: the model that lacks it, of the same architecture.
         batches: mappings of input_ids, attention_mask and answer_mask, each [batch, seq]; other
             entries are ignored.
         metadata: added to the metadata of the scores, such as the ability's name.
-        progress: show a bar over the batches.
+        progress: show a bar over the batches, with tokens a second and the time left.
+        held_bytes: most that is held of the donor's activations. A batch whose answer tokens need
+            more runs in several parts; an item that needs more runs alone.
 
     Raises:
-        ValueError: the models do not fit, there is no batch, an answer span is empty, or an
-            activation is NaN or infinite.
+        ValueError: the models do not fit, there is no batch, an answer span is empty, an activation
+            is NaN or infinite, or the recording failed in another process.
     """
     require_pair(donor, target)
-    modules = channel_modules(target)
-    sums = _RunningSums(modules)
-    digests: list[bytes] = []
-    with evaluating(donor, target):
-        for batch in tqdm(batches, desc="activation differences", disable=not progress):
-            tokens = AnswerTokens.of_batch(batch, first_item=len(digests))
-            sums.add_batch(donor, target, batch, tokens)
-            digests += _item_digests(batch)
+    share, sums = Share.current(), RunningSums(channel_modules(target))
+    most_tokens = held_bytes // bytes_per_token(donor)
+
+    def work() -> list[bytes]:
+        digests: list[bytes] = []
+        shown = progress and share.rank == 0
+        with evaluating(donor, target), Bar(batches, "activation differences", shown=shown) as bar:
+            for part in parts(bar, most_tokens, share):
+                held = held_activations(donor, sums.modules, part)
+                add_part(sums, target, part, lambda name, held=held: _next_of(held, name))
+                digests += part.item_digests()
+                bar.add(part)
+        return digests
+
+    digests = share.together(work)
+    found = pair_metadata(describe_model(donor), describe_model(target))
+    return combined_scores(share, sums, digests, found | dict(metadata or {}))
+
+
+def combined_scores(
+    share: Share, sums: RunningSums, digests: list[bytes], metadata: Mapping[str, str]
+) -> ChannelScores:
+    """Scores out of what every process summed up, the same in each of them.
+
+    Args:
+        share: which of several processes this is.
+        sums: over this one's answer tokens.
+        digests: one for each of its items.
+        metadata: of the pair; that of the data and the method is added beneath it.
+
+    Raises:
+        ValueError: no process had a batch.
+    """
+    digests = [digest for each in share.gathered(digests) for digest in each]
     if not digests:
         raise ValueError("there is no batch to record")
-    found = _pair_metadata(donor, target) | {
+    tokens = sum(share.gathered(sums.tokens))
+    sums.set_state(*(share.summed(part) for part in sums.state()))
+    values, magnitudes, means, spreads = sums.results()
+    found = {
         "method": "activation difference",
         "data_hash": hashlib.sha256(b"".join(sorted(digests))).hexdigest(),
         "items": str(len(digests)),
-        "tokens": str(sums.tokens),
+        "tokens": str(tokens),
     }
-    values, magnitudes, means, spreads = sums.results()
     return ChannelScores(
-        values, magnitudes, sums.tokens, found | (metadata or {}), means=means, spreads=spreads
+        values, magnitudes, tokens, found | dict(metadata), means=means, spreads=spreads
     )
 
 
@@ -80,9 +135,10 @@ def weight_differences(donor: nn.Module, target: nn.Module) -> ChannelScores:
     means and no spreads, since there are no tokens.
 
     Raises:
-        ValueError: the models do not fit.
+        ValueError: the models do not fit, or parameters of one are offloaded.
     """
     require_pair(donor, target)
+    require_in_memory(donor, target)
     ours, theirs = channel_modules(donor), channel_modules(target)
     values, magnitudes = {}, {}
     with torch.no_grad():
@@ -91,7 +147,8 @@ def weight_differences(donor: nn.Module, target: nn.Module) -> ChannelScores:
             norms = [_norm([pair[side] for pair in pairs]) for side in (0, 1)]
             values[name] = _norm([a - b for a, b in pairs])
             magnitudes[name] = (norms[0] + norms[1]) / 2
-    metadata = _pair_metadata(donor, target) | {"method": "weight difference", "tokens": "0"}
+    metadata = pair_metadata(describe_model(donor), describe_model(target))
+    metadata |= {"method": "weight difference", "tokens": "0"}
     return ChannelScores(values, magnitudes, 0, metadata)
 
 
@@ -121,87 +178,6 @@ def record_activations(
     return torch.cat(rows)
 
 
-class _RunningSums:
-    """Sums over answer tokens, by module, stacked as [4, channels].
-
-    The rows are |a_donor - a_target|, (|a_donor| + |a_target|) / 2, a_donor and a_donor squared.
-    """
-
-    def __init__(self, modules: Mapping[str, ChannelModule]) -> None:
-        self.modules = modules
-        self.tokens = 0
-        self.sums: dict[str, Float[Tensor, "4 channels"]] = {}
-        self.counts: dict[str, int] = defaultdict(int)
-
-    def add_batch(
-        self,
-        donor: nn.Module,
-        target: nn.Module,
-        batch: Mapping[str, Tensor],
-        tokens: AnswerTokens,
-    ) -> None:
-        """Add one batch; the donor's activations live until the target's arrive."""
-        located = _Located(tokens)
-        held: dict[str, deque[Tensor]] = defaultdict(deque)
-
-        def hold(name: str, output: Tensor) -> None:
-            held[name].append(located.select(name, output, self.modules[name].channels))
-
-        def subtract(name: str, output: Tensor) -> None:
-            if not held[name]:
-                raise ValueError(f"module {name} runs more often in the target than in the donor")
-            ours = held[name].popleft()
-            theirs = located.select(name, output, self.modules[name].channels)
-            self._add(name, ours.to(theirs.device).float(), theirs.float())
-
-        with output_hooks(donor, self.modules, hold):
-            run_model(donor, batch, tokens)
-        with output_hooks(target, self.modules, subtract):
-            run_model(target, batch, tokens)
-        self.tokens += len(tokens.rows)
-        _require_finite(self.sums)
-
-    def results(self) -> list[dict[str, Float[Tensor, " channels"]]]:
-        """Values, magnitudes, donor's means and spreads in float32 on the CPU, in module order."""
-        found = {name: self._result(name, each.channels) for name, each in self.modules.items()}
-        return [{name: rows[part].clone() for name, rows in found.items()} for part in range(4)]
-
-    def _result(self, name: str, channels: int) -> Float[Tensor, "4 channels"]:
-        if name not in self.sums:
-            return torch.zeros(4, channels)
-        rows = self.sums[name].cpu().double() / self.counts[name]
-        # Rounding can leave a constant channel slightly below 0.
-        rows[3] = (rows[3] - rows[2].square()).clamp_min(0).sqrt()
-        return rows.float()
-
-    def _add(self, name: str, ours: Tensor, theirs: Tensor) -> None:
-        difference = (ours - theirs).abs_().sum(dim=0)
-        size = (ours.abs().sum(dim=0) + theirs.abs().sum(dim=0)) / 2
-        # Squares of deviations from the batch's mean keep in float32 what squares of a channel
-        # far from zero would lose; the mean's own square is added in the wider type.
-        mean = ours.mean(dim=0)
-        variance = (ours - mean).square_().mean(dim=0)
-        wide = torch.float32 if difference.device.type == "mps" else torch.float64
-        mean, variance = mean.to(wide), variance.to(wide)
-        rows = [difference, size, mean * len(ours), (variance + mean.square()) * len(ours)]
-        rows = torch.stack([row.to(wide) for row in rows])
-        self.sums[name] = self.sums[name].add_(rows) if name in self.sums else rows
-        self.counts[name] += len(ours)
-
-
-class _Located:
-    """Answer tokens copied once to each device that asks, so that no module waits for the host."""
-
-    def __init__(self, tokens: AnswerTokens) -> None:
-        self._on = {tokens.rows.device: tokens}
-        self._first = tokens
-
-    def select(self, name: str, output: Tensor, channels: int) -> Float[Tensor, "tokens channels"]:
-        if output.device not in self._on:
-            self._on[output.device] = self._first.to(output.device)
-        return self._on[output.device].select(name, output, channels)
-
-
 def _item_means(
     model: nn.Module,
     batch: Mapping[str, Tensor],
@@ -209,50 +185,39 @@ def _item_means(
     chosen: Mapping[str, Tensor],
     channels: ChannelMask,
 ) -> Float[Tensor, "items masked"]:
-    located = _Located(tokens)
+    items = tokens.shape[0]
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = defaultdict(int)
 
-    def collect(name: str, output: Tensor) -> None:
-        selected = located.select(name, output, channels.channels[name].numel())
-        per_token = selected[:, chosen[name].to(output.device)].float()
-        repeats = len(per_token) // len(tokens.rows)  # heads of a norm applied to each head
-        rows = tokens.rows.to(output.device).repeat_interleave(repeats)
-        sums.setdefault(name, per_token.new_zeros(tokens.shape[0], per_token.shape[1]))
-        sums[name].index_add_(0, rows, per_token)
-        counts[name] += repeats
+    def collect(name: str, found: Activations) -> None:
+        device = found.values.device if isinstance(found, Routed) else found.device
+        rows, index = tokens.rows.to(device), chosen[name].to(device)
+        sums.setdefault(name, torch.zeros(items, len(index), device=device))
+        if isinstance(found, Routed):
+            groups = rows[found.tokens] * found.total + found.experts
+            wide = found.mapped(Tensor.float).summed(groups, items * found.total)
+            sums[name] += wide.view(items, -1)[:, index]
+            counts[name] += 1
+        else:
+            repeats = len(found) // len(rows)  # heads of a norm applied to each head
+            sums[name].index_add_(0, rows.repeat_interleave(repeats), found[:, index].float())
+            counts[name] += repeats
 
-    with output_hooks(model, chosen, collect):
-        run_model(model, batch, tokens)
-    _require_finite(sums)
-    per_item = torch.bincount(tokens.rows, minlength=tokens.shape[0]).cpu()[:, None]
-    parts = [
-        sums[name].cpu() / (per_item * counts[name])
-        if name in sums
-        else torch.zeros(tokens.shape[0], len(index))
-        for name, index in chosen.items()
-    ]
+    modules = channel_modules(model)
+    read_answers(model, {name: modules[name] for name in chosen}, batch, tokens, collect)
+    per_item = torch.bincount(tokens.rows, minlength=items).cpu()[:, None]
+    parts = []
+    for name, index in chosen.items():
+        part = sums[name].cpu() if name in sums else torch.zeros(items, len(index))
+        if not part.isfinite().all():
+            raise ValueError(f"module {name} gave NaN or infinite activations")
+        parts.append(part / (per_item * max(counts[name], 1)))
     return torch.cat(parts, dim=1)
 
 
-def _item_digests(batch: Mapping[str, Tensor]) -> list[bytes]:
-    """One hash per item over its real tokens and answer marks, whatever its padding."""
-    marks = answer_positions(batch).long()
-    both = torch.stack([batch["input_ids"].long(), marks], dim=-1).cpu()
-    real = batch["attention_mask"].bool().cpu()
-    return [
-        hashlib.sha256(item[kept].numpy().tobytes()).digest()
-        for item, kept in zip(both, real, strict=True)
-    ]
-
-
-def _require_finite(sums: Mapping[str, Tensor]) -> None:
-    """Refuse NaN and infinity with one wait for the device, not one per module."""
-    device = next(iter(sums.values())).device
-    totals = [total.sum().to(device) for total in sums.values()]
-    if not torch.stack(totals).isfinite().all():
-        name = next(name for name, total in sums.items() if not total.isfinite().all())
-        raise ValueError(f"module {name} gave NaN or infinite activations")
+def _next_of(held: dict[str, list[Activations]], name: str) -> Activations | None:
+    """The first that is held of a module, which is let go of with it."""
+    return held[name].pop(0) if held.get(name) else None
 
 
 def _parameter_pairs(ours: ChannelModule, theirs: ChannelModule) -> list[tuple[Tensor, Tensor]]:
@@ -270,13 +235,19 @@ def _norm(parts: list[Float[Tensor, "channels _"]]) -> Float[Tensor, " channels"
     return sum(part.square().sum(dim=1) for part in parts).sqrt().cpu()
 
 
-def _pair_metadata(donor: nn.Module, target: nn.Module) -> dict[str, str]:
-    dtypes = {
-        str(next(model.parameters()).dtype).removeprefix("torch.") for model in (donor, target)
+def describe_model(model: nn.Module) -> dict[str, str]:
+    """Name, revision and dtype of a model, for the metadata of scores; empty where unknown."""
+    config = getattr(model, "config", None)
+    return {
+        "name": getattr(config, "name_or_path", "") or "",
+        "revision": getattr(config, "_commit_hash", None) or "",
+        "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
     }
-    found = {"dtype": "/".join(sorted(dtypes))}
+
+
+def pair_metadata(donor: Mapping[str, str], target: Mapping[str, str]) -> dict[str, str]:
+    """Metadata of scores out of what `describe_model` gives for the two models."""
+    found = {"dtype": "/".join(sorted({donor["dtype"], target["dtype"]}))}
     for role, model in (("donor", donor), ("target", target)):
-        config = getattr(model, "config", None)
-        found[role] = getattr(config, "name_or_path", "") or ""
-        found[f"{role}_revision"] = getattr(config, "_commit_hash", None) or ""
+        found |= {role: model["name"], f"{role}_revision": model["revision"]}
     return found

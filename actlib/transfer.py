@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from actlib.channels import channel_modules
 from actlib.masks import ChannelMask, require_fit
 from actlib.pairing.pairs import require_pair
+from actlib.placement import require_in_memory
 
 Index = tuple[Tensor | slice, ...]
 
@@ -165,10 +166,12 @@ def transfer_(target: nn.Module, donor: nn.Module, mask: ChannelMask, scale: flo
             the value reported to work without fine-tuning.
 
     Raises:
-        ValueError: the models do not fit, the mask is of another model, or the scale is not finite.
+        ValueError: the models do not fit, parameters of one are offloaded (see
+            `transfer_checkpoint`), the mask is of another model, or the scale is not finite.
             Nothing is changed then.
     """
     require_pair(donor, target)
+    require_in_memory(donor, target)
     require_scale(scale)
     chosen = selections(target, mask)
     parameters, donated = dict(target.named_parameters()), dict(donor.named_parameters())

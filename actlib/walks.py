@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from actlib.masks import ChannelMask
 from actlib.pairing.pairs import require_pair
+from actlib.placement import require_in_memory
 from actlib.transfer import Selection, interpolated, require_scale, selections
 
 Move = Callable[[ChannelMask, float], int]
@@ -42,10 +43,12 @@ def moving(target: nn.Module, donor: nn.Module) -> Iterator[Move]:
         donor: the model that has the ability.
 
     Raises:
-        ValueError: the models do not fit. From `move`: the mask is of another model, the scale is
-            not finite, or the block has ended; nothing is changed then.
+        ValueError: the models do not fit, or parameters of one are offloaded. From `move`: the mask
+            is of another model, the scale is not finite, or the block has ended; nothing is changed
+            then.
     """
     require_pair(donor, target)
+    require_in_memory(donor, target)
     walk = _Walk(target, donor)
     try:
         yield walk.move

@@ -30,8 +30,6 @@ LEFT_OUT = {
 
 EXPERTS = ("mixtral", "qwen2_moe", "qwen3_moe")
 PENDING = {
-    "test_scores_are_those_of_everything_stored": (*EXPERTS, "gemma3"),
-    "test_activations_by_item_are_means_over_its_answer": (*EXPERTS, "gemma3"),
     "test_the_folder_of_a_transfer_loads_as_the_transfer_in_memory": EXPERTS,
     "test_the_report_on_folders_is_that_of_the_models": EXPERTS,
 }
@@ -39,7 +37,7 @@ PENDING = {
 
 @pytest.fixture(autouse=True)
 def pending(request):
-    """Mark what recording and files do not yet do of packed experts and of heads before tokens."""
+    """Mark what files do not yet do of packed experts."""
     waiting = PENDING.get(request.node.originalname, ())
     if "any_architecture" in request.fixturenames:
         if request.getfixturevalue("any_architecture") in waiting:
