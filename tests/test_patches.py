@@ -7,6 +7,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 import actlib.files.patches
+import actlib.files.patching
 from actlib.channels import channel_modules
 from actlib.files.checkpoints import transfer_checkpoint
 from actlib.files.patches import apply_patch, inspect_patch, make_patch, revert_patch
@@ -37,7 +38,11 @@ def contents(folder):
 
 
 def weights(folder):
-    return {name: data for name, data in contents(folder).items() if not name.startswith("act_")}
+    return {
+        name: data
+        for name, data in contents(folder).items()
+        if not name.startswith(("act_", "README"))
+    }
 
 
 def bits(model):
@@ -468,7 +473,7 @@ def test_nothing_half_made_is_left_after_an_error(folders, make, tmp_path, monke
     def fail(*_args):
         raise error
 
-    monkeypatch.setattr(actlib.files.patches, "_write", fail)
+    monkeypatch.setattr(actlib.files.patching, "write_changed", fail)
     with pytest.raises(error):
         apply_patch(tmp_path / "target", path, tmp_path / "out")
     assert sorted(each.name for each in tmp_path.iterdir()) == there

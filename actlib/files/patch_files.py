@@ -3,30 +3,37 @@
 with open_patch("maths.safetensors") as patch:
     for name in patch.parts:
         selection = patch.selection(name)
-        for index, values in patch.pieces(selection, "after"):
+        for slab, values in patch.values(selection, "after"):
             ...
 
-For a parameter NAME the file holds `NAME.rows` and `NAME.columns`, the selected indices, and for
-each piece k of `Selection.pieces` the values `NAME.after.k`, and `NAME.before.k` where the patch
-can be reverted. The metadata entry `tensors` has SHA-256 of the values before and after.
+For a parameter NAME the file holds `NAME.rows` and `NAME.columns`, the selected indices (rows are
+those of a matrix [all dimensions but the last, last]), and for each piece k of `Selection.pieces`
+the values `NAME.after.k`, and `NAME.before.k` where the patch can be reverted. The metadata entry
+`tensors` has SHA-256 of the values before and after, `actlib` the number of this format.
 """
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from actlib.files.checkpoints import DTYPES
-from actlib.transfer import Index, Selection
+from actlib.files.headers import DTYPES
+from actlib.files.slabs import Slab, whole_slabs
+from actlib.files.writing import file_beside
+from actlib.transfer import Selection
 
 KIND = "AbilityPatch"
+FORMAT = 1
+"""Number of the format written; files of a higher one are refused."""
 # Entries that the file's own content decides; those who make a patch cannot set them.
 RESERVED = frozenset(
     ("actlib", "tensors", "reversible", "parameters", "scale", "mask_sha256", "channels")
@@ -86,12 +93,13 @@ class Edit:
     Attributes:
         selection: the elements that change.
         dtype: the tensor's type by its safetensors name.
-        values: called once; gives (before, after) for each piece of the selection.
+        values: gives (slab, before, after) for slabs that make up the pieces of the selection, in
+            their order.
     """
 
     selection: Selection
     dtype: str
-    values: Callable[[], Iterable[tuple[Tensor, Tensor]]]
+    values: Callable[[], Iterable[tuple[Slab, Tensor, Tensor]]]
 
 
 class PatchFile:
@@ -111,9 +119,7 @@ class PatchFile:
         """
         self.path, self._file = path, file
         metadata = dict(file.metadata() or {})
-        kind = json.loads(metadata.pop("actlib", "{}")).get("kind", "no actlib data")
-        if kind != KIND:
-            raise ValueError(f"{path} holds {kind}, not {KIND}")
+        self._require_readable(metadata.pop("actlib", "{}"))
         try:
             table = json.loads(metadata.pop("tensors"))
             self.parts = {
@@ -124,6 +130,8 @@ class PatchFile:
             tensors = {name: part.elements for name, part in self.parts.items()}
             elements = sum(tensors.values())
             percent = 100 * elements / int(metadata["parameters"])
+            if any(part.dtype not in DTYPES for part in self.parts.values()):
+                raise ValueError("a type of numbers that is no float")
         except (KeyError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
             raise self._damaged(f"its metadata: {error!r}") from error
         size = path.stat().st_size
@@ -136,9 +144,12 @@ class PatchFile:
             ValueError: the file's indices are not those of such a tensor.
         """
         part, sides = self.parts[name], []
-        for side, size in zip(("rows", "columns"), part.shape, strict=False):
-            index = self._file.get_tensor(f"{name}.{side}")
-            if index.dtype != torch.int64 or ((index < 0) | (index >= size)).any():
+        sizes = (math.prod(part.shape[:-1] or part.shape), *part.shape[-1:])
+        for side, size in zip(("rows", "columns"), sizes[: len(part.shape)], strict=False):
+            index = self._tensor(f"{name}.{side}")
+            if index.dtype != torch.int64 or index.ndim != 1:
+                raise self._damaged(f"the {side} of {name}")
+            if len(index) and (index.min() < 0 or index.max() >= size):
                 raise self._damaged(f"the {side} of {name}")
             sides.append(torch.zeros(size, dtype=torch.bool))
             sides[-1][index] = True
@@ -147,31 +158,54 @@ class PatchFile:
             raise self._damaged(f"the indices of {name}")
         return selection
 
-    def pieces(self, selection: Selection, side: str) -> Iterator[tuple[Index, Tensor]]:
-        """Index and values of each piece, `before` or `after` the patch.
+    def values(self, selection: Selection, side: str) -> Iterator[tuple[Slab, Tensor]]:
+        """Values of each piece, `before` or `after` the patch, mapped from the file.
+
+        Yields:
+            A slab that is the whole piece, and its values [rows, columns].
 
         Raises:
             ValueError: the stored values are not of the selection's shape and type.
         """
         name = selection.name
-        for number, index in enumerate(selection.pieces()):
-            values = self._file.get_tensor(f"{name}.{side}.{number}")
-            if tuple(values.shape) != _piece_shape(index, selection.shape):
+        for slab in whole_slabs(selection):
+            values = self._tensor(f"{name}.{side}.{slab.piece}")
+            if tuple(values.shape) != _piece_shape(slab, selection):
                 raise self._damaged(f"the values of {name}")
-            if values.dtype != DTYPES.get(self.parts[name].dtype):
+            if values.dtype != DTYPES[self.parts[name].dtype]:
                 raise self._damaged(f"the values of {name}")
-            yield index, values
+            yield slab, values.view(len(slab.rows), -1)
 
-    def check(self, selection: Selection) -> None:
+    def check(self, selection: Selection, side: str) -> None:
         """Refuse a file whose values are not those that its metadata hashes.
 
         Raises:
             ValueError: names the tensor.
         """
-        for side in ("before", "after") if self.info.reversible else ("after",):
-            found = digest(values for _, values in self.pieces(selection, side))
-            if found != getattr(self.parts[selection.name], side):
-                raise self._damaged(f"the values of {selection.name} {side} the patch")
+        found = digest(values for _, values in self.values(selection, side))
+        if found != getattr(self.parts[selection.name], side):
+            raise self._damaged(f"the values of {selection.name} {side} the patch")
+
+    def _tensor(self, key: str) -> Tensor:
+        try:
+            return self._file.get_tensor(key)
+        except SafetensorError as error:
+            raise self._damaged(f"it has no tensor {key}") from error
+
+    def _require_readable(self, header: str) -> None:
+        """Refuse other kinds of files, and formats that this version does not know."""
+        try:
+            told = json.loads(header)
+            kind, number = told.get("kind", "no actlib data"), told.get("format", 1)
+        except (ValueError, AttributeError) as error:
+            raise self._damaged(f"its metadata: {error!r}") from error
+        if kind != KIND:
+            raise ValueError(f"{self.path} holds {kind}, not {KIND}")
+        if not isinstance(number, int) or number > FORMAT:
+            raise ValueError(
+                f"the patch {self.path} is of format {number}, and this version of actlib reads "
+                f"formats up to {FORMAT}; a newer one is needed"
+            )
 
     def _damaged(self, what: str) -> ValueError:
         return ValueError(f"the patch {self.path} is damaged: {what}")
@@ -197,12 +231,11 @@ def open_patch(path: str | os.PathLike) -> Iterator[PatchFile]:
 def write_patch(
     path: str | os.PathLike, metadata: Mapping[str, str], edits: Iterable[Edit], reversible: bool
 ) -> None:
-    """Write a patch, whole or not at all, with the values of one tensor in memory at a time.
+    """Write a patch, whole or not at all, with the values of one slab in memory at a time.
 
     The hashes stand in the header, before the values, and are known only after them. So the header
     is written twice, first with zeros in their place.
     """
-    path = Path(path)
     # Wide types first keeps every tensor aligned in the file, as readers expect.
     edits = sorted(edits, key=lambda edit: -DTYPES[edit.dtype].itemsize)
     sides = ("after", "before") if reversible else ("after",)
@@ -211,22 +244,17 @@ def write_patch(
         edit.selection.name: Part(edit.selection.shape, edit.dtype, edit.selection.size)
         for edit in edits
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as stream:
-            stream.write(_header(metadata, parts, layout))
-            for edit in edits:
-                for index in _indices(edit.selection).values():
-                    stream.write(_raw(index))
-            for edit in edits:
-                part, hashes = parts[edit.selection.name], _write_values(stream, edit, sides)
-                parts[edit.selection.name] = Part(part.shape, part.dtype, part.elements, **hashes)
-            stream.seek(0)
-            stream.write(_header(metadata, parts, layout))
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with file_beside(Path(path)) as unfinished, unfinished.open("wb") as stream:
+        start = stream.write(_header(metadata, parts, layout))
+        for edit in edits:
+            for index in _indices(edit.selection).values():
+                stream.write(_raw(index))
+        places = {key: start + entry["data_offsets"][0] for key, entry in layout.items()}
+        for edit in edits:
+            part, hashes = parts[edit.selection.name], _write_values(stream, edit, sides, places)
+            parts[edit.selection.name] = Part(part.shape, part.dtype, part.elements, **hashes)
+        stream.seek(0)
+        stream.write(_header(metadata, parts, layout))
 
 
 def digest(values: Iterable[Tensor]) -> str:
@@ -237,11 +265,16 @@ def digest(values: Iterable[Tensor]) -> str:
     return state.hexdigest()
 
 
-def _write_values(stream, edit: Edit, sides: tuple[str, ...]) -> dict[str, str]:
+def _write_values(
+    stream: BinaryIO, edit: Edit, sides: tuple[str, ...], places: Mapping[str, int]
+) -> dict[str, str]:
+    """Write the values of one tensor to their places; SHA-256 of each side."""
     states = {"before": hashlib.sha256(), "after": hashlib.sha256()}
-    for before, after in edit.values():
+    for slab, before, after in edit.values():
         found = {"before": _raw(before), "after": _raw(after)}
+        width = len(found["after"]) // len(slab.rows)
         for side in sides:
+            stream.seek(places[f"{edit.selection.name}.{side}.{slab.piece}"] + slab.start * width)
             stream.write(found[side])
         for side, state in states.items():
             state.update(found[side])
@@ -255,10 +288,10 @@ def _layout(edits: list[Edit], sides: tuple[str, ...]) -> dict[str, dict]:
         for side, index in _indices(edit.selection).items():
             entries[f"{edit.selection.name}.{side}"] = ("I64", (len(index),), 8)
     for edit in edits:
-        for number, index in enumerate(edit.selection.pieces()):
-            shape = _piece_shape(index, edit.selection.shape)
+        for slab in whole_slabs(edit.selection):
+            shape = _piece_shape(slab, edit.selection)
             for side in sides:
-                key = f"{edit.selection.name}.{side}.{number}"
+                key = f"{edit.selection.name}.{side}.{slab.piece}"
                 entries[key] = (edit.dtype, shape, DTYPES[edit.dtype].itemsize)
     layout, end = {}, 0
     for key, (dtype, shape, itemsize) in entries.items():
@@ -270,7 +303,7 @@ def _layout(edits: list[Edit], sides: tuple[str, ...]) -> dict[str, dict]:
 def _header(metadata: Mapping[str, str], parts: dict[str, Part], layout: dict) -> bytes:
     """Length and JSON header, padded to a multiple of 8 bytes."""
     own = {
-        "actlib": json.dumps({"kind": KIND, "format": 1}),
+        "actlib": json.dumps({"kind": KIND, "format": FORMAT}),
         "tensors": json.dumps({name: asdict(part) for name, part in parts.items()}),
     }
     text = json.dumps({"__metadata__": {**own, **metadata}, **layout}).encode()
@@ -283,9 +316,10 @@ def _indices(selection: Selection) -> dict[str, Tensor]:
     return {side: flags.nonzero().flatten() for side, flags in sides.items() if flags is not None}
 
 
-def _piece_shape(index: Index, shape: tuple[int, ...]) -> tuple[int, ...]:
-    rows = shape[0] if isinstance(index[0], slice) else len(index[0])
-    return (rows, *(shape[1:] if len(index) == 1 else (len(index[1]),)))
+def _piece_shape(slab: Slab, selection: Selection) -> tuple[int, ...]:
+    if selection.columns is None:
+        return (len(slab.rows),)
+    return (len(slab.rows), selection.shape[-1] if slab.columns is None else len(slab.columns))
 
 
 def _raw(tensor: Tensor) -> memoryview:

@@ -8,40 +8,25 @@
 
 A patch fits one target only: it holds SHA-256 of the elements that it replaces, and is refused
 where they differ. So patches of disjoint elements apply in any order, and overlapping ones only in
-the order in which they were made. Models are read tensor by tensor, never whole.
+the order in which they were made. Models are read a few megabytes at a time, never whole.
 """
 
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from torch import Tensor, nn
 
-import actlib
-from actlib.files import checkpoints
-from actlib.files.checkpoints import StoredTensor, empty_model, planned, renamed, stored_tensors
-from actlib.files.patch_files import (
-    DTYPES,
-    RESERVED,
-    Edit,
-    PatchFile,
-    PatchInfo,
-    digest,
-    open_patch,
-    write_patch,
-)
-from actlib.masks import ChannelMask, shortened
-from actlib.pairing.pairs import require_pair
+from actlib.files import notes
+from actlib.files.folders import open_folder, planned, public_name, require_matching
+from actlib.files.layouts import StoredParameter
+from actlib.files.patch_files import RESERVED, Edit, PatchInfo, digest, open_patch, write_patch
+from actlib.files.patching import move_folder, move_model
+from actlib.files.slabs import OpenFiles, Slab, read, slabs_of
+from actlib.masks import ChannelMask
 from actlib.transfer import Selection, interpolated, require_scale, selections
-
-_NOTE = "act_patches.json"
-_LIBRARIES = ("torch", "transformers", "safetensors")
 
 
 def make_patch(
@@ -82,22 +67,20 @@ def make_patch(
         raise ValueError(f"a patch is one file, and {path} is a folder")
     if mask.count == 0:
         raise ValueError("a patch needs at least one masked channel, and the mask is empty")
-    roles = {"target": target_folder.resolve().name, "donor": donor_folder.resolve().name}
+    roles = {"target": public_name(target_folder), "donor": public_name(donor_folder)}
     told = {key: mask.metadata[key] for key in ("ability", "ranking") if key in mask.metadata}
     told = _shareable({**roles, **told, **(metadata or {})})
-    stored, donated = stored_tensors(target_folder), stored_tensors(donor_folder)
-    target, donor = empty_model(target_folder), empty_model(donor_folder)
-    require_pair(donor, target, *checkpoints.tokenizers_of(donor_folder, target_folder))
-    plan = planned(
-        selections(target, mask), target, renamed(stored, target), renamed(donated, donor)
-    )
-    edits: dict[str, Edit] = {}
-    for selection, ours, theirs in plan:
-        open_pair = partial(_opened, ours, target_folder), partial(_opened, theirs, donor_folder)
-        edit = Edit(selection, ours.dtype, partial(_changes, selection, *open_pair, scale))
-        _require_same_copies(edits.setdefault(selection.name, edit), edit)
-    told |= _description(mask, scale, sum(each.numel() for each in target.parameters()))
-    write_patch(path, told, edits.values(), reversible)
+    target = open_folder(target_folder)
+    donor = open_folder(donor_folder, like=target)
+    require_matching(donor, target)
+    with OpenFiles(target_folder) as files, OpenFiles(donor_folder) as donated:
+        edits: dict[str, Edit] = {}
+        for selection, ours, theirs in planned(selections(target.model, mask), target, donor):
+            values = partial(_changes, selection, (files, ours), (donated, theirs), scale)
+            edit = Edit(selection, ours.dtype, values)
+            _require_same_copies(edits.setdefault(selection.name, edit), edit)
+        told |= _description(mask, scale, sum(each.numel() for each in target.model.parameters()))
+        write_patch(path, told, edits.values(), reversible)
     return inspect_patch(path)
 
 
@@ -108,12 +91,15 @@ def apply_patch(
 ) -> Path | None:
     """Give a target the patch's values.
 
+    The target must hold, bit for bit, the values that the patch replaces: they are compared with
+    those in the patch, or where it was made without them, by SHA-256.
+
     Args:
         folder_or_model: the model folder, which stays as it is, or a model, which is changed.
         path: the patch.
         out: folder to write, absent or empty, for a model folder. It appears whole or not at all,
             with the same weights as `transfer_checkpoint` writes and all other files of the target;
-            `act_patches.json` in it lists the patches applied.
+            `act_patches.json` in it lists the patches applied, and so does its model card.
 
     Returns:
         The path of the output folder; None for a model.
@@ -123,8 +109,7 @@ def apply_patch(
             made for (the tensor is named), the patch is already applied, or the output is taken.
             Nothing is changed then.
     """
-    with open_patch(path) as patch:
-        return _move(folder_or_model, patch, out, ("before", "after"))
+    return _move(folder_or_model, path, out, ("before", "after"))
 
 
 def revert_patch(
@@ -146,10 +131,7 @@ def revert_patch(
         ValueError: as `apply_patch`; the values are not the patch's, or the patch was made without
             the original values. Nothing is changed then.
     """
-    with open_patch(path) as patch:
-        if not patch.info.reversible:
-            raise ValueError(f"{path} cannot be reverted: it was made without the original values")
-        return _move(folder_or_model, patch, out, ("after", "before"))
+    return _move(folder_or_model, path, out, ("after", "before"))
 
 
 def inspect_patch(path: str | os.PathLike) -> PatchInfo:
@@ -162,36 +144,36 @@ def inspect_patch(path: str | os.PathLike) -> PatchInfo:
         return patch.info
 
 
-def _opened(found: Tensor | StoredTensor, folder: Path | None, writable: bool = False) -> Tensor:
-    return found.open(folder, writable) if isinstance(found, StoredTensor) else found.detach()
-
-
-def _changes(selection: Selection, ours, theirs, scale: float) -> Iterator[tuple[Tensor, Tensor]]:
-    """Values before and after of each piece; the files are opened only now."""
-    target, donor = ours(), theirs()
-    for index in selection.pieces():
-        yield target[index], interpolated(target[index], donor[index], scale)
+def _changes(
+    selection: Selection,
+    ours: tuple[OpenFiles, StoredParameter],
+    theirs: tuple[OpenFiles, StoredParameter],
+    scale: float,
+) -> Iterator[tuple[Slab, Tensor, Tensor]]:
+    """Slabs with their values before and after."""
+    for slab in slabs_of(ours[1], selection):
+        before = read(*ours, slab)
+        yield slab, before, interpolated(before, read(*theirs, slab), scale)
 
 
 def _require_same_copies(first: Edit, second: Edit) -> None:
     """A patch holds a tied tensor once, so copies of it in the files must agree."""
     if first is second:
         return
-    hashes = {digest(before for before, _ in edit.values()) for edit in (first, second)}
+    hashes = {digest(before for _, before, _ in edit.values()) for edit in (first, second)}
     if first.dtype != second.dtype or len(hashes) > 1:
         name = first.selection.name
         raise ValueError(f"the target's files hold {name} twice, with different values")
 
 
 def _description(mask: ChannelMask, scale: float, parameters: int) -> dict[str, str]:
-    libraries = {"actlib": actlib.__version__, **{name: version(name) for name in _LIBRARIES}}
     return {
         "mask_sha256": mask.digest,
         "channels": str(mask.count),
         "channel_percent": repr(mask.percent),
         "scale": repr(float(scale)),
         "parameters": str(parameters),
-        "created_with": json.dumps(libraries),
+        "created_with": json.dumps(notes.libraries()),
     }
 
 
@@ -210,119 +192,21 @@ def _shareable(metadata: Mapping[str, str]) -> dict[str, str]:
 
 def _move(
     place: str | os.PathLike | nn.Module,
-    patch: PatchFile,
+    path: str | os.PathLike,
     out: str | os.PathLike | None,
     sides: tuple[str, str],
 ) -> Path | None:
     """Take a target from one side of the patch (before, after) to the other."""
-    if isinstance(place, nn.Module):
-        if out is not None:
-            raise ValueError("a model in memory is changed in place, so `out` must not be given")
-        found = _fitted(patch, place, None)
-        _require_state(patch, found, None, sides)
-        _write(patch, found, None, sides[1])
-        return None
-    if out is None:
+    in_memory = isinstance(place, nn.Module)
+    if in_memory and out is not None:
+        raise ValueError("a model in memory is changed in place, so `out` must not be given")
+    if not in_memory and out is None:
         raise ValueError(f"`out` must name the folder to write, because {place} stays as it is")
-    folder, out = Path(place), Path(out)
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        raise ValueError(f"the output folder {out} exists and is not empty")
-    stored = stored_tensors(folder)
-    found = _fitted(patch, empty_model(folder), stored)
-    _require_state(patch, found, folder, sides)
-    note = _noted(patch, folder, sides)
-    with _appearing(out) as unfinished:
-        checkpoints.copy_folder(folder, unfinished)
-        _write(patch, found, unfinished, sides[1])
-        if note:
-            (unfinished / _NOTE).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
-        else:
-            (unfinished / _NOTE).unlink(missing_ok=True)
-    return out
-
-
-def _fitted(
-    patch: PatchFile, model: nn.Module, stored: Mapping[str, StoredTensor] | None
-) -> list[tuple[Selection, Tensor | StoredTensor]]:
-    """What the patch selects, beside the model's own tensors or those that its files store."""
-    parameters = dict(model.named_parameters())
-    total, expected = sum(each.numel() for each in parameters.values()), patch.info.metadata
-    if str(total) != expected["parameters"]:
-        wanted = expected["parameters"]
-        raise ValueError(f"the patch is of a model with {wanted} parameters, this one has {total}")
-    for name, part in patch.parts.items():
-        if name not in parameters or tuple(parameters[name].shape) != part.shape:
-            wanted = " x ".join(map(str, part.shape))
-            raise ValueError(f"the patch is of a model with {name} of {wanted}, this one has none")
-    chosen = {name: patch.selection(name) for name in patch.parts}
-    if stored is None:
-        found = [(selection, parameters[name]) for name, selection in chosen.items()]
-    else:
-        named = renamed(stored, model)
-        found = [(selection, ours) for selection, ours, _ in planned(chosen, model, named, named)]
-    for selection, tensor in found:
-        held = DTYPES[tensor.dtype] if isinstance(tensor, StoredTensor) else tensor.dtype
-        wanted = DTYPES.get(patch.parts[selection.name].dtype)
-        if held != wanted:
-            raise ValueError(f"{selection.name} is {held}, and the patch is made for {wanted}")
-    return found
-
-
-def _require_state(
-    patch: PatchFile, found: list, folder: Path | None, sides: tuple[str, str]
-) -> None:
-    """Refuse a target that is not on the first side of the patch, and a damaged patch."""
-    wrong, moved = [], True  # `moved`: everything is on the second side.
-    for selection, tensor in found:
-        patch.check(selection)
-        part, held = patch.parts[selection.name], _opened(tensor, folder)
-        now = digest(held[index] for index in selection.pieces())
-        moved = moved and now == getattr(part, sides[1])
-        if now != getattr(part, sides[0]):
-            wrong.append(selection.name)
-    if wrong and moved:
-        done = "already applied to" if sides[1] == "after" else "not applied to"
-        raise ValueError(f"the patch {patch.path} is {done} this target")
-    if wrong:
-        raise ValueError(
-            f"the target does not hold the values that it had {sides[0]} the patch {patch.path} "
-            f"(their SHA-256 differs): {shortened(wrong, 3)}"
-        )
-
-
-def _write(patch: PatchFile, found: list, folder: Path | None, side: str) -> None:
-    for selection, tensor in found:
-        held = _opened(tensor, folder, writable=True)
-        for index, values in patch.pieces(selection, side):
-            held[index] = values.to(held.device)
-
-
-def _noted(patch: PatchFile, folder: Path, sides: tuple[str, str]) -> list[dict]:
-    """The folder's list of applied patches, with this one added or taken away."""
-    path, told = folder / _NOTE, patch.info.metadata
-    entry = {key: told[key] for key in ("target", "donor", "mask_sha256", "scale") if key in told}
-    try:
-        listed = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-        if not isinstance(listed, list):
-            raise ValueError("no list")
-    except ValueError as error:
-        raise ValueError(f"{path} is not a list of patches: {error}") from error
-    if sides[1] == "after":
-        return [*listed, entry]
-    if entry in listed:
-        listed.remove(entry)
-    return listed
-
-
-@contextmanager
-def _appearing(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that takes its name at the end, or goes away after an error."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
-        yield unfinished
-        unfinished.chmod(0o755)  # Temporary folders are private.
-        unfinished.replace(out)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
+    with open_patch(path) as patch:
+        if sides[1] == "before" and not patch.info.reversible:
+            raise ValueError(f"{path} cannot be reverted: it was made without the original values")
+        if in_memory:
+            move_model(place, patch, sides)
+            return None
+        move_folder(Path(place), patch, Path(out), sides)
+        return Path(out)

@@ -23,15 +23,9 @@ from transformers import (
 from transformers.utils.hub import cached_file, get_checkpoint_shard_files
 
 from actlib.channels import uncovered_parameters
-from actlib.files.checkpoints import (
-    DTYPES,
-    INDEX,
-    SINGLE,
-    TOKENIZER_FILES,
-    StoredTensor,
-    renamed,
-    stored_tensors,
-)
+from actlib.files.folders import TOKENIZER_FILES
+from actlib.files.headers import DTYPES, INDEX, SINGLE, stored_tensors
+from actlib.files.layouts import StoredParameter, layout_of
 from actlib.study.families import load_pretrained
 
 
@@ -62,12 +56,12 @@ class StoredWeights:
         folder: that of the safetensors files.
         tensors: place of each parameter found, by the parameter's name.
         wrong: one clause for each parameter of a channel that is missing or has another shape.
-        otherwise: parameters of no channel that are stored in another layout, such as experts one
-            by one; transformers puts these together as it loads them.
+        otherwise: parameters of no channel that are stored in a form that loading converts, or that
+            are not stored.
     """
 
     folder: Path
-    tensors: dict[str, StoredTensor]
+    tensors: dict[str, StoredParameter]
     wrong: tuple[str, ...]
     otherwise: tuple[str, ...]
 
@@ -77,7 +71,7 @@ class StoredWeights:
         return {name: DTYPES.get(each.dtype, each.dtype) for name, each in self.tensors.items()}
 
     def open(self, name: str) -> Tensor:
-        """A parameter, mapped from its file."""
+        """A parameter: mapped from its file, or put together in memory from several tensors."""
         return self.tensors[name].open(self.folder)
 
 
@@ -92,7 +86,7 @@ def stored_weights(place: str | Path, model: PreTrainedModel) -> StoredWeights:
         ValueError: there are no usable safetensors files.
     """
     folder = _weights_folder(place)
-    stored = renamed(stored_tensors(folder), model)
+    stored = layout_of(stored_tensors(folder), model).parameters
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)

@@ -1,0 +1,170 @@
+"""Opens model folders for work on their files: structure, parameters, tokenizers, names to publish.
+
+target = open_folder(Path("target"))
+donor = open_folder(Path("donor"))
+require_matching(donor, target)
+plan = planned(selections(target.model, mask), target, donor)
+"""
+
+import filecmp
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import transformers
+
+from actlib.files.headers import DTYPES, stored_tensors
+from actlib.files.layouts import Layout, StoredParameter, layout_of
+from actlib.pairing.pairs import require_pair
+from actlib.transfer import Selection
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
+_ALL_TOKENIZER_FILES = (
+    *TOKENIZER_FILES,
+    *("merges.txt", "added_tokens.json", "special_tokens_map.json", "vocab.txt", "spiece.model"),
+)
+# Entries of a configuration that say nothing of the structure.
+_SAYINGS = ("_name_or_path", "transformers_version", "torch_dtype", "dtype")
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A model in its files, without its numbers.
+
+    Attributes:
+        path: the folder.
+        model: the model on the meta device.
+        layout: where its parameters lie.
+        files: names of the safetensors files.
+    """
+
+    path: Path
+    model: transformers.PreTrainedModel
+    layout: Layout
+    files: tuple[str, ...]
+
+    def located(self, selection: Selection, side: str) -> list[StoredParameter]:
+        """The stored copies of a parameter: a tied one may be stored under each of its names.
+
+        Args:
+            selection: names the parameter, and says its shape.
+            side: what to call the folder in an error.
+
+        Raises:
+            ValueError: it is not stored, or in another shape, form or type than expected.
+        """
+        parameters = dict(self.model.named_parameters(remove_duplicate=False))
+        wanted, name = parameters[selection.name], selection.name
+        names = [key for key, parameter in parameters.items() if parameter is wanted]
+        found = [self.layout.parameters[key] for key in names if key in self.layout.parameters]
+        if not found and name in self.layout.converted:
+            raise ValueError(
+                f"the {side}'s files hold {name} {self.layout.converted[name]}; expected its own "
+                "rows, so load the models and use transfer_"
+            )
+        if not found:
+            raise ValueError(f"the {side}'s files hold no tensor {name}")
+        for stored in found:
+            if stored.shape != selection.shape or stored.dtype not in DTYPES:
+                held = f"{' x '.join(map(str, stored.shape))} of {stored.dtype}"
+                expected = f"{' x '.join(map(str, selection.shape))} of a float type"
+                raise ValueError(f"the {side}'s {name} is {held}, expected {expected}")
+        return found
+
+
+def open_folder(path: Path, like: ModelFolder | None = None) -> ModelFolder:
+    """Find out what a folder holds.
+
+    Args:
+        path: folder with a configuration and safetensors weights.
+        like: a folder whose structure is taken over where the configurations are the same.
+
+    Raises:
+        ValueError: the folder is absent, or its configuration or weights are.
+    """
+    stored = stored_tensors(path)
+    same = like is not None and _configuration(path) == _configuration(like.path)
+    model = like.model if same else empty_model(path)
+    files = tuple(sorted({tensor.file for tensor in stored.values()}))
+    return ModelFolder(path, model, layout_of(stored, model), files)
+
+
+def empty_model(folder: Path) -> transformers.PreTrainedModel:
+    """The folder's model without memory for its weights.
+
+    Raises:
+        ValueError: the folder has no configuration.
+    """
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"the model folder {folder} lacks config.json")
+    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+    with torch.device("meta"):
+        return transformers.AutoModelForCausalLM.from_config(config)
+
+
+def require_matching(donor: ModelFolder, target: ModelFolder) -> None:
+    """Refuse folders whose models or tokenizers cannot exchange channels.
+
+    Raises:
+        ValueError: names each mismatch.
+    """
+    require_pair(donor.model, target.model, *tokenizers_of(donor.path, target.path))
+
+
+def tokenizers_of(donor: Path, target: Path) -> list[transformers.PreTrainedTokenizerBase | None]:
+    """Both folders' tokenizers, None where a folder has none.
+
+    Both are None, too, where all files of the two are the same: loading and comparing large
+    vocabularies takes longer than many a transfer.
+    """
+    if all(_same_file(donor / file, target / file) for file in _ALL_TOKENIZER_FILES):
+        return [None, None]
+    return [
+        transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        if any((folder / file).is_file() for file in TOKENIZER_FILES)
+        else None
+        for folder in (donor, target)
+    ]
+
+
+def planned(
+    chosen: Mapping[str, Selection], target: ModelFolder, donor: ModelFolder
+) -> list[tuple[Selection, StoredParameter, StoredParameter]]:
+    """Each selected parameter with its place in the target's and in the donor's files.
+
+    Raises:
+        ValueError: as `ModelFolder.located`; nothing was written yet.
+    """
+    return [
+        (selection, ours, donor.located(selection, "donor")[0])
+        for selection in chosen.values()
+        for ours in target.located(selection, "target")
+    ]
+
+
+def public_name(folder: Path) -> str:
+    """What to call a folder in something that is published: no path of the machine.
+
+    A folder in the Hub's cache has the name of its model on the Hub.
+    """
+    path = folder.resolve()
+    cached = path.parent.parent.name
+    if path.parent.name == "snapshots" and cached.startswith("models--"):
+        return cached.removeprefix("models--").replace("--", "/")
+    return path.name
+
+
+def _configuration(folder: Path) -> dict | None:
+    try:
+        told = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return {key: value for key, value in told.items() if key not in _SAYINGS}
+    except (OSError, ValueError, AttributeError):
+        return None  # Reading it in earnest says what is wrong.
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    if not one.is_file() or not other.is_file():
+        return not one.is_file() and not other.is_file()
+    return filecmp.cmp(one, other, shallow=False)

@@ -1,0 +1,145 @@
+"""Where each tensor lies in the safetensors files of a model folder, without reading its numbers.
+
+    stored = stored_tensors(folder)
+    stored["lm_head.weight"].open(folder)  # mapped from the file, read as it is used
+
+A safetensors file is 8 bytes of header length, a JSON header, the numbers. Headers and index come
+from strangers, so everything in them is checked before it is used.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+import numpy as np
+import torch
+from torch import Tensor
+
+INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+}
+"""Types of numbers that can be moved, by their names in safetensors."""
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """Where one tensor's bytes lie in a folder.
+
+    Attributes:
+        file: name of the file in the folder.
+        dtype: type of the numbers by its safetensors name.
+        shape: shape of the tensor.
+        offset: first byte in the file.
+        size: number of bytes.
+    """
+
+    file: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    size: int
+
+    @property
+    def rows(self) -> int:
+        """Rows as a matrix [all dimensions but the last, last]; of a vector, entries."""
+        return math.prod(self.shape[:-1] or self.shape)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of each of these rows."""
+        return self.size // self.rows if self.rows else 0
+
+    def open(self, folder: Path) -> Tensor:
+        """The tensor, mapped from the file; writes to it do not reach the file."""
+        if self.size == 0:
+            return torch.empty(self.shape, dtype=DTYPES[self.dtype])
+        data = np.memmap(folder / self.file, np.uint8, "c", self.offset, (self.size,))
+        return torch.from_numpy(data).view(DTYPES[self.dtype]).view(self.shape)
+
+
+def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
+    """Every tensor in a folder's safetensors files, by its stored name.
+
+    Raises:
+        ValueError: the folder or one of its files is absent, cut off or no safetensors file, or the
+            index names a file outside the folder.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"there is no model folder {folder}")
+    # Loading prefers the single file where a folder has both.
+    placed = {} if (folder / SINGLE).is_file() else _weight_map(folder)
+    files = sorted(set(placed.values())) or [SINGLE]
+    missing = [file for file in files if not (folder / file).is_file()]
+    if missing:
+        raise ValueError(f"the model folder {folder} lacks {', '.join(missing)}")
+    found: dict[str, StoredTensor] = {}
+    for file in files:
+        for name, tensor in _header(folder / file, file).items():
+            if placed.get(name, file) == file:
+                found[name] = tensor
+    lost = next((name for name in placed if name not in found), None)
+    if lost is not None:
+        raise ValueError(f"{folder / placed[lost]} lacks the tensor {lost} that the index names")
+    return found
+
+
+def _weight_map(folder: Path) -> dict[str, str]:
+    """File of each tensor by the folder's index; empty for a folder without one."""
+    path = folder / INDEX
+    if not path.is_file():
+        return {}
+    try:
+        placed = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        if not all(isinstance(file, str) for file in placed.values()):
+            raise TypeError("a file name is no text")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is not an index of safetensors files: {error!r}") from error
+    for file in set(placed.values()):
+        _require_inside(path, file)
+    return placed
+
+
+def _require_inside(index: Path, file: str) -> None:
+    """Refuse the name of a file that is not in the folder, or of another format.
+
+    A link inside the folder may point anywhere, as in the cache of the Hub: whoever placed it had
+    the right to, while an index is downloaded text.
+    """
+    outside = PurePosixPath(file).is_absolute() or PureWindowsPath(file).anchor
+    if outside or ".." in (*PurePosixPath(file).parts, *PureWindowsPath(file).parts):
+        raise ValueError(f"{index} names the file {file!r}, which is outside its folder")
+    if not file.endswith(".safetensors"):
+        raise ValueError(f"{index} names the file {file!r}, expected safetensors files only")
+
+
+def _header(path: Path, file: str) -> dict[str, StoredTensor]:
+    size = path.stat().st_size
+    try:
+        with path.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            entries = json.loads(stream.read(min(length, size)))
+        entries.pop("__metadata__", None)
+        found = {name: _placed(entry, file, 8 + length) for name, entry in entries.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is not a safetensors file") from error
+    if any(tensor.offset + tensor.size > size for tensor in found.values()):
+        raise ValueError(f"{path} is cut off")
+    return found
+
+
+def _placed(entry: Mapping, file: str, data_start: int) -> StoredTensor:
+    """One entry of a header, where its numbers agree with each other."""
+    start, end = entry["data_offsets"]
+    shape, dtype = tuple(entry["shape"]), entry["dtype"]
+    if not all(isinstance(number, int) and number >= 0 for number in (start, end, *shape)):
+        raise ValueError("a size is no count")
+    known = DTYPES.get(dtype)
+    if end < start or (known and end - start != math.prod(shape) * known.itemsize):
+        raise ValueError("the size is not the shape's")
+    return StoredTensor(file, dtype, shape, data_start + start, end - start)

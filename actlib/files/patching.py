@@ -1,0 +1,205 @@
+"""Takes a model, in memory or in its files, from one side of a patch to the other.
+
+The sides are `before` and `after`. Everything is checked before anything is written: that the patch
+is whole, that it is made for this model, and that the model is on the side that it should leave.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from actlib.files import notes
+from actlib.files.cards import write_card
+from actlib.files.folders import open_folder
+from actlib.files.headers import DTYPES
+from actlib.files.layouts import StoredParameter
+from actlib.files.patch_files import PatchFile, digest
+from actlib.files.rewriting import Change, write_changed
+from actlib.files.slabs import OpenFiles, Slab, put_, read, slabs_of, take, whole_slabs
+from actlib.files.writing import folder_beside, require_free
+from actlib.masks import shortened
+from actlib.transfer import Selection
+
+_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+_ENTRY = ("target", "donor", "mask_sha256", "scale", "channels", "ranking", "ability")
+
+
+@dataclass(frozen=True)
+class _Held:
+    """What a model holds of one parameter that the patch changes.
+
+    Attributes:
+        selection: the elements that the patch changes.
+        dtype: type of the numbers.
+        slabs: these elements, piece by piece.
+        values: gives the model's values of a slab.
+    """
+
+    selection: Selection
+    dtype: torch.dtype
+    slabs: Callable[[], Iterable[Slab]]
+    values: Callable[[Slab], Tensor]
+
+
+def move_model(model: nn.Module, patch: PatchFile, sides: tuple[str, str]) -> None:
+    """Change a model in place from the first side to the second.
+
+    Raises:
+        ValueError: as `apply_patch`; nothing is changed then.
+    """
+    parameters = _require_fit(patch, model)
+    chosen = _selections(patch)
+    matrices = {
+        name: parameters[name].detach().view(len(selection.rows), -1)
+        for name, selection in chosen.items()
+    }
+    _require_side(patch, [_held_in_memory(chosen[name], matrices[name]) for name in chosen], sides)
+    for name, selection in chosen.items():
+        for slab, values in patch.values(selection, sides[1]):
+            device = matrices[name].device
+            put_(matrices[name], *_indices(slab, device), values.to(device))
+
+
+def move_folder(folder: Path, patch: PatchFile, out: Path, sides: tuple[str, str]) -> None:
+    """Write a copy of a folder that is on the second side, from one that is on the first.
+
+    Raises:
+        ValueError: as `apply_patch`; nothing is written then.
+    """
+    require_free(out)
+    target = open_folder(folder)
+    _require_fit(patch, target.model)
+    found = [
+        (selection, stored)
+        for selection in _selections(patch).values()
+        for stored in target.located(selection, "target")
+    ]
+    entries = _noted(patch, folder, sides)
+    with OpenFiles(folder) as files:
+        _require_side(patch, [_held_in_files(*each, files) for each in found], sides)
+    changes = [
+        Change(selection, stored, _from_patch(patch, selection, sides[1]))
+        for selection, stored in found
+    ]
+    with folder_beside(out) as unfinished:
+        write_changed(target, unfinished, changes)
+        notes.write_patches(unfinished, entries)
+        write_card(unfinished)
+
+
+def _selections(patch: PatchFile) -> dict[str, Selection]:
+    return {name: patch.selection(name) for name in patch.parts}
+
+
+def _held_in_memory(selection: Selection, matrix: Tensor) -> _Held:
+    def values(slab: Slab) -> Tensor:
+        return take(matrix, *_indices(slab, matrix.device)).cpu()
+
+    return _Held(selection, matrix.dtype, lambda: whole_slabs(selection), values)
+
+
+def _held_in_files(selection: Selection, stored: StoredParameter, files: OpenFiles) -> _Held:
+    return _Held(
+        selection,
+        DTYPES[stored.dtype],
+        lambda: slabs_of(stored, selection),
+        lambda slab: read(files, stored, slab),
+    )
+
+
+def _from_patch(
+    patch: PatchFile, selection: Selection, side: str
+) -> Callable[[Slab, Tensor], Tensor]:
+    """New values of a slab, whatever the old ones."""
+    pieces = _pieces(patch, selection, side)
+    return lambda slab, _: pieces[slab.piece][slab.start : slab.stop]
+
+
+def _pieces(patch: PatchFile, selection: Selection, side: str) -> dict[int, Tensor]:
+    return {slab.piece: values for slab, values in patch.values(selection, side)}
+
+
+def _indices(slab: Slab, device: torch.device) -> tuple[Tensor, Tensor | None]:
+    return slab.rows.to(device), None if slab.columns is None else slab.columns.to(device)
+
+
+def _require_fit(patch: PatchFile, model: nn.Module) -> Mapping[str, nn.Parameter]:
+    """The model's parameters, if the patch is made for a model with such ones."""
+    parameters, wanted = dict(model.named_parameters()), patch.info.metadata["parameters"]
+    total = sum(each.numel() for each in parameters.values())
+    if str(total) != wanted:
+        raise ValueError(f"the patch is of a model with {wanted} parameters, this one has {total}")
+    for name, part in patch.parts.items():
+        if name not in parameters or tuple(parameters[name].shape) != part.shape:
+            shape = " x ".join(map(str, part.shape))
+            raise ValueError(f"the patch is of a model with {name} of {shape}, this one has none")
+    return parameters
+
+
+def _require_side(patch: PatchFile, held: list[_Held], sides: tuple[str, str]) -> None:
+    """Refuse a model that is not on the first side of the patch, and a damaged patch.
+
+    Tensors are compared and hashed in threads, which is what an application in memory waits for.
+    """
+    for each in held:
+        wanted = DTYPES[patch.parts[each.selection.name].dtype]
+        if each.dtype != wanted:
+            name = each.selection.name
+            raise ValueError(f"{name} is {each.dtype}, and the patch is made for {wanted}")
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        list(pool.map(lambda each: patch.check(each.selection, sides[1]), held))
+        right = list(pool.map(lambda each: _on_side(patch, each, sides[0]), held))
+    wrong = [each for each, fits in zip(held, right, strict=True) if not fits]
+    if not wrong:
+        return
+    for each in wrong if sides[0] == "after" or patch.info.reversible else ():
+        patch.check(each.selection, sides[0])
+    if all(_hash(each) == getattr(patch.parts[each.selection.name], sides[1]) for each in held):
+        done = "already applied to" if sides[1] == "after" else "not applied to"
+        raise ValueError(f"the patch {patch.path} is {done} this target")
+    raise ValueError(
+        f"the target does not hold the values that it had {sides[0]} the patch {patch.path} "
+        f"(their SHA-256 differs): {shortened([each.selection.name for each in wrong], 3)}"
+    )
+
+
+def _on_side(patch: PatchFile, held: _Held, side: str) -> bool:
+    """Whether a model holds the values of a side.
+
+    Comparing is several times as fast as hashing, and a patch that can be reverted has the values.
+    """
+    if side == "before" and not patch.info.reversible:
+        return _hash(held) == patch.parts[held.selection.name].before
+    pieces = _pieces(patch, held.selection, side)
+    return all(
+        _same_bits(held.values(slab), pieces[slab.piece][slab.start : slab.stop])
+        for slab in held.slabs()
+    )
+
+
+def _hash(held: _Held) -> str:
+    return digest(held.values(slab) for slab in held.slabs())
+
+
+def _same_bits(one: Tensor, other: Tensor) -> bool:
+    """Equality by bits: 0.0 is not -0.0, and a NaN is itself."""
+    bits = _BITS[one.element_size()]
+    return torch.equal(one.view(bits), other.view(bits))
+
+
+def _noted(patch: PatchFile, folder: Path, sides: tuple[str, str]) -> list[dict]:
+    """The folder's list of applied patches, with this one added or taken away."""
+    told, listed = patch.info.metadata, notes.patches(folder)
+    entry = {key: told[key] for key in _ENTRY if key in told}
+    entry |= {"percent": told["channel_percent"]} if "channel_percent" in told else {}
+    entry |= {"created_with": told["created_with"]} if "created_with" in told else {}
+    if sides[1] == "after":
+        return [*listed, entry]
+    if entry in listed:
+        listed.remove(entry)
+    return listed

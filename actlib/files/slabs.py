@@ -1,0 +1,256 @@
+"""Reads and writes the selected elements of stored parameters, a few megabytes at a time.
+
+    for block in blocks_of(parameter, selection):
+        for slab in block.slabs():
+            values = read(files, parameter, slab)  # [rows of the slab, its columns]
+
+Bytes are read into memory and written from it, not mapped: what a process holds is then a few
+blocks, whatever the size of the files, and reading a row costs no page of its neighbors.
+"""
+
+import os
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from actlib.files.headers import DTYPES, StoredTensor
+from actlib.files.layouts import StoredParameter
+from actlib.transfer import Selection
+
+BLOCK_BYTES = 4 << 20
+"""Size of a block: small beside any model, large beside the cost of a call."""
+# Rows this close together, or this short, cost less to read with what lies between them.
+_NEAR, _SHORT = 4, 512
+
+
+@dataclass(frozen=True, eq=False)
+class Slab:
+    """Selected elements of one parameter: some rows of one piece of `Selection.pieces`.
+
+    Attributes:
+        piece: number of the piece.
+        start: first of the slab's rows among those of the piece.
+        rows: rows of the parameter as a matrix [all dimensions but the last, last], ascending.
+        columns: columns of that matrix; None for whole rows.
+    """
+
+    piece: int
+    start: int
+    rows: Int[Tensor, " rows"]
+    columns: Int[Tensor, " columns"] | None
+
+    @property
+    def stop(self) -> int:
+        """End of the slab's rows among those of the piece."""
+        return self.start + len(self.rows)
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Consecutive rows of a parameter that lie in one stored tensor and hold selected elements.
+
+    Attributes:
+        part: the stored tensor.
+        origin: row of the parameter that is the stored tensor's first.
+        start: first row of the block, counted in the parameter.
+        stop: end of its rows.
+        dense: so much of it is selected that it is read and written whole.
+        selection: elements selected of the parameter.
+        selected_before: selected rows of the parameter before the block.
+    """
+
+    part: StoredTensor
+    origin: int
+    start: int
+    stop: int
+    dense: bool
+    selection: Selection
+    selected_before: int
+
+    @property
+    def offset(self) -> int:
+        """First byte of the block in its file."""
+        return self.part.offset + (self.start - self.origin) * self.part.row_bytes
+
+    @property
+    def size(self) -> int:
+        """Bytes of the block."""
+        return (self.stop - self.start) * self.part.row_bytes
+
+    def slabs(self) -> list[Slab]:
+        """The selected elements, each of them once."""
+        return _slabs(self.selection, self.start, self.stop, self.selected_before)
+
+
+def blocks_of(parameter: StoredParameter, selection: Selection) -> list[Block]:
+    """The blocks of a parameter in which something is selected, in order of its rows."""
+    counted = np.concatenate(([0], np.cumsum(selection.rows.numpy())))
+    some_columns = selection.columns is not None and bool(selection.columns.any())
+    found = []
+    for part, origin in zip(parameter.parts, parameter.origins, strict=True):
+        step = max(1, BLOCK_BYTES // max(1, part.row_bytes))
+        for start in range(origin, origin + part.rows, step):
+            stop = min(start + step, origin + part.rows)
+            count = int(counted[stop] - counted[start])
+            if count or some_columns:
+                dense = some_columns or count * _NEAR >= stop - start or part.row_bytes < _SHORT
+                before = int(counted[start])
+                found.append(Block(part, origin, start, stop, dense, selection, before))
+    return found
+
+
+def slabs_of(parameter: StoredParameter, selection: Selection) -> Iterator[Slab]:
+    """The selected elements piece by piece, in the order of `Selection.pieces`."""
+    blocks = blocks_of(parameter, selection)
+    for piece in range(2):
+        for block in blocks:
+            yield from (slab for slab in block.slabs() if slab.piece == piece)
+
+
+def whole_slabs(selection: Selection) -> list[Slab]:
+    """The selected elements, a slab for each piece of `Selection.pieces`."""
+    return _slabs(selection, 0, len(selection.rows), 0)
+
+
+class OpenFiles:
+    """Files of one folder, open as long as the block that this is used in; for any thread."""
+
+    def __init__(self, folder: Path, writable: bool = False) -> None:
+        """Open nothing yet; each file is opened when it is first asked for."""
+        self.folder, self._flags = folder, os.O_RDWR if writable else os.O_RDONLY
+        self._opened: dict[str, int] = {}
+        self._opening = Lock()
+
+    def __enter__(self) -> "OpenFiles":
+        """Give the files."""
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """Close them."""
+        for descriptor in self._opened.values():
+            os.close(descriptor)
+        self._opened.clear()
+
+    def __getitem__(self, file: str) -> int:
+        """Descriptor of a file."""
+        with self._opening:
+            if file not in self._opened:
+                self._opened[file] = os.open(self.folder / file, self._flags | os.O_CLOEXEC)
+            return self._opened[file]
+
+
+def read(files: OpenFiles, parameter: StoredParameter, slab: Slab) -> Tensor:
+    """Values of a slab, [rows, columns], in the stored type."""
+    found, row = [], int(slab.rows[0])
+    number = bisect_right(parameter.origins, row) - 1
+    for part, origin in zip(parameter.parts[number:], parameter.origins[number:], strict=True):
+        ends = torch.tensor([origin, origin + part.rows])
+        first, last = torch.searchsorted(slab.rows, ends).tolist()
+        if first < last:
+            rows = slab.rows[first:last] - origin
+            found.append(_read_rows(files[part.file], part, rows, slab.columns))
+        if last == len(slab.rows):
+            break
+    return found[0] if len(found) == 1 else torch.cat(found)
+
+
+def read_block(files: OpenFiles, block: Block) -> Tensor:
+    """The block as a matrix [rows, last dimension]."""
+    return _read_span(
+        files[block.part.file], block.part, block.start - block.origin, block.stop - block.origin
+    )
+
+
+def write_block(files: OpenFiles, block: Block, values: Tensor) -> None:
+    """Write a whole block."""
+    _write(files[block.part.file], values, block.offset)
+
+
+def write_rows(files: OpenFiles, block: Block, slab: Slab, values: Tensor) -> None:
+    """Write the whole rows of a slab that lies in the block."""
+    part, descriptor = block.part, files[block.part.file]
+    for first, last in _runs(slab.rows):
+        row = int(slab.rows[first]) - block.origin
+        _write(descriptor, values[first:last], part.offset + row * part.row_bytes)
+
+
+def take(matrix: Tensor, rows: Int[Tensor, " rows"], columns: Tensor | None) -> Tensor:
+    """Rows of a matrix, or some columns of these rows, as a matrix of its own."""
+    if columns is None:
+        return matrix.index_select(0, rows)
+    if len(rows) == len(matrix):
+        return matrix.index_select(1, columns)
+    return matrix[rows[:, None], columns]
+
+
+def put_(
+    matrix: Tensor, rows: Int[Tensor, " rows"], columns: Tensor | None, values: Tensor
+) -> None:
+    """Set what `take` gives."""
+    if columns is None:
+        matrix.index_copy_(0, rows, values)
+    elif len(rows) == len(matrix):
+        matrix.index_copy_(1, columns, values)
+    else:
+        matrix[rows[:, None], columns] = values
+
+
+def _slabs(selection: Selection, start: int, stop: int, selected_before: int) -> list[Slab]:
+    """Selected elements of rows from `start` to `stop`, before which so many rows are selected."""
+    chosen, columns = selection.rows[start:stop], selection.columns
+    found, piece = [], 0
+    if selection.rows.any():
+        found.append(Slab(piece, selected_before, chosen.nonzero().flatten() + start, None))
+        piece += 1
+    if columns is not None and columns.any():
+        rows = (~chosen).nonzero().flatten() + start
+        found.append(Slab(piece, start - selected_before, rows, columns.nonzero().flatten()))
+    return [slab for slab in found if len(slab.rows)]
+
+
+def _read_rows(
+    descriptor: int, part: StoredTensor, rows: Int[Tensor, " rows"], columns: Tensor | None
+) -> Tensor:
+    first, last = int(rows[0]), int(rows[-1]) + 1
+    if columns is not None or last - first <= _NEAR * len(rows) or part.row_bytes < _SHORT:
+        return take(_read_span(descriptor, part, first, last), rows - first, columns)
+    raw = torch.empty(len(rows) * part.row_bytes, dtype=torch.uint8)
+    for begin, end in _runs(rows):
+        inside = raw[begin * part.row_bytes : end * part.row_bytes]
+        _fill(descriptor, inside, part.offset + int(rows[begin]) * part.row_bytes)
+    return raw.view(DTYPES[part.dtype]).view(len(rows), -1)
+
+
+def _read_span(descriptor: int, part: StoredTensor, first: int, last: int) -> Tensor:
+    raw = torch.empty((last - first) * part.row_bytes, dtype=torch.uint8)
+    _fill(descriptor, raw, part.offset + first * part.row_bytes)
+    return raw.view(DTYPES[part.dtype]).view(last - first, -1)
+
+
+def _runs(rows: Int[Tensor, " rows"]) -> Iterator[tuple[int, int]]:
+    """Begin and end of each run of consecutive rows."""
+    breaks = (np.flatnonzero(np.diff(rows.numpy()) != 1) + 1).tolist()
+    return zip([0, *breaks], [*breaks, len(rows)], strict=True)
+
+
+def _fill(descriptor: int, raw: Tensor, offset: int) -> None:
+    view = memoryview(raw.numpy())
+    while view:
+        count = os.preadv(descriptor, [view], offset)
+        if count == 0:
+            raise OSError("a weight file became shorter while it was read")
+        view, offset = view[count:], offset + count
+
+
+def _write(descriptor: int, values: Tensor, offset: int) -> None:
+    view = memoryview(values.contiguous().flatten().view(torch.uint8).numpy())
+    while view:
+        count = os.pwrite(descriptor, view, offset)
+        view, offset = view[count:], offset + count
