@@ -9,7 +9,7 @@ import copy
 import pytest
 import torch
 from small_study import write_data, write_preset
-from tiny_models import ARCHITECTURES, MORE_ARCHITECTURES, VOCAB, tiny_model
+from tiny_models import ARCHITECTURES, EVERY_ARCHITECTURE, VOCAB, tiny_model
 
 from actlib.study.families import build
 from actlib.study.presets import load_preset
@@ -44,7 +44,7 @@ def architecture(request):
     return request.param
 
 
-@pytest.fixture(params=ARCHITECTURES + MORE_ARCHITECTURES)
+@pytest.fixture(params=EVERY_ARCHITECTURE)
 def any_architecture(request):
     """Each model family in turn, for the few tests that every family must pass."""
     return request.param

@@ -40,8 +40,9 @@ def activations_of(model, ids, heads_first=False):
 
     def keep(name):
         def hook(_module, given, output):
-            inputs[name] = given[0]
-            outputs[name] = output[0] if isinstance(output, tuple) else output
+            inputs[name] = given[0].clone() if given else None
+            # Copies, since a model may go on to change an output in place.
+            outputs[name] = (output[0] if isinstance(output, tuple) else output).clone()
 
         return hook
 

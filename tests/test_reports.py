@@ -271,3 +271,59 @@ def test_folder_whose_files_disagree_with_its_configuration_is_a_mismatch(tuned,
     target.config.save_pretrained(places[1])
     note = verdicts(pair_report_of(*places), MISMATCH)["stored weights"].note
     assert "target's lm_head.weight is 30 x 16 in the files, expected 61 x 16" in note
+
+
+@pytest.mark.parametrize(
+    ("architecture", "setting", "value", "check", "shown"),
+    [
+        ("mistral", "sliding_window", None, "sliding window", ("-", "4 tokens")),
+        ("llama", "rms_norm_eps", 1e-5, "norm epsilon", ("1e-05", "1e-06")),
+        ("gpt2", "layer_norm_epsilon", 1e-6, "norm epsilon", ("1e-06", "1e-05")),
+    ],
+)
+def test_settings_in_which_working_pairs_differ_are_warnings(
+    tuned, architecture, setting, value, check, shown
+):
+    donor, target = tuned(architecture)
+    setattr(donor.config, setting, value)
+    found = report(donor, target)
+    assert found.fits
+    row = verdicts(found, WARNING)[check]
+    assert (row.donor, row.target) == shown and row.note
+
+
+def test_only_settings_that_a_family_has_are_shown(tuned):
+    shown = {name: {row.check for row in report(*tuned(name)).rows} for name in ("gpt2", "mixtral")}
+    assert "num_experts_per_tok" in shown["mixtral"] - shown["gpt2"]
+    assert "scale_attn_weights" in shown["gpt2"] - shown["mixtral"]
+    assert "rotary base" not in shown["gpt2"]
+
+
+def test_another_activation_is_a_mismatch(tuned):
+    donor, target = tuned("gpt2")
+    donor.config.activation_function = "relu"
+    row = verdicts(report(donor, target), MISMATCH)["hidden_act"]
+    assert (row.donor, row.target) == ("relu", "gelu_new")
+
+
+def test_what_is_too_far_can_be_told(tuned, folders):
+    models = tuned(percent=10.0)
+    for make, pair in ((pair_report, models), (pair_report_of, folders(*models))):
+        near, far = (
+            verdicts(make(*pair, far=far), WARNING).get("parameter change") for far in (0.11, 0.09)
+        )
+        assert near is None
+        assert "more than 0.09" in far.note
+
+
+@pytest.mark.parametrize("far", [0, -1, float("nan")])
+def test_a_distance_that_is_none_is_refused(tuned, far):
+    for make in (pair_report, pair_report_of):
+        with pytest.raises(ValueError, match="far must be above 0"):
+            make(*tuned(), far=far)
+
+
+def test_changes_of_experts_are_told_by_projection(tuned):
+    table = report(*tuned("mixtral")).changes.set_index("kind")
+    assert {"mlp.experts.gate_up_proj", "mlp.experts.down_proj", "mlp.gate"} <= set(table.index)
+    assert table["relative_norm"].to_numpy() == pytest.approx(0.01, rel=1e-3)

@@ -8,7 +8,8 @@ import transformers
 VOCAB = 61
 ARCHITECTURES = ("qwen2", "llama", "llama_tied", "gpt2", "gpt_neox")
 """Five that differ most, for tests of a single module."""
-MORE_ARCHITECTURES = (
+EVERY_ARCHITECTURE = (
+    *ARCHITECTURES,
     "smollm",
     "qwen3",
     "mistral",
@@ -19,9 +20,10 @@ MORE_ARCHITECTURES = (
     "mixtral",
     "qwen2_moe",
     "qwen3_moe",
+    "gpt_oss",
+    "llama4",
 )
-PARTIAL_ARCHITECTURES = ("gpt_oss", "llama4")
-"""Families of which some parameters belong to no channel."""
+"""The last two have experts of other layouts, which belong to no channel."""
 
 _COMMON = {"vocab_size": VOCAB, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
 _MODERN = _COMMON | {
