@@ -1,0 +1,63 @@
+"""The word `judge` of the command line: scores of a model by lm-evaluation-harness.
+
+actlib judge MODEL --tasks 'act_fr_*'
+actlib judge MODEL --tasks mgsm_local_fr exams_local_french --data mgsm/ exams/ --samples said/
+actlib judge MODEL --tasks 'mgsm_direct_*' --backend vllm --out scores.csv
+actlib judge --list --data mgsm/
+"""
+
+import argparse
+
+
+def add_words(steps: argparse._SubParsersAction) -> None:
+    """Add the step `judge`."""
+    step = steps.add_parser("judge", help="scores of a model, through lm-evaluation-harness")
+    step.add_argument("model", nargs="?", help="model folder or Hub id")
+    step.add_argument("--tasks", nargs="+", default=["act_*"], help="names or patterns")
+    step.add_argument("--data", nargs="+", help="folders of local files; the study's if left out")
+    step.add_argument("--list", action="store_true", help="name the tasks of the local files")
+    step.add_argument("--limit", type=int, help="most items of each task")
+    step.add_argument("--batch-size", help="items in a batch, or auto")
+    step.add_argument("--shots", type=int, help="worked examples before each question")
+    step.add_argument("--chat", action="store_true", help="ask through the chat template")
+    step.add_argument("--backend", choices=("hf", "vllm"), default="hf")
+    step.add_argument("--samples", help="folder for what was asked and said, absent or empty")
+    step.add_argument("--out", help="file for the table, .csv or .json; printed if left out")
+    step.set_defaults(run=_run)
+
+
+def _run(given: argparse.Namespace) -> None:
+    """Judge, or list the local tasks.
+
+    Raises:
+        ValueError: as `actlib.harness.judging.judge`; no model is named; the ending of `--out`.
+    """
+    if given.list:
+        from actlib.harness.local_tasks import local_tasks
+
+        print("\n".join(local_tasks(given.data)))
+        return
+    if given.model is None:
+        raise ValueError("judge needs a model folder or Hub id, or --list")
+    if given.out and not given.out.endswith((".csv", ".json")):
+        raise ValueError(f"--out must end in .csv or .json, got {given.out}")
+    from actlib.harness.judging import judge
+
+    size = given.batch_size
+    table = judge(
+        given.model,
+        tasks=given.tasks,
+        data=given.data,
+        limit=given.limit,
+        batch_size=int(size) if size and size.isdigit() else size,
+        samples=given.samples,
+        backend=given.backend,
+        num_fewshot=given.shots,
+        apply_chat_template=given.chat,
+    )
+    if not given.out:
+        print(table.to_string(index=False))
+    elif given.out.endswith(".csv"):
+        table.to_csv(given.out, index=False)
+    else:
+        table.to_json(given.out, orient="records", indent=1)
