@@ -1,0 +1,49 @@
+"""A patch applied to a model in memory, beside loading all of the model's weights anew."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from actlib.files.patches import apply_patch, make_patch
+from benchmarks import folders
+from benchmarks.serving import Way
+from benchmarks.side import Setting
+
+
+def ways(case: str, setting: Setting) -> Mapping[str, Way]:
+    """Apply a patch file, load a state dict that is in memory, and load one from files.
+
+    Before each run the model gets the target's weights, untimed.
+    """
+    config = folders.two_gigabytes(setting.quick)
+    donor, target, mask = folders.made_pair(setting.scratch, config)
+    patch = setting.scratch / f"patch-{config.num_hidden_layers}-layers.safetensors"
+    make_patch(target, donor, mask, patch)
+    model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, case))
+    state = _loaded(target)
+
+    def restore() -> None:
+        model.load_state_dict(state)
+
+    def apply() -> dict[str, float]:
+        apply_patch(model, patch)
+        return {"patch_bytes": patch.stat().st_size}
+
+    def load_files() -> None:
+        model.load_state_dict(_loaded(target))
+
+    return {
+        "apply_patch": Way(apply, restore),
+        "load_state_dict": Way(restore, restore),
+        "load files, load_state_dict": Way(load_files, restore),
+    }
+
+
+def _loaded(folder: Path) -> dict:
+    found = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        found |= load_file(path)
+    return found
