@@ -2,6 +2,8 @@
 #
 #     snakemake --cores 2 --config preset=tiny figures=artifacts/tiny/figures
 #
+# or for a pair of one's own, with a report at the end, by `actlib run mine.yaml`.
+#
 # A model is rebuilt when its recipe changes, scores when a model or the recording code does, a
 # notebook when it, its preset, the package or what it reads does. `make sweep` asks for the rule
 # `sweep`, whose jobs keep each cell on disk; its tables, kept in data/sweeps, are only read here.
@@ -13,6 +15,7 @@ from actlib.study.families import model_folder, recipe
 from actlib.study.presets import LoadedModel, TunedModel, WheelModel, load_preset, preset_file
 from actlib.study.sweep_parts import PARTS
 from actlib.study.sweeps import KEPT, MEASURING
+from actlib.text.questions import question_files
 
 CHOICE = config.get("preset", "smol")
 FIGURES = config.get("figures", "")
@@ -92,12 +95,16 @@ NOTEBOOKS = {
     "05_transfer": needs(*PAIR, scores=True),
     "06_merging": needs(ROLES.base, *ROLES.specialists),
 }
+NOTEBOOKS = {name: files for name, files in NOTEBOOKS.items() if name[:2] not in PRESET.left_out}
 # The last puts together what the others left, beside the kept tables of the other families.
 OTHERS = [*Path("figures").glob("*/tab*.csv"), *KEPT.glob("*/*.parquet")]
-NOTEBOOKS["07_claims"] = [str(OUT / f"notebooks/{name}.ipynb") for name in NOTEBOOKS]
-NOTEBOOKS["07_claims"] += sorted(
-    os.path.relpath(path) for path in OTHERS if path.parent.name != PRESET.name
-)
+if "07" not in PRESET.left_out:
+    NOTEBOOKS["07_claims"] = [str(OUT / f"notebooks/{name}.ipynb") for name in NOTEBOOKS]
+    NOTEBOOKS["07_claims"] += sorted(
+        os.path.relpath(path) for path in OTHERS if path.parent.name != PRESET.name
+    )
+# The shipped questions are part of the project; those of one's own may change between two runs.
+OWN_QUESTIONS = [str(path) for path in question_files(PRESET.data)] if LOADED else []
 # Where a sweep of the preset is kept, notebooks read its tables; no rule of `all` makes them.
 SWEPT = sorted(os.path.relpath(path) for path in (KEPT / PRESET.name).glob("*.parquet"))
 # The longest first, so that none of them is left to run alone at the end.
@@ -163,6 +170,7 @@ for seed in SEEDS:
                 for file in built(name, seed)
             ],
             RECORDING_CODE,
+            OWN_QUESTIONS,
         output:
             OUT / f"scores/seed{seed}/recorded.json",
         params:
@@ -247,6 +255,7 @@ for notebook, inputs in NOTEBOOKS.items():
         input:
             inputs,
             SWEPT,
+            OWN_QUESTIONS,
             notebook=f"notebooks/{notebook}.ipynb",
             preset=PRESET_FILE,
             code=CODE,

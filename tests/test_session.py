@@ -162,9 +162,9 @@ def test_tables_are_kept_beside_the_figures_and_the_run_describes_itself(study, 
         (lambda study: study.folder("second_donor"), "unknown model 'second_donor'"),
         (lambda study: study.scores("fr-maths", donor="nobody"), "unknown model 'nobody'"),
         (lambda study: study.items("fr-maths", "play"), "unknown purpose 'play'.*recording"),
-        (lambda study: study.items("xx-maths"), "'xx'.*en, fr"),
-        (lambda study: study.items("fr-cooking"), "'cooking'.*maths, science"),
-        (lambda study: study.items("fr"), "domain ''"),
+        (lambda study: study.items("xx-maths"), "'xx-maths'.*en-maths"),
+        (lambda study: study.items("fr-cooking"), "'fr-cooking'.*fr-maths"),
+        (lambda study: study.items("fr"), "ability 'fr'"),
     ],
 )
 def test_what_is_not_there_is_refused_by_name(study, act, named):

@@ -5,6 +5,7 @@ from scratch, or fine-tuned from another of the list. ``roles`` says which of th
 parts. Unknown keys are refused by name.
 
     preset = load_preset("smol")                    # configs/smol.yaml
+    preset = load_preset("mine.yaml")               # in full, or short as in actlib.study.own_pair
     preset = load_preset("pair.yaml", donor="out/a", target="out/b")
 """
 
@@ -22,6 +23,7 @@ from pydantic import (
     model_validator,
 )
 
+from actlib.study.own_pair import given_by_hand, read_content
 from actlib.text.generator import DOMAINS, LANGUAGES, TASKS, require_known
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -204,6 +206,16 @@ class Preset(Strict):
         return [*self.lost, *self.retained]
 
     @property
+    def left_out(self) -> dict[str, str]:
+        """Notebooks that have nothing to say of this preset, by number, with the reason."""
+        found = {}
+        if self.roles.base in self.roles.specialists:
+            found["06"] = "merging needs a base model that is none of the specialists"
+        if self.sweep is None:
+            found["07"] = "its rules read a sweep, and the preset has no section 'sweep'"
+        return found
+
+    @property
     def judged_models(self) -> list[str]:
         """Models that the notebooks run: those with a role, and what these start from.
 
@@ -255,11 +267,16 @@ def load_preset(preset: str = "smol", **roles: str) -> Preset:
     path = preset_file(preset)
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return Preset.model_validate(_replaced(raw, {k: v for k, v in roles.items() if v}))
+        shipped = [each.stem for each in CONFIGS.glob("*.yaml")]
+        raw = given_by_hand(read_content(raw, path, ROOT, shipped), roles)
+        return Preset.model_validate(raw)
     except ValidationError as error:
         raise ValueError(f"preset {path.name}: {_sentence(error)}") from None
     except yaml.YAMLError as error:
-        raise ValueError(f"preset {path.name} is not valid YAML: {error}") from None
+        told = " ".join(str(error).split())
+        raise ValueError(f"preset {path.name} is not valid YAML: {told}") from None
+    except ValueError as error:
+        raise ValueError(f"preset {path.name}: {error}") from None
 
 
 def require_place(place: str) -> None:
@@ -275,30 +292,6 @@ def require_place(place: str) -> None:
         raise ValueError(f"the model folder {place!r} holds no config.json")
     if looks_local and not path.exists():
         raise ValueError(f"there is no model folder {place!r}")
-
-
-def _replaced(raw: dict, given: dict[str, str]) -> dict:
-    # A model given by hand keeps its role's place and loses what belonged to the preset's own.
-    if not given:
-        return raw
-    require_known("override", given, ["donor", "target", "base", "data"])
-    raw = {**raw, "models": dict(raw["models"]), "roles": dict(raw["roles"])}
-    roles, data = raw["roles"], given.pop("data", None)
-    for role, place in given.items():
-        raw["models"][f"own_{role}"] = {"load": place}
-        roles["specialists"] = [
-            f"own_{role}" if name == roles[role] else name for name in roles["specialists"]
-        ]
-        roles[role] = f"own_{role}"
-    if given:
-        roles.pop("second_donor", None)
-        roles.pop("three_specialists", None)
-    if data:  # the family stays trained on what it was trained on
-        raw["training_data"] = raw.get("training_data") or raw.get("data", {})
-        raw["data"] = {"path": data}
-    raw["family"] = raw.get("family") or raw["name"]
-    raw["name"] = "-".join([raw["name"], *(Path(p).stem for p in [*given.values(), data] if p)])
-    return raw
 
 
 def _sentence(error: ValidationError) -> str:

@@ -165,6 +165,10 @@ class Study:
         """Questions of an ability for a purpose; see `Questions.items`."""
         return self._questions.items(cell, purpose)
 
+    def elsewhere(self, cell: str, count: int, folder: str = "") -> tuple[str, list[dict]]:
+        """Questions of an ability that were not recorded; see `Questions.elsewhere`."""
+        return self._questions.elsewhere(cell, count, folder)
+
     def training(self, cells: Iterable[str], seed: int) -> list[dict]:
         """Items to fine-tune on, shuffled; see `Questions.training`."""
         return self._questions.training(cells, seed)

@@ -8,7 +8,7 @@ answer as text, empty where unknown) and operands (empty outside the generated t
 import json
 import random
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -100,6 +100,21 @@ def _draw(members: list[int], cell: tuple[str, ...], seed: int) -> list[int]:
     shuffled = list(members)
     random.Random("/".join([str(seed), *cell])).shuffle(shuffled)
     return shuffled
+
+
+def ability_of(row: Mapping) -> str:
+    """Ability that a row is a question of: ``language-domain``, or one name where it has no domain.
+
+    >>> ability_of({"language": "de", "domain": "maths"})
+    'de-maths'
+    """
+    return "-".join(part for part in (row["language"], row["domain"]) if part)
+
+
+def abilities_of(items: Dataset) -> list[str]:
+    """Abilities that items are questions of, in the order in which they come."""
+    columns = zip(items["language"][:], items["domain"][:], strict=True)
+    return list(dict.fromkeys("-".join(filter(None, pair)) for pair in columns))
 
 
 def load_items(
@@ -220,12 +235,14 @@ def _own(path: Path, number: int, row: dict) -> dict:
         raise ValueError(
             f"{path.name}, line {number}: unknown split {split!r}; choose from {', '.join(SPLITS)}."
         )
-    domain = str(row.get("domain") or "own")
+    language, domain = str(row.get("language") or "und"), str(row.get("domain") or "own")
+    if row.get("ability"):  # a name in place of language and domain; often the two in one
+        language, _, domain = str(row["ability"]).partition("-")
     value = row.get("value")
     return {
         "id": str(row.get("id") or f"{path.stem}-{number:04d}"),
         "split": split,
-        "language": str(row.get("language") or "und"),
+        "language": language,
         "domain": domain,
         "task": str(row.get("task") or domain),
         "question": row["question"],
@@ -267,10 +284,11 @@ def _read(path: Path, format: str) -> list[dict]:
 def load_external(path: str | Path, format: str = "auto") -> Dataset:
     """Items of a benchmark's files as they lie, or of a user's own JSON lines.
 
-    A user's rows need `question` and `answer`; the other columns are optional. Without a split, a
-    row gets one by a hash of its question, in the proportions of the shipped data. MGSM is all
-    test; GSM8K and EXAMS keep the split in the file's name. EXAMS questions that were canceled (no
-    right choice) are left out.
+    A user's rows need `question` and `answer`; the other columns are optional. An `ability` such as
+    `de-maths` stands for language and domain; one without a hyphen is an ability of no domain.
+    Without a split, a row gets one by a hash of its question, in the proportions of the shipped
+    data. MGSM is all test; GSM8K and EXAMS keep the split in the file's name. EXAMS questions that
+    were canceled (no right choice) are left out.
 
     Args:
         path: a file, or a folder whose `.tsv` and `.jsonl` files are read in the order of their

@@ -11,7 +11,8 @@ from pathlib import Path
 from datasets import Dataset
 
 from actlib.study.presets import ROOT, Data, Preset
-from actlib.text.data import load_external, load_items, select_items
+from actlib.text.data import abilities_of, load_external, load_items
+from actlib.text.generator import require_known
 
 PURPOSES = {"recording": "train", "validation": "validation", "test": "test"}
 """Split of the shipped data that each purpose draws on."""
@@ -27,18 +28,31 @@ def data_folder(data: Data) -> Path | None:
     return None if data.path is None else ROOT / data.path
 
 
+def question_files(data: Data) -> list[Path]:
+    """Files that the questions come from."""
+    place = data_folder(data) or ROOT / "data"
+    if place.is_file():
+        return [place]
+    return sorted([*place.rglob("*.jsonl"), *place.rglob("*.tsv")])
+
+
 def data_digest(data: Data) -> str:
     """Digest of the questions themselves, so that a change of the files is noticed."""
-    place = data_folder(data) or ROOT / "data"
-    files = [place] if place.is_file() else sorted(place.rglob("*.jsonl"))
-    parts = [hashlib.sha256(path.read_bytes()).digest() for path in files]
+    parts = [hashlib.sha256(path.read_bytes()).digest() for path in question_files(data)]
     return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
 
 
 def of_cell(items: Dataset, cell: str) -> Dataset:
-    """Items of one ability, named ``language-domain``."""
-    language, _, domain = cell.partition("-")
-    return select_items(items, languages=[language], domains=[domain])
+    """Items of one ability, named ``language-domain``, or as the questions name it.
+
+    Raises:
+        ValueError: there are none; the sentence names the abilities there are.
+    """
+    columns = zip(items["language"][:], items["domain"][:], strict=True)
+    found = [n for n, pair in enumerate(columns) if "-".join(filter(None, pair)) == cell]
+    if not found:
+        require_known("ability", [cell], abilities_of(items))
+    return items.select(found)
 
 
 def training_items(preset: Preset, cells: list[str], seed: int) -> list[dict]:
@@ -108,6 +122,23 @@ class Questions:
         if len(found) == 0:
             raise ValueError(f"the data hold no {purpose} item of {cell!r}")
         return spread(found, getattr(self.preset.evaluation, f"{purpose}_items"))
+
+    def elsewhere(self, cell: str, count: int, folder: str = "") -> tuple[str, list[dict]]:
+        """Questions of an ability from another source than those recorded, and which source.
+
+        Args:
+            cell: the ability.
+            count: most questions to take.
+            folder: laid out like the shipped data; the large shipped set if empty.
+
+        Returns:
+            ``other_source`` with items of the folder's two tasks of several steps, or, where it
+            lacks the ability, ``other_items`` with the ability's own validation items.
+        """
+        items = load_items(folder or None, split="train", tasks=["purchase", "motion"])
+        if cell in abilities_of(items):
+            return "other_source", spread(of_cell(items, cell), count)
+        return "other_items", self.items(cell, "validation")[:count]
 
     def training(self, cells: Iterable[str], seed: int) -> list[dict]:
         """Items to fine-tune on, shuffled: the training split, or else the recording items."""
