@@ -76,10 +76,18 @@ def channel_modules(model: nn.Module) -> dict[str, ChannelModule]:
 
 
 def tied_modules(model: nn.Module) -> list[tuple[str, ...]]:
-    """Groups of module names that share one weight tensor, such as a tied embedding and LM head."""
+    """Groups of module names that share one weight tensor, such as a tied embedding and LM head.
+
+    Offloading puts a parameter of its own on the meta device for each name; there, what the model
+    of transformers declares as tied counts.
+    """
+    declared = getattr(model, "all_tied_weights_keys", None) or {}
     groups: dict[int, list[str]] = {}
     for name, found in channel_modules(model).items():
-        groups.setdefault(id(found.weight), []).append(name)
+        weight = found.weight
+        if weight.is_meta and f"{name}.weight" in declared:
+            weight = model.get_parameter(declared[f"{name}.weight"])
+        groups.setdefault(id(weight), []).append(name)
     return [tuple(names) for names in groups.values() if len(names) > 1]
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from actlib.placement import input_device
 from actlib.text.prompts import batches
 
 
@@ -26,6 +27,9 @@ def answer_scores(
 ) -> tuple[Float[Tensor, " batch"], Bool[Tensor, " batch"]]:
     """Answer NLL (nats per answer token) and exact match of each item of a left-padded batch.
 
+    The model may take no `position_ids` (it then counts positions by itself, rightly only where it
+    knows of the padding) and no `logits_to_keep`; its parts may lie on several devices.
+
     Raises:
         ValueError: an item has no answer token, or its first token belongs to the answer.
     """
@@ -34,23 +38,25 @@ def answer_scores(
     if not bool(lengths.all()) or bool(answers[:, 0].any()):
         raise ValueError("every item needs an answer span that follows at least one prompt token")
     kept = answers.shape[1] - int(answers.int().argmax(1).min())
-    ids = batch["input_ids"].to(model.device)
+    device = input_device(model)
+    ids = batch["input_ids"].to(device)
     optional = {
-        "position_ids": batch["position_ids"].to(model.device),
+        "position_ids": batch["position_ids"].to(device),
         "logits_to_keep": kept + 1,
         "use_cache": False,
     }
     accepted = inspect.signature(model.forward).parameters
     logits = model(
         input_ids=ids,
-        attention_mask=batch["attention_mask"].to(model.device),
+        attention_mask=batch["attention_mask"].to(device),
         **{key: value for key, value in optional.items() if key in accepted},
     ).logits[:, -kept - 1 : -1]  # a model that cannot keep some logits gives all of them
-    rows, columns = torch.nonzero(answers[:, -kept:].to(model.device), as_tuple=True)
+    ids = ids.to(logits.device)
+    rows, columns = torch.nonzero(answers[:, -kept:].to(logits.device), as_tuple=True)
     chosen, wanted = logits[rows, columns].float(), ids[:, -kept:][rows, columns]
     loss = torch.nn.functional.cross_entropy(chosen, wanted, reduction="none")
     wrong = (chosen.argmax(-1) != wanted).float()
-    totals = torch.zeros(2, len(ids), device=model.device)
+    totals = torch.zeros(2, len(ids), device=logits.device)
     totals.index_add_(1, rows, torch.stack([loss, wrong]))
     return totals[0].cpu() / lengths, totals[1].cpu() == 0
 
@@ -121,6 +127,6 @@ class ItemSet:
             mixed_precision: run the matrix products in bfloat16, for float32 weights of a model
                 that is kept in bfloat16.
         """
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=mixed_precision):
+        with torch.autocast(input_device(model).type, torch.bfloat16, enabled=mixed_precision):
             scores = evaluate(model, self.batches).set_index("item")
         return self.about.loc[scores.index].assign(nll=scores["nll"], exact=scores["exact"])

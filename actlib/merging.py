@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from actlib.localize import weight_differences
 from actlib.masks import ChannelMask, require_fit
 from actlib.pairing.pairs import require_pair
+from actlib.placement import require_in_memory
 from actlib.transfer import Index, require_scale, selections
 
 RULES = ("sum", "average", "largest")
@@ -71,8 +72,9 @@ def merge_(
             embedding and LM head where one donor's row meets another's column.
 
     Raises:
-        ValueError: there is no contribution, the rule is unknown, a donor does not fit, a mask is
-            of another model, or a scale is not finite. Nothing is changed then.
+        ValueError: there is no contribution, the rule is unknown, a donor does not fit, parameters
+            are offloaded, a mask is of another model, or a scale is not finite. Nothing is changed
+            then.
     """
     _require_valid(base, contributions, collisions)
     masks = [mask for _, mask, _ in contributions]
@@ -106,6 +108,7 @@ def _require_valid(base: nn.Module, contributions: Sequence[Contribution], colli
         raise ValueError("there is no contribution to merge")
     for donor, mask, scale in contributions:
         require_pair(donor, base)
+        require_in_memory(donor, base)
         require_fit(base, mask)
         require_scale(scale)
 

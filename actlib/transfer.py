@@ -187,8 +187,9 @@ def preserved(model: nn.Module, mask: ChannelMask) -> Iterator[nn.Module]:
     Only those parameters are copied, so changes to others inside the block stay.
 
     Raises:
-        ValueError: the mask is of another model.
+        ValueError: the mask is of another model, or parameters are offloaded.
     """
+    require_in_memory(model)
     parameters = dict(model.named_parameters())
     copies = []
     for name, selection in selections(model, mask).items():

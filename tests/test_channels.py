@@ -1,5 +1,7 @@
+import accelerate
 import pytest
 import torch
+import transformers
 from torch import nn
 
 from actlib.channels import (
@@ -65,6 +67,17 @@ def test_modules_are_found_by_type_under_any_name():
 @pytest.mark.parametrize(("name", "tied"), [("llama", False), ("llama_tied", True)])
 def test_tied_modules(family, name, tied):
     assert tied_modules(family(name)) == ([("model.embed_tokens", "lm_head")] if tied else [])
+
+
+@pytest.mark.parametrize("name", ["llama", "llama_tied", "gpt2"])
+def test_offloaded_modules_stay_tied(family, name):
+    expected = tied_modules(family(name))
+    offloaded = accelerate.cpu_offload(family(name), execution_device="cpu")
+    assert next(offloaded.parameters()).is_meta
+    assert tied_modules(offloaded) == expected
+    with torch.device("meta"):
+        described = transformers.AutoModelForCausalLM.from_config(offloaded.config)
+    assert tied_modules(described) == expected
 
 
 @pytest.mark.parametrize(

@@ -262,3 +262,15 @@ def test_donors_on_another_device_rank_and_move_the_same(pair, sides):
     with entries_transferred(target, donor, entries, 0.4):
         for name, parameter in bits(target).items():
             torch.testing.assert_close(parameter.cpu(), expected[name], rtol=1e-6, atol=1e-7)
+
+
+def test_offloaded_parameters_are_refused(pair):
+    donor, target = pair()
+    entries, before = random_entries(target, 50, 0), bits(target)
+    for models in ((donor.to("meta"), target), (target, donor)):
+        with pytest.raises(ValueError, match="is offloaded"):
+            top_entries(*models, 5)
+        with pytest.raises(ValueError, match="is offloaded"):
+            with entries_transferred(models[1], models[0], entries):
+                pass
+    assert same(bits(target), before)

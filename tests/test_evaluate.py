@@ -98,3 +98,25 @@ def test_an_answer_needs_tokens_and_a_prompt(family, items, complete, mark):
     batch["answer_mask"] = torch.full_like(batch["answer_mask"], bool(mark))
     with pytest.raises(ValueError, match="answer span"):
         evaluate(family(), [batch])
+
+
+class Plain(torch.nn.Module):
+    """A model of which no more can be asked than all logits of some tokens."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids, attention_mask):
+        positions = position_ids_of(attention_mask)
+        return self.model(input_ids, attention_mask=attention_mask, position_ids=positions)
+
+
+def test_a_model_that_takes_neither_positions_nor_fewer_logits_is_judged_the_same(
+    family, items, complete
+):
+    model = family("gpt2")
+    for batch in complete(items, 3):
+        expected, found = answer_scores(model, batch), answer_scores(Plain(model), batch)
+        torch.testing.assert_close(found[0], expected[0])
+        assert torch.equal(found[1], expected[1])

@@ -133,6 +133,17 @@ def test_tied_crossing_is_claimed_by_row_and_by_column(family):
         torch.testing.assert_close(weight[7, 3], before[7, 3] + step / divisor)
 
 
+def test_offloaded_parameters_are_refused(family):
+    base, contributions = contributions_for(family)
+    (donor, mask, scale), *others = contributions
+    for models in (
+        (base, copy.deepcopy(donor).to("meta")),
+        (copy.deepcopy(base).to("meta"), donor),
+    ):
+        with pytest.raises(ValueError, match="is offloaded"):
+            merge_(models[0], [(models[1], mask, scale), *others])
+
+
 def test_channels_outside_the_union_keep_their_bits_and_the_base_is_copied(family):
     base, contributions = contributions_for(family, "gpt2")
     before = state_of(base)

@@ -282,3 +282,14 @@ def test_a_donor_on_another_device_gives_the_same(pair, architecture, sides):
             assert tensor.device.type == sides[1]
             torch.testing.assert_close(tensor.cpu(), expected[name], rtol=1e-6, atol=1e-7)
     assert same_bits(state_of(target.to("cpu")), before)
+
+
+def test_offloaded_parameters_are_refused(pair):
+    donor, target = pair()
+    mask, before = mask_for(target), state_of(target)
+    with pytest.raises(ValueError, match="is offloaded"):
+        transfer_(target, donor.to("meta"), mask)
+    assert same_bits(state_of(target), before)
+    with pytest.raises(ValueError, match="is offloaded"):
+        with preserved(donor, mask):
+            pass

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from actlib.masks import shortened
 from actlib.pairing.pairs import require_pair
+from actlib.placement import require_in_memory
 from actlib.transfer import interpolated, require_scale
 
 Entries = dict[str, Bool[Tensor, "..."]]
@@ -196,8 +197,9 @@ def _level(histogram: Int[Tensor, " levels"], count: int) -> tuple[int, int]:
 
 
 def _require_same_parameters(donor: nn.Module, target: nn.Module) -> None:
-    """Refuse models of which some parameter, in a channel or not, has no counterpart."""
+    """Refuse models of which some parameter, in a channel or not, has no counterpart or is away."""
     require_pair(donor, target)
+    require_in_memory(donor, target)
     ours, theirs = (
         {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
         for model in (target, donor)
