@@ -23,7 +23,16 @@ from actlib.hooks import AnswerTokens, evaluating
 from actlib.masks import ChannelMask, require_fit
 from actlib.pairing.pairs import require_pair
 from actlib.parallel import Share
-from actlib.passes import HELD_BYTES, Bar, add_part, bytes_per_token, held_activations, parts
+from actlib.passes import (
+    HELD_BYTES,
+    Bar,
+    add_part,
+    bytes_per_token,
+    describe_model,
+    held_activations,
+    pair_metadata,
+    parts,
+)
 from actlib.placement import require_in_memory
 from actlib.running_sums import RunningSums
 from actlib.scores import ChannelScores
@@ -233,21 +242,3 @@ def _parameter_pairs(ours: ChannelModule, theirs: ChannelModule) -> list[tuple[T
 
 def _norm(parts: list[Float[Tensor, "channels _"]]) -> Float[Tensor, " channels"]:
     return sum(part.square().sum(dim=1) for part in parts).sqrt().cpu()
-
-
-def describe_model(model: nn.Module) -> dict[str, str]:
-    """Name, revision and dtype of a model, for the metadata of scores; empty where unknown."""
-    config = getattr(model, "config", None)
-    return {
-        "name": getattr(config, "name_or_path", "") or "",
-        "revision": getattr(config, "_commit_hash", None) or "",
-        "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
-    }
-
-
-def pair_metadata(donor: Mapping[str, str], target: Mapping[str, str]) -> dict[str, str]:
-    """Metadata of scores out of what `describe_model` gives for the two models."""
-    found = {"dtype": "/".join(sorted({donor["dtype"], target["dtype"]}))}
-    for role, model in (("donor", donor), ("target", target)):
-        found |= {role: model["name"], f"{role}_revision": model["revision"]}
-    return found

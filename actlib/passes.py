@@ -188,3 +188,21 @@ def held_activations(
 
     read_answers(donor, modules, part.batch, part.tokens, hold)
     return held
+
+
+def describe_model(model: nn.Module) -> dict[str, str]:
+    """Name, revision and dtype of a model, for the metadata of scores; empty where unknown."""
+    config = getattr(model, "config", None)
+    return {
+        "name": getattr(config, "name_or_path", "") or "",
+        "revision": getattr(config, "_commit_hash", None) or "",
+        "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+    }
+
+
+def pair_metadata(donor: Mapping[str, str], target: Mapping[str, str]) -> dict[str, str]:
+    """Metadata of scores out of what `describe_model` gives for the two models."""
+    found = {"dtype": "/".join(sorted({donor["dtype"], target["dtype"]}))}
+    for role, model in (("donor", donor), ("target", target)):
+        found |= {role: model["name"], f"{role}_revision": model["revision"]}
+    return found

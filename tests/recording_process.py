@@ -1,0 +1,43 @@
+"""One of several processes that record together, for `test_parallel`; saves what it gets."""
+
+import sys
+from pathlib import Path
+
+import torch
+
+from actlib.localize import record_differences
+from actlib.parallel import Share
+from actlib.two_passes import record_differences_in_two_passes
+
+
+def recorded(donor, target, batches, folder):
+    """Scores of three batches, of one that leaves a process without any, and of two passes."""
+    yield "three", record_differences(donor, target, batches)
+    yield "one", record_differences(donor, target, batches[:1])
+    yield (
+        "two passes",
+        record_differences_in_two_passes(lambda: donor, lambda: target, batches, folder / "kept"),
+    )
+
+
+def failure(donor, target, batches):
+    """What is raised where the second batch has an item without an answer."""
+    batches[1]["answer_mask"][0] = False
+    try:
+        record_differences(donor, target, batches)
+    except ValueError as error:
+        return str(error)
+
+
+def main(folder):
+    torch.set_num_threads(1)
+    donor, target, batches = torch.load(folder / "given.pt", weights_only=False)
+    share = Share.current()
+    for name, scores in recorded(donor, target, batches, folder):
+        scores.save(folder / f"{name}-{share.rank}.safetensors")
+    (folder / f"failure-{share.rank}.txt").write_text(failure(donor, target, batches))
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,95 @@
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from actlib.localize import record_differences
+from actlib.parallel import Share
+from actlib.scores import ChannelScores
+
+SCRIPT = Path(__file__).with_name("recording_process.py")
+
+
+@pytest.fixture
+def run_two(tmp_path):
+    """`run_two(donor, target, batches)`: folder of what two processes leave, launched for real."""
+
+    def run(*given):
+        torch.save(given, tmp_path / "given.pt")
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        # What `accelerate launch --cpu --num_processes 2` and torchrun put into the environment.
+        launched = {
+            "WORLD_SIZE": "2",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "TORCHELASTIC_RUN_ID": "test",
+            "ACCELERATE_USE_CPU": "true",
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(SCRIPT.parents[1]),
+        }
+        command = [sys.executable, str(SCRIPT), str(tmp_path)]
+        processes = [
+            subprocess.Popen(
+                command,
+                env={**os.environ, **launched, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for rank in range(2)
+        ]
+        try:
+            told = [process.communicate(timeout=120)[1] for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
+        assert [process.returncode for process in processes] == [0, 0], "\n".join(told)
+        return tmp_path
+
+    return run
+
+
+def test_two_processes_give_the_scores_of_one(run_two, pair, items, collate):
+    donor, target = pair("mixtral")
+    batches = collate(items, 2)
+    folder = run_two(donor, target, batches)
+    for name, chosen in (("three", batches), ("one", batches[:1]), ("two passes", batches)):
+        alone = record_differences(donor, target, chosen)
+        each = [ChannelScores.load(folder / f"{name}-{rank}.safetensors") for rank in range(2)]
+        for found in each:
+            assert found.tokens == alone.tokens
+            assert found.metadata | {"tokens": ""} == alone.metadata | {"tokens": ""}
+            for part in ("values", "magnitudes", "means", "spreads"):
+                ours, other = getattr(found, part), getattr(alone, part)
+                for module in other:
+                    torch.testing.assert_close(ours[module], other[module], rtol=1e-6, atol=1e-7)
+        assert all(torch.equal(each[0].values[key], each[1].values[key]) for key in alone.values)
+    assert not (folder / "kept").exists()
+    # The second batch is the second process's; its first item is the third of all.
+    other, own = ((folder / f"failure-{rank}.txt").read_text() for rank in range(2))
+    assert own == "the answer span of item 2 is empty"
+    assert other == f"process 1 of 2 failed: ValueError: {own}"
+
+
+def test_a_process_alone_has_everything():
+    share = Share.current()
+    assert share == Share(0, 1) and all(map(share.has, range(5)))
+    assert share.gathered("mine") == ["mine"]
+    assert share.together(lambda: 3) == 3
+    with pytest.raises(KeyError):
+        share.together(lambda: {}["nothing"])
+
+
+def test_every_batch_is_of_one_process():
+    shares = [Share(rank, 3) for rank in range(3)]
+    assert all(sum(share.has(number) for share in shares) == 1 for number in range(10))
+
+
+def test_a_cluster_that_only_names_a_world_size_is_not_joined(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert Share.current() == Share()
