@@ -132,11 +132,13 @@ def kind_of(name: str) -> str:
     """Module name without its layer index and the prefix before it; other indices are dropped.
 
     `model.layers.3.self_attn.q_proj` is of kind `self_attn.q_proj`, `model.embed_tokens` of kind
-    `embed_tokens`.
+    `embed_tokens`. Of the prefix a part that is about images or sound stays, since its layers are
+    others than those of the language model: `vision_tower.self_attn.q_proj`.
     """
     parts = name.split(".")
     first = next((i for i, part in enumerate(parts) if part.isdecimal()), len(parts) - 2)
-    return ".".join(part for part in parts[first + 1 :] if not part.isdecimal())
+    other = [part for part in parts[: first + 1] if "vision" in part or "audio" in part]
+    return ".".join(other[:1] + [part for part in parts[first + 1 :] if not part.isdecimal()])
 
 
 def _describe(module: nn.Module) -> tuple[int, Layout] | None:

@@ -92,6 +92,12 @@ def test_offloaded_modules_stay_tied(family, name):
         ("gpt_neox.layers.5.attention.query_key_value", 5, "attention.query_key_value"),
         ("gpt_neox.final_layer_norm", -1, "final_layer_norm"),
         ("model.language_model.layers.3.mlp.up_proj", 3, "mlp.up_proj"),
+        (
+            "model.vision_tower.vision_model.encoder.layers.3.mlp.fc1",
+            3,
+            "vision_tower.mlp.fc1",
+        ),
+        ("audio_tower.norm", -1, "audio_tower.norm"),
         ("model.embed_tokens", -1, "embed_tokens"),
         ("lm_head", -1, "lm_head"),
     ],
