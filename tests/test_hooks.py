@@ -3,15 +3,18 @@ from collections import namedtuple
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from actlib.hooks import (
     AnswerTokens,
+    call_hooks,
     editing_hooks,
     evaluating,
     output_hooks,
     position_ids_of,
     rehearsing,
 )
+from actlib.localize import record_differences
 
 
 def hook_count(model):
@@ -175,3 +178,29 @@ def test_incomplete_and_uneven_batches_are_refused():
         AnswerTokens.of_batch({"input_ids": batch["input_ids"]})
     with pytest.raises(ValueError, match="one shape"):
         AnswerTokens.of_batch(batch | {"answer_mask": torch.ones(2, 4)})
+
+
+@pytest.mark.parametrize("name", ["qwen3", "gemma3"])  # tokens before heads, heads before tokens
+def test_as_many_positions_as_heads_are_told_apart(pair, items, collate, name):
+    donor, target = pair(name)
+    four = [(ids[-4:], answer[-4:]) for ids, answer in items]
+    assert donor.config.num_attention_heads == 4
+    found = record_differences(donor, target, collate(four))
+    longer = [
+        {key: functional.pad(values, (3, 0)) for key, values in batch.items()}
+        for batch in collate(four)
+    ]
+    expected = record_differences(donor, target, longer)
+    for module, values in expected.values.items():
+        torch.testing.assert_close(found.values[module], values, rtol=1e-5, atol=1e-5)
+
+
+def test_calls_are_told_with_inputs_by_position_and_by_name():
+    class Sum(nn.Module):
+        def forward(self, x, y, z):
+            return x + y + z
+
+    model, seen = nn.Sequential(Sum()), []
+    with call_hooks(model, ["0"], lambda *call: seen.append(call)):
+        model[0](1, z=3, y=2)
+    assert seen == [("0", [1, 3, 2], 6)] and hook_count(model) == 0
