@@ -5,13 +5,13 @@ print(report.collisions, "channels were claimed by more than one donor")
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import or_
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from actlib.localize import weight_differences
@@ -94,18 +94,27 @@ def merge_(
                     if name in parts:
                         deltas.append(_task_vector(ours, theirs[name], index) * scale)
                         claims.append(parts[name].elements()[index].to(ours.device))
-                step = _combined(torch.stack(deltas), torch.stack(claims), collisions)
+                step = combined(torch.stack(deltas), torch.stack(claims), collisions)
                 ours[index] = (ours[index].to(step.dtype) + step).to(ours.dtype)
-    return MergeReport(base, union, _count_collisions(masks), collisions)
+    return MergeReport(base, union, count_collisions(masks), collisions)
 
 
-def _require_valid(base: nn.Module, contributions: Sequence[Contribution], collisions: str) -> None:
+def require_mergeable(contributions: Sequence[object], collisions: str) -> None:
+    """Refuse an unknown rule, and no contributions.
+
+    Raises:
+        ValueError: names the rule, or says that there is nothing to merge.
+    """
     if collisions not in RULES:
         raise ValueError(
             f"unknown collision rule {collisions!r}, expected one of {', '.join(RULES)}"
         )
     if not contributions:
         raise ValueError("there is no contribution to merge")
+
+
+def _require_valid(base: nn.Module, contributions: Sequence[Contribution], collisions: str) -> None:
+    require_mergeable(contributions, collisions)
     for donor, mask, scale in contributions:
         require_pair(donor, base)
         require_in_memory(donor, base)
@@ -118,34 +127,55 @@ def _task_vector(base: Tensor, donor: Tensor, index: Index) -> Tensor:
     return donor[index].to(device=base.device, dtype=wide) - base[index].to(wide)
 
 
-def _combined(
-    deltas: Float[Tensor, "donors *piece"], claims: Tensor, rule: str
+def combined(
+    deltas: Float[Tensor, "donors *piece"], claims: Bool[Tensor, "donors *piece"], rule: str
 ) -> Float[Tensor, "*piece"]:
+    """The step that several donors' scaled task vectors make together; see `merge_`.
+
+    Args:
+        deltas: scaled task vectors.
+        claims: which elements each donor gives; the others do not count.
+        rule: how shared claims are settled; for "largest", `claims` has settled them already.
+    """
     deltas = torch.where(claims, deltas, 0)
-    # Addition in floats depends on its order; sorted terms are the same whoever came first.
-    total = deltas.sort(dim=0).values.sum(dim=0) if len(deltas) > 2 else deltas.sum(dim=0)
+    # Addition in floats depends on its order. Sorted terms, added one by one, are the same whoever
+    # came first and however the elements are cut into pieces.
+    terms = deltas.sort(dim=0).values if len(deltas) > 2 else deltas
+    total = reduce(torch.add, terms.unbind(dim=0))
     return total if rule == "sum" else total / claims.sum(dim=0).clamp_min(1)
 
 
 def _largest(base: nn.Module, contributions: Sequence[Contribution]) -> list[ChannelMask]:
-    """Each donor's mask without the channels on which another claimant differs more."""
-    norms = []
-    for donor, mask, scale in contributions:
-        values = weight_differences(donor, base).values
-        norms.append(
-            {
-                name: torch.where(chosen.cpu(), values[name] * abs(scale), -1.0)
-                for name, chosen in mask.channels.items()
-            }
-        )
-    best = {name: torch.stack([norm[name] for norm in norms]).amax(dim=0) for name in norms[0]}
+    norms = [weight_differences(donor, base).values for donor, _, _ in contributions]
+    return largest_claims(norms, [(mask, scale) for _, mask, scale in contributions])
+
+
+def largest_claims(
+    norms: Sequence[Mapping[str, Float[Tensor, " channels"]]],
+    claims: Sequence[tuple[ChannelMask, float]],
+) -> list[ChannelMask]:
+    """Each donor's mask without the channels on which another claimant differs more.
+
+    Args:
+        norms: each donor's L2 norms of the channels' differences from the base, by module.
+        claims: its mask and scale.
+    """
+    scaled = [
+        {
+            name: torch.where(chosen.cpu(), norm[name] * abs(scale), -1.0)
+            for name, chosen in mask.channels.items()
+        }
+        for norm, (mask, scale) in zip(norms, claims, strict=True)
+    ]
+    best = {name: torch.stack([each[name] for each in scaled]).amax(dim=0) for name in scaled[0]}
     return [
-        ChannelMask({name: (norm[name] == best[name]) & (norm[name] >= 0) for name in norm})
-        for norm in norms
+        ChannelMask({name: (each[name] == best[name]) & (each[name] >= 0) for name in each})
+        for each in scaled
     ]
 
 
-def _count_collisions(masks: Sequence[ChannelMask]) -> int:
+def count_collisions(masks: Sequence[ChannelMask]) -> int:
+    """Number of channels that are in more than one mask."""
     return sum(
         int((torch.stack([mask.channels[name] for mask in masks]).sum(dim=0) > 1).sum())
         for name in masks[0].channels

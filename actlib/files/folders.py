@@ -10,6 +10,7 @@ import filecmp
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -45,6 +46,14 @@ class ModelFolder:
     layout: Layout
     files: tuple[str, ...]
 
+    @cached_property
+    def _aliases(self) -> dict[str, list[str]]:
+        """All names of each parameter; a tied one has several."""
+        names: dict[int, list[str]] = {}
+        for name, parameter in self.model.named_parameters(remove_duplicate=False):
+            names.setdefault(id(parameter), []).append(name)
+        return {name: found for found in names.values() for name in found}
+
     def located(self, selection: Selection, side: str) -> list[StoredParameter]:
         """The stored copies of a parameter: a tied one may be stored under each of its names.
 
@@ -55,9 +64,8 @@ class ModelFolder:
         Raises:
             ValueError: it is not stored, or in another shape, form or type than expected.
         """
-        parameters = dict(self.model.named_parameters(remove_duplicate=False))
-        wanted, name = parameters[selection.name], selection.name
-        names = [key for key, parameter in parameters.items() if parameter is wanted]
+        name = selection.name
+        names = self._aliases[name]
         found = [self.layout.parameters[key] for key in names if key in self.layout.parameters]
         if not found and name in self.layout.converted:
             raise ValueError(

@@ -24,8 +24,9 @@ from actlib.files.headers import DTYPES, StoredTensor
 from actlib.files.layouts import StoredParameter
 from actlib.transfer import Selection
 
-BLOCK_BYTES = 4 << 20
-"""Size of a block: small beside any model, large beside the cost of a call."""
+DENSE_BYTES, SPARSE_BYTES = 1 << 20, 8 << 20
+"""Size of a block that is read whole, which should stay in the processor's cache, and of one of
+which only some rows are read. Both are small beside any model, large beside the cost of a call."""
 # Rows this close together, or this short, cost less to read with what lies between them.
 _NEAR, _SHORT = 4, 512
 
@@ -92,16 +93,17 @@ class Block:
 def blocks_of(parameter: StoredParameter, selection: Selection) -> list[Block]:
     """The blocks of a parameter in which something is selected, in order of its rows."""
     counted = np.concatenate(([0], np.cumsum(selection.rows.numpy())))
-    some_columns = selection.columns is not None and bool(selection.columns.any())
+    whole = selection.columns is not None and bool(selection.columns.any())
+    most = whole or counted[-1] * _NEAR >= len(selection.rows)
     found = []
     for part, origin in zip(parameter.parts, parameter.origins, strict=True):
-        step = max(1, BLOCK_BYTES // max(1, part.row_bytes))
+        close = most or part.row_bytes < _SHORT
+        step = max(1, (DENSE_BYTES if close else SPARSE_BYTES) // max(1, part.row_bytes))
         for start in range(origin, origin + part.rows, step):
             stop = min(start + step, origin + part.rows)
-            count = int(counted[stop] - counted[start])
-            if count or some_columns:
-                dense = some_columns or count * _NEAR >= stop - start or part.row_bytes < _SHORT
-                before = int(counted[start])
+            before, count = int(counted[start]), int(counted[stop] - counted[start])
+            if count or whole:
+                dense = close or count * _NEAR >= stop - start
                 found.append(Block(part, origin, start, stop, dense, selection, before))
     return found
 
@@ -170,15 +172,15 @@ def read_block(files: OpenFiles, block: Block) -> Tensor:
 
 def write_block(files: OpenFiles, block: Block, values: Tensor) -> None:
     """Write a whole block."""
-    _write(files[block.part.file], values, block.offset)
+    _write(files[block.part.file], _bytes_of(values), block.offset)
 
 
 def write_rows(files: OpenFiles, block: Block, slab: Slab, values: Tensor) -> None:
     """Write the whole rows of a slab that lies in the block."""
-    part, descriptor = block.part, files[block.part.file]
-    for first, last in _runs(slab.rows):
-        row = int(slab.rows[first]) - block.origin
-        _write(descriptor, values[first:last], part.offset + row * part.row_bytes)
+    part, data = block.part, _bytes_of(values.contiguous())
+    for first, last, row in _runs(slab.rows - block.origin):
+        inside = data[first * part.row_bytes : last * part.row_bytes]
+        _write(files[part.file], inside, part.offset + row * part.row_bytes)
 
 
 def take(matrix: Tensor, rows: Int[Tensor, " rows"], columns: Tensor | None) -> Tensor:
@@ -222,35 +224,39 @@ def _read_rows(
     if columns is not None or last - first <= _NEAR * len(rows) or part.row_bytes < _SHORT:
         return take(_read_span(descriptor, part, first, last), rows - first, columns)
     raw = torch.empty(len(rows) * part.row_bytes, dtype=torch.uint8)
-    for begin, end in _runs(rows):
-        inside = raw[begin * part.row_bytes : end * part.row_bytes]
-        _fill(descriptor, inside, part.offset + int(rows[begin]) * part.row_bytes)
+    data, width = _bytes_of(raw), part.row_bytes
+    for begin, end, row in _runs(rows):
+        _fill(descriptor, data[begin * width : end * width], part.offset + row * width)
     return raw.view(DTYPES[part.dtype]).view(len(rows), -1)
 
 
 def _read_span(descriptor: int, part: StoredTensor, first: int, last: int) -> Tensor:
     raw = torch.empty((last - first) * part.row_bytes, dtype=torch.uint8)
-    _fill(descriptor, raw, part.offset + first * part.row_bytes)
+    _fill(descriptor, _bytes_of(raw), part.offset + first * part.row_bytes)
     return raw.view(DTYPES[part.dtype]).view(last - first, -1)
 
 
-def _runs(rows: Int[Tensor, " rows"]) -> Iterator[tuple[int, int]]:
-    """Begin and end of each run of consecutive rows."""
-    breaks = (np.flatnonzero(np.diff(rows.numpy()) != 1) + 1).tolist()
-    return zip([0, *breaks], [*breaks, len(rows)], strict=True)
+def _runs(rows: Int[Tensor, " rows"]) -> Iterator[tuple[int, int, int]]:
+    """Begin, end and first row of each run of consecutive rows."""
+    numbers = rows.numpy()
+    begins = np.concatenate(([0], np.flatnonzero(np.diff(numbers) != 1) + 1))
+    ends = [*begins[1:].tolist(), len(numbers)]
+    return zip(begins.tolist(), ends, numbers[begins].tolist(), strict=True)
 
 
-def _fill(descriptor: int, raw: Tensor, offset: int) -> None:
-    view = memoryview(raw.numpy())
-    while view:
-        count = os.preadv(descriptor, [view], offset)
+def _bytes_of(values: Tensor) -> memoryview:
+    return memoryview(values.flatten().view(torch.uint8).numpy())
+
+
+def _fill(descriptor: int, data: memoryview, offset: int) -> None:
+    while data:
+        count = os.preadv(descriptor, [data], offset)
         if count == 0:
             raise OSError("a weight file became shorter while it was read")
-        view, offset = view[count:], offset + count
+        data, offset = data[count:], offset + count
 
 
-def _write(descriptor: int, values: Tensor, offset: int) -> None:
-    view = memoryview(values.contiguous().flatten().view(torch.uint8).numpy())
-    while view:
-        count = os.pwrite(descriptor, view, offset)
-        view, offset = view[count:], offset + count
+def _write(descriptor: int, data: memoryview, offset: int) -> None:
+    while data:
+        count = os.pwrite(descriptor, data, offset)
+        data, offset = data[count:], offset + count

@@ -1,0 +1,147 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import actlib.files.slabs
+from actlib.channels import channel_modules
+from actlib.files.merging import merge_checkpoint
+from actlib.masks import ChannelMask
+from actlib.merging import merge
+from actlib.transfer import transfer_
+
+RULES = ("sum", "average", "largest")
+
+
+def mask_for(model, share=0.4, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return ChannelMask(
+        {
+            name: torch.rand(each.channels, generator=generator) < share
+            for name, each in channel_modules(model).items()
+        }
+    )
+
+
+@pytest.fixture
+def specialists(family, tmp_path):
+    """`specialists(architecture, count, dtype)`: base and contributions, also under tmp_path."""
+
+    def make(architecture="llama_tied", count=3, dtype=torch.float32, shard_size="1GB"):
+        base = family(architecture, 0, dtype)
+        base.save_pretrained(tmp_path / "base", max_shard_size=shard_size)
+        given = []
+        for seed in range(1, count + 1):
+            donor = family(architecture, seed, dtype)
+            donor.save_pretrained(tmp_path / f"donor{seed}", max_shard_size="9KB")
+            given.append((donor, mask_for(base, seed=seed), 0.2 + 0.3 * seed))
+        return base, given
+
+    return make
+
+
+def stored(tmp_path, given):
+    return [(tmp_path / f"donor{i + 1}", mask, scale) for i, (_, mask, scale) in enumerate(given)]
+
+
+def weights(folder):
+    return {path.name: path.read_bytes() for path in folder.glob("model*")}
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(
+    ("architecture", "dtype", "shard_size"),
+    [
+        ("llama_tied", torch.float32, "5KB"),
+        ("gpt2", torch.bfloat16, "1GB"),
+        ("mixtral", torch.bfloat16, "20KB"),
+    ],
+)
+def test_same_bytes_and_report_as_in_memory(
+    specialists, tmp_path, rule, architecture, dtype, shard_size
+):
+    base, given = specialists(architecture, 3, dtype, shard_size)
+    expected = merge(base, given, rule)
+    expected.model.save_pretrained(tmp_path / "memory", max_shard_size=shard_size)
+    report = merge_checkpoint(tmp_path / "base", stored(tmp_path, given), tmp_path / "out", rule)
+    assert report.folder == tmp_path / "out"
+    assert (report.collisions, report.rule) == (expected.collisions, rule)
+    assert report.union.digest == expected.union.digest
+    assert weights(tmp_path / "out") == weights(tmp_path / "memory") != weights(tmp_path / "base")
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_many_donors_add_up_the_same_wherever_an_element_lies(
+    specialists, tmp_path, rule, monkeypatch
+):
+    monkeypatch.setattr(actlib.files.slabs, "DENSE_BYTES", 7 * 64)
+    base, given = specialists("llama_tied", 7)
+    merge(base, given, rule).model.save_pretrained(tmp_path / "memory")
+    merge_checkpoint(tmp_path / "base", stored(tmp_path, given)[::-1], tmp_path / "out", rule)
+    assert weights(tmp_path / "out") == weights(tmp_path / "memory")
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_one_donor_is_a_transfer(specialists, tmp_path, rule):
+    base, given = specialists("llama", 1)
+    merge_checkpoint(tmp_path / "base", stored(tmp_path, given), tmp_path / "out", rule)
+    transfer_(base, *given[0])
+    base.save_pretrained(tmp_path / "memory")
+    assert weights(tmp_path / "out") == weights(tmp_path / "memory")
+
+
+def test_equal_donors_tie(specialists, tmp_path):
+    base, given = specialists("llama_tied", 1)
+    merge(base, given * 2, "largest").model.save_pretrained(tmp_path / "memory")
+    merge_checkpoint(tmp_path / "base", stored(tmp_path, given) * 2, tmp_path / "out", "largest")
+    assert weights(tmp_path / "out") == weights(tmp_path / "memory")
+
+
+def test_the_folder_says_what_was_merged(specialists, tmp_path):
+    _, given = specialists("llama", 2)
+    report = merge_checkpoint(tmp_path / "base", stored(tmp_path, given), tmp_path / "out")
+    note = json.loads((tmp_path / "out" / "act_transfer.json").read_text())
+    assert (note["method"], note["target"], note["collisions"]) == ("merge", "base", "sum")
+    assert note["collided_channels"] == report.collisions > 0
+    assert [each["donor"] for each in note["contributions"]] == ["donor1", "donor2"]
+    assert [each["mask_sha256"] for each in note["contributions"]] == [
+        mask.digest for _, mask, _ in given
+    ]
+    assert str(tmp_path) not in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_refusals_write_nothing(specialists, family, tmp_path):
+    _, given = specialists("llama", 2)
+    places = stored(tmp_path, given)
+    family("gpt2").save_pretrained(tmp_path / "other")
+    _, mask, _ = places[0]
+    before = sorted(path.name for path in tmp_path.iterdir())
+    cases = [
+        (places, "first", "unknown collision rule 'first', expected one of sum"),
+        ([], "sum", "no contribution"),
+        ([*places, (tmp_path / "other", mask, 0.4)], "sum", "donor and target do not fit"),
+        ([*places, (tmp_path / "nowhere", mask, 0.4)], "sum", "there is no model folder"),
+        ([*places, (tmp_path / "base", ChannelMask({}), 0.4)], "sum", "the mask is of another"),
+        ([*places, (tmp_path / "base", mask, float("inf"))], "sum", "scale must be a finite"),
+    ]
+    for contributions, rule, message in cases:
+        with pytest.raises(ValueError, match=message):
+            merge_checkpoint(tmp_path / "base", contributions, tmp_path / "out", rule)
+    with pytest.raises(ValueError, match="exists and is not empty"):
+        merge_checkpoint(tmp_path / "base", places, tmp_path / "base")
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_a_donor_without_a_claimed_tensor_is_refused_before_anything_is_written(
+    specialists, tmp_path
+):
+    _, given = specialists("llama", 1)
+    for path in (tmp_path / "donor1").glob("model-*"):
+        tensors = load_file(path)
+        if "lm_head.weight" in tensors:
+            del tensors["lm_head.weight"]
+            save_file(tensors, path, {"format": "pt"})
+    with pytest.raises(ValueError, match="lacks the tensor lm_head.weight that the index names"):
+        merge_checkpoint(tmp_path / "base", stored(tmp_path, given), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
