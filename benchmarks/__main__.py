@@ -54,7 +54,9 @@ def _draw(results: Path) -> None:
 
 
 def _options(given: argparse.Namespace) -> Options:
-    peers = dict(pair.split("=", 1) for pair in given.peer)
+    made = {path.parents[1].name: path for path in given.peers.glob("*/bin/python")}
+    named = dict(pair.split("=", 1) for pair in given.peer)
+    peers = {name: str(Path(path).absolute()) for name, path in (made | named).items()}
     scratch = given.scratch.resolve()
     return Options(scratch, given.quick, given.turns, peers, given.local)
 
@@ -74,6 +76,9 @@ def _parsed(words: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--peer", action="append", default=[], metavar="NAME=PYTHON", help="other tool's Python"
+    )
+    parser.add_argument(
+        "--peers", type=Path, default=ROOT / "artifacts" / "peers", help="folder of environments"
     )
     parser.add_argument("--report", action="store_true", help="measure nothing")
     parser.add_argument("--local", action="store_true", help="in this process, no memory watched")

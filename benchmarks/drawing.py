@@ -55,4 +55,5 @@ def _panel(row: Growth, runs: pd.DataFrame, lines: pd.DataFrame, ax) -> None:
     ax.set_yscale("log")
     ax.set_xlabel(row.axis[0].upper() + row.axis[1:])
     ax.set_ylabel("Seconds")
-    ax.legend(loc="upper left", fontsize=7)
+    if len(lines):
+        ax.legend(loc="upper left", fontsize=7)

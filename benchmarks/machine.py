@@ -37,6 +37,13 @@ def versions(*packages: str) -> dict[str, str]:
     return found
 
 
+def named_versions(*packages: str) -> str:
+    """The same in one line, packages that are not installed left out."""
+    return ", ".join(
+        f"{name} {version}" for name, version in versions(*packages).items() if version
+    )
+
+
 def commit() -> str:
     """Short hash of the checkout's commit; "+" follows where code of the package was changed."""
     try:

@@ -67,7 +67,7 @@ class _Local:
 
     def __init__(self, module: str, case: str, options: Options) -> None:
         self._made = ways(module, case, Setting(options.scratch, options.quick))
-        self.ways, self.facts = list(self._made), facts()
+        self.ways, self.facts = list(self._made), facts(module)
 
     def run(self, way: str) -> dict[str, float]:
         return self._made[way].measure()
@@ -92,7 +92,7 @@ def _case(
             other = ours
             if row.peer:
                 other = stack.enter_context(_peer(row, case, options))
-                told["peer"] = other.facts.get("peer", "")
+                told["peer"] = other.facts["peer"]
             sides = {row.ours: ours} | dict.fromkeys(row.others, other)
         else:
             sides = dict.fromkeys(ours.ways, ours)

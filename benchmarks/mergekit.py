@@ -1,5 +1,6 @@
 """A checkpoint's transfer as a whole process, beside mergekit's task arithmetic on the pair."""
 
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,7 +9,7 @@ import yaml
 
 from benchmarks import folders
 from benchmarks.measuring import peer_python
-from benchmarks.processes import run_command
+from benchmarks.processes import run_command, surroundings
 from benchmarks.serving import Way
 from benchmarks.side import Setting
 
@@ -42,6 +43,15 @@ def ways(case: str, setting: Setting) -> Mapping[str, Way]:
         "actlib transfer": whole([*ours, "--scale", str(SCALE)]),
         "mergekit-yaml": whole(theirs),
     }
+
+
+def facts() -> dict[str, str]:
+    """Versions in mergekit's environment."""
+    script = "from benchmarks.machine import named_versions as told; print(told(*{}))"
+    packages = ("mergekit", "torch", "transformers")
+    command = [peer_python("mergekit"), "-c", script.format(packages)]
+    done = subprocess.run(command, env=surroundings(), capture_output=True, text=True, check=True)
+    return {"peer": done.stdout.strip()}
 
 
 def task_arithmetic(donor: Path, target: Path) -> dict:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.serving import NotRunError
+from benchmarks.serving import ANSWER, NotRunError
 
 ROOT = Path(__file__).resolve().parents[1]
 POLL_SECONDS = 0.003
@@ -97,8 +97,11 @@ class Served:
         self._process.stdin.write(way + "\n")
 
     def _answer(self) -> dict:
-        line = self._process.stdout.readline()
-        answer = json.loads(line) if line else {"error": "it ended without an answer"}
+        answer = {"error": "it ended without an answer"}
+        for line in self._process.stdout:
+            if line.startswith(ANSWER):
+                answer = json.loads(line.removeprefix(ANSWER))
+                break
         if "not_run" in answer:
             raise NotRunError(answer["not_run"])
         if "error" in answer:

@@ -58,7 +58,10 @@ def _recording(case: str, setting: Setting) -> Callable[[], dict[str, float]]:
         width, outputs = config.hidden_size, config.intermediate_size
         operations = 2 * floors.forward_operations(target, batches)
         rate = floors.matmul_rate(dtype, tokens, width, outputs)
-        moved, copied = floors.recorded_bytes(target, batches), floors.copy_rate()
+        moved, copied = (
+            floors.recorded_bytes(target, batches),
+            floors.copy_rate(quick=setting.quick),
+        )
         floor = {
             "matrix products, operations": operations,
             "operations per second": rate,
@@ -109,7 +112,7 @@ def _transfer(case: str, setting: Setting) -> Callable[[], dict[str, float]]:
         subprocess.run(["cp", "-r", str(target), str(out)], check=True)
         copy = time.perf_counter() - start
         folders.remove(out)
-        rate = floors.copy_rate()
+        rate = floors.copy_rate(quick=setting.quick)
         floor = {
             "copy, bytes": whole,
             "copy, seconds (cp -r)": copy,

@@ -39,8 +39,10 @@ def recording_ways(
 ) -> dict[str, Way]:
     """Both ways over the same batches; logits are computed at answer positions by both."""
 
-    def record() -> None:
-        record_differences(donor, target, batches)
+    def record() -> dict[str, float]:
+        scores = record_differences(donor, target, batches)
+        total = sum(values.double().sum().item() for values in scores.values.values())
+        return {"total_difference": total * scores.tokens}
 
     return {RECORD: Way(record), BARE: Way(lambda: run_bare(donor, target, batches))}
 
@@ -72,12 +74,12 @@ def _fresh_peak() -> None:
     torch.cuda.reset_peak_memory_stats()
 
 
-def _finished(run: Callable[[], object]) -> Callable[[], dict[str, float]]:
+def _finished(run: Callable[[], dict | None]) -> Callable[[], dict[str, float]]:
     """Wait for the GPU before the clock stops; tell the most that tensors held on it."""
 
     def whole() -> dict[str, float]:
-        run()
+        found = run() or {}
         torch.cuda.synchronize()
-        return {"gpu_peak_bytes": torch.cuda.max_memory_allocated()}
+        return {**found, "gpu_peak_bytes": torch.cuda.max_memory_allocated()}
 
     return whole

@@ -110,11 +110,13 @@ def _measured(
 
 def _bound(aim: Aim) -> str:
     name = _UNITS[aim.measure]
+    if aim.kind == "fold" and aim.measure == "seconds":
+        return f"≥ {aim.limit:g} × faster"
     if aim.kind == "times":
         return f"{name} ≤ {aim.limit:g} ×"
     if aim.kind == "above":
         return f"{name} ≤ the other's + {aim.limit / _GIB:g} GiB"
-    return f"{name} {aim.limit:g} × less"
+    return f"≥ {aim.limit:g} × less {name}"
 
 
 def _memory(row: Row, case: str, other: str, table: Table) -> str:
@@ -161,10 +163,8 @@ def _profile(folder: Path, row: Profile, marks: dict) -> str:
         parts = dict.fromkeys(part for way in ways for part in times[way])
         order = sorted(parts, key=lambda part: -max(times[way].get(part, 0) for way in ways))
         for part in order:
-            cells = (times[way].get(part) for way in ways)
-            lines.append(
-                _line(f"`{part}`", *("–" if cell is None else f"{cell:.3g}" for cell in cells))
-            )
+            cells = (f"{times[way][part]:.3g}" if part in times[way] else "–" for way in ways)
+            lines.append(_line(f"`{part}`", *cells))
         lines += ["", *_head("floor", "value")]
         floor = _parts(table, case, "floor")
         lines += [_line(part, f"{value:.3g}") for part, value in floor.items()] + [""]

@@ -1,10 +1,10 @@
 """The measured side: a process that sets up once, then runs one of its ways each time it is told.
 
-    serve({"copy": Way(run_copy), "walk": Way(run_walk, before=reset)})
+    serve(lambda: {"copy": Way(run_copy), "walk": Way(run_walk, before=reset)}, facts=dict)
 
 Standard library only, so that scripts in other tools' environments can use it. Each line on the
-standard input names a way; each answer is a line of JSON. What a library prints goes to the
-standard error instead.
+standard input names a way; each answer is a line of JSON. What a library prints meanwhile goes to
+the standard error.
 """
 
 import json
@@ -14,6 +14,9 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+
+ANSWER = "@answer "
+"""Begins each answer, since libraries may print before `serve` can stop them."""
 
 
 class NotRunError(Exception):
@@ -46,22 +49,22 @@ class Way:
         return {"seconds": seconds, **(found or {})}
 
 
-def serve(make: Callable[[], Mapping[str, Way]], facts: Mapping[str, str] | None = None) -> None:
+def serve(make: Callable[[], Mapping[str, Way]], facts: Callable[[], Mapping[str, str]]) -> None:
     """Set up, say so, then answer every line of the standard input until it ends.
 
     Args:
         make: sets up and returns the ways by name.
-        facts: versions of this environment, told with the first answer.
+        facts: returns what this environment is, such as versions, told with the first answer.
     """
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
 
     def say(answer: Mapping[str, object]) -> None:
-        answers.write(json.dumps(answer) + "\n")
+        answers.write(f"{ANSWER}{json.dumps(answer)}\n")
 
     try:
         ways = make()
-        say({"ready": list(ways), "facts": dict(facts or {})})
+        say({"ready": list(ways), "facts": dict(facts())})
         for line in sys.stdin:
             say({"measures": ways[line.strip()].measure()})
     except NotRunError as reason:

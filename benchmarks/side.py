@@ -28,12 +28,13 @@ def ways(module: str, case: str, setting: Setting) -> Mapping[str, Way]:
     return importlib.import_module(f"benchmarks.{module}").ways(case, setting)
 
 
-def facts() -> dict[str, str]:
-    """Versions of this environment and its GPU."""
+def facts(module: str) -> dict[str, str]:
+    """Versions of this environment, its GPU, and what the module itself has to tell."""
     import torch
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    return {**versions("torch", "transformers"), "gpu": gpu}
+    own = getattr(importlib.import_module(f"benchmarks.{module}"), "facts", dict)
+    return {**versions("torch", "transformers"), "gpu": gpu, **own()}
 
 
 def main() -> None:
@@ -45,7 +46,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     given = parser.parse_args()
     setting = Setting(given.scratch, given.quick)
-    serve(lambda: ways(given.module, given.case, setting), facts())
+    serve(lambda: ways(given.module, given.case, setting), lambda: facts(given.module))
 
 
 if __name__ == "__main__":

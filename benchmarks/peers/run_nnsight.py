@@ -9,7 +9,7 @@ import nnsight
 import torch
 from transformers import PretrainedConfig
 
-from benchmarks.machine import versions
+from benchmarks.machine import named_versions
 from benchmarks.serving import Way, serve
 from benchmarks.shapes import ANSWER, random_pair, smol, study_batches, tiny
 
@@ -28,13 +28,14 @@ def ways(dtype: torch.dtype, quick: bool) -> dict[str, Way]:
     models = [nnsight.NNsight(model) for model in random_pair(config, dtype)]
     names, batches = _names(config), study_batches(config, quick)
 
-    def subtract() -> None:
+    def subtract() -> dict[str, float]:
         sums: dict[str, torch.Tensor] = {}
         for batch in batches:
             donor, target = (_saved(model, names, batch) for model in models)
             for name in names:
                 difference = (donor[name].float() - target[name].float()).abs()
                 sums[name] = sums.get(name, 0) + difference.flatten(0, 1).sum(dim=0)
+        return {"total_difference": sum(found.double().sum().item() for found in sums.values())}
 
     return {"trace and subtract": Way(subtract)}
 
@@ -60,6 +61,7 @@ if __name__ == "__main__":
     parser.add_argument("case")
     parser.add_argument("--quick", action="store_true")
     given = parser.parse_args()
-    told = versions("nnsight", "torch", "transformers")
-    told["peer"] = ", ".join(f"{name} {version}" for name, version in told.items())
-    serve(lambda: ways(getattr(torch, given.case), given.quick), told)
+    serve(
+        lambda: ways(getattr(torch, given.case), given.quick),
+        lambda: {"peer": named_versions("nnsight", "torch", "transformers")},
+    )

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, models
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from benchmarks.machine import versions
+from benchmarks.machine import named_versions
 from benchmarks.serving import Way, serve
 from benchmarks.shapes import ANSWER, random_pair, smol, study_batches, tiny
 
@@ -32,7 +32,7 @@ def ways(dtype: torch.dtype, quick: bool) -> dict[str, Way]:
     bridges = [_bridge(model, config.vocab_size, dtype) for model in random_pair(config, dtype)]
     batches = study_batches(config, quick)
 
-    def subtract(kept: Callable[[str], object] | None) -> None:
+    def subtract(kept: Callable[[str], object] | None) -> dict[str, float]:
         sums: dict[str, torch.Tensor] = {}
         with torch.no_grad():
             for batch in batches:
@@ -41,6 +41,7 @@ def ways(dtype: torch.dtype, quick: bool) -> dict[str, Way]:
                     donor, target = (cache[name].float() for cache in caches)
                     difference = (donor - target).abs().flatten(0, 1).sum(dim=0)
                     sums[name] = sums.get(name, 0) + difference
+        return {"total_difference": sum(found.double().sum().item() for found in sums.values())}
 
     return {
         "cache all, subtract": Way(lambda: subtract(None)),
@@ -75,6 +76,7 @@ if __name__ == "__main__":
     parser.add_argument("case")
     parser.add_argument("--quick", action="store_true")
     given = parser.parse_args()
-    told = versions("transformer-lens", "torch", "transformers")
-    told["peer"] = ", ".join(f"{name} {version}" for name, version in told.items())
-    serve(lambda: ways(getattr(torch, given.case), given.quick), told)
+    serve(
+        lambda: ways(getattr(torch, given.case), given.quick),
+        lambda: {"peer": named_versions("transformer-lens", "torch", "transformers")},
+    )
