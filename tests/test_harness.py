@@ -2,7 +2,9 @@
 
 import argparse
 import ast
+import copy
 import json
+import random
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -18,7 +20,7 @@ from small_study import SIZES, write_data
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from actlib.channels import channel_modules
-from actlib.commands import judge as command
+from actlib.commands import eval as command
 from actlib.harness import judging, names, samples
 from actlib.harness.judging import judge
 from actlib.harness.local_tasks import local_tasks, write_tasks
@@ -205,6 +207,8 @@ def test_shots_come_from_training_rows_or_other_test_items(model, tokenizer, dat
 
 
 def test_the_chat_template_asks_the_bare_question(model, tokenizer, data, tmp_path):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template += "{{ '\\n' }}"  # as most templates end the heading of a turn
     out, options = tmp_path / "said", {"data": data, "limit": 1, "apply_chat_template": True}
     judge(model, tokenizer, "act_fr_maths_answer", samples=out, **options)
     item = json.loads((out / "act_fr_maths_answer.jsonl").read_text())
@@ -212,6 +216,13 @@ def test_the_chat_template_asks_the_bare_question(model, tokenizer, data, tmp_pa
     turn = [{"role": "user", "content": row["question"]}]
     written = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
     assert (item["prompt"], item["choices"]) == (written, [row["answer"]])
+    assert written.endswith("\n")  # which belongs to the prompt, not to the answer
+    start, ids = (tokenizer(text)["input_ids"] for text in (written, written + row["answer"]))
+    with torch.no_grad():
+        logits = model(torch.tensor([ids])).logits[0, len(start) - 1 : -1].log_softmax(-1)
+    wanted = torch.tensor(ids[len(start) :])
+    direct = logits.gather(1, wanted[:, None]).sum().item()
+    assert item["response"][0][0] == pytest.approx(direct, abs=1e-3)
 
 
 def local_rows(folder, wanted):
@@ -385,6 +396,7 @@ def test_a_transferred_model_is_judged_and_nothing_of_it_stays(model, build, tok
 
     target.train()
     tokenizer.pad_token = None
+    state = random.getstate(), torch.get_rng_state(), np.random.get_state()[1]
     try:
         before = ask(target)
         with transferred(target, donor, mask, scale=1.0):
@@ -392,6 +404,8 @@ def test_a_transferred_model_is_judged_and_nothing_of_it_stays(model, build, tok
         assert inside == pytest.approx(ask(donor), abs=1e-5) and inside != before
         assert ask(target) == before
         assert target.training and tokenizer.pad_token is None
+        assert random.getstate() == state[0] and torch.equal(torch.get_rng_state(), state[1])
+        assert np.array_equal(np.random.get_state()[1], state[2])
     finally:
         target.eval()
         tokenizer.pad_token = tokenizer.eos_token
@@ -418,7 +432,7 @@ def test_the_command_line_lists_and_judges(model, tokenizer, data, tmp_path, cap
     command.add_words(parser.add_subparsers())
 
     def given(*words):
-        parsed = parser.parse_args(["judge", *map(str, words)])
+        parsed = parser.parse_args(["eval", *map(str, words)])
         return parsed.run(parsed)
 
     given("--list", "--data", *data)

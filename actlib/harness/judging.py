@@ -16,15 +16,18 @@ write `mgsm_native_cot_*`, or name them one by one.
 
 import logging
 import math
+import random
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from importlib.metadata import version
 from numbers import Real
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import torch
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -35,6 +38,7 @@ from transformers import (
 from actlib.harness.local_tasks import require_harness
 from actlib.harness.names import Chosen, choose
 from actlib.harness.samples import require_free, write_samples
+from actlib.harness.turns import keeping_breaks
 
 SEEDS = (0, 1234, 1234, 1234)  # the harness's own: random, numpy, torch, shots
 BACKENDS = ("hf", "vllm")
@@ -69,7 +73,8 @@ def judge(
         samples: folder to write each item to, absent or empty; see `actlib.harness.samples`.
         backend: `hf` or `vllm`.
         num_fewshot: worked examples before each question; each task's own number if None.
-        apply_chat_template: ask through the tokenizer's chat template.
+        apply_chat_template: ask through the tokenizer's chat template, with the system message that
+            the template itself writes where none is given.
         seeds: of random, numpy, torch and the choice of shots.
         model_options: further arguments of the harness's `HFLM` or `VLLM`, such as `max_length` or
             `tensor_parallel_size`.
@@ -88,17 +93,23 @@ def judge(
     _require_settings(model, tokenizer, backend, limit, seeds, apply_chat_template)
     require_free(samples)
     asked = [tasks] if isinstance(tasks, str) else list(tasks)
-    with _quiet(), tempfile.TemporaryDirectory() as folder:
-        chosen = choose(asked, data, folder, chat=apply_chat_template)
-        with _wrapped(model, tokenizer, backend, batch_size, model_options or {}) as wrapped:
-            results = _evaluate(
+    with _quiet(), _seeded(*seeds[:3]), tempfile.TemporaryDirectory() as folder:
+        from lm_eval.evaluator import evaluate
+
+        loaded = _load(choose(asked, data, folder, chat=apply_chat_template))
+        _set_shots(loaded["tasks"].values(), num_fewshot, seeds[3])
+        kind = _kind(backend)
+        kind = keeping_breaks(kind) if apply_chat_template else kind
+        options = dict(model_options or {})
+        options["batch_size"] = batch_size or ("auto" if backend == "vllm" else 8)
+        with _wrapped(model, tokenizer, backend, kind, options) as wrapped:
+            results = evaluate(
                 wrapped,
-                chosen,
+                loaded,
                 limit=limit,
-                num_fewshot=num_fewshot,
-                apply_chat_template=apply_chat_template,
                 log_samples=samples is not None,
-                **dict(zip(_SEED_NAMES, seeds, strict=True)),
+                apply_chat_template=apply_chat_template,
+                fewshot_as_multiturn=apply_chat_template,
             )
     if samples is not None:
         write_samples(results["samples"], samples)
@@ -106,9 +117,6 @@ def judge(
     table.attrs = {"lm_eval": version("lm_eval"), "backend": backend, "seeds": list(seeds)}
     table.attrs |= {"limit": limit, "chat_template": apply_chat_template}
     return table
-
-
-_SEED_NAMES = ("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed")
 
 
 def _require_settings(
@@ -137,8 +145,8 @@ def _require_settings(
         raise ValueError("apply_chat_template needs a chat template, and the tokenizer has none")
     if limit is not None and (limit < 1 or limit != int(limit)):
         raise ValueError(f"limit must be a whole number of at least 1, got {limit}")
-    if len(seeds) != len(_SEED_NAMES):
-        raise ValueError(f"seeds must be four, of {', '.join(_SEED_NAMES)}, got {len(seeds)}")
+    if len(seeds) != len(SEEDS):
+        raise ValueError(f"seeds must be four, of random, numpy, torch and shots, got {len(seeds)}")
 
 
 @contextmanager
@@ -154,38 +162,51 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
+def _seeded(of_random: int, of_numpy: int, of_torch: int) -> Iterator[None]:
+    """Seeds for a while; the caller's random numbers go on as if nothing had been drawn."""
+    states = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        random.seed(of_random)
+        np.random.seed(of_numpy)
+        torch.manual_seed(of_torch)
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+
+
+@contextmanager
 def _wrapped(
     model: PreTrainedModel | str | Path,
     tokenizer: PreTrainedTokenizerBase | None,
     backend: str,
-    batch_size: int | str | None,
+    kind: type,
     options: Mapping[str, object],
 ) -> Iterator[object]:
     """The model as the harness's own kind; one in memory gets its mode back."""
     if backend == "vllm":
-        yield _vllm()(pretrained=str(model), batch_size=batch_size or "auto", **options)
+        yield kind(pretrained=str(model), **options)
         return
-    from lm_eval.models.huggingface import HFLM
-
     if isinstance(model, str | Path):
         tokenizer = tokenizer or AutoTokenizer.from_pretrained(model)
-        model = AutoModelForCausalLM.from_pretrained(model, dtype="auto", device_map=_device())
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        model = AutoModelForCausalLM.from_pretrained(model, dtype="auto", device_map=device)
     was_training = model.training
     try:
         # The harness gives a tokenizer without padding one, and switches the side.
         tokenizer = deepcopy(tokenizer)
-        yield HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size or 8, **options)
+        yield kind(pretrained=model, tokenizer=tokenizer, **options)
     finally:
         model.train(was_training)
 
 
-def _device() -> str:
-    import torch
+def _kind(backend: str) -> type:
+    """The harness's class of model for a backend."""
+    if backend == "hf":
+        from lm_eval.models.huggingface import HFLM
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _vllm() -> type:
+        return HFLM
     try:
         from lm_eval.models.vllm_causallms import VLLM
     except ImportError as error:
@@ -196,15 +217,12 @@ def _vllm() -> type:
     return VLLM
 
 
-def _evaluate(wrapped: object, chosen: Chosen, **settings: object) -> dict:
-    """Run the harness; what is missing of a Hub task becomes one sentence."""
+def _load(chosen: Chosen) -> dict:
+    """The harness's tasks with their data; what is missing on the Hub becomes one sentence."""
     from datasets.exceptions import DatasetNotFoundError
-    from lm_eval import simple_evaluate
 
     try:
-        return simple_evaluate(
-            model=wrapped, tasks=chosen.names, task_manager=chosen.manager, **settings
-        )
+        return chosen.manager.load(chosen.names)
     except (ConnectionError, DatasetNotFoundError) as error:
         told = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(
@@ -212,6 +230,21 @@ def _evaluate(wrapped: object, chosen: Chosen, **settings: object) -> dict:
             f"had ({told[0]}): unset HF_HUB_OFFLINE and go online, log in where they are gated, or "
             f"use tasks of local files"
         ) from error
+
+
+def _set_shots(tasks: Iterable, num_fewshot: int | None, seed: int) -> None:
+    """Shots as the harness's own `simple_evaluate` sets them.
+
+    That function is not called, because each call of it lists every package of the environment in a
+    subprocess, which takes longer than a small model takes to answer.
+    """
+    for task in tasks:
+        own = task.get_config("num_fewshot")
+        if num_fewshot is not None and own != 0:  # 0 means that the task is to have none
+            task.set_config(key="num_fewshot", value=num_fewshot)
+        elif own is None:
+            task.set_config(key="num_fewshot", value=0)
+        task.set_fewshot_seed(seed=seed)
 
 
 def _table(results: Mapping) -> pd.DataFrame:
