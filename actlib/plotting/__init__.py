@@ -1,9 +1,11 @@
 """Figures of the study: a tidy table in, Axes out.
 
     from actlib import plotting
+    table = pandas.read_csv("figures/smol/fig03_parameters.csv")
     plotting.set_theme("acl")
-    plotting.sufficiency_curves(pandas.read_csv("figures/smol/fig03_sufficiency.csv"))
+    fig = plotting.draw("fig03_parameters", table)
 
+`FIGURES` names the study's figures, and `draw` makes each from its table, by the functions below.
 Every function takes a data frame whose columns its docstring names (`low` and `high` are the ends
 of an interval) and draws on `ax`, or on the current axes. The table is all it needs, so a figure
 can be redrawn from its CSV: nothing here imports torch.
@@ -27,30 +29,38 @@ from actlib.plotting.heatmaps import (
     overlap_heatmap,
     verdict_matrix,
 )
+from actlib.plotting.redrawing import redraw
+from actlib.plotting.registry import FIGURES, StudyFigure, draw
 from actlib.plotting.style import (
     LABELS,
     MARKERS,
     PALETTE,
     WIDTHS,
     figure,
+    inches_of,
     label_of,
     look,
     save_figure,
+    save_pictures,
     set_theme,
 )
 from actlib.plotting.sweep_plots import ablation_bars, area_bars, pareto
 
 __all__ = [
+    "FIGURES",
     "LABELS",
     "MARKERS",
     "PALETTE",
+    "StudyFigure",
     "WIDTHS",
     "ablation_bars",
     "area_bars",
     "causal_heatmap",
     "concentration_ccdf",
+    "draw",
     "figure",
     "forgetting_heatmap",
+    "inches_of",
     "label_of",
     "look",
     "makeup_heatmap",
@@ -59,7 +69,9 @@ __all__ = [
     "panels",
     "pareto",
     "probe_curves",
+    "redraw",
     "save_figure",
+    "save_pictures",
     "set_theme",
     "sft_curves",
     "share_bars",

@@ -10,7 +10,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from actlib.measures.statistics import half_normal_ccdf
-from actlib.plotting.style import NULL, figure, label_of, legend_above, series
+from actlib.plotting.style import (
+    NULL,
+    figure,
+    label_of,
+    legend_above,
+    legend_of_figure,
+    mixed,
+    series,
+)
 
 
 def concentration_ccdf(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
@@ -27,7 +35,7 @@ def concentration_ccdf(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     for style, line in series(table, by):
         line = line[line["value_over_mean"] > 0].sort_values("value_over_mean")
         name = style["label"] if by == "ranking" else line["name"].iloc[0]
-        style |= {"marker": "", "label": name}
+        style |= {"label": name, "markevery": 0.12}  # of the diagonal: few of the many points
         ax.plot(line["value_over_mean"], line["ccdf"], **style)
     floor = table["ccdf"].min()
     grid = np.geomspace(0.01, 10, 500)
@@ -124,17 +132,25 @@ def stability_curves(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     return legend_above(ax)
 
 
-def tradeoff(table: pd.DataFrame, ax: Axes | None = None, parameter: str = "scale") -> Axes:
+def tradeoff(
+    table: pd.DataFrame,
+    ax: Axes | None = None,
+    parameter: str = "scale",
+    xlabel: str = "Retained",
+    ylabel: str = "Recovered",
+) -> Axes:
     """What is recovered against what is retained, one line a method, along a parameter.
 
     Args:
-        table: method, recovered, retained (in one unit, named by the caller's axis labels if not a
-            fraction), the column `parameter`; recovered_low, recovered_high, retained_low and
-            retained_high (optional).
+        table: method, recovered, retained (each in the unit of its label), the column `parameter`;
+            recovered_low, recovered_high, retained_low and retained_high (optional).
         ax: Axes to draw on; the current ones if None.
         parameter: Column that orders the points of a line; its last value is written at the end.
+        xlabel: What `retained` is, with its unit if it is no fraction.
+        ylabel: What `recovered` is, likewise.
     """
     ax = ax or plt.gca()
+    ends = []
     for style, line in series(table, "method"):
         line = line.sort_values(parameter)
         bars = {}
@@ -144,10 +160,9 @@ def tradeoff(table: pd.DataFrame, ax: Axes | None = None, parameter: str = "scal
                 bars[axis] = np.nan_to_num(np.clip([low, high], 0, None))
         ax.errorbar(line["retained"], line["recovered"], **bars, **style, elinewidth=0.5)
         if len(line) > 1:  # lines start close together, so only their last point has room
-            end = line.iloc[-1]
-            where = {"xytext": (3, 3), "textcoords": "offset points", "color": style["color"]}
-            ax.annotate(f"{end[parameter]:g}", (end["retained"], end["recovered"]), **where)
-    ax.set(xlabel="Retained", ylabel="Recovered")
+            ends.append((line.iloc[-1], style["color"]))
+    _annotate_ends(ax, [(end[parameter], end["retained"], end["recovered"], c) for end, c in ends])
+    ax.set(xlabel=xlabel, ylabel=ylabel)
     return legend_above(ax)
 
 
@@ -172,7 +187,7 @@ def sft_curves(table: pd.DataFrame, ax: Axes | None = None, label: str = "Accura
 
 
 def merge_bars(table: pd.DataFrame, ax: Axes | None = None, label: str = "Accuracy") -> Axes:
-    """Score of each merge on each ability, with intervals.
+    """Score of each merge on each ability: bars, with intervals, and a method's marker at the tip.
 
     Args:
         table: method, ability, score, low, high (in the unit of `label`).
@@ -185,9 +200,11 @@ def merge_bars(table: pd.DataFrame, ax: Axes | None = None, label: str = "Accura
     for number, (style, bars) in enumerate(methods):
         bars = bars.set_index("ability").reindex(abilities)
         place = np.arange(len(abilities)) + (number - (len(methods) - 1) / 2) * width
-        ax.bar(place, bars["score"], width * 0.92, color=style["color"], label=style["label"])
+        ax.bar(place, bars["score"], width * 0.92, color=mixed(style["color"], 0.5))
         if "low" in bars:
             ax.vlines(place, bars["low"], bars["high"], color="black", linewidth=0.7)
+        # The marker at the tip tells methods apart in grey and to color-blind readers.
+        ax.plot(place, bars["score"], **style | {"linestyle": ""})
     ax.set_xticks(range(len(abilities)), [label_of(name) for name in abilities])
     ax.set(xlabel="", ylabel=label)
     ax.grid(False, axis="x")
@@ -217,22 +234,29 @@ def panels(
     groups = list(table.groupby(by, sort=False))
     rows = -(-len(groups) // columns)
     fig, axes = figure(width, aspect, rows, columns, squeeze=False)
-    handles: dict[str, object] = {}
     for number, (ax, (value, group)) in enumerate(zip(axes.flat, groups, strict=False)):
         plot(group, ax, **options)
         ax.set_title(f"({chr(97 + number)}) {label_of(value)}")
-        handles |= {label: h for h, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-        if ax.get_legend():
-            ax.get_legend().remove()
         if number % columns:
             ax.set_ylabel("")
     for ax in list(axes.flat)[len(groups) :]:
         ax.remove()
-    if handles:
-        fig.legend(
-            handles.values(), handles, loc="outside upper center", ncols=min(4, len(handles))
-        )
+    legend_of_figure(fig)
     return fig
+
+
+def _annotate_ends(ax: Axes, ends: list[tuple[float, float, float, str]]) -> None:
+    """Write (value, x, y, color) beside each point, on a side that no other text has taken."""
+    points_per_pixel = 72 / ax.figure.dpi
+    taken: list[np.ndarray] = []
+    for value, x, y, color in ends:
+        point = ax.transData.transform((x, y)) * points_per_pixel
+        text = f"{value:g}"
+        sides = [np.array([across, up]) for across in (3, -3 - 4 * len(text)) for up in (3, -9)]
+        free = [s for s in sides if all((abs(point + s - t) > (8, 9)).any() for t in taken)]
+        side = (free or sides)[0]
+        taken.append(point + side)
+        ax.annotate(text, (x, y), tuple(side), textcoords="offset points", color=color)
 
 
 def _curves(table: pd.DataFrame, ax: Axes | None, x: str, y: str, by: str) -> Axes:

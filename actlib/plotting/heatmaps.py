@@ -26,8 +26,10 @@ def makeup_heatmap(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     grid = _grid(table, "kind", "layer", "masked_percent")
     grid = grid[sorted(grid.columns)]
     ax = _heatmap(grid, ax, cmap="viridis", vmin=0, bar="Channels masked (%)", lines=False)
-    step = max(1, int(np.ceil((grid.shape[1] - 1) / 12)))
-    shown = [i for i, n in enumerate(grid.columns) if n < 0 or n % step == 0]
+    inches = ax.figure.get_figwidth()
+    step = max(1, int(np.ceil((grid.shape[1] - 1) / max(4, min(12, 2.2 * inches)))))
+    crowded = min(grid.columns) < 0 and inches / grid.shape[1] < 0.15  # no room for – beside 0
+    shown = [i for i, n in enumerate(grid.columns) if n < 0 or n % step == 0 and (n or not crowded)]
     ax.set_xticks(shown, ["–" if grid.columns[i] < 0 else str(grid.columns[i]) for i in shown])
     plt.setp(ax.get_xticklabels(), rotation=0, ha="center")
     ax.set_yticks(range(grid.shape[0]), grid.index)  # module names, as they are
@@ -84,6 +86,8 @@ def causal_heatmap(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax: Axes to draw on; a new one if None.
     """
     grid = _grid(table, "moved", "measured", "recovery")
+    own = [name for name in grid.index if name in grid.columns]
+    grid = grid[own + [name for name in grid.columns if name not in own]]  # else no diagonal
     limit = max(1.0, float(np.nanmax(np.abs(grid.to_numpy()), initial=0)))
     texts = [[_number(x, 2) for x in row] for row in grid.to_numpy()]
     bar = "Recovered share of the gap"
@@ -103,7 +107,8 @@ def verdict_matrix(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ValueError: a verdict is unknown.
     """
     ax = ax or plt.gca()
-    named = table.assign(name=table["claim"] + " (" + table["notebook"] + ")")
+    number = table["notebook"].astype(str).str.zfill(2)  # a CSV gives 0 for "00"
+    named = table.assign(name=table["claim"] + " (" + number + ")")
     grid = _grid(named, "name", "family", "verdict")
     for row, line in enumerate(grid.to_numpy()):
         for column, verdict in enumerate(line):
@@ -159,7 +164,7 @@ def _heatmap(
     colors = plt.get_cmap(cmap).with_extremes(bad="#F2F2F2")
     image = ax.imshow(grid.to_numpy(dtype=float), cmap=colors, vmin=vmin, vmax=vmax, aspect="auto")
     names = [label_of(name) for name in grid.columns]
-    slanted = sum(map(len, names)) > 45
+    slanted = sum(map(len, names)) > 8.2 * ax.figure.get_figwidth()  # letters that an inch holds
     ax.set_xticks(range(grid.shape[1]), names, rotation=40 * slanted)
     plt.setp(ax.get_xticklabels(), ha="right" if slanted else "center", rotation_mode="anchor")
     ax.set_yticks(range(grid.shape[0]), [label_of(name) for name in grid.index])

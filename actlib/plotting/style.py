@@ -15,8 +15,13 @@ from pathlib import Path
 import matplotlib as mpl
 import pandas as pd
 from matplotlib import pyplot as plt
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+
+NARROW = 4.5
+"""Inches: figures below it fill one column of a page."""
 
 WIDTHS = {
     "neurips": {"column": 5.5, "full": 5.5},
@@ -39,7 +44,7 @@ _METHODS = {
     "weight_scaled": ("#FFC300", "^", "Weight difference, scaled"),
     "task_vector": ("#D21E3C", "*", "Task-vector entries"),
     "random_entries": ("#CCC28F", "P", "Random entries"),
-    "whole_modules": ("#5A4B00", "p", "Whole modules"),
+    "whole_modules": ("#5A4B00", ">", "Whole modules"),
     "bottom": ("#CC79A7", "X", "Bottom channels"),
     "random_matched": ("#888888", "D", "Random, matched"),
     "random_scaled": ("#33525C", "s", "Random, matched to scaled"),
@@ -48,14 +53,15 @@ _METHODS = {
     "interpolation": ("#999933", "h", "Interpolation"),
     "target": ("#D55E00", "P", "Target"),
     "donor": ("#000000", "p", "Donor"),
-    "base": ("#666666", "8", "Base"),
+    "base": ("#666666", ">", "Base"),
+    "specialist": ("#A84800", "v", "Specialist"),
     "sft_only": ("#CC6677", "<", "SFT only"),
     "act_sft": ("#332288", ">", "ACT, then SFT"),
     "random_sft": ("#AAAA88", "H", "Random, then SFT"),
     "interpolation_sft": ("#87A55A", "X", "Interpolation, then SFT"),
     "donor_sft": ("#1E3C0F", "8", "Donor, then SFT"),
-    "sft_only_lora": ("#B885C2", "d", "SFT only, LoRA"),
-    "act_sft_lora": ("#6996FF", "D", "ACT, then SFT, LoRA"),
+    "sft_only_lora": ("#B885C2", "v", "SFT only, LoRA"),
+    "act_sft_lora": ("#6996FF", "^", "ACT, then SFT, LoRA"),
     "union": ("#117733", "o", "ACT, union"),
     "sum": ("#117733", "o", "ACT, sum"),
     "average": ("#44AA99", "s", "ACT, average"),
@@ -63,7 +69,7 @@ _METHODS = {
     "task_arithmetic": ("#DDAA33", "<", "Task arithmetic"),
     "mean_weights": ("#AA4499", "X", "Weight average"),
     "ties": ("#78E178", "P", "TIES"),
-    "dare_linear": ("#2D5AC3", "8", "DARE"),
+    "dare_linear": ("#2D5AC3", "d", "DARE"),
     "dare_ties": ("#3C3C87", "p", "DARE, TIES"),
     "layer_swap": ("#69005A", "*", "Layer swapping"),
     "act_sum": ("#117733", "o", "ACT, sum"),
@@ -78,7 +84,7 @@ LABELS = {key: label for key, (_, _, label) in _METHODS.items()}
 
 # For series that are no method (abilities, module kinds, comparisons), by their position.
 _CYCLE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#332288", "#999933"]
-_CYCLE_MARKERS = "osv^DPX*"
+_CYCLE_MARKERS = "ov>^DPX*"
 _CYCLE_LINES = ["-", (0, (3, 1)), (0, (1, 1))]  # a second round of the colors is dashed
 
 NULL = {"color": "#444444", "linewidth": 0.9, "linestyle": (0, (4, 2))}
@@ -113,13 +119,44 @@ def series(table: pd.DataFrame, by: str) -> Iterator[tuple[dict, pd.DataFrame]]:
         yield look(key, position), rows
 
 
+def mixed(color: str, strength: float) -> tuple[float, ...]:
+    """The color with white mixed in, so that no grid shows through as it would with alpha."""
+    return tuple(1 - strength * (1 - channel) for channel in to_rgb(color))
+
+
 def legend_above(ax: Axes) -> Axes:
     """Legend above the axes, where it can cover no data; none for a single series."""
     handles, labels = ax.get_legend_handles_labels()
     if len(handles) > 1:
-        columns = min(4, len(handles))
-        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns)
+        above = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0)}
+        _in_columns(ax, dict(zip(labels, handles, strict=True)), **above)
     return ax
+
+
+def legend_of_figure(fig: Figure) -> None:
+    """Replace the legends of the axes by one above them all, as wide as the figure allows."""
+    handles: dict[str, Artist] = {}
+    for ax in fig.axes:
+        legend = ax.get_legend()
+        if legend:
+            drawn, names = ax.get_legend_handles_labels()
+            if not drawn:  # it was given handles of its own
+                drawn, names = legend.legend_handles, [t.get_text() for t in legend.get_texts()]
+            handles |= dict(zip(names, drawn, strict=True))
+            legend.remove()
+    if handles:
+        _in_columns(fig, handles, loc="outside upper center")
+
+
+def _in_columns(owner: Axes | Figure, handles: dict[str, Artist], **where: object) -> None:
+    """Legend of at most four columns, fewer where they would be wider than the figure."""
+    fig = owner.get_figure(root=True)
+    room = fig.bbox.width - 0.15 * fig.dpi  # what the layout pads on both sides
+    for columns in range(min(4, len(handles)), 0, -1):
+        legend = owner.legend(handles.values(), handles, ncols=columns, **where)
+        if columns == 1 or legend.get_window_extent().width <= room:
+            return
+        legend.remove()
 
 
 def set_theme(venue: str = "neurips") -> None:
@@ -163,6 +200,17 @@ _THEME = {
 }
 
 
+def inches_of(width: str) -> float:
+    """Inches of "column" or "full" at the venue that was set last.
+
+    Raises:
+        ValueError: the width is neither.
+    """
+    if width not in _widths:
+        raise ValueError(f"width must be 'column' or 'full', not {width!r}.")
+    return _widths[width]
+
+
 def figure(width: str = "full", aspect: float = 0.6, rows: int = 1, columns: int = 1, **options):
     """New figure at final size: `plt.subplots` with the venue's width.
 
@@ -176,26 +224,48 @@ def figure(width: str = "full", aspect: float = 0.6, rows: int = 1, columns: int
     Returns:
         The figure and its axes, as `plt.subplots` returns them.
     """
-    if width not in _widths:
-        raise ValueError(f"width must be 'column' or 'full', not {width!r}.")
-    size = (_widths[width], _widths[width] * aspect)
+    inches = inches_of(width)
+    size = (inches, inches * aspect)
     return plt.subplots(rows, columns, figsize=size, layout="constrained", **options)
 
 
-def save_figure(fig: Figure, data: pd.DataFrame, name: str, directory: str | Path) -> list[Path]:
-    """Write NAME.pdf (vector, embedded TrueType), NAME.png (300 dpi) and NAME.csv (the data drawn).
+def settle(fig: Figure) -> None:
+    """Lay the figure out for good, so that its PDF and its PNG place everything alike.
+
+    The constrained layout still moves a little from one drawing to the next; two rounds are enough.
+    """
+    if fig.get_layout_engine() is not None:
+        for _ in range(2):
+            fig.draw_without_rendering()
+        fig.set_layout_engine("none")
+
+
+def save_pictures(fig: Figure, name: str, directory: str | Path) -> list[Path]:
+    """Write NAME.pdf (vector, embedded TrueType) and NAME.png (300 dpi).
 
     Nothing is cropped, so the size stays the final one. Files hold no date: redrawing the same data
     gives the same bytes.
 
     Returns:
-        The three paths: pdf, png, csv.
+        The two paths: pdf, png.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    paths = [directory / f"{name}.{suffix}" for suffix in ("pdf", "png", "csv")]
+    paths = [directory / f"{name}.{suffix}" for suffix in ("pdf", "png")]
+    settle(fig)
     with mpl.rc_context({"pdf.fonttype": 42}):
         fig.savefig(paths[0], metadata={"CreationDate": None})
     fig.savefig(paths[1], dpi=300)
+    return paths
+
+
+def save_figure(fig: Figure, data: pd.DataFrame, name: str, directory: str | Path) -> list[Path]:
+    """Write NAME.pdf and NAME.png as `save_pictures` does, and NAME.csv (the data drawn).
+
+    Returns:
+        The three paths: pdf, png, csv.
+    """
+    paths = save_pictures(fig, name, directory)
+    paths.append(Path(directory) / f"{name}.csv")
     data.to_csv(paths[2], index=False)
     return paths

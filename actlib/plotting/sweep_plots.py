@@ -3,10 +3,9 @@
 import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
 from matplotlib.patches import Patch
 
-from actlib.plotting.style import NULL, label_of, legend_above, look, series
+from actlib.plotting.style import NULL, label_of, legend_above, look, mixed, series
 
 _STRENGTHS = {"lost": 1.0, "retained": 0.4}
 
@@ -58,7 +57,7 @@ def area_bars(table: pd.DataFrame, ax: Axes | None = None, against: str = "act_g
     bars = table.dropna(subset=["area"]).sort_values("area", kind="stable").reset_index(drop=True)
     for place, bar in bars.iterrows():
         full = bar["method"] == against
-        color = _mixed(look(bar["method"])["color"], 1.0 if full else 0.5)
+        color = mixed(look(bar["method"])["color"], 1.0 if full else 0.5)
         ax.barh(place, bar["area"], 0.72, color=color)
         if full:
             ax.axvline(bar["area"], **NULL, zorder=1)
@@ -92,7 +91,7 @@ def ablation_bars(
     for part, strength in _STRENGTHS.items():
         for row in table[table["part"] == part].itertuples():
             place = places[row.how, row.method] + (0.19 if part == "retained" else -0.19)
-            ax.barh(place, row.change, 0.36, color=_mixed(look(row.method)["color"], strength))
+            ax.barh(place, row.change, 0.36, color=mixed(look(row.method)["color"], strength))
             ax.hlines(place, row.low, row.high, color="black", linewidth=0.7)
     ax.axvline(0, color="black", linewidth=0.6)
     ax.set_yticks(list(names), names.values())
@@ -103,7 +102,7 @@ def ablation_bars(
     ax.set(xlabel=label, ylabel="", ylim=(max(names) + 0.6, min(names) - 0.5))
     ax.grid(False, axis="y")
     patches = [
-        Patch(color=_mixed("#444444", strength), linewidth=0, label=f"{label_of(part)} abilities")
+        Patch(color=mixed("#444444", strength), linewidth=0, label=f"{label_of(part)} abilities")
         for part, strength in _STRENGTHS.items()
     ]
     ax.legend(handles=patches, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
@@ -121,11 +120,6 @@ def _frame(ax: Axes, table: pd.DataFrame) -> None:
     if beyond:
         note = f"{beyond} of {len(points)} trials lie outside"
         ax.annotate(note, (0.02, 0.02), xycoords="axes fraction", fontstyle="italic")
-
-
-def _mixed(color: str, strength: float) -> tuple[float, ...]:
-    """The color with white mixed in, so that no grid shows through as it would with alpha."""
-    return tuple(1 - strength * (1 - channel) for channel in to_rgb(color))
 
 
 def _rows(table: pd.DataFrame) -> tuple[dict[tuple[str, str], float], dict[float, str]]:
