@@ -173,6 +173,27 @@ def test_a_model_to_load_is_used_where_it_lies(preset_of, small_preset, training
     assert files_of(tmp_path / "own" / "base") == before
 
 
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_a_model_of_ones_own_lies_where_its_device_map_says(
+    preset_of, small_preset, tmp_path, on_disk
+):
+    place = write_pair(tmp_path / "own", "llama", small_preset)["base"]
+    alone = AutoModelForCausalLM.from_pretrained(place).eval()
+    parts = ["embed_tokens", "norm", "rotary_emb", "layers.0", "layers.1"]
+    spread = dict.fromkeys(["lm_head", *(f"model.{part}" for part in parts)], "cpu")
+    device_map = spread | {"model.layers.1": "disk"} if on_disk else "auto"
+    with_map = {"load": place, "device_map": device_map}
+    preset = preset_of(models={**FAMILY, "base": with_map})
+    model = families.load_model(preset, "base", place, torch.float32)
+    away = {name for name, parameter in model.named_parameters() if parameter.is_meta}
+    assert bool(away) == on_disk and all(".layers.1." in name for name in away)
+    ids = torch.arange(5, 11)[None]
+    assert torch.equal(model(ids).logits, alone(ids).logits) and not model.training
+    # Where a model lies does not change what is made of it.
+    plain = preset_of(models={**FAMILY, "base": {"load": place}})
+    assert recipe(preset, "maths", 0) == recipe(plain, "maths", 0)
+
+
 def test_training_items_are_of_the_cells_and_ordered_by_the_seed(study):
     cells = ["fr-maths", "en-science"]
     first, again, other = (families.training_items(study.preset, cells, n) for n in (0, 0, 1))

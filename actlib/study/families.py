@@ -56,7 +56,8 @@ def model_folder(preset: Preset, name: str, seed: int, store: Path) -> Path | st
 
 def recipe(preset: Preset, name: str, seed: int) -> str:
     """Digest of all that decides a model's weights: its settings, its ancestors' and the data."""
-    parts = [preset.models[part].model_dump() for part in [name, *preset.ancestors(name)]]
+    specs = [preset.models[part] for part in [name, *preset.ancestors(name)]]
+    parts = [spec.model_dump(exclude={"device_map"}) for spec in specs]  # where, not what
     seed = 0 if isinstance(preset.models[name], WheelModel) else seed  # one folder for all seeds
     data = [trained_on(preset).model_dump(), data_digest(trained_on(preset))]
     text = json.dumps([TRAINING, parts, data, preset.dtype, seed], sort_keys=True)
@@ -166,6 +167,26 @@ def load_pretrained(kind: type, place: Path | str, **options):
         raise ValueError(
             f"cannot load {str(place)!r} from a folder or the Hub: {reason}"
         ) from error
+
+
+def load_model(preset: Preset, name: str, place: Path | str, dtype: torch.dtype) -> PreTrainedModel:
+    """A model of a preset from its folder or the Hub, in evaluation mode.
+
+    It lies on a GPU if there is one, else in memory. A preset's own ``device_map`` spreads it over
+    devices or offloads it, as accelerate does ("auto" fills the GPUs, then memory, then the disk).
+    An offloaded model can be recorded and judged; channels move between folders only.
+
+    Raises:
+        ValueError: there is nothing to load.
+    """
+    spec = preset.models[name]
+    options = {"dtype": dtype, "revision": getattr(spec, "revision", None) or "main"}
+    device_map = getattr(spec, "device_map", None)
+    if device_map is not None:
+        options["device_map"] = device_map
+        return load_pretrained(AutoModelForCausalLM, place, **options).eval()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return load_pretrained(AutoModelForCausalLM, place, **options).to(device).eval()
 
 
 def small_tokenizer(preset: Preset, vocabulary: int) -> PreTrainedTokenizerFast:

@@ -45,10 +45,11 @@ class WheelModel(Strict):
 
 
 class LoadedModel(Strict):
-    """A model folder, or a Hub id with an optional revision."""
+    """A model folder, or a Hub id with an optional revision; ``device_map`` as in accelerate."""
 
     load: str
     revision: str | None = None
+    device_map: str | dict[str, int | str] | None = None  # such as "auto", to spread or offload
 
 
 class Training(Strict):

@@ -20,7 +20,6 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 from transformers import (
-    AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -31,7 +30,7 @@ from actlib.evaluate import ItemSet
 from actlib.localize import record_differences
 from actlib.pairing.pairs import require_pair
 from actlib.scores import ChannelScores, pool
-from actlib.study.families import build, load_pretrained, recipe
+from actlib.study.families import build, load_model, load_pretrained, recipe
 from actlib.study.presets import ROOT, LoadedModel, Preset, TunedModel, load_preset, require_place
 from actlib.text.prompts import batches
 from actlib.text.questions import Questions, cluster_of, data_digest
@@ -139,15 +138,8 @@ class Study:
             dtype: of the weights; the preset's if empty.
         """
         place = self.folder(role, seed)
-        spec = self.preset.models[self.name_of(role)]
         wanted = getattr(torch, dtype or self.preset.dtype)
-        revision = getattr(spec, "revision", None) or "main"
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        return (
-            load_pretrained(AutoModelForCausalLM, place, dtype=wanted, revision=revision)
-            .to(device)
-            .eval()
-        )
+        return load_model(self.preset, self.name_of(role), place, wanted)
 
     def folder(self, role: str, seed: int | None = None) -> Path | str:
         """Folder or Hub id of a model, built first where it is missing."""
