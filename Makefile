@@ -1,5 +1,7 @@
 # make study [PRESET=smol] [CORES=2]   build the models, run every notebook, leave figures and tables
 # make sweep [PRESET=smol] [CORES=2]   the long statistics over seeds, into data/sweeps; goes on where it stopped
+# make lab                             JupyterLab on the first notebook
+# make bench [ROWS="rankings …"]       speed and memory against other tools and floors, benchmarks/RESULTS.md
 # make test                            lint, unit tests, every notebook on the tiny family
 # Either sets up .venv first, from nothing, and needs Python 3.11.
 
@@ -17,7 +19,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Python caches the bytecode of what is used, rather than pip that of all that is installed.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: study sweep test lint keep clean
+.PHONY: study sweep lab test lint bench keep clean
 .DELETE_ON_ERROR:
 
 study: $(READY)
@@ -29,6 +31,10 @@ sweep: $(READY)
 	$(say) "Sweep of the preset $(PRESET): about 2 hours for smol and 20 minutes for tiny from nothing, seconds if nothing is missing"
 	@$(SNAKEMAKE) sweep
 	$(say) "Done: tables in data/sweeps/$(PRESET)"
+
+lab: $(READY)
+	$(say) "JupyterLab on notebook 00; Control-C twice ends it"
+	@$(BIN)/jupyter lab notebooks/00_models_and_data.ipynb
 
 test: export HF_HUB_OFFLINE := 1
 test: override PRESET := tiny
@@ -44,6 +50,10 @@ lint: $(READY)
 	$(say) "Lint: seconds"
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
+
+bench: $(READY)
+	$(say) "Benchmarks: about 15 minutes for all rows on two cores; let nothing else run meanwhile"
+	@$(BIN)/python -m benchmarks $(ROWS)
 
 # For maintainers: what a run of the default left becomes what readers see.
 keep: override PRESET := smol

@@ -26,14 +26,28 @@ def cleaned(notebook: dict) -> dict:
     for cell in notebook["cells"]:
         tags = cell["metadata"].get("tags")
         cell["metadata"] = {"tags": tags} if tags else {}
-        if "outputs" in cell:  # a finished progress bar is no result, and needs its widget's state
-            cell["outputs"] = [out for out in cell["outputs"] if WIDGET not in out.get("data", {})]
+        if "outputs" in cell:
+            cell["outputs"] = [out for out in map(still, cell["outputs"]) if out]
             for out in cell["outputs"]:
                 if "image/png" in out.get("data", {}):
                     out["data"]["image/png"] = smaller(out["data"]["image/png"])
     kept = ("kernelspec", "language_info")
     notebook["metadata"] = {name: notebook["metadata"][name] for name in kept}
     return notebook
+
+
+def still(output: dict) -> dict | None:
+    """The output without a widget, which needs a kernel; None where nothing is left.
+
+    A view leaves its picture. A finished progress bar is no result.
+    """
+    data = output.get("data", {})
+    if WIDGET not in data:
+        return output
+    if "image/png" not in data:
+        return None
+    kept = {"image/png": data["image/png"], "text/plain": "<interactive view>"}
+    return output | {"data": kept, "metadata": {}}
 
 
 def smaller(picture: str | list[str]) -> str:

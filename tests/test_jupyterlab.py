@@ -1,0 +1,118 @@
+"""In a real JupyterLab, in a real browser: bars move, and a slider draws its view anew."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import nbformat
+import pytest
+
+selenium = pytest.importorskip("selenium")
+from selenium import webdriver  # noqa: E402
+from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.common.keys import Keys  # noqa: E402
+from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
+
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+DRIVER = shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(not (BROWSER and DRIVER), reason="no Chromium with its driver")
+
+PATIENCE = 60  # seconds, for a busy machine
+VIEW = """
+import torch
+from tqdm.auto import tqdm
+from actlib.scores import ChannelScores
+from actlib.views import channel_map
+for _ in tqdm(range(3), desc="watched"):
+    pass
+names = [f"model.layers.{layer}.mlp.up_proj" for layer in range(3)]
+values = {name: torch.arange(20.0) + 9 * place for place, name in enumerate(names)}
+channel_map(ChannelScores(values, values, 1, {}), percent=5)
+"""
+
+
+@pytest.fixture
+def address(tmp_path):
+    """Address of a notebook in a JupyterLab of its own."""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(VIEW.strip())])
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
+    nbformat.write(notebook, tmp_path / "view.ipynb")
+    for name in ("config", "data", "runtime"):
+        (tmp_path / name).mkdir()
+    own = {f"JUPYTER_{name.upper()}_DIR": str(tmp_path / name) for name in ("config", "runtime")}
+    words = [
+        "lab",
+        "--no-browser",
+        "--allow-root",
+        "--port=0",
+        "--LabApp.expose_app_in_browser=True",
+    ]
+    log = (tmp_path / "log").open("w+")
+    server = subprocess.Popen(
+        [sys.executable, "-m", "jupyter", *words, f"--ServerApp.root_dir={tmp_path}"],
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        env=os.environ | own,
+        start_new_session=True,
+    )
+    try:
+        found = None
+        ends = time.monotonic() + PATIENCE
+        while not found and time.monotonic() < ends and server.poll() is None:
+            time.sleep(0.3)
+            text = (tmp_path / "log").read_text()
+            found = re.search(r"http://(?:127\.0\.0\.1|localhost):(\d+)/lab\?token=(\w+)", text)
+        assert found, text[-2000:]
+        yield f"http://127.0.0.1:{found[1]}/lab/tree/view.ipynb?token={found[2]}"
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+        log.close()
+
+
+@pytest.fixture
+def browser():
+    """Headless Chromium."""
+    options = webdriver.ChromeOptions()
+    options.binary_location = BROWSER
+    for word in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1400,1000"):
+        options.add_argument(word)
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    yield driver
+    driver.quit()
+
+
+def _wait(browser, what):
+    return WebDriverWait(browser, PATIENCE, 0.3).until(what)
+
+
+def test_a_slider_in_jupyterlab_draws_the_view_anew(address, browser):
+    browser.get(address)
+    _wait(browser, lambda b: b.find_elements(By.CSS_SELECTOR, ".jp-Notebook .jp-CodeCell"))
+    ready = """
+        const app = window.jupyterapp, panel = app?.shell.currentWidget;
+        return panel?.sessionContext?.session?.kernel?.status ?? 'none';
+    """
+    _wait(browser, lambda b: b.execute_script(ready) == "idle")
+    browser.execute_script("window.jupyterapp.commands.execute('notebook:run-all-cells')")
+    shown = _wait(
+        browser,
+        lambda b: (
+            b.find_elements(By.CSS_SELECTOR, ".jp-OutputArea-output img.widget-image")
+            or b.find_elements(By.CSS_SELECTOR, ".jp-OutputArea-output .widget-image")
+        ),
+    )[0]
+    told = """
+        const output = document.querySelector('.jp-OutputArea');
+        return output.querySelector('.widget-hprogress') && output.textContent.includes('watched');
+    """
+    _wait(browser, lambda b: b.execute_script(told))
+    before = shown.get_attribute("src")
+    handle = browser.find_element(By.CSS_SELECTOR, ".noUi-handle")
+    handle.send_keys(Keys.ARROW_RIGHT)
+    _wait(browser, lambda b: shown.get_attribute("src") != before)
+    assert "Error displaying widget" not in browser.page_source
