@@ -1,19 +1,35 @@
 """Command line: `actlib STEP …`, or `python -m actlib STEP …`.
 
+actlib run PRESET                  the notebooks on a preset or on a pair of your own; a report
 actlib check DONOR TARGET          do two models fit, and how far apart are they?
 actlib record, mask                scores of channels; the best of them
 actlib transfer, merge, patch      move channels between model folders, or share them
+actlib eval MODEL                  scores of a model, by lm-evaluation-harness
 actlib step                        one step of the study, as its runner calls it
 
-Each step tells its options with --help.
+Each step tells its options and an example with --help, and its result as JSON with --json where it
+has one. Exit status: 0 done; 1 something given cannot be used, or a pair does not fit, said in one
+sentence; 2 no such step or option; 3 a notebook of `run` failed.
 """
 
 import argparse
 import sys
 
-from actlib.commands import channels, check, folders, patch, step
+from actlib.commands import channels, check, folders, patch, run, step
+from actlib.commands import eval as judging
 
-COMMANDS = (check, channels, folders, patch, step)
+COMMANDS = (run, check, channels, folders, patch, judging, step)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of all steps."""
+    parser = argparse.ArgumentParser(
+        prog="actlib", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    steps = parser.add_subparsers(dest="step", required=True, metavar="STEP")
+    for command in COMMANDS:
+        command.add_words(steps)
+    return parser
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -21,17 +37,14 @@ def main(arguments: list[str] | None = None) -> int:
 
     Args:
         arguments: words of the command line; those of the process if None.
+
+    Returns:
+        The exit status; see the module's own text. Words that are no step end the process with 2.
     """
-    parser = argparse.ArgumentParser(
-        prog="actlib", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    steps = parser.add_subparsers(dest="step", required=True, metavar="STEP")
-    for command in COMMANDS:
-        command.add_words(steps)
-    given = parser.parse_args(arguments)
+    given = make_parser().parse_args(arguments)
     try:
         return given.run(given) or 0
-    except ValueError as error:
+    except (ValueError, OSError) as error:  # the latter: a file that cannot be read or written
         print(f"error: {error}", file=sys.stderr)
         return 1
 

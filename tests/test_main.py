@@ -1,7 +1,9 @@
 """The command line does what the package does, and ends in one sentence on bad input."""
 
+import argparse
 import json
 import runpy
+import shlex
 import sys
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import torch
 import transformers
 from small_study import PRESET, write_pair, write_preset
 
-from actlib.__main__ import main
+from actlib.__main__ import main, make_parser
 from actlib.channels import channel_modules
 from actlib.masks import ChannelMask
 from actlib.scores import ChannelScores
@@ -100,13 +102,24 @@ def test_from_questions_to_a_moved_folder(folders, tmp_path, capsys):
     scores, mask, out = (str(tmp_path / name) for name in ("scores", "mask", "out"))
     both = ["--donor", folders["donor"], "--target", folders["target"]]
     found = ["--questions", str(questions), "--out", scores, "--dtype", "float32", "--limit", "4"]
-    assert main(["record", *both, *found]) == 0
+    assert main(["record", *both, *found, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["out"] == scores and told["questions"] == 4
+    assert told["answer_tokens"] == ChannelScores.load(scores).tokens
     assert ChannelScores.load(scores).metadata["items"] == "4"
-    assert main(["mask", scores, "--percent", "10", "--ranking", "scaled", "--out", mask]) == 0
+    ranked = ["mask", scores, "--percent", "10", "--ranking", "scaled", "--out", mask]
+    assert main(ranked) == 0
+    line = capsys.readouterr().out
+    assert main([*ranked, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert line.strip() == f"{mask}: {told['channels']} of {told['of']} channels"
     taken = ChannelMask.load(mask)
     assert taken.channels.keys() == ChannelScores.load(scores).values.keys()
     assert taken.count == ChannelScores.load(scores).top(10, ranking="scaled").count
-    assert main(["transfer", *both, "--mask", mask, "--scale", "0.5", "--out", out]) == 0
+    moving = ["transfer", *both, "--mask", mask, "--scale", "0.5", "--out", out, "--json"]
+    assert main(moving) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told == {"out": out, "channels": taken.count, "of": taken.total, "scale": 0.5}
     moved = transformers.AutoModelForCausalLM.from_pretrained(out)
     donor, target = map(transformers.AutoModelForCausalLM.from_pretrained, both[1::2])
     transfer_(target, donor, taken, 0.5)
@@ -216,6 +229,62 @@ def test_bad_input_is_one_sentence_and_status_1(
     assert captured.err.startswith("error: ") and named in captured.err
     assert captured.err.count("\n") == 1 and not captured.out
     assert not (tmp_path / "store").exists()
+
+
+def _steps(parser, before=()):
+    """Every step and every word of one, with its parser."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, step in action.choices.items():
+                yield " ".join([*before, name]), step
+                yield from _steps(step, [*before, name])
+
+
+@pytest.mark.parametrize(("name", "step"), list(_steps(make_parser())))
+def test_the_help_of_every_step_ends_with_examples_that_are_valid(name, step):
+    _, _, shown = step.format_help().partition("\nexample")
+    lines = [line.strip() for line in shown.splitlines()[1:]]
+    assert lines and all(line.startswith(f"actlib {name} ") for line in lines)
+    for line in lines:
+        given = make_parser().parse_args(shlex.split(line)[1:])
+        assert callable(given.run)
+
+
+def test_a_file_that_cannot_be_written_is_one_sentence_and_status_1(tmp_path, capsys, scores):
+    scores.save(tmp_path / "scores")
+    (tmp_path / "taken").mkdir()
+    arguments = ["mask", str(tmp_path / "scores"), "--percent", "5", "--out"]
+    assert main([*arguments, str(tmp_path / "taken")]) == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
+
+
+def test_run_refuses_before_it_starts_anything(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("ACT_STORE", str(tmp_path / "store"))
+    for arguments, named in (
+        (["nope"], "unknown preset 'nope'"),
+        (["tiny", "--notebooks", "9"], "expected numbers of 00"),
+        (["tiny", "--cores", "0"], "--cores must be at least 1, got 0"),
+    ):
+        assert main(["run", *arguments]) == 1
+        captured = capsys.readouterr()
+        assert captured.err.startswith("error: ") and named in captured.err and not captured.out
+    assert not (tmp_path / "store").exists()
+
+
+def test_run_tells_what_failed_and_ends_with_status_3(small_preset, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("ACT_STORE", str(tmp_path / "store"))
+    states = dict.fromkeys(["01_concentration"], "failed")
+    monkeypatch.setattr("actlib.study.runs.Run.execute", lambda run, cores, output: states)
+    assert main(["run", small_preset, "--notebooks", "01"]) == 3
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: notebook 01_concentration failed; its log: ")
+    assert captured.out.splitlines()[-1] == f"report: {tmp_path / 'store/small/report.md'}"
+    states["01_concentration"] = "not reached"
+    assert main(["run", small_preset, "--notebooks", "01", "--json"]) == 3
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["notebooks"]["01_concentration"]["state"] == "not reached"
+    assert "what 01_concentration read could not be made" in captured.err
 
 
 @pytest.mark.parametrize(

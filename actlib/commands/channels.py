@@ -6,12 +6,19 @@ actlib mask scores.safetensors --percent 5 --out mask.safetensors
 
 import argparse
 
+from actlib.commands.words import add_json, add_step, tell
+
 RANKINGS = ("global", "module", "scaled", "relative", "contrast")
 
 
 def add_words(steps: argparse._SubParsersAction) -> None:
     """Add the steps `record` and `mask`."""
-    step = steps.add_parser("record", help="score channels by activation differences (Eq. 2)")
+    step = add_step(
+        steps,
+        "record",
+        "score channels by activation differences (Eq. 2)",
+        "actlib record --donor D --target T --questions de.jsonl --out scores.safetensors",
+    )
     for role in ("donor", "target"):
         step.add_argument(f"--{role}", required=True, help="model folder or Hub id")
     step.add_argument(
@@ -24,8 +31,14 @@ def add_words(steps: argparse._SubParsersAction) -> None:
     step.add_argument("--batch-size", type=int, default=16, help="questions at a time")
     step.add_argument("--dtype", default="bfloat16", help="bfloat16, float16 or float32")
     step.add_argument("--device-map", help="as of transformers, such as auto")
+    add_json(step)
     step.set_defaults(run=_record)
-    mask = steps.add_parser("mask", help="take the channels that score highest")
+    mask = add_step(
+        steps,
+        "mask",
+        "take the channels that score highest",
+        "actlib mask scores.safetensors --percent 5 --out mask.safetensors",
+    )
     mask.add_argument("scores", help="file of `record`")
     mask.add_argument(
         "--percent", type=float, required=True, help="share of the channels, 0 to 100"
@@ -35,6 +48,7 @@ def add_words(steps: argparse._SubParsersAction) -> None:
         "--reference", help="scores of another ability, for the rankings relative and contrast"
     )
     mask.add_argument("--out", required=True, help="file of the mask to write")
+    add_json(mask)
     mask.set_defaults(run=_mask)
 
 
@@ -62,7 +76,9 @@ def _record(given: argparse.Namespace) -> None:
     made = batches(tokenizer, rows, given.batch_size)
     scores = record_differences(donor, target, made, progress=True)
     scores.save(given.out)
-    print(f"{given.out}: {scores.tokens} answer tokens of {len(rows)} questions")
+    told = {"out": given.out, "answer_tokens": scores.tokens, "questions": len(rows)}
+    told["channels"] = sum(values.numel() for values in scores.values.values())
+    tell(given, told, f"{given.out}: {scores.tokens} answer tokens of {len(rows)} questions")
 
 
 def _mask(given: argparse.Namespace) -> None:
@@ -73,4 +89,5 @@ def _mask(given: argparse.Namespace) -> None:
         scores = scores.relative_to(ChannelScores.load(given.reference))
     mask = scores.top(given.percent, ranking=given.ranking)
     mask.save(given.out)
-    print(f"{given.out}: {mask.count} of {mask.total} channels")
+    told = {"out": given.out, "channels": mask.count, "of": mask.total, "percent": mask.percent}
+    tell(given, told, f"{given.out}: {mask.count} of {mask.total} channels")

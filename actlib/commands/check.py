@@ -7,15 +7,20 @@ actlib check DONOR TARGET --json
 import argparse
 import json
 
+from actlib.commands.words import add_json, add_step
+
 
 def add_words(steps: argparse._SubParsersAction) -> None:
     """Add the step `check`."""
-    step = steps.add_parser(
-        "check", help="can two models exchange channels, and how far apart are they?"
+    step = add_step(
+        steps,
+        "check",
+        "can two models exchange channels, and how far apart are they?",
+        "actlib check path/to/donor path/to/target\nactlib check DONOR TARGET --json",
     )
     step.add_argument("donor", help="model folder or Hub id")
     step.add_argument("target", help="model folder or Hub id")
-    step.add_argument("--json", action="store_true", help="the report as JSON")
+    add_json(step)
     step.set_defaults(run=_run)
 
 

@@ -6,10 +6,17 @@ actlib merge --base B --give D1 mask1.safetensors 0.4 --give D2 mask2.safetensor
 
 import argparse
 
+from actlib.commands.words import add_json, add_step, tell
+
 
 def add_words(steps: argparse._SubParsersAction) -> None:
     """Add the steps `transfer` and `merge`."""
-    transfer = steps.add_parser("transfer", help="move masked channels towards the donor's")
+    transfer = add_step(
+        steps,
+        "transfer",
+        "move masked channels towards the donor's",
+        "actlib transfer --target T --donor D --mask mask.safetensors --scale 0.4 --out OUTPUT",
+    )
     for option, told in (
         ("target", "model folder; it stays as it is"),
         ("donor", "model folder"),
@@ -18,8 +25,15 @@ def add_words(steps: argparse._SubParsersAction) -> None:
     ):
         transfer.add_argument(f"--{option}", required=True, help=told)
     transfer.add_argument("--scale", type=float, default=0.4, help="the paper's lambda")
+    add_json(transfer)
     transfer.set_defaults(run=_transfer)
-    merge = steps.add_parser("merge", help="merge several donors into their common base")
+    merge = add_step(
+        steps,
+        "merge",
+        "merge several donors into their common base",
+        "actlib merge --base B --give D1 mask1.safetensors 0.4 --give D2 mask2.safetensors 0.4 "
+        "--out OUTPUT",
+    )
     merge.add_argument("--base", required=True, help="model folder; it stays as it is")
     merge.add_argument(
         "--give",
@@ -36,6 +50,7 @@ def add_words(steps: argparse._SubParsersAction) -> None:
         help="what becomes of channels that several donors claim",
     )
     merge.add_argument("--out", required=True, help="model folder to write, absent or empty")
+    add_json(merge)
     merge.set_defaults(run=_merge)
 
 
@@ -44,7 +59,9 @@ def _transfer(given: argparse.Namespace) -> None:
     from actlib.masks import ChannelMask
 
     mask = ChannelMask.load(given.mask)
-    print(transfer_checkpoint(given.target, given.donor, mask, given.out, given.scale))
+    out = transfer_checkpoint(given.target, given.donor, mask, given.out, given.scale)
+    told = {"out": str(out), "channels": mask.count, "of": mask.total, "scale": given.scale}
+    tell(given, told, str(out))
 
 
 def _merge(given: argparse.Namespace) -> None:
@@ -58,4 +75,7 @@ def _merge(given: argparse.Namespace) -> None:
         except ValueError as error:
             raise ValueError(f"--give {donor} {mask} {scale}: {error}") from error
     report = merge_checkpoint(given.base, contributions, given.out, given.collisions)
-    print(f"{given.out}: {report.union.count} channels, {report.collisions} claimed more than once")
+    told = {"out": given.out, "channels": report.union.count, "of": report.union.total}
+    told |= {"collisions": report.collisions, "rule": given.collisions}
+    line = f"{report.union.count} channels, {report.collisions} claimed more than once"
+    tell(given, told, f"{given.out}: {line}")

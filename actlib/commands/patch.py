@@ -7,8 +7,9 @@ actlib patch inspect maths.safetensors --json
 """
 
 import argparse
-import json
 from typing import TYPE_CHECKING
+
+from actlib.commands.words import add_json, add_step, tell
 
 if TYPE_CHECKING:
     from actlib.files.patches import PatchInfo
@@ -16,10 +17,13 @@ if TYPE_CHECKING:
 
 def add_words(steps: argparse._SubParsersAction) -> None:
     """Add the step `patch` with its own words to the steps of the command line."""
-    step = steps.add_parser("patch", help="make, apply, revert or inspect an ability patch")
+    told, example = "make, apply, revert or inspect an ability patch", __doc__.partition("\n\n")[2]
+    step = add_step(steps, "patch", told, example)
     step.set_defaults(run=_run)
     words = step.add_subparsers(dest="word", required=True)
-    make = words.add_parser("make", help="write the moved channels of a transfer to one file")
+    make = add_step(
+        words, "make", "write the moved channels of a transfer to one file", example.splitlines()[0]
+    )
     for option, told in (
         ("target", "model folder"),
         ("donor", "model folder"),
@@ -32,14 +36,15 @@ def add_words(steps: argparse._SubParsersAction) -> None:
     make.add_argument(
         "--irreversible", action="store_true", help="half the size; cannot be reverted"
     )
-    for word, told in (("apply", "write the patched model"), ("revert", "write the original")):
-        move = words.add_parser(word, help=told)
+    for line, told in ((1, "write the patched model"), (2, "write the original model")):
+        shown = example.splitlines()[line]
+        move = add_step(words, shown.split()[2], told, shown)
         move.add_argument("path", help="file of the patch")
         move.add_argument("--target", required=True, help="model folder; it stays as it is")
         move.add_argument("--out", required=True, help="model folder to write, absent or empty")
-    inspect = words.add_parser("inspect", help="say what a patch holds")
+    inspect = add_step(words, "inspect", "say what a patch holds", example.splitlines()[3])
     inspect.add_argument("path", help="file of the patch")
-    inspect.add_argument("--json", action="store_true", help="everything, as JSON")
+    add_json(inspect)
 
 
 def _run(given: argparse.Namespace) -> None:
@@ -53,7 +58,7 @@ def _run(given: argparse.Namespace) -> None:
         print(_line(make_patch(given.target, given.donor, mask, given.out, **options)))
     elif given.word == "inspect":
         info = inspect_patch(given.path)
-        print(json.dumps(info.to_dict(), indent=1) if given.json else _told(info))
+        tell(given, info.to_dict(), _told(info))
     else:
         move = apply_patch if given.word == "apply" else revert_patch
         print(move(given.target, given.path, given.out))

@@ -10,21 +10,24 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
+from actlib.commands.words import add_step
+
 if TYPE_CHECKING:
     from actlib.study.session import Study
 
 
 def add_words(steps: argparse._SubParsersAction) -> None:
     """Add `step` with the words `build`, `record`, `sweep` and `collect`."""
-    words = steps.add_parser("step", help="one step of the study, as its runner calls it")
-    words = words.add_subparsers(dest="word", required=True)
+    told, example = "one step of the study, as its runner calls it", __doc__.partition("\n\n")[2]
+    words = add_step(steps, "step", told, example).add_subparsers(dest="word", required=True)
     for name, told, run in (
         ("build", "build one model of a preset", _build),
         ("record", "record activation differences of a preset's models", _record),
         ("sweep", "run one bundle of a sweep", _sweep),
         ("collect", "merge the cells of a sweep into the kept tables", _collect),
     ):
-        step = words.add_parser(name, help=told)
+        shown = next(line for line in example.splitlines() if f" {name} " in line)
+        step = add_step(words, name, told, shown)
         step.set_defaults(run=run)
         step.add_argument("--preset", default="smol", help="name in configs/ or a YAML file")
         if name != "collect":

@@ -1,17 +1,20 @@
-"""The word `judge` of the command line: scores of a model by lm-evaluation-harness.
+"""The word `eval` of the command line: scores of a model by lm-evaluation-harness.
 
-actlib judge MODEL --tasks 'act_fr_*'
-actlib judge MODEL --tasks mgsm_local_fr exams_local_french --data mgsm/ exams/ --samples said/
-actlib judge MODEL --tasks 'mgsm_direct_*' --backend vllm --out scores.csv
-actlib judge --list --data mgsm/
+actlib eval MODEL --tasks 'act_fr_*'
+actlib eval MODEL --tasks mgsm_local_fr exams_local_french --data mgsm/ exams/ --samples said/
+actlib eval MODEL --tasks 'mgsm_direct_*' --backend vllm --out scores.csv
+actlib eval --list --data mgsm/
 """
 
 import argparse
 
+from actlib.commands.words import add_json, add_step
+
 
 def add_words(steps: argparse._SubParsersAction) -> None:
-    """Add the step `judge`."""
-    step = steps.add_parser("judge", help="scores of a model, through lm-evaluation-harness")
+    """Add the step `eval`."""
+    example = __doc__.partition("\n\n")[2]
+    step = add_step(steps, "eval", "score a model through lm-evaluation-harness", example)
     step.add_argument("model", nargs="?", help="model folder or Hub id")
     step.add_argument("--tasks", nargs="+", default=["act_*"], help="names or patterns")
     step.add_argument("--data", nargs="+", help="folders of local files; the study's if left out")
@@ -23,6 +26,7 @@ def add_words(steps: argparse._SubParsersAction) -> None:
     step.add_argument("--backend", choices=("hf", "vllm"), default="hf")
     step.add_argument("--samples", help="folder for what was asked and said, absent or empty")
     step.add_argument("--out", help="file for the table, .csv or .json; printed if left out")
+    add_json(step)
     step.set_defaults(run=_run)
 
 
@@ -38,7 +42,7 @@ def _run(given: argparse.Namespace) -> None:
         print("\n".join(local_tasks(given.data)))
         return
     if given.model is None:
-        raise ValueError("judge needs a model folder or Hub id, or --list")
+        raise ValueError("eval needs a model folder or Hub id, or --list")
     if given.out and not given.out.endswith((".csv", ".json")):
         raise ValueError(f"--out must end in .csv or .json, got {given.out}")
     from actlib.harness.judging import judge
@@ -55,9 +59,13 @@ def _run(given: argparse.Namespace) -> None:
         num_fewshot=given.shots,
         apply_chat_template=given.chat,
     )
-    if not given.out:
+    if given.json:
+        print(table.to_json(orient="records", indent=1))
+    elif not given.out:
         print(table.to_string(index=False))
-    elif given.out.endswith(".csv"):
+    if not given.out:
+        return
+    if given.out.endswith(".csv"):
         table.to_csv(given.out, index=False)
     else:
         table.to_json(given.out, orient="records", indent=1)

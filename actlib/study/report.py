@@ -1,0 +1,157 @@
+"""A run on one page: what was run, each notebook's answer, its figures and tables.
+
+    path = write_report(run, states, seconds)      # artifacts/NAME/report.md
+
+It only puts together what the notebooks left: their outputs, and the PNG and CSV files.
+"""
+
+import json
+import os
+import platform
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import pandas as pd
+import torch
+import yaml
+
+from actlib.study.runs import DONE, Run
+
+MOST_ROWS = 12
+PACKAGES = ("actlib", "torch", "transformers", "datasets", "numpy", "pandas")
+_ANSWER = "**In one line.**"
+
+
+def write_report(run: Run, states: Mapping[str, str], seconds: float) -> Path:
+    """Write ``report.md`` into the preset's folder of the store.
+
+    Args:
+        run: what was run.
+        states: notebook -> state, as of `Run.execute`.
+        seconds: that the run took.
+
+    Returns:
+        Path of the report.
+    """
+    path = run.folder / "report.md"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    done = [name for name, state in states.items() if state == DONE]
+    parts = [f"# {run.preset.name}", run.preset.description, *_ran(run, seconds)]
+    parts += ["## In one line", *_answers(run, states)]
+    for name in done:
+        parts += [f"## {title(run.executed(name))}", *_shown(run, name, path.parent)]
+    told = yaml.safe_dump(run.preset.model_dump(exclude_none=True), sort_keys=False)
+    parts += ["## The preset", f"```yaml\n{told.strip()}\n```"]
+    path.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
+    return path
+
+
+def answer(notebook: Path) -> str:
+    """The one line in which an executed notebook answers its question; empty if it has none.
+
+    It is read from the outputs. The line under the title of a notebook is of the project's own run.
+    """
+    texts = (text for cell in _cells(notebook) for text in _outputs(cell))
+    lines = (line for text in texts for line in text.splitlines())
+    found = (line.removeprefix(_ANSWER).strip() for line in lines if line.startswith(_ANSWER))
+    return next(found, "")
+
+
+def title(notebook: Path) -> str:
+    """Heading of a notebook, such as ``01 · Concentration``."""
+    lines = (line for cell in _cells(notebook) for line in _source(cell).splitlines())
+    return next((line[2:].strip() for line in lines if line.startswith("# ")), notebook.stem)
+
+
+def captions(notebook: Path) -> dict[str, str]:
+    """Figures that a notebook saves, in its order -> what it says below them."""
+    cells, found = _cells(notebook), {}
+    for place, cell in enumerate(cells):
+        for name in re.findall(r'save_figure\([^"]*"(\w+)"', _source(cell)):
+            below = (_source(each) for each in cells[place + 1 :] if each["cell_type"] != "code")
+            text = next(below, "").partition("\n\n")[0]
+            found[name] = text if text.startswith("*Figure") else ""
+    return found
+
+
+def markdown_table(table: pd.DataFrame, most: int = MOST_ROWS) -> str:
+    """The first rows of a table in Markdown, numbers to three digits."""
+    shown = [
+        [f"{value:.3g}" if isinstance(value, float) else str(value) for value in row]
+        for row in table.head(most).astype(object).where(table.notna(), "").to_numpy()
+    ]
+    rows = [list(map(str, table.columns)), ["---"] * len(table.columns), *shown]
+    return "\n".join("| " + " | ".join(_escaped(cell) for cell in row) + " |" for row in rows)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _ran(run: Run, seconds: float) -> list[str]:
+    roles = run.preset.roles.model_dump(exclude_none=True, include={"donor", "target"})
+    specs = {role: run.preset.models[name] for role, name in roles.items()}
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    rows = [(role, getattr(spec, "load", roles[role])) for role, spec in specs.items()]
+    rows += [("questions", run.preset.data.path or "the shipped ones")]
+    rows += [("lost", ", ".join(run.preset.lost)), ("retained", ", ".join(run.preset.retained))]
+    rows += [("notebooks", ", ".join(run.notebooks)), ("ended", f"{datetime.now():%Y-%m-%d %H:%M}")]
+    rows += [("took", f"{seconds / 60:.1f} min"), ("device", device)]
+    versions = [f"Python {platform.python_version()}", *(f"{p} {version(p)}" for p in PACKAGES)]
+    rows += [("versions", ", ".join(versions))]
+    note = (
+        "*Took* counts what this run did; what was there already was not made again. The answers "
+        "below are this run's; the line under the title inside each notebook is of the run of the "
+        "project's own models."
+    )
+    return [markdown_table(pd.DataFrame(rows, columns=["what", "of this run"]), len(rows)), note]
+
+
+def _answers(run: Run, states: Mapping[str, str]) -> list[str]:
+    lines = []
+    for name, state in states.items():
+        path = run.executed(name)
+        if state == DONE:
+            told = answer(path) or "no answer in one line; see its tables"
+            lines.append(f"- [{title(path)}]({_link(path, run.folder)}): {told}")
+        else:
+            lines.append(f"- {name}: **{state}**; log: `{run.log(name)}`")
+    lines += [f"- {number}: left out, {why}." for number, why in run.preset.left_out.items()]
+    return ["\n".join(lines)]
+
+
+def _shown(run: Run, notebook: str, folder: Path) -> list[str]:
+    parts, number = [], notebook[:2]
+    for name, caption in captions(run.executed(notebook)).items():
+        picture = run.figures / f"{name}.png"
+        if picture.is_file():
+            parts += [f"![{name}]({_link(picture, folder)})", caption]
+    for path in sorted(run.figures.glob(f"tab{number}_*.csv")):
+        table = pd.read_csv(path)
+        size = f"first {MOST_ROWS} of {len(table)} rows" if len(table) > MOST_ROWS else ""
+        parts.append(f"**[{path.stem}]({_link(path, folder)})** {size}".strip())
+        parts.append(markdown_table(table))
+    return parts
+
+
+def _link(path: Path, folder: Path) -> str:
+    return f"<{os.path.relpath(path, folder)}>"  # in brackets, since a path may hold spaces
+
+
+def _cells(notebook: Path) -> list[dict]:
+    return json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+
+
+def _source(cell: Mapping) -> str:
+    return "".join(cell["source"])
+
+
+def _outputs(cell: Mapping) -> list[str]:
+    found = []
+    for output in cell.get("outputs", []):
+        text = output.get("data", {}).get("text/markdown", "")
+        found.append("".join(text))
+    return found

@@ -1,0 +1,88 @@
+"""The report holds this run's answers, figures and tables, and says what is not there."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from actlib.study import report
+from actlib.study.presets import load_preset
+from actlib.study.runs import DONE, FAILED, NOT_REACHED, Run
+
+
+def notebook(path: Path, answer: str) -> None:
+    """An executed notebook of one figure, whose title still tells the project's own answer."""
+
+    def code(source, *outputs):
+        return {"cell_type": "code", "source": [source], "outputs": list(outputs)}
+
+    def told(text):
+        return {"output_type": "display_data", "data": {"text/markdown": [text]}}
+
+    cells = [
+        {"cell_type": "markdown", "source": ["# 01 · Concentration\n", "\n", "**Answer** 99 %."]},
+        code('plotting.save_figure(fig, makeup, "fig01_makeup", study.figures);'),
+        code("by_kind", {"output_type": "execute_result", "data": {"text/plain": "a table"}}),
+        {"cell_type": "markdown", "source": ["*Figure 01. Of the masks.*\n\nMore words."]},
+        code("display()", told(f"**In one line.** {answer}\n\n- more")),
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"cells": cells}), encoding="utf-8")
+
+
+@pytest.fixture
+def run(small_preset, tmp_path):
+    names = ["01_concentration", "03_sufficiency", "05_transfer"]
+    store = tmp_path / "a store"
+    made = Run(load_preset(small_preset), small_preset, names, store / "small/figures", store)
+    notebook(made.executed(names[0]), "The top holds 12 %.")
+    made.figures.mkdir()
+    (made.figures / "fig01_makeup.png").touch()
+    (made.figures / "fig03_other.png").touch()
+    table = pd.DataFrame({"n": range(30), "score": 1 / 3, "note": "a|b"})
+    table.to_csv(made.figures / "tab01_long.csv", index=False)
+    return made
+
+
+@pytest.fixture
+def text(run):
+    states = dict(zip(run.notebooks, (DONE, FAILED, NOT_REACHED), strict=True))
+    return report.write_report(run, states, 90).read_text(encoding="utf-8")
+
+
+def test_answers_are_of_this_run(text):
+    assert "01 · Concentration](<notebooks/01_concentration.ipynb>): The top holds 12 %." in text
+    assert "99 %" not in text
+
+
+def test_what_was_not_made_is_said_with_its_log(run, text):
+    assert f"03_sufficiency: **failed**; log: `{run.log('03_sufficiency')}`" in text
+    assert "05_transfer: **not reached**" in text
+    assert run.preset.left_out == {}
+
+
+def test_figures_come_with_their_captions_and_tables_with_their_first_rows(run, text):
+    assert "![fig01_makeup](<figures/fig01_makeup.png>)\n\n*Figure 01. Of the masks.*\n" in text
+    assert "fig03_other" not in text  # its notebook did not run
+    assert f"first {report.MOST_ROWS} of 30 rows" in text
+    assert "| 11 | 0.333 | a\\|b |" in text and "| 12 |" not in text
+    for link in ("figures/fig01_makeup.png", "figures/tab01_long.csv"):
+        assert (run.folder / link).is_file()
+
+
+def test_it_tells_versions_and_the_whole_preset(text):
+    assert "torch 2" in text and "1.5 min" in text
+    assert "recording_items: 12" in text and "top" in text
+
+
+def test_a_notebook_without_an_answer_has_none(tmp_path):
+    path = tmp_path / "plain.ipynb"
+    path.write_text(json.dumps({"cells": [{"cell_type": "code", "source": [], "outputs": []}]}))
+    assert report.answer(path) == "" and report.title(path) == "plain"
+    assert report.captions(path) == {}
+
+
+def test_gaps_in_a_table_stay_empty():
+    table = pd.DataFrame({"a": [1.5, None], "b": ["x", None]})
+    assert report.markdown_table(table).splitlines()[-1] == "|  |  |"
