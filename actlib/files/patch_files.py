@@ -2,8 +2,7 @@
 
 with open_patch("maths.safetensors") as patch:
     for name in patch.parts:
-        selection = patch.selection(name)
-        for slab, values in patch.values(selection, "after"):
+        for slab, values in patch.values(name, "after"):
             ...
 
 For a parameter NAME the file holds `NAME.rows` and `NAME.columns`, the selected indices (rows are
@@ -118,6 +117,8 @@ class PatchFile:
             ValueError: the file is no patch.
         """
         self.path, self._file = path, file
+        self._selections: dict[str, Selection] = {}
+        self._slabs: dict[str, list[Slab]] = {}
         metadata = dict(file.metadata() or {})
         self._require_readable(metadata.pop("actlib", "{}"))
         try:
@@ -143,6 +144,48 @@ class PatchFile:
         Raises:
             ValueError: the file's indices are not those of such a tensor.
         """
+        if name not in self._selections:
+            self._selections[name] = self._read_selection(name)
+        return self._selections[name]
+
+    def slabs(self, name: str) -> list[Slab]:
+        """These elements, a slab for each piece.
+
+        Raises:
+            ValueError: as `selection`.
+        """
+        if name not in self._slabs:
+            self._slabs[name] = whole_slabs(self.selection(name))
+        return self._slabs[name]
+
+    def values(self, name: str, side: str) -> Iterator[tuple[Slab, Tensor]]:
+        """Values of each piece, `before` or `after` the patch, mapped from the file.
+
+        Yields:
+            A slab that is the whole piece, and its values [rows, columns].
+
+        Raises:
+            ValueError: the stored values are not of the selection's shape and type.
+        """
+        for slab in self.slabs(name):
+            values = self._tensor(f"{name}.{side}.{slab.piece}")
+            if tuple(values.shape) != _piece_shape(slab, self.selection(name)):
+                raise self._damaged(f"the values of {name}")
+            if values.dtype != DTYPES[self.parts[name].dtype]:
+                raise self._damaged(f"the values of {name}")
+            yield slab, values.view(len(slab.rows), -1)
+
+    def check(self, name: str, side: str) -> None:
+        """Refuse a file whose values are not those that its metadata hashes.
+
+        Raises:
+            ValueError: names the tensor.
+        """
+        found = digest(values for _, values in self.values(name, side))
+        if found != getattr(self.parts[name], side):
+            raise self._damaged(f"the values of {name} {side} the patch")
+
+    def _read_selection(self, name: str) -> Selection:
         part, sides = self.parts[name], []
         sizes = (math.prod(part.shape[:-1] or part.shape), *part.shape[-1:])
         for side, size in zip(("rows", "columns"), sizes[: len(part.shape)], strict=False):
@@ -157,34 +200,6 @@ class PatchFile:
         if selection.size != part.elements:
             raise self._damaged(f"the indices of {name}")
         return selection
-
-    def values(self, selection: Selection, side: str) -> Iterator[tuple[Slab, Tensor]]:
-        """Values of each piece, `before` or `after` the patch, mapped from the file.
-
-        Yields:
-            A slab that is the whole piece, and its values [rows, columns].
-
-        Raises:
-            ValueError: the stored values are not of the selection's shape and type.
-        """
-        name = selection.name
-        for slab in whole_slabs(selection):
-            values = self._tensor(f"{name}.{side}.{slab.piece}")
-            if tuple(values.shape) != _piece_shape(slab, selection):
-                raise self._damaged(f"the values of {name}")
-            if values.dtype != DTYPES[self.parts[name].dtype]:
-                raise self._damaged(f"the values of {name}")
-            yield slab, values.view(len(slab.rows), -1)
-
-    def check(self, selection: Selection, side: str) -> None:
-        """Refuse a file whose values are not those that its metadata hashes.
-
-        Raises:
-            ValueError: names the tensor.
-        """
-        found = digest(values for _, values in self.values(selection, side))
-        if found != getattr(self.parts[selection.name], side):
-            raise self._damaged(f"the values of {selection.name} {side} the patch")
 
     def _tensor(self, key: str) -> Tensor:
         try:

@@ -20,12 +20,11 @@ from actlib.files.headers import DTYPES
 from actlib.files.layouts import StoredParameter
 from actlib.files.patch_files import PatchFile, digest
 from actlib.files.rewriting import Change, write_changed
-from actlib.files.slabs import OpenFiles, Slab, put_, read, slabs_of, take, whole_slabs
+from actlib.files.slabs import OpenFiles, Slab, put_, read, same_bits, slabs_of, take
 from actlib.files.writing import folder_beside, require_free
 from actlib.masks import shortened
 from actlib.transfer import Selection
 
-_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 _ENTRY = ("target", "donor", "mask_sha256", "scale", "channels", "ranking", "ability")
 
 
@@ -53,16 +52,15 @@ def move_model(model: nn.Module, patch: PatchFile, sides: tuple[str, str]) -> No
         ValueError: as `apply_patch`; nothing is changed then.
     """
     parameters = _require_fit(patch, model)
-    chosen = _selections(patch)
     matrices = {
-        name: parameters[name].detach().view(len(selection.rows), -1)
-        for name, selection in chosen.items()
+        name: parameters[name].detach().view(len(patch.selection(name).rows), -1)
+        for name in patch.parts
     }
-    _require_side(patch, [_held_in_memory(chosen[name], matrices[name]) for name in chosen], sides)
-    for name, selection in chosen.items():
-        for slab, values in patch.values(selection, sides[1]):
-            device = matrices[name].device
-            put_(matrices[name], *_indices(slab, device), values.to(device))
+    held = [_held_in_memory(patch, name, matrix) for name, matrix in matrices.items()]
+    _require_side(patch, held, sides)
+    for name, matrix in matrices.items():
+        for slab, values in patch.values(name, sides[1]):
+            put_(matrix, *_indices(slab, matrix.device), values.to(matrix.device))
 
 
 def move_folder(folder: Path, patch: PatchFile, out: Path, sides: tuple[str, str]) -> None:
@@ -76,14 +74,14 @@ def move_folder(folder: Path, patch: PatchFile, out: Path, sides: tuple[str, str
     _require_fit(patch, target.model)
     found = [
         (selection, stored)
-        for selection in _selections(patch).values()
+        for selection in map(patch.selection, patch.parts)
         for stored in target.located(selection, "target")
     ]
     entries = _noted(patch, folder, sides)
     with OpenFiles(folder) as files:
         _require_side(patch, [_held_in_files(*each, files) for each in found], sides)
     changes = [
-        Change(selection, stored, _from_patch(patch, selection, sides[1]))
+        Change(selection, stored, _from_patch(patch, selection.name, sides[1]))
         for selection, stored in found
     ]
     with folder_beside(out) as unfinished:
@@ -92,15 +90,11 @@ def move_folder(folder: Path, patch: PatchFile, out: Path, sides: tuple[str, str
         write_card(unfinished)
 
 
-def _selections(patch: PatchFile) -> dict[str, Selection]:
-    return {name: patch.selection(name) for name in patch.parts}
-
-
-def _held_in_memory(selection: Selection, matrix: Tensor) -> _Held:
+def _held_in_memory(patch: PatchFile, name: str, matrix: Tensor) -> _Held:
     def values(slab: Slab) -> Tensor:
         return take(matrix, *_indices(slab, matrix.device)).cpu()
 
-    return _Held(selection, matrix.dtype, lambda: whole_slabs(selection), values)
+    return _Held(patch.selection(name), matrix.dtype, lambda: patch.slabs(name), values)
 
 
 def _held_in_files(selection: Selection, stored: StoredParameter, files: OpenFiles) -> _Held:
@@ -112,16 +106,14 @@ def _held_in_files(selection: Selection, stored: StoredParameter, files: OpenFil
     )
 
 
-def _from_patch(
-    patch: PatchFile, selection: Selection, side: str
-) -> Callable[[Slab, Tensor], Tensor]:
+def _from_patch(patch: PatchFile, name: str, side: str) -> Callable[[Slab, Tensor], Tensor]:
     """New values of a slab, whatever the old ones."""
-    pieces = _pieces(patch, selection, side)
+    pieces = _pieces(patch, name, side)
     return lambda slab, _: pieces[slab.piece][slab.start : slab.stop]
 
 
-def _pieces(patch: PatchFile, selection: Selection, side: str) -> dict[int, Tensor]:
-    return {slab.piece: values for slab, values in patch.values(selection, side)}
+def _pieces(patch: PatchFile, name: str, side: str) -> dict[int, Tensor]:
+    return {slab.piece: values for slab, values in patch.values(name, side)}
 
 
 def _indices(slab: Slab, device: torch.device) -> tuple[Tensor, Tensor | None]:
@@ -142,23 +134,22 @@ def _require_fit(patch: PatchFile, model: nn.Module) -> Mapping[str, nn.Paramete
 
 
 def _require_side(patch: PatchFile, held: list[_Held], sides: tuple[str, str]) -> None:
-    """Refuse a model that is not on the first side of the patch, and a damaged patch.
-
-    Tensors are compared and hashed in threads, which is what an application in memory waits for.
-    """
+    """Refuse a model that is not on the first side of the patch, and a damaged patch."""
     for each in held:
         wanted = DTYPES[patch.parts[each.selection.name].dtype]
         if each.dtype != wanted:
             name = each.selection.name
             raise ValueError(f"{name} is {each.dtype}, and the patch is made for {wanted}")
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        list(pool.map(lambda each: patch.check(each.selection, sides[1]), held))
-        right = list(pool.map(lambda each: _on_side(patch, each, sides[0]), held))
-    wrong = [each for each, fits in zip(held, right, strict=True) if not fits]
+        # Hashing is what takes longest, so that other threads hash while this one compares.
+        checks = [pool.submit(patch.check, name, sides[1]) for name in patch.parts]
+        wrong = [each for each in held if not _on_side(patch, each, sides[0])]
+        for check in checks:
+            check.result()
     if not wrong:
         return
     for each in wrong if sides[0] == "after" or patch.info.reversible else ():
-        patch.check(each.selection, sides[0])
+        patch.check(each.selection.name, sides[0])
     if all(_hash(each) == getattr(patch.parts[each.selection.name], sides[1]) for each in held):
         done = "already applied to" if sides[1] == "after" else "not applied to"
         raise ValueError(f"the patch {patch.path} is {done} this target")
@@ -175,21 +166,15 @@ def _on_side(patch: PatchFile, held: _Held, side: str) -> bool:
     """
     if side == "before" and not patch.info.reversible:
         return _hash(held) == patch.parts[held.selection.name].before
-    pieces = _pieces(patch, held.selection, side)
+    pieces = _pieces(patch, held.selection.name, side)
     return all(
-        _same_bits(held.values(slab), pieces[slab.piece][slab.start : slab.stop])
+        same_bits(held.values(slab), pieces[slab.piece][slab.start : slab.stop])
         for slab in held.slabs()
     )
 
 
 def _hash(held: _Held) -> str:
     return digest(held.values(slab) for slab in held.slabs())
-
-
-def _same_bits(one: Tensor, other: Tensor) -> bool:
-    """Equality by bits: 0.0 is not -0.0, and a NaN is itself."""
-    bits = _BITS[one.element_size()]
-    return torch.equal(one.view(bits), other.view(bits))
 
 
 def _noted(patch: PatchFile, folder: Path, sides: tuple[str, str]) -> list[dict]:

@@ -29,6 +29,7 @@ DENSE_BYTES, SPARSE_BYTES = 1 << 20, 8 << 20
 which only some rows are read. Both are small beside any model, large beside the cost of a call."""
 # Rows this close together, or this short, cost less to read with what lies between them.
 _NEAR, _SHORT = 4, 512
+_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,10 +187,13 @@ def write_rows(files: OpenFiles, block: Block, slab: Slab, values: Tensor) -> No
 def take(matrix: Tensor, rows: Int[Tensor, " rows"], columns: Tensor | None) -> Tensor:
     """Rows of a matrix, or some columns of these rows, as a matrix of its own."""
     if columns is None:
-        return matrix.index_select(0, rows)
-    if len(rows) == len(matrix):
-        return matrix.index_select(1, columns)
-    return matrix[rows[:, None], columns]
+        return words(matrix).index_select(0, rows).view(matrix.dtype)
+    if len(rows) < len(matrix):
+        return matrix[rows[:, None], columns]
+    if matrix.is_cpu:  # Twice as fast as index_select.
+        found = words(matrix, within_rows=True).numpy().take(columns.numpy(), axis=1)
+        return torch.from_numpy(found).view(matrix.dtype)
+    return matrix.index_select(1, columns)
 
 
 def put_(
@@ -197,11 +201,33 @@ def put_(
 ) -> None:
     """Set what `take` gives."""
     if columns is None:
-        matrix.index_copy_(0, rows, values)
-    elif len(rows) == len(matrix):
-        matrix.index_copy_(1, columns, values)
-    else:
+        whole = words(matrix)
+        values = values.contiguous().view(whole.dtype)
+        if matrix.is_cpu:  # Four times as fast as index_copy_.
+            whole.numpy()[rows.numpy()] = values.numpy()
+        else:
+            whole.index_copy_(0, rows, values)
+    elif len(rows) < len(matrix):
         matrix[rows[:, None], columns] = values
+    else:
+        matrix.index_copy_(1, columns, values)
+
+
+def same_bits(one: Tensor, other: Tensor) -> bool:
+    """Whether two matrices on the CPU are equal bit by bit: 0.0 is not -0.0, a NaN is itself."""
+    bits = words(one.contiguous())
+    return np.array_equal(bits.numpy(), other.contiguous().view(bits.dtype).numpy())
+
+
+def words(matrix: Tensor, within_rows: bool = False) -> Tensor:
+    """The bits of a matrix as integers: the widest that divide its rows, or of its numbers' width.
+
+    Moving and comparing wide ones is several times as fast as doing so with numbers of two bytes.
+    """
+    width, size = matrix.element_size(), matrix.shape[-1] * matrix.element_size()
+    start = matrix.storage_offset() * width
+    fits = matrix.is_contiguous() and size % 8 == 0 and start % 8 == 0 and not within_rows
+    return matrix.view(torch.int64 if fits else _BITS[width])
 
 
 def _slabs(selection: Selection, start: int, stop: int, selected_before: int) -> list[Slab]:
