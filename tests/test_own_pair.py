@@ -100,6 +100,11 @@ def test_what_is_no_folder_stays_a_hub_id_with_its_revision(own):
     assert preset.models["donor"] == LoadedModel(load="owner/model", revision="v2")
 
 
+def test_a_device_map_is_that_of_every_model(own):
+    preset = load_preset(own(device_map="auto", target={"load": "target", "device_map": "cpu"}))
+    assert [spec.device_map for spec in preset.models.values()] == ["auto", "cpu"]
+
+
 @pytest.mark.parametrize("key", [key for key in NEEDED if key != "donor"])
 def test_what_is_missing_is_named_with_the_abilities_there_are(own, key):
     with pytest.raises(ValueError, match=f"mine.yaml: missing: {key};") as refusal:

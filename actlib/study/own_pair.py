@@ -7,8 +7,9 @@
     lost: [de-maths]
     retained: [en-maths]
 
-``base`` and ``second_donor`` are optional models. Any section of the full form, such as ``grids``
-or ``evaluation``, may be given too, whole or in part.
+``base`` and ``second_donor`` are optional models, and ``device_map: auto`` spreads models over
+devices. A model may also be given as in the full form, with a ``revision``. Any section of the full
+form, such as ``grids`` or ``evaluation``, may be given too, whole or in part.
 """
 
 import re
@@ -20,6 +21,7 @@ from actlib.text.generator import require_known
 
 NEEDED = ("donor", "target", "questions", "lost", "retained")
 MODELS = ("donor", "target", "base", "second_donor")
+NOT_SECTIONS = (*NEEDED, *MODELS, "name", "device_map")
 DEFAULTS = {
     "seeds": [0],
     "dtype": "bfloat16",
@@ -92,14 +94,15 @@ def full_form(raw: Mapping, path: Path, taken: list[str]) -> dict:
         known = f", and none of {', '.join(taken)}" if name in taken else ""
         raise ValueError(f"name: expected letters, digits, '.', '_' or '-'{known}; got {name!r}")
     _require(raw, path.parent)
-    models = {role: _model(raw[role], path.parent) for role in MODELS if raw.get(role)}
+    shared = {"device_map": raw["device_map"]} if raw.get("device_map") else {}
+    models = {role: shared | _model(raw[role], path.parent) for role in MODELS if raw.get(role)}
     roles = {role: role for role in models} | {"base": "base" if "base" in models else "donor"}
     places = " and ".join(f"{models[role].get('load')} as {role}" for role in MODELS[:2])
     full = {"name": name, "description": places, "models": models}
     full["roles"] = roles | {"specialists": ["donor", "target"]}
     full["data"] = {"path": str(_questions(raw, path.parent))}
     full |= {part: _listed(raw[part]) for part in ("lost", "retained")}
-    given = {key: value for key, value in raw.items() if key not in (*NEEDED, *MODELS, "name")}
+    given = {key: value for key, value in raw.items() if key not in NOT_SECTIONS}
     return full | _over(DEFAULTS, given)
 
 
