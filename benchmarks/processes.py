@@ -73,6 +73,7 @@ class Served:
         while not select.select([self._process.stdout], [], [], POLL_SECONDS)[0]:
             peak = max(peak, memory(self._process.pid)["RssAnon"])
         found = self._answer()["measures"]
+        peak = max(peak, memory(self._process.pid)["RssAnon"])
         return {**found, "held_bytes": held, "peak_bytes": peak, "extra_bytes": peak - held}
 
     def close(self) -> None:

@@ -61,7 +61,7 @@ def _on_gpu(setting: Setting) -> dict[str, Way]:
         raise NotRunError("no GPU here")
     config = tiny() if setting.quick else qwen_7b()
     donor, target = random_pair(config, torch.bfloat16, "cuda")
-    shape = {"tokens": 20, "answer": 16} if setting.quick else {"tokens": 256, "answer": 64}
+    shape = {"tokens": 24, "answer": 16} if setting.quick else {"tokens": 256, "answer": 64}
     batches = random_batches(config, batches=4, items=8, **shape)
     batches = [{key: value.cuda() for key, value in batch.items()} for batch in batches]
     found = recording_ways(donor, target, batches)

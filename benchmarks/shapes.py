@@ -89,7 +89,12 @@ def random_batches(
         items: of each batch.
         tokens: of the longest items; every other one is a quarter shorter.
         answer: answer tokens of each item.
+
+    Raises:
+        ValueError: the shorter items have no room for their answer.
     """
+    if answer > tokens - tokens // 4:
+        raise ValueError(f"{answer} answer tokens do not fit into {tokens - tokens // 4} tokens")
     generator = torch.Generator().manual_seed(0)
     short = torch.tensor([(item % 2) * tokens // 4 for item in range(items)])
     place = torch.arange(tokens).expand(items, tokens)
@@ -107,7 +112,7 @@ def random_batches(
 def study_batches(config: PretrainedConfig, quick: bool = False) -> Batches:
     """As the study's own recordings: 32 questions of about 50 tokens, of which 16 are answer."""
     if quick:
-        return random_batches(config, batches=1, items=2, tokens=20, answer=ANSWER)
+        return random_batches(config, batches=1, items=2, tokens=24, answer=ANSWER)
     return random_batches(config, batches=2, items=16, tokens=52, answer=ANSWER)
 
 

@@ -227,6 +227,8 @@ def test_answers_end_their_items():
     assert (batch["answer_mask"] <= batch["attention_mask"]).all()
     assert batch["answer_mask"].sum(dim=1).tolist() == [6] * 4
     assert batch["attention_mask"].sum(dim=1).tolist() == [20, 15, 20, 15]
+    with pytest.raises(ValueError, match="16 answer tokens do not fit into 15"):
+        random_batches(tiny(), batches=1, items=4, tokens=20, answer=16)
 
 
 def test_tiny_sizes_never_reach_the_kept_tables(capsys):
