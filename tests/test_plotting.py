@@ -6,7 +6,6 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib import colors
 from matplotlib import pyplot as plt
 
 from actlib import plotting
@@ -155,7 +154,9 @@ def test_merge_bars_are_grouped_by_ability():
     assert [text.get_text() for text in ax.get_xticklabels()] == ["Maths", "Science"]
     places = [bar.get_x() + bar.get_width() / 2 for bar in ax.patches]
     assert [round(place) for place in places] == [0, 1, 0, 1]
-    assert colors.to_hex(ax.patches[0].get_facecolor()).upper() == plotting.PALETTE["union"]
+    tips = ax.lines[0]  # the full color and the marker; bars are paler
+    assert (tips.get_color(), tips.get_marker()) == (plotting.PALETTE["union"], "o")
+    assert tips.get_ydata().tolist() == [bar.get_height() for bar in ax.patches[:2]]
     assert len(ax.collections) == 2  # the intervals of each method
 
 

@@ -2,43 +2,17 @@
 
 from itertools import combinations
 
-import numpy as np
 import pandas as pd
 import pytest
+from eyes import VISIONS, difference
 from fontTools.ttLib import TTFont
-from matplotlib import colors, font_manager
+from matplotlib import font_manager
 from matplotlib import pyplot as plt
 
 from actlib.plotting import style
 
 ALIASES = {"raw": "act_global", "scaled": "act_scaled", "sum": "union", "act_sum": "union"}
 ALIASES |= {"act_average": "average", "act_largest": "largest"}
-
-# Machado, Oliveira & Fernandes (2009), severity 1, on linear RGB.
-EYES = {
-    "normal": np.eye(3),
-    "deutan": [
-        [0.367322, 0.860646, -0.227968],
-        [0.280085, 0.672501, 0.047413],
-        [-0.011820, 0.042940, 0.968881],
-    ],
-    "protan": [
-        [0.152286, 1.052583, -0.204868],
-        [0.114503, 0.786281, 0.099216],
-        [-0.003882, -0.048116, 1.051998],
-    ],
-}
-
-
-def lab(color, eyes):
-    """CIELAB of a color as seen by such eyes (D65)."""
-    rgb = np.array(colors.to_rgb(color))
-    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
-    linear = np.clip(np.array(EYES[eyes]) @ linear, 0, 1)
-    to_xyz = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
-    x, y, z = np.array(to_xyz) @ linear / (0.9505, 1.0, 1.089)
-    x, y, z = (np.cbrt(v) if v > 0.008856 else 7.787 * v + 16 / 116 for v in (x, y, z))
-    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
 
 
 @pytest.fixture(autouse=True)
@@ -59,13 +33,14 @@ def test_methods_can_be_told_apart():
         assert style.PALETTE[alias] == style.PALETTE[key]
 
 
-@pytest.mark.parametrize("eyes", EYES)
-def test_methods_differ_in_color_or_marker_to_all_eyes(eyes):
-    seen = {key: lab(style.PALETTE[key], eyes) for key in style.PALETTE if key not in ALIASES}
-    for one, other in combinations(seen, 2):
+@pytest.mark.parametrize("vision", VISIONS)
+def test_methods_differ_in_color_or_marker_to_all_eyes(vision):
+    methods = [key for key in style.PALETTE if key not in ALIASES]
+    for one, other in combinations(methods, 2):
         if style.MARKERS[one] == style.MARKERS[other]:
             # 2.3 is just noticeable side by side
-            assert np.linalg.norm(seen[one] - seen[other]) > 10, (one, other)
+            apart = difference(style.PALETTE[one], style.PALETTE[other], vision)
+            assert apart > 10, (one, other)
 
 
 def test_series_come_in_order_with_their_looks():
