@@ -67,13 +67,14 @@ def title(notebook: Path) -> str:
 
 
 def captions(notebook: Path) -> dict[str, str]:
-    """Figures that a notebook saves, in its order -> what it says below them."""
-    cells, found = _cells(notebook), {}
-    for place, cell in enumerate(cells):
-        for name in re.findall(r'save_figure\([^"]*"(\w+)"', _source(cell)):
-            below = (_source(each) for each in cells[place + 1 :] if each["cell_type"] != "code")
-            text = next(below, "").partition("\n\n")[0]
-            found[name] = text if text.startswith("*Figure") else ""
+    """Figures that a notebook saves, in its order -> the caption below, before the next figure."""
+    found: dict[str, str] = {}
+    for cell in _cells(notebook):
+        text = _source(cell)
+        if cell["cell_type"] == "code":
+            found |= dict.fromkeys(re.findall(r'save_figure\([^"]*"(\w+)"', text), "")
+        elif text.startswith("*Figure") and found:
+            found[next(reversed(found))] = text.partition("\n\n")[0]
     return found
 
 
