@@ -17,6 +17,7 @@ _HOME = {
     "pair_report_of": "pairing.reports",
     "record_activations": "localize",
     "record_differences": "localize",
+    "record_differences_in_two_passes": "two_passes",
     "weight_differences": "localize",
     "ablated": "interventions",
     "patched": "interventions",

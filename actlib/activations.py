@@ -24,11 +24,22 @@ def read_answers(
     batch: Mapping[str, Tensor],
     tokens: AnswerTokens,
     callback: Callable[[str, Activations], None],
+    *,
+    lent: bool = False,
 ) -> None:
     """Run one batch and hand on what each of these modules gives at the answer tokens.
 
     Nothing is read from the weights, so they may be offloaded, and outputs stay on the device on
     which their module runs. A module that runs twice is handed on twice.
+
+    Args:
+        model: the model to run.
+        modules: the modules to read, by name, of this model or of another like it.
+        batch: input_ids and attention_mask.
+        tokens: where the answer tokens lie.
+        callback: gets a module's name and what it gives.
+        lent: whether the callback reads what it gets at once, and changes and keeps nothing of it,
+            so that a module's output need not be copied where all of it is answer tokens.
 
     Raises:
         ValueError: a module's output, or the input of experts, is not batch x seq x channels.
@@ -43,7 +54,8 @@ def read_answers(
             plain.append(name)
 
     def read(name: str, output: Tensor) -> None:
-        callback(name, located.select(name, output, modules[name].channels))
+        found = located.select(name, output, modules[name].channels)
+        callback(name, found if lent or found.data_ptr() != output.data_ptr() else found.clone())
 
     def read_experts(name: str, inputs: list, _output: Tensor) -> None:
         # Hidden states and the experts chosen, by whatever names the family gives them.

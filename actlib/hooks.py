@@ -173,7 +173,9 @@ class AnswerTokens:
         return self.rows * len(self.kept) + torch.searchsorted(self.kept, self.columns)
 
     def select(self, name: str, output: Tensor, channels: int) -> Float[Tensor, "tokens channels"]:
-        """Activations of the answer tokens out of one module's output, as a copy.
+        """Activations of the answer tokens out of one module's output.
+
+        A copy, but for an output that is answer tokens throughout, such as logits of one item.
 
         The output is [batch, seq, channels], the same with the batch flattened into the sequence,
         or [batch, kept, channels] behind a model that computes logits at `kept` only. Norms applied
@@ -189,11 +191,11 @@ class AnswerTokens:
                 output = output.transpose(1, 2)
             # Whole rows by one flat index: many times as fast on a CPU as by item and position.
             if output.ndim == 2 and len(output) == batch * seq:
-                return output.index_select(0, self.flat)
+                return _rows(output, self.flat)
             if output.ndim > 2 and tuple(output.shape[:2]) == self.shape:
-                return output.flatten(0, 1).index_select(0, self.flat).reshape(-1, channels)
+                return _rows(output.flatten(0, 1), self.flat).reshape(-1, channels)
             if output.ndim == 3 and tuple(output.shape[:2]) == (batch, len(self.kept)):
-                return output.flatten(0, 1).index_select(0, self.flat_kept)
+                return _rows(output.flatten(0, 1), self.flat_kept)
         raise ValueError(
             f"module {name} returned shape {tuple(output.shape)}, expected "
             f"{batch} x {seq} x {channels} (batch, seq, channels)"
@@ -234,6 +236,11 @@ def run_model(model: nn.Module, batch: Mapping[str, Tensor], tokens: AnswerToken
         attention_mask=attention_mask,
         **{key: value for key, value in optional.items() if key in accepted},
     )
+
+
+def _rows(flat: Tensor, index: Int[Tensor, " tokens"]) -> Tensor:
+    """Rows by ascending numbers, each at most once: where they are all, the tensor itself."""
+    return flat if len(index) == len(flat) else flat.index_select(0, index)
 
 
 def _has_heads_first(output: Float[Tensor, "batch _ _ channels"], seq: int) -> bool:

@@ -172,7 +172,7 @@ def add_part(sums: RunningSums, target: nn.Module, part: Part, take: Take) -> No
             raise ValueError(f"module {name} runs more often in the target than in the donor")
         sums.add(name, ours, theirs)
 
-    read_answers(target, sums.modules, part.batch, part.tokens, subtract)
+    read_answers(target, sums.modules, part.batch, part.tokens, subtract, lent=True)
     sums.tokens += len(part.tokens.rows)
     sums.require_finite()
 

@@ -15,6 +15,9 @@ from actlib.activations import Activations
 from actlib.channels import ChannelModule
 from actlib.experts import Routed
 
+CACHED_NUMBERS = 2**19
+"""Numbers of a buffer that is read again and again: 2 MB in float32, about a core's cache."""
+
 Moments = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
@@ -41,10 +44,7 @@ class RunningSums:
         self._counts = dict.fromkeys(modules, 0)
 
     def add(self, name: str, ours: Activations, theirs: Activations) -> None:
-        """Add what one module gives for the same tokens in the donor and in the target.
-
-        The tensors are used up: what they hold afterwards is undefined.
-        """
+        """Add what one module gives for the same tokens in the donor and in the target."""
         if isinstance(theirs, Routed):
             ours = ours.to(theirs.values.device)
             rows, count = _routed_rows(ours, theirs), theirs.count
@@ -111,20 +111,30 @@ def moments(
     """Sums of |a - b| and of (|a| + |b|) / 2, mean and population variance of a, by channel.
 
     In float32. Deviations from the tokens' own mean keep there what squares of a channel far from
-    zero would lose. The tensors are used up.
+    zero would lose.
     """
-    return _by_reduction(ours, theirs) if ours.device.type == "cuda" else _in_place(ours, theirs)
+    return _by_reduction(ours, theirs) if ours.device.type == "cuda" else _by_rows(ours, theirs)
 
 
-def _in_place(ours: Tensor, theirs: Tensor) -> Moments:
-    """On a CPU: plain sums, many times as fast there as norms, and one buffer beside the inputs."""
-    ours, theirs = ours.float(), theirs.float()
-    buffer = theirs.abs()
-    size = buffer.sum(dim=0)
-    difference = torch.sub(ours, theirs, out=buffer).abs_().sum(dim=0)
-    mean = ours.mean(dim=0)
-    variance = torch.sub(ours, mean, out=theirs).square_().mean(dim=0)
-    return difference, ours.abs_().sum(dim=0).add_(size).div_(2), mean, variance
+def _by_rows(ours: Tensor, theirs: Tensor) -> Moments:
+    """On a CPU: plain sums, many times as fast there as norms, over few rows at a time.
+
+    All that is computed in between lies in one buffer that the processor's cache can hold.
+    """
+    mean = ours.mean(dim=0, dtype=torch.float32)
+    rows = max(1, CACHED_NUMBERS // ours.shape[1])
+    buffer = torch.empty(min(rows, len(ours)), ours.shape[1], device=ours.device)
+    sums: list[Tensor] = []
+    for a, b in zip(ours.split(rows), theirs.split(rows), strict=True):
+        a, b, between = a.float(), b.float(), buffer[: len(a)]
+        found = [
+            torch.sub(a, b, out=between).abs_().sum(dim=0),
+            torch.abs(a, out=between).sum(dim=0).add_(torch.abs(b, out=between).sum(dim=0)),
+            torch.sub(a, mean, out=between).square_().sum(dim=0),
+        ]
+        sums = [one.add_(new) for one, new in zip(sums, found, strict=False)] or found
+    difference, size, square = sums
+    return difference, size.div_(2), mean, square.div_(len(ours))
 
 
 def _by_reduction(ours: Tensor, theirs: Tensor) -> Moments:
