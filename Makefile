@@ -1,12 +1,15 @@
 # make study [PRESET=smol] [CORES=2]   build the models, run every notebook, leave figures and tables
 # make sweep [PRESET=smol] [CORES=2]   the long statistics over seeds, into data/sweeps; goes on where it stopped
+# make figures [PRESET=smol] [VENUE=neurips]   every figure from its CSV: icml, iclr, acl; no models, no torch
 # make lab                             JupyterLab on the first notebook
 # make bench [ROWS="rankings …"]       speed and memory against other tools and floors, benchmarks/RESULTS.md
+# make book                            the website of notebooks, figures, package and cards, in artifacts/book
 # make test                            lint, unit tests, every notebook on the tiny family
 # Either sets up .venv first, from nothing, and needs Python 3.11.
 
 PRESET ?= smol
 CORES ?= 2
+VENUE ?= neurips
 PYTHON := $(shell for python in python3.11 python3; do $$python -c \
 	'import ensurepip, sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null \
 	&& echo $$python && break; done)
@@ -19,7 +22,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Python caches the bytecode of what is used, rather than pip that of all that is installed.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: study sweep lab test lint bench keep clean
+.PHONY: study sweep figures lab book test lint bench keep clean
 .DELETE_ON_ERROR:
 
 study: $(READY)
@@ -32,9 +35,17 @@ sweep: $(READY)
 	@$(SNAKEMAKE) sweep
 	$(say) "Done: tables in data/sweeps/$(PRESET)"
 
+figures: $(READY)
+	$(say) "Figures of the preset $(PRESET) for $(VENUE): about 30 seconds"
+	@$(BIN)/python tools/redraw_figures.py --preset $(PRESET) --venue $(VENUE)
+
 lab: $(READY)
 	$(say) "JupyterLab on notebook 00; Control-C twice ends it"
 	@$(BIN)/jupyter lab notebooks/00_models_and_data.ipynb
+
+book: $(READY)
+	$(say) "Book: about 1 minute from nothing; a warning is an error"
+	@$(BIN)/python tools/book.py
 
 test: export HF_HUB_OFFLINE := 1
 test: override PRESET := tiny
