@@ -31,6 +31,7 @@ from transformers import (
 )
 
 from actlib.finetune import finetune
+from actlib.study.model_cards import write_card
 from actlib.study.presets import LoadedModel, Preset, ScratchModel, TunedModel, WheelModel
 from actlib.text.data import load_items
 from actlib.text.questions import data_digest, data_folder, trained_on, training_items
@@ -93,6 +94,7 @@ def build(
         tokenizer.save_pretrained(made)
         built = {"recipe": digest, "model": name, "seed": seed, "training_loss": losses}
         (made / note.name).write_text(json.dumps(built))
+        write_card(made, preset, name, seed)
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(made, folder)
