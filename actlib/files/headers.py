@@ -118,6 +118,15 @@ def _require_inside(index: Path, file: str) -> None:
         raise ValueError(f"{index} names the file {file!r}, expected safetensors files only")
 
 
+def header_of(path: Path) -> dict[str, StoredTensor]:
+    """Every tensor of one safetensors file, by its name.
+
+    Raises:
+        ValueError: it is no such file, or cut off.
+    """
+    return _header(path, path.name)
+
+
 def _header(path: Path, file: str) -> dict[str, StoredTensor]:
     size = path.stat().st_size
     try:

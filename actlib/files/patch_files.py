@@ -21,11 +21,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from actlib.files.headers import DTYPES
+from actlib.files.headers import DTYPES, header_of
 from actlib.files.slabs import Slab, whole_slabs
 from actlib.files.writing import file_beside
 from actlib.transfer import Selection
@@ -39,6 +40,7 @@ RESERVED = frozenset(
     + ("channel_percent", "created_with")
 )
 _NO_HASH = "0" * 64
+_CHECKED: set[tuple] = set()  # (device, file, size, time of the last change, tensor, side)
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,8 @@ class PatchFile:
         Raises:
             ValueError: the file is no patch.
         """
-        self.path, self._file = path, file
+        self.path, self._places = path, header_of(path)
+        self._data = torch.from_numpy(np.memmap(path, np.uint8, "c"))
         self._selections: dict[str, Selection] = {}
         self._slabs: dict[str, list[Slab]] = {}
         metadata = dict(file.metadata() or {})
@@ -135,8 +138,9 @@ class PatchFile:
                 raise ValueError("a type of numbers that is no float")
         except (KeyError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
             raise self._damaged(f"its metadata: {error!r}") from error
-        size = path.stat().st_size
-        self.info = PatchInfo(metadata, tensors, elements, percent, reversible, size)
+        state = path.stat()
+        self._identity = (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
+        self.info = PatchInfo(metadata, tensors, elements, percent, reversible, state.st_size)
 
     def selection(self, name: str) -> Selection:
         """The elements of a parameter that the patch changes.
@@ -173,17 +177,24 @@ class PatchFile:
                 raise self._damaged(f"the values of {name}")
             if values.dtype != DTYPES[self.parts[name].dtype]:
                 raise self._damaged(f"the values of {name}")
-            yield slab, values.view(len(slab.rows), -1)
+            yield slab, values.view(slab.rows.shape[0], -1)
 
     def check(self, name: str, side: str) -> None:
         """Refuse a file whose values are not those that its metadata hashes.
 
+        A file that has not changed since is not hashed again in the same process: patches are
+        switched on and off, and hashing is what takes longest then.
+
         Raises:
             ValueError: names the tensor.
         """
+        key = (*self._identity, name, side)
+        if key in _CHECKED:
+            return
         found = digest(values for _, values in self.values(name, side))
         if found != getattr(self.parts[name], side):
             raise self._damaged(f"the values of {name} {side} the patch")
+        _CHECKED.add(key)
 
     def _read_selection(self, name: str) -> Selection:
         part, sides = self.parts[name], []
@@ -202,10 +213,14 @@ class PatchFile:
         return selection
 
     def _tensor(self, key: str) -> Tensor:
-        try:
-            return self._file.get_tensor(key)
-        except SafetensorError as error:
-            raise self._damaged(f"it has no tensor {key}") from error
+        """A tensor, mapped from the file: opening each by itself takes longer than reading it."""
+        place = self._places.get(key)
+        types = {**DTYPES, "I64": torch.int64}
+        if place is None or place.dtype not in types:
+            raise self._damaged(f"it has no tensor {key}")
+        raw = self._data[place.offset : place.offset + place.size]
+        raw = raw.clone() if place.offset % 8 else raw  # Others may write unaligned files.
+        return raw.view(types[place.dtype]).view(place.shape)
 
     def _require_readable(self, header: str) -> None:
         """Refuse other kinds of files, and formats that this version does not know."""
@@ -287,7 +302,7 @@ def _write_values(
     states = {"before": hashlib.sha256(), "after": hashlib.sha256()}
     for slab, before, after in edit.values():
         found = {"before": _raw(before), "after": _raw(after)}
-        width = len(found["after"]) // len(slab.rows)
+        width = len(found["after"]) // slab.rows.shape[0]
         for side in sides:
             stream.seek(places[f"{edit.selection.name}.{side}.{slab.piece}"] + slab.start * width)
             stream.write(found[side])
@@ -333,8 +348,8 @@ def _indices(selection: Selection) -> dict[str, Tensor]:
 
 def _piece_shape(slab: Slab, selection: Selection) -> tuple[int, ...]:
     if selection.columns is None:
-        return (len(slab.rows),)
-    return (len(slab.rows), selection.shape[-1] if slab.columns is None else len(slab.columns))
+        return (slab.rows.shape[0],)
+    return (slab.rows.shape[0], selection.shape[-1] if slab.columns is None else len(slab.columns))
 
 
 def _raw(tensor: Tensor) -> memoryview:

@@ -58,9 +58,8 @@ def move_model(model: nn.Module, patch: PatchFile, sides: tuple[str, str]) -> No
     }
     held = [_held_in_memory(patch, name, matrix) for name, matrix in matrices.items()]
     _require_side(patch, held, sides)
-    for name, matrix in matrices.items():
-        for slab, values in patch.values(name, sides[1]):
-            put_(matrix, *_indices(slab, matrix.device), values.to(matrix.device))
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        list(pool.map(lambda name: _set(patch, name, matrices[name], sides[1]), matrices))
 
 
 def move_folder(folder: Path, patch: PatchFile, out: Path, sides: tuple[str, str]) -> None:
@@ -88,6 +87,11 @@ def move_folder(folder: Path, patch: PatchFile, out: Path, sides: tuple[str, str
         write_changed(target, unfinished, changes)
         notes.write_patches(unfinished, entries)
         write_card(unfinished)
+
+
+def _set(patch: PatchFile, name: str, matrix: Tensor, side: str) -> None:
+    for slab, values in patch.values(name, side):
+        put_(matrix, *_indices(slab, matrix.device), values.to(matrix.device))
 
 
 def _held_in_memory(patch: PatchFile, name: str, matrix: Tensor) -> _Held:
@@ -141,11 +145,11 @@ def _require_side(patch: PatchFile, held: list[_Held], sides: tuple[str, str]) -
             name = each.selection.name
             raise ValueError(f"{name} is {each.dtype}, and the patch is made for {wanted}")
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        # Hashing is what takes longest, so that other threads hash while this one compares.
         checks = [pool.submit(patch.check, name, sides[1]) for name in patch.parts]
-        wrong = [each for each in held if not _on_side(patch, each, sides[0])]
+        fits = list(pool.map(lambda each: _on_side(patch, each, sides[0]), held))
         for check in checks:
             check.result()
+    wrong = [each for each, fit in zip(held, fits, strict=True) if not fit]
     if not wrong:
         return
     for each in wrong if sides[0] == "after" or patch.info.reversible else ():

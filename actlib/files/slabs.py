@@ -51,7 +51,7 @@ class Slab:
     @property
     def stop(self) -> int:
         """End of the slab's rows among those of the piece."""
-        return self.start + len(self.rows)
+        return self.start + self.rows.shape[0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,7 +188,7 @@ def take(matrix: Tensor, rows: Int[Tensor, " rows"], columns: Tensor | None) -> 
     """Rows of a matrix, or some columns of these rows, as a matrix of its own."""
     if columns is None:
         return words(matrix).index_select(0, rows).view(matrix.dtype)
-    if len(rows) < len(matrix):
+    if rows.shape[0] < matrix.shape[0]:
         return matrix[rows[:, None], columns]
     if matrix.is_cpu:  # Twice as fast as index_select.
         found = words(matrix, within_rows=True).numpy().take(columns.numpy(), axis=1)
@@ -207,7 +207,7 @@ def put_(
             whole.numpy()[rows.numpy()] = values.numpy()
         else:
             whole.index_copy_(0, rows, values)
-    elif len(rows) < len(matrix):
+    elif rows.shape[0] < matrix.shape[0]:
         matrix[rows[:, None], columns] = values
     else:
         matrix.index_copy_(1, columns, values)
@@ -240,7 +240,7 @@ def _slabs(selection: Selection, start: int, stop: int, selected_before: int) ->
     if columns is not None and columns.any():
         rows = (~chosen).nonzero().flatten() + start
         found.append(Slab(piece, start - selected_before, rows, columns.nonzero().flatten()))
-    return [slab for slab in found if len(slab.rows)]
+    return [slab for slab in found if slab.rows.shape[0]]
 
 
 def _read_rows(
