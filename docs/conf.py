@@ -1,0 +1,79 @@
+"""Sphinx settings of the book; `tools/book.py` gathers the pages and builds it (`make book`).
+
+Nothing in a built page may need the network: the notebooks are not run again, formulas become
+MathML, and no script of another host is asked for.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+
+import actlib
+
+project = "The ACT study"
+author = "The actlib authors"
+project_copyright = "The actlib authors, Apache-2.0"
+version = release = actlib.__version__
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.napoleon",
+    "plain_docstrings",
+    "mathml",
+    "safe_html",
+]
+exclude_patterns = ["README.md", "**/.ipynb_checkpoints"]
+suppress_warnings = [
+    "ref.python",  # two classes of one name, in a type that names the one meant by its module
+    "mystnb.unknown_mime_type",  # of a widget only its text is kept
+    "misc.highlighting_failure",  # notebooks hold lines of the shell
+]
+
+myst_enable_extensions = ["dollarmath"]
+myst_dmath_allow_space = False  # "$5 and $6" are prices
+myst_dmath_allow_digits = False
+myst_heading_anchors = 4
+nb_execution_mode = "off"
+nb_output_folder = "book-outputs"
+nb_merge_streams = True
+nb_ipywidgets_js = {}  # widgets would need scripts of another host
+
+autosummary_generate = False
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+autodoc_default_options = {
+    "members": True,
+    "exclude-members": "model_config",
+}
+python_maximum_signature_line_length = 88
+add_module_names = False
+toc_object_entries_show_parents = "hide"
+default_role = "py:obj"
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_rtype = False
+napoleon_use_ivar = True
+
+html_theme = "sphinx_book_theme"
+html_title = "The ACT study"
+html_static_path = ["_static"]
+html_css_files = ["book.css"]
+html_js_files = ["enlarge.js"]
+html_copy_source = True
+html_show_sourcelink = False
+html_permalinks_icon = "#"
+html_theme_options = {
+    "show_navbar_depth": 1,
+    "show_toc_level": 2,
+    "use_download_button": True,
+    "use_fullscreen_button": False,
+    "navbar_persistent": [],  # the search field is in the sidebar, and a button in the page's head
+    "navbar_start": [],
+    "navbar_center": [],
+    "navbar_end": [],
+    "logo": {"text": "The ACT study"},
+}
