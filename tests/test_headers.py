@@ -1,0 +1,121 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from actlib.files.headers import INDEX, SINGLE, stored_tensors
+
+
+def index(folder, weight_map):
+    (folder / INDEX).write_text(json.dumps({"weight_map": weight_map}))
+
+
+def with_header(path, header, data=b"\0" * 64):
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+
+
+def test_tensors_of_all_shards_are_found_where_they_lie(tmp_path):
+    values = {"a": torch.randn(3, 5), "b": torch.randn(7).bfloat16(), "c": torch.randn(0, 4)}
+    save_file({"a": values["a"]}, tmp_path / "x-1.safetensors")
+    save_file({"b": values["b"], "c": values["c"]}, tmp_path / "x-2.safetensors")
+    index(tmp_path, {"a": "x-1.safetensors", "b": "x-2.safetensors", "c": "x-2.safetensors"})
+    found = stored_tensors(tmp_path)
+    assert found.keys() == values.keys()
+    assert all(torch.equal(found[name].open(tmp_path), each) for name, each in values.items())
+    assert (found["a"].rows, found["a"].row_bytes) == (3, 20)
+    assert (found["b"].rows, found["b"].row_bytes) == (7, 2)
+
+
+def test_writing_to_an_opened_tensor_leaves_the_file(tmp_path):
+    save_file({"a": torch.zeros(4)}, tmp_path / SINGLE)
+    stored_tensors(tmp_path)["a"].open(tmp_path).fill_(1)
+    assert not stored_tensors(tmp_path)["a"].open(tmp_path).any()
+
+
+def test_a_single_file_goes_before_an_index_as_it_does_in_loading(tmp_path):
+    save_file({"a": torch.ones(2)}, tmp_path / SINGLE)
+    index(tmp_path, {"a": "gone.safetensors"})
+    assert stored_tensors(tmp_path)["a"].file == SINGLE
+
+
+def test_of_two_copies_the_one_that_the_index_names_counts(tmp_path):
+    for number in (1, 2):
+        save_file({"a": torch.full((2,), float(number))}, tmp_path / f"x-{number}.safetensors")
+        save_file(
+            {"a": torch.full((2,), float(number)), str(number): torch.ones(1)},
+            tmp_path / f"x-{number}.safetensors",
+        )
+    index(tmp_path, {"1": "x-1.safetensors", "a": "x-1.safetensors", "2": "x-2.safetensors"})
+    assert stored_tensors(tmp_path)["a"].open(tmp_path).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("../x.safetensors", "outside its folder"),
+        ("/etc/x.safetensors", "outside its folder"),
+        ("a/../../x.safetensors", "outside its folder"),
+        ("C:\\x.safetensors", "outside its folder"),
+        ("..\\x.safetensors", "outside its folder"),
+        ("x.bin", "expected safetensors files only"),
+    ],
+)
+def test_an_index_that_leaves_the_folder_is_refused(tmp_path, file, message):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    save_file({"a": torch.ones(2)}, tmp_path / "x.safetensors")
+    index(folder, {"a": file})
+    with pytest.raises(ValueError, match=message):
+        stored_tensors(folder)
+
+
+def test_a_link_in_the_folder_is_followed(tmp_path):
+    folder = tmp_path / "snapshot"
+    folder.mkdir()
+    save_file({"a": torch.ones(2)}, tmp_path / "blob")
+    (folder / SINGLE).symlink_to(tmp_path / "blob")
+    assert stored_tensors(folder)["a"].open(folder).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"weight_map": 3}', '{"weight_map": {"a": 3}}'])
+def test_a_broken_index_is_one_sentence(tmp_path, text):
+    (tmp_path / INDEX).write_text(text)
+    with pytest.raises(ValueError, match="is not an index of safetensors files"):
+        stored_tensors(tmp_path)
+
+
+def test_a_tensor_that_its_shard_lacks_is_named(tmp_path):
+    save_file({"a": torch.ones(2)}, tmp_path / "x.safetensors")
+    index(tmp_path, {"a": "x.safetensors", "b": "x.safetensors"})
+    with pytest.raises(ValueError, match="lacks the tensor b that the index names"):
+        stored_tensors(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"shape": [-2, 2]},
+        {"shape": [2, 3]},
+        {"shape": "22"},
+        {"data_offsets": [16, 0]},
+        {"data_offsets": [-16, 0]},
+        {"data_offsets": [0]},
+        {"data_offsets": [0.0, 16.0]},
+    ],
+)
+def test_a_header_that_contradicts_itself_is_refused(tmp_path, change):
+    entry = {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}
+    with_header(tmp_path / SINGLE, {"a": entry})
+    assert stored_tensors(tmp_path)["a"].shape == (2, 2)
+    with_header(tmp_path / SINGLE, {"a": entry | change})
+    with pytest.raises(ValueError, match="is not a safetensors file"):
+        stored_tensors(tmp_path)
+
+
+def test_a_file_that_ends_before_its_tensors_is_cut_off(tmp_path):
+    entry = {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}
+    with_header(tmp_path / SINGLE, {"a": entry}, b"\0" * 15)
+    with pytest.raises(ValueError, match="is cut off"):
+        stored_tensors(tmp_path)

@@ -1,0 +1,136 @@
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+import actlib.files.writing
+from actlib.files.writing import copy_file, file_beside, folder_beside, require_free
+
+STAY = """
+import sys, time
+from pathlib import Path
+from actlib.files.writing import folder_beside
+with folder_beside(Path(sys.argv[1])) as unfinished:
+    (unfinished / "part").write_text("half")
+    print("writing", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def writer(tmp_path):
+    """A process that is in the middle of writing `out`."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", STAY, str(tmp_path / "out")], stdout=subprocess.PIPE
+    )
+    assert process.stdout.readline() == b"writing\n"
+    yield process
+    process.kill()
+    process.wait()
+
+
+def hidden(folder):
+    return [path for path in folder.iterdir() if path.name.startswith(".out.")]
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_a_folder_appears_at_the_end(tmp_path, durable):
+    out = tmp_path / "new" / "out"
+    with folder_beside(out, durable) as unfinished:
+        (unfinished / "deep").mkdir()
+        (unfinished / "deep" / "file").write_text("whole")
+        assert not out.exists()
+    assert (out / "deep" / "file").read_text() == "whole"
+    assert list((tmp_path / "new").iterdir()) == [out]
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    assert out.stat().st_mode == plain.stat().st_mode  # As other folders, not private.
+
+
+def test_a_file_replaces_another_at_the_end(tmp_path):
+    out = tmp_path / "out"
+    out.write_text("old")
+    with file_beside(out) as unfinished:
+        unfinished.write_text("new")
+        assert out.read_text() == "old"
+    assert out.read_text() == "new" and list(tmp_path.iterdir()) == [out]
+
+
+@pytest.mark.parametrize("beside", [folder_beside, file_beside])
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_nothing_is_left_after_an_error(tmp_path, beside, error):
+    with pytest.raises(error), beside(tmp_path / "out"):
+        raise error
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_kill_leaves_a_hidden_folder_that_the_next_writer_removes(writer, tmp_path):
+    os.kill(writer.pid, signal.SIGKILL)
+    writer.wait()
+    assert len(hidden(tmp_path)) == 1 and not (tmp_path / "out").exists()
+    with folder_beside(tmp_path / "other"):
+        assert len(hidden(tmp_path)) == 1  # It is of another output.
+    with folder_beside(tmp_path / "out"):
+        assert len(hidden(tmp_path)) == 1  # The writer's own.
+    assert not hidden(tmp_path)
+
+
+def test_a_folder_in_use_is_left_alone(writer, tmp_path):
+    (used,) = hidden(tmp_path)
+    with folder_beside(tmp_path / "out"):
+        assert used in hidden(tmp_path)
+    assert (used / "out" / "part").read_text() == "half"
+    assert writer.poll() is None
+
+
+def test_what_only_looks_alike_is_left_alone(tmp_path):
+    alike = [tmp_path / name for name in (".out.mine.partial", ".outer.abcdefgh.partial")]
+    for path in alike:
+        path.mkdir()
+    (tmp_path / ".out.abcdefgh.partial").symlink_to(tmp_path / "elsewhere")
+    with folder_beside(tmp_path / "out"):
+        pass
+    assert all(path.is_dir() for path in alike)
+
+
+@pytest.mark.parametrize("size", [0, 1, 100_000])
+def test_copies_are_equal_and_have_no_permissions_of_their_source(tmp_path, size):
+    source, copy = tmp_path / "a", tmp_path / "b"
+    source.write_bytes(os.urandom(size))
+    source.chmod(0o400)
+    copy_file(source, copy)
+    assert copy.read_bytes() == source.read_bytes()
+    (tmp_path / "c").touch()
+    assert copy.stat().st_mode == (tmp_path / "c").stat().st_mode
+
+
+def test_where_the_kernel_cannot_copy_between_files_it_sends(tmp_path, monkeypatch):
+    def fail(*_args):
+        raise OSError(actlib.files.writing.errno.EXDEV, "not here")
+
+    monkeypatch.setattr(os, "copy_file_range", fail)
+    (tmp_path / "a").write_bytes(data := os.urandom(300_000))
+    copy_file(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "b").read_bytes() == data
+
+
+def test_a_full_disk_is_an_error(tmp_path, monkeypatch):
+    def fail(*_args):
+        raise OSError(actlib.files.writing.errno.ENOSPC, "no space left")
+
+    monkeypatch.setattr(os, "copy_file_range", fail)
+    (tmp_path / "a").write_bytes(b"data")
+    with pytest.raises(OSError, match="no space left"):
+        copy_file(tmp_path / "a", tmp_path / "b")
+
+
+def test_a_taken_output_is_refused(tmp_path):
+    require_free(tmp_path / "absent")
+    (tmp_path / "empty").mkdir()
+    require_free(tmp_path / "empty")
+    (tmp_path / "file").touch()
+    for taken in (tmp_path, tmp_path / "file"):
+        with pytest.raises(ValueError, match="exists and is not empty"):
+            require_free(taken)
