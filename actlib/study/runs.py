@@ -13,6 +13,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from actlib.files.stored import structure, tokenizer_of
 from actlib.pairing.pairs import require_pair
@@ -63,7 +64,7 @@ class Run:
         """What a notebook said as it ran."""
         return self.folder / "logs" / f"{notebook[:2]}.log"
 
-    def execute(self, cores: int, output=None) -> dict[str, str]:
+    def execute(self, cores: int, output: TextIO | None = None) -> dict[str, str]:
         """Run what is missing or stale, and tell each notebook's state.
 
         A notebook that fails does not keep the others from running.
@@ -167,7 +168,9 @@ def require_models(preset: Preset) -> None:
     specs = [preset.models[name] for name in (preset.roles.donor, preset.roles.target)]
     places = [spec.load for spec in specs if isinstance(spec, LoadedModel)]
     if len(places) == 2 and all(Path(place).is_dir() for place in places):
-        require_pair(*map(structure, places), *map(tokenizer_of, places))
+        donor, target = places
+        tokenizers = tokenizer_of(donor), tokenizer_of(target)
+        require_pair(structure(donor), structure(target), *tokenizers)
 
 
 def require_questions(preset: Preset) -> None:
