@@ -1,6 +1,7 @@
 """Several processes that record together, each a share of the batches, and then have one result.
 
-    accelerate launch --num_processes 4 record.py
+    accelerate launch --num_processes 4 record.py     # one process a GPU
+    torchrun --nproc_per_node 2 record.py             # on CPUs, where accelerate starts only one
 
 Nothing has to be asked for: a process that is one of several finds that out here. Without others
 (`Share.current()` gives 0 of 1) every function below does nothing.

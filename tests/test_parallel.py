@@ -23,7 +23,7 @@ def run_two(tmp_path):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        # What `accelerate launch --cpu --num_processes 2` and torchrun put into the environment.
+        # What torchrun, and accelerate launch on several GPUs, put into the environment.
         launched = {
             "WORLD_SIZE": "2",
             "MASTER_ADDR": "127.0.0.1",

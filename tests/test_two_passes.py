@@ -135,9 +135,7 @@ def test_a_disk_without_room_is_refused_before_anything_runs(
     usage = type("Usage", (), {"free": free})
     monkeypatch.setattr("actlib.two_passes.shutil.disk_usage", lambda _folder: usage)
     monkeypatch.setattr(actlib.two_passes, "held_activations", None)
-    with pytest.raises(
-        ValueError, match=r"need 0\.0 GB in .*, where 0\.0 GB are free; name"
-    ):
+    with pytest.raises(ValueError, match=r"need 0\.0 GB in .*, where 0\.0 GB are free; name"):
         record_differences_in_two_passes(
             loads(donor), loads(target), batches, tmp_path, progress=True
         )
