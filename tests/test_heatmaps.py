@@ -80,6 +80,18 @@ def test_causal_is_centered_on_zero_and_marks_what_is_undefined(ax):
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("Ability measured", "Channels moved")
 
 
+def test_causal_puts_an_ability_and_its_own_channels_on_the_diagonal(ax):
+    rows = [(moved, measured, 0.1) for moved in ("b", "a", "random") for measured in ("a", "b")]
+    heatmaps.causal_heatmap(pd.DataFrame(rows, columns=["moved", "measured", "recovery"]), ax)
+    assert names(ax.get_xticklabels()) == names(ax.get_yticklabels())[:2] == ["b", "a"]
+
+
+def test_verdicts_of_a_table_read_from_csv_keep_their_notebook(ax):
+    row = {"claim": "One", "family": "a", "verdict": "holds", "notebook": 3}  # written "03"
+    heatmaps.verdict_matrix(pd.DataFrame([row]), ax)
+    assert names(ax.get_yticklabels()) == ["One (03)"]
+
+
 def test_verdicts_are_told_in_words_and_colors(ax):
     rows = [("One", "a", "holds"), ("One", "b", "holds in part (so far)"), ("Two", "a", "not run")]
     rows += [("Two", "b", "not seen here")]

@@ -195,3 +195,13 @@ def test_recovery_can_stand_against_the_share_of_parameters():
 def test_a_score_that_is_no_accuracy_is_named():
     ax = plotting.sft_curves(tables()[plotting.sft_curves], plotting.figure()[1], label="Score")
     assert ax.get_ylabel() == "Score"
+
+
+def test_tradeoff_names_its_axes_and_keeps_the_values_at_the_ends_apart():
+    table = tables()[plotting.tradeoff]
+    together = table.assign(recovered=table["scale"], retained=1 - table["scale"])
+    _, ax = plotting.figure()
+    plotting.tradeoff(together, ax, xlabel="Kept (nats)", ylabel="Back (nats)")
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("Kept (nats)", "Back (nats)")
+    first, second = (text.get_position() for text in ax.texts)
+    assert ax.texts[0].xy == ax.texts[1].xy and first != second

@@ -1,5 +1,7 @@
 """Every figure of the study: from its kept table alone, legible at each width, to all eyes."""
 
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -47,6 +49,18 @@ def handles(fig):
 def test_every_kept_figure_is_registered_and_every_registered_one_is_kept(preset):
     tables = {path.stem for path in (ROOT / "figures" / preset).glob("fig*.csv")}
     assert tables == set(plotting.FIGURES)
+
+
+def test_notebooks_draw_every_figure_by_the_name_that_they_save_it_under():
+    named = []
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            source = "".join(cell["source"])
+            saved = re.findall(r'plotting\.save_figure\(fig, (\w+), "(\w+)"', source)
+            drawn = re.findall(r'fig = plotting\.draw\("(\w+)", (\w+)\)', source)
+            assert saved == [(table, name) for name, table in drawn]
+            named += [name for name, _ in drawn]
+    assert named == list(plotting.FIGURES)
 
 
 def pixels(fig):

@@ -117,3 +117,42 @@ def test_saving_again_gives_the_same_bytes(tmp_path, monkeypatch):
     for one, other in zip(first, second, strict=True):
         assert one.read_bytes() == other.read_bytes()
     assert b"CreationDate" not in first[0].read_bytes()
+
+
+def test_a_settled_figure_does_not_move_any_more():
+    fig, ax = style.figure()
+    ax.set(xlabel="x", ylabel="y")
+    style.settle(fig)
+    place = ax.get_position().bounds
+    fig.set_dpi(300)
+    fig.draw_without_rendering()
+    assert ax.get_position().bounds == place
+    style.settle(fig)  # nothing left to do
+
+
+def test_legends_have_as_many_columns_as_the_width_holds():
+    style.set_theme("acl")
+    columns = {}
+    for width in ("column", "full"):
+        fig, ax = style.figure(width)
+        for number in range(6):
+            ax.plot([0], [number], label=f"Random, matched {number}")
+        legend = style.legend_above(ax).get_legend()
+        assert legend.get_window_extent().width <= fig.bbox.width
+        columns[width] = legend._ncols
+    assert columns == {"column": 2, "full": 4}
+
+
+def test_one_legend_of_the_figure_takes_the_place_of_those_of_its_axes():
+    fig, axes = style.figure(columns=2)
+    for ax, names in zip(axes, (("ACT", "Base"), ("Base", "TIES")), strict=True):
+        for name in names:
+            ax.plot([0], [1], label=name)
+        style.legend_above(ax)
+    style.legend_of_figure(fig)
+    assert [ax.get_legend() for ax in axes] == [None, None]
+    assert [text.get_text() for text in fig.legends[0].get_texts()] == ["ACT", "Base", "TIES"]
+
+
+def test_mixing_in_white():
+    assert style.mixed("#000000", 1) == (0, 0, 0) and style.mixed("#FF0000", 0.5) == (1, 0.5, 0.5)
