@@ -27,7 +27,8 @@ PRESET_FILE = os.path.relpath(preset_file(CHOICE))
 STORE = Path(os.environ.get("ACT_STORE", "artifacts"))
 OUT = STORE / PRESET.name
 CODE = sorted(str(path) for path in Path("actlib").rglob("*.py"))
-RECORDING_CODE = [f"actlib/{name}.py" for name in ("localize", "hooks", "channels", "text/prompts")]
+RECORDING = "localize hooks channels activations experts running_sums passes placement parallel"
+RECORDING_CODE = [f"actlib/{name}.py" for name in (*RECORDING.split(), "text/prompts")]
 # Measured on two CPU cores; other presets have no estimate.
 MINUTES = {
     "smol": {"wheel": 0.5, "step": 0.06, "record": 1, "notebook": 2, "sweep": 6},

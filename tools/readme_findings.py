@@ -1,6 +1,8 @@
-"""Write the README's table of claims from the kept tables, so that no number in it is typed.
+"""Write the tables of claims from the kept tables, so that no number in them is typed.
 
-python tools/readme_findings.py            # rewrite the block between the markers
+The README gets the verdicts, docs/findings.md what was measured too.
+
+python tools/readme_findings.py            # rewrite what stands between the markers
 python tools/readme_findings.py --check    # exit status 1 if it is out of date
 """
 
@@ -9,20 +11,23 @@ from pathlib import Path
 
 from actlib.study.claims import claims_table, markdown
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+ROOT = Path(__file__).resolve().parents[1]
 START, END = "<!-- findings: start -->\n", "<!-- findings: end -->\n"
+PLACES = {ROOT / "README.md": False, ROOT / "docs" / "findings.md": True}
+"""Files with markers, and whether numbers stand before the verdicts."""
 
 
 def main(check: bool) -> int:
-    """Rewrite the README's block, or only compare it."""
-    text = README.read_text(encoding="utf-8")
-    before, rest = text.split(START)
-    after = rest.split(END)[1]
-    fresh = f"{before}{START}\n{markdown(claims_table())}\n{END}{after}"
-    if check:
-        return int(fresh != text)
-    README.write_text(fresh, encoding="utf-8")
-    return 0
+    """Rewrite the blocks, or only compare them."""
+    table, stale = claims_table(), 0
+    for path, numbers in PLACES.items():
+        text = path.read_text(encoding="utf-8")
+        before, rest = text.split(START)
+        fresh = f"{before}{START}\n{markdown(table, numbers)}\n{END}{rest.split(END)[1]}"
+        stale |= fresh != text
+        if not check:
+            path.write_text(fresh, encoding="utf-8")
+    return int(check and stale)
 
 
 if __name__ == "__main__":

@@ -227,8 +227,13 @@ def verdict_counts(table: pd.DataFrame) -> str:
     return f"Of {table['claim'].nunique()} claims, {'; '.join(parts)}."
 
 
-def markdown(table: pd.DataFrame) -> str:
-    """The table of `claims_table` as Markdown: a row a claim, a column a family."""
+def markdown(table: pd.DataFrame, numbers: bool = True) -> str:
+    """The table of `claims_table` as Markdown: a row a claim, a column a family.
+
+    Args:
+        table: from `claims_table`.
+        numbers: tell what was measured before each verdict; otherwise the verdicts alone.
+    """
     families = list(table["family"].unique())
     lines = [f"| claim (notebook) | statement | {' | '.join(families)} |"]
     lines.append("| --- " * (2 + len(families)) + "|")
@@ -238,7 +243,7 @@ def markdown(table: pd.DataFrame) -> str:
         for family in families:
             row = found.loc[family]
             shown = f"`{row.shown}`" if row.verdict == NOT_RUN else row.shown
-            cells.append(f"{shown}: **{row.verdict}**")
+            cells.append(f"{shown}: **{row.verdict}**" if numbers else row.verdict)
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
