@@ -9,6 +9,9 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 import actlib.files.checkpoints
+import actlib.files.rewriting
+import actlib.files.slabs
+import actlib.files.writing
 from actlib.channels import channel_modules
 from actlib.files.checkpoints import transfer_checkpoint
 from actlib.masks import ChannelMask
@@ -50,10 +53,9 @@ def run(tmp_path, mask, **changes):
     )
 
 
-@pytest.mark.parametrize("shard_size", ["1GB", "5KB"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_same_bytes_as_in_memory(folders, tmp_path, architecture, dtype, shard_size):
-    donor, target, mask = folders(architecture, dtype, shard_size, donor_size="8KB")
+@pytest.mark.parametrize(("dtype", "shard_size"), [(torch.float32, "5KB"), (torch.bfloat16, "1GB")])
+def test_same_bytes_as_in_memory(folders, tmp_path, any_architecture, dtype, shard_size):
+    donor, target, mask = folders(any_architecture, dtype, shard_size, donor_size="8KB")
     before = contents(tmp_path / "target")
     assert any("index" in name for name in before) == (shard_size == "5KB")
     assert run(tmp_path, mask) == tmp_path / "output"
@@ -64,6 +66,107 @@ def test_same_bytes_as_in_memory(folders, tmp_path, architecture, dtype, shard_s
         found.pop(name)
     assert found == expected
     assert found != before == contents(tmp_path / "target")
+
+
+def test_experts_of_either_storage_move_to_either(folders, tmp_path):
+    """Donor and target, each stored expert by expert or packed, all give the same values."""
+    donor, target, mask = folders("mixtral", torch.bfloat16, shard_size="9KB")
+    for name, model in (("donor", donor), ("target", target)):
+        packed = tmp_path / f"{name} packed"
+        shutil.copytree(tmp_path / name, packed, ignore=shutil.ignore_patterns("model*"))
+        tensors = {key: each.clone() for key, each in model.state_dict().items()}
+        save_file(tensors, packed / "model.safetensors", {"format": "pt"})
+    transfer_(target, donor, mask, 0.4)
+    for number, ours in enumerate(("target", "target packed")):
+        for theirs in ("donor", "donor packed"):
+            out = f"out {number} {theirs}"
+            run(tmp_path, mask, target_dir=ours, donor_dir=theirs, output_dir=out)
+            names = {path.name for path in (tmp_path / ours).iterdir()}
+            found = {path.name for path in (tmp_path / out).iterdir()}
+            assert found == names | {"act_transfer.json", "README.md"}
+            loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / out)
+            for key, value in target.state_dict().items():
+                assert torch.equal(loaded.state_dict()[key], value), key
+
+
+def test_every_file_of_the_model_is_carried_and_no_other(folders, tmp_path):
+    _, _, mask = folders("llama", shard_size="5KB")
+    carried = ["generation_config.json", "chat_template.jinja", "vocab.json", "custom_model.py"]
+    others = [
+        "optimizer.pt",
+        "training_args.bin",
+        ".hidden",
+        "model.gguf",
+        "model.fp16.safetensors",
+    ]
+    for name in (*carried, *others):
+        (tmp_path / "target" / name).write_text(name)
+    (tmp_path / "donor" / "vocab.json").write_text("vocab.json")
+    run(tmp_path, mask)
+    for name in carried:
+        assert (tmp_path / "output" / name).read_text() == name
+    assert not any((tmp_path / "output" / name).exists() for name in others)
+    index = "model.safetensors.index.json"
+    assert (tmp_path / "output" / index).read_text() == (tmp_path / "target" / index).read_text()
+
+
+def test_shards_beside_a_single_file_are_left_out(folders, tmp_path):
+    donor, target, mask = folders("llama", shard_size="5KB")
+    target.save_pretrained(tmp_path / "single")
+    for path in (tmp_path / "target").glob("model*"):
+        shutil.copy(path, tmp_path / "single" / path.name)
+    run(tmp_path, mask, target_dir="single")
+    assert [path.name for path in (tmp_path / "output").glob("model*")] == ["model.safetensors"]
+    transfer_(target, donor, mask, 0.4)
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "output")
+    assert torch.equal(loaded.lm_head.weight, target.lm_head.weight)
+
+
+def test_durable_output_is_the_same(folders, tmp_path):
+    _, _, mask = folders()
+    run(tmp_path, mask)
+    places = (tmp_path / "target", tmp_path / "donor", mask, tmp_path / "durable")
+    transfer_checkpoint(*places, durable=True)
+    assert contents(tmp_path / "output") == contents(tmp_path / "durable")
+
+
+def test_where_files_share_their_bytes_the_output_is_the_same(folders, tmp_path, monkeypatch):
+    """A file system with reflinks starts the output as a whole copy."""
+    _, _, mask = folders("gpt2", shard_size="9KB")
+    run(tmp_path, mask)
+
+    def clone(source, destination):
+        size = actlib.files.writing.os.fstat(source).st_size
+        actlib.files.writing._copy_range(source, destination, 0, size)
+        return True
+
+    monkeypatch.setattr(actlib.files.writing, "_cloned", clone)
+    run(tmp_path, mask, output_dir="cloned")
+    assert contents(tmp_path / "output") == contents(tmp_path / "cloned")
+
+
+@pytest.mark.parametrize("stretch", [1, 3000])
+def test_where_a_file_is_cut_for_threads_does_not_matter(folders, tmp_path, monkeypatch, stretch):
+    _, _, mask = folders("llama_tied")
+    run(tmp_path, mask)
+    monkeypatch.setattr(actlib.files.rewriting, "_STRETCH_BYTES", stretch)
+    run(tmp_path, mask, output_dir="cut")
+    assert contents(tmp_path / "output") == contents(tmp_path / "cut")
+
+
+def test_untouched_bytes_do_not_pass_through_this_process(folders, tmp_path, monkeypatch):
+    _, _, mask = folders("llama")
+    for name, chosen in mask.channels.items():
+        chosen &= name == "model.norm"
+    read, fill = [], actlib.files.slabs._fill
+
+    def count(descriptor, data, offset):
+        read.append(len(data))
+        fill(descriptor, data, offset)
+
+    monkeypatch.setattr(actlib.files.slabs, "_fill", count)
+    run(tmp_path, mask)
+    assert 0 < sum(read) <= 3 * 16 * 4  # The norm of target and donor.
 
 
 def test_output_loads_and_says_what_was_done(folders, tmp_path):

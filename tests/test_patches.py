@@ -106,6 +106,56 @@ def test_applying_is_transferring_and_reverting_is_undoing(
     assert same_bits(target, patched)
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_packed_experts_are_patched_however_they_are_stored(folders, make, tmp_path, packed):
+    donor, target = folders("qwen3_moe", torch.bfloat16, "9KB")
+    if packed:
+        for path in (tmp_path / "target").glob("model*"):
+            path.unlink()
+        tensors = bits(target)
+        save_file(tensors, tmp_path / "target" / "model.safetensors", {"format": "pt"})
+    mask, original = mask_for(target), bits(target)
+    path = make(mask)
+    transfer_checkpoint(tmp_path / "target", tmp_path / "donor", mask, tmp_path / "moved")
+    apply_patch(tmp_path / "target", path, tmp_path / "out")
+    assert weights(tmp_path / "out") == weights(tmp_path / "moved")
+    revert_patch(tmp_path / "out", path, tmp_path / "back")
+    assert contents(tmp_path / "back") == contents(tmp_path / "target")
+    apply_patch(target, path)
+    patched = bits(target)
+    revert_patch(target, path)
+    assert same_bits(target, original)
+    transfer_(target, donor, mask)
+    assert same_bits(target, patched)
+
+
+def test_a_newer_format_is_refused(folders, make):
+    _, target = folders()
+    path = make(mask_for(target))
+    for number, message in ((2, "is of format 2, and this version of actlib reads"), ("x", "x")):
+
+        def change(tensors, table, header, number=number):
+            header["actlib"] = json.dumps({"kind": "AbilityPatch", "format": number})
+
+        rewritten(path, change)
+        with pytest.raises(ValueError, match=message):
+            inspect_patch(path)
+
+
+def test_a_file_that_changed_since_it_was_checked_is_checked_again(folders, make):
+    _, target = folders()
+    path = make(mask_for(target))
+    apply_patch(target, path)
+    revert_patch(target, path)
+    before, data = bits(target), bytearray(path.read_bytes())
+    for place in range(len(data) - 8 * 61, len(data)):
+        data[place] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="is damaged: the values of .* the patch"):
+        apply_patch(target, path)
+    assert same_bits(target, before)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_file_holds_the_selected_elements_and_little_more(folders, make, architecture, dtype):
     donor, target = folders(architecture, dtype)
