@@ -73,6 +73,11 @@ class ChannelMask:
     def jaccard(self, other: "ChannelMask") -> float:
         """Size of the intersection over size of the union, 0 to 1; two empty masks agree (1).
 
+        >>> first = ChannelMask({"norm": torch.tensor([True, True, False])})
+        >>> second = ChannelMask({"norm": torch.tensor([False, True, True])})
+        >>> (first | second).count, (first & second).count, round(first.jaccard(second), 3)
+        (3, 1, 0.333)
+
         Raises:
             ValueError: the masks are of different models.
         """
@@ -162,7 +167,11 @@ def require_fit(model: nn.Module, mask: ChannelMask) -> None:
 
 
 def shortened(differences: list[str], limit: int = 5) -> str:
-    """Join differences into one clause, the first few by name and the rest as a number."""
+    """Join differences into one clause, the first few by name and the rest as a number.
+
+    >>> shortened(["no module a", "no module b", "no module c"], limit=2)
+    'no module a; no module b; and 1 more'
+    """
     rest = len(differences) - limit
     return "; ".join(differences[:limit]) + (f"; and {rest} more" if rest > 0 else "")
 

@@ -26,7 +26,7 @@ from actlib.study.presets import load_preset
 
 ROOT = Path(__file__).resolve().parents[1]
 CONTENTS: dict[str, tuple[str, ...]] = {
-    "The study": (),
+    "The study": ("docs/findings",),
     "Use it": ("docs/your_own_models", "docs/adapt_a_figure", "docs/gallery", "api/index"),
     "What it rests on": (
         "models/index",
@@ -59,9 +59,11 @@ def main(words: list[str]) -> int:
     sources = given.sources or given.output.with_name(f"{given.output.name}-sources")
     gather(sources)
     shared = ["-q", "-W", "--keep-going", "-c", str(ROOT / "docs"), "-j", given.jobs]
-    doctrees = ["-d", str(sources.with_name(f"{sources.name}-read"))]
-    status = build_main([*shared, *doctrees, str(sources), str(given.output)])
-    if status == 0:
+    read = sources.with_name(f"{sources.name}-read")
+    status = build_main([*shared, "-d", str(read), str(sources), str(given.output)])
+    if status:  # Sphinx warns of a page once, so all have to be read again
+        shutil.rmtree(read, ignore_errors=True)
+    else:
         print(f"the book is {given.output / 'index.html'}")
     return status
 

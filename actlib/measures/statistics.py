@@ -18,6 +18,9 @@ HALF_NORMAL_GINI = 2**0.5 - 1
 def top_count(percent: float, total: int) -> int:
     """Floor of `percent`/100 * `total`, at least one; safe against binary rounding (29 % of 100).
 
+    >>> top_count(5, 1000), top_count(29, 100), top_count(0.1, 10)
+    (50, 29, 1)
+
     Raises:
         ValueError: `percent` is outside (0, 100].
     """
@@ -33,6 +36,9 @@ def share_of_top(
 
     NaN where the sum is zero.
 
+    >>> share_of_top([1, 1, 1, 1, 6], percents=[20, 40]).tolist()
+    [0.6, 0.7]
+
     Raises:
         ValueError: no value, a negative or NaN value, or a percent outside (0, 100].
     """
@@ -45,6 +51,9 @@ def gini(values: Float[np.ndarray, " channels"]) -> float:
     """Gini coefficient: 0 when all values are equal, near 1 when one holds everything.
 
     NaN where the sum is zero.
+
+    >>> gini([1, 1, 1, 1]), gini([0, 0, 0, 1])
+    (0.0, 0.75)
 
     Raises:
         ValueError: no value, or a negative or NaN value.
@@ -63,6 +72,9 @@ def half_normal_share(fraction: float) -> float:
     The half-normal is |d| for Gaussian d of one variance: what a difference that prefers no channel
     looks like. With q its upper quantile, the share is E[X; X > q] / E[X] = exp(-q^2 / 2).
     It is the generous null: when d also varies between tokens, their mean |d| is more even still.
+
+    >>> round(half_normal_share(0.05), 4)
+    0.1465
     """
     return float(np.exp(-(stats.norm.isf(fraction / 2) ** 2) / 2))
 
@@ -109,6 +121,9 @@ def intersection_law(
 
 def hypergeometric_jaccard(total: int, size_a: int, size_b: int) -> float:
     """Exact expected Jaccard index of two independent random sets of given sizes out of `total`.
+
+    >>> round(hypergeometric_jaccard(1000, 50, 50), 4)
+    0.0259
 
     Raises:
         ValueError: a size is negative or above `total`.

@@ -79,6 +79,11 @@ def cluster_of(row: Mapping, otherwise: str) -> str:
 
     Languages, wordings and tasks of one domain may ask the same computation, so such items are not
     independent; intervals resample computations, not items.
+
+    >>> cluster_of({"domain": "maths", "operands": [6, 20]}, otherwise="item 7")
+    'maths 6.20'
+    >>> cluster_of({"domain": "trivia", "operands": []}, otherwise="item 7")
+    'item 7'
     """
     operands = row.get("operands") or []
     return f"{row['domain']} {'.'.join(map(str, operands))}" if operands else otherwise

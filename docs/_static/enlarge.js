@@ -9,6 +9,9 @@ document.addEventListener("DOMContentLoaded", () => {
   const large = document.createElement("img");
   view.append(large);
   view.addEventListener("click", () => view.close());
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Escape" && view.open) view.close();
+  });
   document.body.append(view);
   const open = (picture) => {
     large.src = picture.currentSrc || picture.src;
