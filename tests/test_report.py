@@ -38,6 +38,7 @@ def run(small_preset, tmp_path):
     store = tmp_path / "a store"
     made = Run(load_preset(small_preset), small_preset, names, store / "small/figures", store)
     notebook(made.executed(names[0]), "The top holds 12 %.")
+    notebook(made.executed("04_stability"), "Halves agree.")
     made.figures.mkdir()
     (made.figures / "fig01_makeup.png").touch()
     (made.figures / "fig03_other.png").touch()
@@ -55,6 +56,11 @@ def text(run):
 def test_answers_are_of_this_run(text):
     assert "01 · Concentration](<notebooks/01_concentration.ipynb>): The top holds 12 %." in text
     assert "99 %" not in text
+
+
+def test_what_an_earlier_run_left_is_told_and_marked(text):
+    assert "(<notebooks/04_stability.ipynb>) (of an earlier run): Halves agree." in text
+    assert "(<notebooks/01_concentration.ipynb>) (of" not in text
 
 
 def test_what_was_not_made_is_said_with_its_log(run, text):

@@ -18,15 +18,18 @@ import pandas as pd
 import torch
 import yaml
 
-from actlib.study.runs import DONE, Run
+from actlib.study.runs import DONE, Run, chosen_notebooks
 
 MOST_ROWS = 12
 PACKAGES = ("actlib", "torch", "transformers", "datasets", "numpy", "pandas")
+EARLIER = "of an earlier run"
 _ANSWER = "**In one line.**"
 
 
 def write_report(run: Run, states: Mapping[str, str], seconds: float) -> Path:
     """Write ``report.md`` into the preset's folder of the store.
+
+    Notebooks that an earlier run of the preset left are told too, and marked.
 
     Args:
         run: what was run.
@@ -38,7 +41,9 @@ def write_report(run: Run, states: Mapping[str, str], seconds: float) -> Path:
     """
     path = run.folder / "report.md"
     path.parent.mkdir(parents=True, exist_ok=True)
-    done = [name for name, state in states.items() if state == DONE]
+    there = {name: EARLIER for name in chosen_notebooks(run.preset) if run.executed(name).is_file()}
+    states = dict(sorted({**there, **states}.items()))
+    done = [name for name, state in states.items() if state in (DONE, EARLIER)]
     parts = [f"# {run.preset.name}", run.preset.description, *_ran(run, seconds)]
     parts += ["## In one line", *_answers(run, states)]
     for name in done:
@@ -115,9 +120,10 @@ def _answers(run: Run, states: Mapping[str, str]) -> list[str]:
     lines = []
     for name, state in states.items():
         path = run.executed(name)
-        if state == DONE:
+        if state in (DONE, EARLIER):
             told = answer(path) or "no answer in one line; see its tables"
-            lines.append(f"- [{title(path)}]({_link(path, run.folder)}): {told}")
+            when = f" ({state})" * (state == EARLIER)
+            lines.append(f"- [{title(path)}]({_link(path, run.folder)}){when}: {told}")
         else:
             lines.append(f"- {name}: **{state}**; log: `{run.log(name)}`")
     lines += [f"- {number}: left out, {why}." for number, why in run.preset.left_out.items()]
