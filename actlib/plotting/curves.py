@@ -1,6 +1,7 @@
 """Curves and bars of the notebooks: concentration, sufficiency, trade-offs, tuning, merging."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from actlib.plotting.style import (
     legend_above,
     legend_of_figure,
     mixed,
+    page_of,
     series,
 )
 
@@ -60,7 +62,11 @@ def share_bars(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
         place = np.arange(len(names)) + (number - (len(percents) - 1) / 2) * height
         color = plt.get_cmap("viridis")(0.15 + 0.65 * number / max(1, len(percents) - 1))
         ax.barh(place, rows["share_percent"], height * 0.9, color=color, label=f"Top {percent:g} %")
-        null = {"color": "black", "linewidth": 1.0, "label": "_" if number else "Chance"}
+        null: dict[str, Any] = {
+            "color": "black",
+            "linewidth": 1.0,
+            "label": "_" if number else "Chance",
+        }
         low, high = place - height * 0.45, place + height * 0.45
         ax.vlines(rows["null_share_percent"], low, high, **null)
     ax.set_yticks(range(len(names)), names)  # module names, as they are
@@ -98,7 +104,7 @@ def sufficiency_curves(table: pd.DataFrame, ax: Axes | None = None, x: str = "to
     ax = _curves(table, ax, x, "recovery", "method")
     for level in (0, 1):
         ax.axhline(level, **NULL, zorder=1)
-    ends = {
+    ends: dict[str, Any] = {
         "xycoords": ("axes fraction", "data"),
         "textcoords": "offset points",
         "color": "#444444",
@@ -278,7 +284,7 @@ def _log_ticks(ax: Axes, values: pd.Series) -> None:
     ax.set_xscale("log")
     spread = np.log(values.max() / values.min())
     spec = ax.get_subplotspec()
-    inches = ax.figure.get_figwidth() * 0.8 / (spec.get_gridspec().ncols if spec else 1)
+    inches = page_of(ax).get_figwidth() * 0.8 / (spec.get_gridspec().ncols if spec else 1)
     ticks: list[float] = []
     for value in sorted(values.unique(), reverse=True):
         if not ticks or np.log(ticks[-1] / value) > 0.2 * spread / inches:

@@ -6,7 +6,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from actlib.plotting.style import label_of
+from actlib.plotting.style import label_of, page_of
 
 _VERDICTS = {
     "holds": ("#009E73", "holds"),
@@ -26,14 +26,15 @@ def makeup_heatmap(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     grid = _grid(table, "kind", "layer", "masked_percent")
     grid = grid[sorted(grid.columns)]
     ax = _heatmap(grid, ax, cmap="viridis", vmin=0, bar="Channels masked (%)", lines=False)
-    inches = ax.figure.get_figwidth()
+    inches = page_of(ax).get_figwidth()
     step = max(1, int(np.ceil((grid.shape[1] - 1) / max(4, min(12, 2.2 * inches)))))
-    crowded = min(grid.columns) < 0 and inches / grid.shape[1] < 0.15  # no room for – beside 0
-    shown = [i for i, n in enumerate(grid.columns) if n < 0 or n % step == 0 and (n or not crowded)]
-    ax.set_xticks(shown, ["–" if grid.columns[i] < 0 else str(grid.columns[i]) for i in shown])
+    layers = [int(layer) for layer in grid.columns.to_numpy()]
+    crowded = min(layers) < 0 and inches / len(layers) < 0.15  # no room for – beside 0
+    shown = [i for i, n in enumerate(layers) if n < 0 or n % step == 0 and (n or not crowded)]
+    ax.set_xticks(shown, ["–" if layers[i] < 0 else str(layers[i]) for i in shown])
     plt.setp(ax.get_xticklabels(), rotation=0, ha="center")
     ax.set_yticks(range(grid.shape[0]), grid.index)  # module names, as they are
-    note = " (–: outside the layers)" if min(grid.columns) < 0 else ""
+    note = " (–: outside the layers)" if min(layers) < 0 else ""
     ax.set(xlabel=f"Layer{note}", ylabel="")
     return ax
 
@@ -164,7 +165,7 @@ def _heatmap(
     colors = plt.get_cmap(cmap).with_extremes(bad="#F2F2F2")
     image = ax.imshow(grid.to_numpy(dtype=float), cmap=colors, vmin=vmin, vmax=vmax, aspect="auto")
     names = [label_of(name) for name in grid.columns]
-    slanted = sum(map(len, names)) > 8.2 * ax.figure.get_figwidth()  # letters that an inch holds
+    slanted = sum(map(len, names)) > 8.2 * page_of(ax).get_figwidth()  # letters that an inch holds
     ax.set_xticks(range(grid.shape[1]), names, rotation=40 * slanted)
     plt.setp(ax.get_xticklabels(), ha="right" if slanted else "center", rotation_mode="anchor")
     ax.set_yticks(range(grid.shape[0]), [label_of(name) for name in grid.index])
@@ -173,9 +174,10 @@ def _heatmap(
     ax.spines[:].set_visible(False)
     if lines:
         _white_lines(ax, grid.shape)
+    values = grid.to_numpy(dtype=float)
     for row, line in enumerate(texts or []):
         for column, text in enumerate(line):
-            shade = image.cmap(image.norm(grid.iat[row, column]))
+            shade = image.to_rgba(values[row, column])
             ink = "white" if np.dot(shade[:3], (0.299, 0.587, 0.114)) < 0.5 else "black"
             ax.text(column, row, text, ha="center", va="center", color=ink, linespacing=0.95)
     color_bar = ax.figure.colorbar(image, ax=ax, label=bar, fraction=0.05, pad=0.02)

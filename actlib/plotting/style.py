@@ -11,6 +11,7 @@ that every machine draws the same.
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import pandas as pd
@@ -87,13 +88,13 @@ _CYCLE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#33
 _CYCLE_MARKERS = "ov>^DPX*"
 _CYCLE_LINES = ["-", (0, (3, 1)), (0, (1, 1))]  # a second round of the colors is dashed
 
-NULL = {"color": "#444444", "linewidth": 0.9, "linestyle": (0, (4, 2))}
+NULL: dict[str, Any] = {"color": "#444444", "linewidth": 0.9, "linestyle": (0, (4, 2))}
 """Line of a null or of a reference level."""
 
 _widths = dict(WIDTHS["neurips"])
 
 
-def label_of(key: str) -> str:
+def label_of(key: object) -> str:
     """Display name: the method's, or the key with spaces for underscores and a capital.
 
     Keys of up to three letters stay as they are: they are language codes.
@@ -102,7 +103,7 @@ def label_of(key: str) -> str:
     return LABELS.get(str(key), text if len(text) <= 3 else text[0].upper() + text[1:])
 
 
-def look(key: str, position: int = 0) -> dict[str, object]:
+def look(key: str, position: int = 0) -> dict[str, Any]:
     """Color, marker, line style and label: fixed for a method, otherwise by position."""
     label = label_of(key)
     if key in PALETTE:
@@ -113,15 +114,16 @@ def look(key: str, position: int = 0) -> dict[str, object]:
     return {"color": color, "marker": marker, "linestyle": line, "label": label}
 
 
-def series(table: pd.DataFrame, by: str) -> Iterator[tuple[dict, pd.DataFrame]]:
+def series(table: pd.DataFrame, by: str) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
     """Each value of the column `by` with its look, in order of appearance."""
     for position, (key, rows) in enumerate(table.groupby(by, sort=False)):
-        yield look(key, position), rows
+        yield look(str(key), position), rows
 
 
-def mixed(color: str, strength: float) -> tuple[float, ...]:
+def mixed(color: str, strength: float) -> tuple[float, float, float]:
     """The color with white mixed in, so that no grid shows through as it would with alpha."""
-    return tuple(1 - strength * (1 - channel) for channel in to_rgb(color))
+    red, green, blue = (1 - strength * (1 - channel) for channel in to_rgb(color))
+    return red, green, blue
 
 
 def legend_above(ax: Axes) -> Axes:
@@ -141,16 +143,24 @@ def legend_of_figure(fig: Figure) -> None:
         if legend:
             drawn, names = ax.get_legend_handles_labels()
             if not drawn:  # it was given handles of its own
-                drawn, names = legend.legend_handles, [t.get_text() for t in legend.get_texts()]
+                drawn = [handle for handle in legend.legend_handles if handle is not None]
+                names = [text.get_text() for text in legend.get_texts()]
             handles |= dict(zip(names, drawn, strict=True))
             legend.remove()
     if handles:
         _in_columns(fig, handles, loc="outside upper center")
 
 
-def _in_columns(owner: Axes | Figure, handles: dict[str, Artist], **where: object) -> None:
-    """Legend of at most four columns, fewer where they would be wider than the figure."""
+def page_of(owner: Axes | Figure) -> Figure:
+    """The whole figure that axes are on."""
     fig = owner.get_figure(root=True)
+    assert isinstance(fig, Figure), "axes that were removed are on no figure"
+    return fig
+
+
+def _in_columns(owner: Axes | Figure, handles: dict[str, Artist], **where: Any) -> None:
+    """Legend of at most four columns, fewer where they would be wider than the figure."""
+    fig = page_of(owner)
     room = fig.bbox.width - 0.15 * fig.dpi  # what the layout pads on both sides
     for columns in range(min(4, len(handles)), 0, -1):
         legend = owner.legend(handles.values(), handles, ncols=columns, **where)
@@ -168,11 +178,14 @@ def set_theme(venue: str = "neurips") -> None:
     if venue not in WIDTHS:
         raise ValueError(f"unknown venue {venue!r}; choose one of {', '.join(WIDTHS)}.")
     _widths.update(WIDTHS[venue])
-    sizes = dict.fromkeys(("font.size", "axes.labelsize", "axes.titlesize", "xtick.labelsize"), 8)
+    sizes: dict[str, Any] = dict.fromkeys(
+        ("font.size", "axes.labelsize", "axes.titlesize", "xtick.labelsize"), 8
+    )
     sizes |= dict.fromkeys(("ytick.labelsize", "legend.fontsize", "figure.titlesize"), 8)
     lines = {"axes.linewidth": 0.6, "lines.linewidth": 1.1, "lines.markersize": 3.5}
     ticks = {f"{axis}tick.major.{what}": x for axis in "xy" for what, x in _TICKS.items()}
-    mpl.rcParams.update(sizes | lines | ticks | _THEME)
+    everything: dict[Any, Any] = sizes | lines | ticks | _THEME
+    mpl.rcParams.update(everything)
 
 
 _TICKS = {"width": 0.6, "size": 2.5, "pad": 2.5}

@@ -1,5 +1,7 @@
 """Figures of the sweep: a tidy table in, Axes out. Part of `actlib.plotting`."""
 
+from typing import Any
+
 import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
@@ -35,7 +37,7 @@ def pareto(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     for end, place, rise in (("target", (1, 0), -9), ("donor", (0, 1), 9)):
         style = look(end) | {"label": "_", "linestyle": "", "markersize": 6}
         ax.plot(*place, **style, zorder=4)
-        around = {"textcoords": "offset points", "ha": "center", "va": "center"}
+        around: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "va": "center"}
         ax.annotate(label_of(end), place, (0, rise), **around)
     _frame(ax, table)
     ax.set(xlabel="Retained (0: donor, 1: target)", ylabel="Recovered (0: target, 1: donor)")
@@ -55,7 +57,7 @@ def area_bars(table: pd.DataFrame, ax: Axes | None = None, against: str = "act_g
     """
     ax = ax or plt.gca()
     bars = table.dropna(subset=["area"]).sort_values("area", kind="stable").reset_index(drop=True)
-    for place, bar in bars.iterrows():
+    for place, bar in enumerate(bars.to_dict("records")):
         full = bar["method"] == against
         color = mixed(look(bar["method"])["color"], 1.0 if full else 0.5)
         ax.barh(place, bar["area"], 0.72, color=color)
@@ -89,10 +91,11 @@ def ablation_bars(
     ax = ax or plt.gca()
     places, names = _rows(table)
     for part, strength in _STRENGTHS.items():
-        for row in table[table["part"] == part].itertuples():
-            place = places[row.how, row.method] + (0.19 if part == "retained" else -0.19)
-            ax.barh(place, row.change, 0.36, color=mixed(look(row.method)["color"], strength))
-            ax.hlines(place, row.low, row.high, color="black", linewidth=0.7)
+        for row in table[table["part"] == part].to_dict("records"):
+            method = row["method"]
+            place = places[row["how"], method] + (0.19 if part == "retained" else -0.19)
+            ax.barh(place, row["change"], 0.36, color=mixed(look(method)["color"], strength))
+            ax.hlines(place, row["low"], row["high"], color="black", linewidth=0.7)
     ax.axvline(0, color="black", linewidth=0.6)
     ax.set_yticks(list(names), names.values())
     for name, tick, place in zip(ax.get_yticklabels(), ax.yaxis.majorTicks, names, strict=True):
@@ -124,12 +127,14 @@ def _frame(ax: Axes, table: pd.DataFrame) -> None:
 
 def _rows(table: pd.DataFrame) -> tuple[dict[tuple[str, str], float], dict[float, str]]:
     """Place of each (how, method) down the axis, and the names there, with a heading a kind."""
-    places, names, place = {}, {}, 0.0
+    places: dict[tuple[str, str], float] = {}
+    names: dict[float, str] = {}
+    place = 0.0
     for how, rows in table.groupby("how", sort=False):
         names[place] = label_of(how)
         for method in rows["method"].unique():
-            place += 1 if how in (key[0] for key in places) else 0.8
-            places[how, method] = place
+            place += 1 if str(how) in (key[0] for key in places) else 0.8
+            places[str(how), str(method)] = place
             names[place] = label_of(method)
         place += 1
     return places, names
