@@ -131,6 +131,8 @@ def _memory(row: Row, case: str, other: str, table: Table) -> str:
 
 
 def _growth(folder: Path, marks: dict) -> str:
+    if not any(read(folder, row.name) for row in GROWTHS):
+        return "## Growth\n\nnot run\n"
     lines = [
         "## Growth",
         "",
