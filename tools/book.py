@@ -37,6 +37,7 @@ CONTENTS: dict[str, tuple[str, ...]] = {
     ),
     "The project": ("LOG", "CHANGELOG", "CONTRIBUTING"),
 }
+TITLES = {"data/README": "Data card", "benchmarks/RESULTS": "Benchmark results"}
 PAGES = ("LOG.md", "CHANGELOG.md", "CONTRIBUTING.md", "data/README.md", "data/sweeps/README.md")
 PAGES += ("benchmarks/RESULTS.md", "benchmarks/README.md")
 FAMILIES = ("smol", "tiny")
@@ -181,7 +182,8 @@ def contents() -> str:
     chapters["Use it"] += [name for name in there if name.startswith("docs/") and name not in named]
     text = ""
     for title, names in chapters.items():
-        listed = "\n".join(name for name in names if name in {*there, "api/index", "models/index"})
+        known = [name for name in names if name in {*there, "api/index", "models/index"}]
+        listed = "\n".join(f"{TITLES[n]} <{n}>" if n in TITLES else n for n in known)
         text += f"\n```{{toctree}}\n:hidden:\n:caption: {title}\n\n{listed}\n```\n"
     return text
 
