@@ -171,11 +171,9 @@ def _scores(preset: Preset, name: str) -> list[str]:
     if rows.empty:
         return ["Not among the kept measurements of `tab00_accuracies.csv`."]
     table = ["| ability | measure | mean | 95 % interval |", "| --- | --- | --- | --- |"]
-    for row in rows.itertuples():
-        numbers = f"{row.mean:.3g} | {row.low:.3g} to {row.high:.3g}"
-        table.append(
-            f"| {_cell(row.cell)} | {MEASURES.get(row.measure, row.measure)} | {numbers} |"
-        )
+    for row in rows.to_dict("records"):
+        what = f"{_cell(row['cell'])} | {MEASURES.get(row['measure'], row['measure'])}"
+        table.append(f"| {what} | {row['mean']:.3g} | {row['low']:.3g} to {row['high']:.3g} |")
     items, seeds = int(rows["items"].max()), int(rows["seeds"].max())
     told = f"{items} test questions an ability; training seeds measured together: {seeds}. "
     source = f"Read from `figures/{preset.name}/tab00_accuracies.csv`, the kept run."
