@@ -34,6 +34,8 @@ _HOME = {
     "MergeReport": "merging",
     "merge": "merging",
     "merge_": "merging",
+    "CheckpointMerge": "files.merging",
+    "merge_checkpoint": "files.merging",
 }
 __all__ = sorted(_HOME)
 

@@ -11,7 +11,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from pathlib import Path
 
 from torch import Tensor
@@ -76,7 +76,9 @@ def write_changed(target: ModelFolder, destination: Path, changes: Iterable[Chan
     _copy_others(target, destination)
     for file in target.files:
         (destination / file).parent.mkdir(parents=True, exist_ok=True)
-    stretches = [each for file in target.files for each in _stretches(target, file, work[file])]
+    cut = [_stretches(target, file, work[file]) for file in target.files]
+    # In turn from every file: the kernel lets one thread at a time write to a file.
+    stretches = [each for turn in zip_longest(*cut) for each in turn if each is not None]
     uncopied = {file: sized_like(target.path / file, destination / file) for file in target.files}
     with ThreadPoolExecutor(max_workers=min(_THREADS, os.cpu_count() or 1)) as pool:
         jobs = [

@@ -24,7 +24,7 @@ from actlib.files.headers import DTYPES, StoredTensor
 from actlib.files.layouts import StoredParameter
 from actlib.transfer import Selection
 
-DENSE_BYTES, SPARSE_BYTES = 1 << 20, 8 << 20
+DENSE_BYTES, SPARSE_BYTES = 1 << 19, 8 << 20
 """Size of a block that is read whole, which should stay in the processor's cache, and of one of
 which only some rows are read. Both are small beside any model, large beside the cost of a call."""
 # Rows this close together, or this short, cost less to read with what lies between them.
