@@ -47,15 +47,16 @@ book: $(READY)
 	$(say) "Book: about 1 minute from nothing; a warning is an error"
 	@$(BIN)/python tools/book.py
 
-test: export HF_HUB_OFFLINE := 1
-test: override PRESET := tiny
-test: lint
-	$(say) "Unit tests: about 1 minute"
-	@$(BIN)/python -m pytest --numprocesses $(CORES) --ignore tests/notebooks
+test test-all: export HF_HUB_OFFLINE := 1
+test test-all: override PRESET := tiny
+test: SLOW := --markexpr "not slow"
+test test-all: lint
+	$(say) "Unit tests: about 4 minutes"
+	@$(BIN)/python -m pytest --numprocesses $(CORES) --ignore tests/notebooks $(SLOW)
 	$(say) "Every notebook on the tiny family: about 6 minutes from nothing"
 	@$(SNAKEMAKE) figures=artifacts/tiny/figures
 	$(say) "Tests of the notebooks, as committed and as just run: seconds"
-	@$(BIN)/python -m pytest tests/notebooks
+	@$(BIN)/python -m pytest tests/notebooks $(SLOW)
 
 lint: $(READY)
 	$(say) "Lint: seconds"

@@ -13,9 +13,10 @@ from test_book import book  # noqa: F401  (a fixture)
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    not (BROWSER and DRIVER), reason="no Chromium with its driver is on the path"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not (BROWSER and DRIVER), reason="no Chromium with its driver"),
+]
 WIDTHS = {"desktop": (1280, 900), "phone": (390, 844)}
 
 

@@ -1,9 +1,14 @@
+"""Moving channels between folders takes memory by the largest tensor, not by the checkpoint."""
+
 import json
 import shutil
 import subprocess
 import sys
 
 import measure_memory
+import pytest
+
+pytestmark = pytest.mark.slow
 
 MEGABYTE = 1 << 20
 

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from small_study import write_pair
 
+pytestmark = pytest.mark.slow
+
 PRESET = """\
 donor: donor
 target: target
