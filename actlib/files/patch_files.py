@@ -219,7 +219,8 @@ class PatchFile:
         if place is None or place.dtype not in types:
             raise self._damaged(f"it has no tensor {key}")
         raw = self._data[place.offset : place.offset + place.size]
-        raw = raw.clone() if place.offset % 8 else raw  # Others may write unaligned files.
+        own = types[place.dtype].itemsize
+        raw = raw.clone() if place.offset % own else raw  # Others may write unaligned files.
         return raw.view(types[place.dtype]).view(place.shape)
 
     def _require_readable(self, header: str) -> None:

@@ -20,7 +20,16 @@ from actlib.files.headers import DTYPES
 from actlib.files.layouts import StoredParameter
 from actlib.files.patch_files import PatchFile, digest
 from actlib.files.rewriting import Change, write_changed
-from actlib.files.slabs import OpenFiles, Slab, put_, read, same_bits, slabs_of, take
+from actlib.files.slabs import (
+    OpenFiles,
+    Slab,
+    one_thread_each,
+    put_,
+    read,
+    same_bits,
+    slabs_of,
+    take,
+)
 from actlib.files.writing import folder_beside, require_free
 from actlib.masks import shortened
 from actlib.transfer import Selection
@@ -58,7 +67,7 @@ def move_model(model: nn.Module, patch: PatchFile, sides: tuple[str, str]) -> No
     }
     held = [_held_in_memory(patch, name, matrix) for name, matrix in matrices.items()]
     _require_side(patch, held, sides)
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+    with one_thread_each(), ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         list(pool.map(lambda name: _set(patch, name, matrices[name], sides[1]), matrices))
 
 
@@ -144,7 +153,7 @@ def _require_side(patch: PatchFile, held: list[_Held], sides: tuple[str, str]) -
         if each.dtype != wanted:
             name = each.selection.name
             raise ValueError(f"{name} is {each.dtype}, and the patch is made for {wanted}")
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+    with one_thread_each(), ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         checks = [pool.submit(patch.check, name, sides[1]) for name in patch.parts]
         fits = list(pool.map(lambda each: _on_side(patch, each, sides[0]), held))
         for check in checks:

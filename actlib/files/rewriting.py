@@ -24,6 +24,7 @@ from actlib.files.slabs import (
     OpenFiles,
     Slab,
     blocks_of,
+    one_thread_each,
     put_,
     read,
     read_block,
@@ -80,7 +81,8 @@ def write_changed(target: ModelFolder, destination: Path, changes: Iterable[Chan
     # In turn from every file: the kernel lets one thread at a time write to a file.
     stretches = [each for turn in zip_longest(*cut) for each in turn if each is not None]
     uncopied = {file: sized_like(target.path / file, destination / file) for file in target.files}
-    with ThreadPoolExecutor(max_workers=min(_THREADS, os.cpu_count() or 1)) as pool:
+    workers = min(_THREADS, os.cpu_count() or 1)
+    with one_thread_each(), ThreadPoolExecutor(max_workers=workers) as pool:
         jobs = [
             pool.submit(_write_stretch, target.path, destination, each, bool(uncopied[each.file]))
             for each in stretches

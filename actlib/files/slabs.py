@@ -11,6 +11,7 @@ blocks, whatever the size of the files, and reading a row costs no page of its n
 import os
 from bisect import bisect_right
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -202,11 +203,10 @@ def put_(
     """Set what `take` gives."""
     if columns is None:
         whole = words(matrix)
-        values = values.contiguous().view(whole.dtype)
         if matrix.is_cpu:  # Four times as fast as index_copy_.
-            whole.numpy()[rows.numpy()] = values.numpy()
+            whole.numpy()[rows.numpy()] = _as_words(values, whole)
         else:
-            whole.index_copy_(0, rows, values)
+            whole.index_copy_(0, rows, values.contiguous().view(whole.dtype))
     elif rows.shape[0] < matrix.shape[0]:
         matrix[rows[:, None], columns] = values
     else:
@@ -216,7 +216,7 @@ def put_(
 def same_bits(one: Tensor, other: Tensor) -> bool:
     """Whether two matrices on the CPU are equal bit by bit: 0.0 is not -0.0, a NaN is itself."""
     bits = words(one.contiguous())
-    return np.array_equal(bits.numpy(), other.contiguous().view(bits.dtype).numpy())
+    return np.array_equal(bits.numpy(), _as_words(other, bits))
 
 
 def words(matrix: Tensor, within_rows: bool = False) -> Tensor:
@@ -228,6 +228,27 @@ def words(matrix: Tensor, within_rows: bool = False) -> Tensor:
     start = matrix.storage_offset() * width
     fits = matrix.is_contiguous() and size % 8 == 0 and start % 8 == 0 and not within_rows
     return matrix.view(torch.int64 if fits else _BITS[width])
+
+
+def _as_words(values: Tensor, like: Tensor) -> np.ndarray:
+    """The bits of values in integers as of another tensor, wherever in a file they begin."""
+    bits = values.contiguous().view(_BITS[values.element_size()]).numpy()
+    return bits.view(f"i{like.element_size()}")
+
+
+@contextmanager
+def one_thread_each() -> Iterator[None]:
+    """Let torch use one thread for an operation, in this whole process.
+
+    For blocks that several threads work through side by side: waiting for more threads in each of
+    many small operations took longer than the work.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _slabs(selection: Selection, start: int, stop: int, selected_before: int) -> list[Slab]:
