@@ -49,7 +49,7 @@ book: $(READY)
 
 test test-all: export HF_HUB_OFFLINE := 1
 test test-all: override PRESET := tiny
-test: SLOW := --markexpr "not slow"
+test: SLOW := -m "not slow"
 test test-all: lint
 	$(say) "Unit tests: about 4 minutes"
 	@$(BIN)/python -m pytest --numprocesses $(CORES) --ignore tests/notebooks $(SLOW)
