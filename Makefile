@@ -26,7 +26,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .DELETE_ON_ERROR:
 
 study: $(READY)
-	$(say) "Study of the preset $(PRESET): about 25 minutes for smol and 8 for tiny from nothing, seconds if nothing changed"
+	$(say) "Study of the preset $(PRESET): about 22 minutes for smol and 8 for tiny from nothing, seconds if nothing changed"
 	@$(SNAKEMAKE)
 	$(say) "Done: notebooks in artifacts/$(PRESET)/notebooks, figures and tables in figures/$(PRESET)"
 
@@ -51,7 +51,7 @@ test test-all: export HF_HUB_OFFLINE := 1
 test test-all: override PRESET := tiny
 test: SLOW := -m "not slow"
 test test-all: lint
-	$(say) "Unit tests: about 4 minutes"
+	$(say) "Unit tests: about 5 minutes"
 	@$(BIN)/python -m pytest --numprocesses $(CORES) --ignore tests/notebooks $(SLOW)
 	$(say) "Every notebook on the tiny family: about 6 minutes from nothing"
 	@$(SNAKEMAKE) figures=artifacts/tiny/figures
