@@ -16,7 +16,6 @@ from actlib.study.session import Study
 
 Cell = dict[str, str | int | float]
 PURPOSES = ("validation", "test")
-MERGING_DRAWS = 3
 
 
 def purposes_of(cell: Cell) -> tuple[str, ...]:
@@ -54,7 +53,7 @@ def merging_cells(sweep: Sweep, method: str) -> list[Cell]:
     elif method == "layer_swap":
         settings = [{"top_percent": 100 * scale, "scale": 1, "draw": 0} for scale in scales]
     else:
-        draws = range(MERGING_DRAWS if method == "random_matched" else 1)
+        draws = range(sweep.random_draws if method == "random_matched" else 1)
         settings = [
             {"top_percent": percent, "scale": scale, "draw": draw}
             for (percent, scale), draw in product(grid, draws)

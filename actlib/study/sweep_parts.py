@@ -38,7 +38,6 @@ from actlib.transfer import parameter_percent, selections
 from actlib.walks import moving
 
 Measured = Iterator[tuple[Cell, pd.DataFrame]]
-CAUSAL_DRAWS = 3
 ARMS = ("sft_only", "act_sft", "random_sft", "interpolation_sft", "donor_sft")
 LORA_ARMS = ("sft_only_lora", "act_sft_lora")
 
@@ -158,7 +157,7 @@ def sft_start(study: Study, seed: int, arm: str) -> tuple[ChannelMask, float] | 
 
 
 def causal_cells(sweep: Sweep, method: str) -> list[Cell]:
-    """Patching at each percent, and each ablation at the smallest; random masks in three draws."""
+    """Patching at each percent, and each ablation at the smallest; random masks in all their draws."""
     if method == "ends":
         return [{"method": name} for name in ("donor", "target")]
     kinds = [("patch", percent) for percent in sweep.causal_percents]
@@ -166,7 +165,7 @@ def causal_cells(sweep: Sweep, method: str) -> list[Cell]:
     return [
         {"method": method, "how": how, "top_percent": percent, "draw": draw}
         for how, percent in kinds
-        for draw in range(min(sweep.random_draws, CAUSAL_DRAWS) if method in RANDOM else 1)
+        for draw in range(sweep.random_draws if method in RANDOM else 1)
     ]
 
 
