@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM
 
 from actlib.channels import channel_modules
+from actlib.files.loading import load_pretrained
 from actlib.files.stored import structure
 from actlib.hooks import evaluating
 from actlib.kept_activations import KeptActivations
@@ -35,7 +36,6 @@ from actlib.passes import (
 )
 from actlib.running_sums import RunningSums
 from actlib.scores import ChannelScores
-from actlib.study.families import load_pretrained
 
 Source = str | Path | Callable[[], nn.Module]
 Batches = Collection[Mapping[str, Tensor]]

@@ -56,8 +56,8 @@ def _record(given: argparse.Namespace) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from actlib.files.loading import load_pretrained
     from actlib.localize import record_differences
-    from actlib.study.families import load_pretrained
     from actlib.text.data import load_external
     from actlib.text.prompts import batches
 

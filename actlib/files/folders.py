@@ -18,6 +18,7 @@ import transformers
 
 from actlib.files.headers import DTYPES, stored_tensors
 from actlib.files.layouts import Layout, StoredParameter, layout_of
+from actlib.files.loading import SAFE, load_pretrained
 from actlib.pairing.pairs import require_pair
 from actlib.transfer import Selection
 
@@ -107,9 +108,9 @@ def empty_model(folder: Path) -> transformers.PreTrainedModel:
     """
     if not (folder / "config.json").is_file():
         raise ValueError(f"the model folder {folder} lacks config.json")
-    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+    config = load_pretrained(transformers.AutoConfig, folder, local_files_only=True)
     with torch.device("meta"):
-        return transformers.AutoModelForCausalLM.from_config(config)
+        return transformers.AutoModelForCausalLM.from_config(config, **SAFE)
 
 
 def require_matching(donor: ModelFolder, target: ModelFolder) -> None:
@@ -130,7 +131,7 @@ def tokenizers_of(donor: Path, target: Path) -> list[transformers.PreTrainedToke
     if all(_same_file(donor / file, target / file) for file in _ALL_TOKENIZER_FILES):
         return [None, None]
     return [
-        transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        load_pretrained(transformers.AutoTokenizer, folder, local_files_only=True)
         if any((folder / file).is_file() for file in TOKENIZER_FILES)
         else None
         for folder in (donor, target)

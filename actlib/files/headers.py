@@ -18,6 +18,10 @@ import torch
 from torch import Tensor
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle")
+LONGEST_HEADER = 100_000_000
+"""Bytes; the reader of safetensors refuses longer ones too."""
+MOST_DIMENSIONS = 32
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -76,6 +80,12 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
     placed = {} if (folder / SINGLE).is_file() else _weight_map(folder)
     files = sorted(set(placed.values())) or [SINGLE]
     missing = [file for file in files if not (folder / file).is_file()]
+    pickled = sorted(path.name for kind in PICKLED for path in folder.glob(kind))
+    if missing == [SINGLE] and pickled:
+        raise ValueError(
+            f"the model folder {folder} has its weights in {pickled[0]}, a pickled file, which can "
+            "run code and is never loaded; save them as safetensors with save_pretrained"
+        )
     if missing:
         raise ValueError(f"the model folder {folder} lacks {', '.join(missing)}")
     found: dict[str, StoredTensor] = {}
@@ -98,7 +108,7 @@ def _weight_map(folder: Path) -> dict[str, str]:
         placed = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
         if not all(isinstance(file, str) for file in placed.values()):
             raise TypeError("a file name is no text")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is not an index of safetensors files: {error!r}") from error
     for file in set(placed.values()):
         _require_inside(path, file)
@@ -132,10 +142,12 @@ def _header(path: Path, file: str) -> dict[str, StoredTensor]:
     try:
         with path.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
-            entries = json.loads(stream.read(min(length, size)))
+            if not 0 < length <= min(LONGEST_HEADER, size - 8):
+                raise ValueError("the header has no length that it can have")
+            entries = json.loads(stream.read(length))
         entries.pop("__metadata__", None)
         found = {name: _placed(entry, file, 8 + length) for name, entry in entries.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is not a safetensors file") from error
     if any(tensor.offset + tensor.size > size for tensor in found.values()):
         raise ValueError(f"{path} is cut off")
@@ -148,6 +160,8 @@ def _placed(entry: Mapping, file: str, data_start: int) -> StoredTensor:
     shape, dtype = tuple(entry["shape"]), entry["dtype"]
     if not all(isinstance(number, int) and number >= 0 for number in (start, end, *shape)):
         raise ValueError("a size is no count")
+    if len(shape) > MOST_DIMENSIONS:
+        raise ValueError("the shape has too many dimensions")
     known = DTYPES.get(dtype)
     if end < start or (known and end - start != math.prod(shape) * known.itemsize):
         raise ValueError("the size is not the shape's")

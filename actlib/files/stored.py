@@ -26,7 +26,7 @@ from actlib.channels import uncovered_parameters
 from actlib.files.folders import TOKENIZER_FILES
 from actlib.files.headers import DTYPES, INDEX, SINGLE, stored_tensors
 from actlib.files.layouts import StoredParameter, layout_of
-from actlib.study.families import load_pretrained
+from actlib.files.loading import SAFE, load_pretrained
 
 
 def structure(place: str | Path) -> PreTrainedModel:
@@ -37,7 +37,7 @@ def structure(place: str | Path) -> PreTrainedModel:
     """
     config = load_pretrained(AutoConfig, place)
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)
+        return AutoModelForCausalLM.from_config(config, **SAFE)
 
 
 def tokenizer_of(place: str | Path) -> PreTrainedTokenizerBase | None:

@@ -35,6 +35,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from actlib.files.loading import load_pretrained
 from actlib.harness.local_tasks import require_harness
 from actlib.harness.names import Chosen, choose
 from actlib.harness.samples import require_free, write_samples
@@ -189,9 +190,9 @@ def _wrapped(
         yield kind(pretrained=str(model), **options)
         return
     if isinstance(model, str | Path):
-        tokenizer = tokenizer or AutoTokenizer.from_pretrained(model)
+        tokenizer = tokenizer or load_pretrained(AutoTokenizer, model)
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        model = AutoModelForCausalLM.from_pretrained(model, dtype="auto", device_map=device)
+        model = load_pretrained(AutoModelForCausalLM, model, dtype="auto", device_map=device)
     was_training = model.training
     try:
         # The harness gives a tokenizer without padding one, and switches the side.

