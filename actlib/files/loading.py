@@ -42,8 +42,8 @@ def load_pretrained(kind: Any, place: Path | str, **options: Any) -> Any:
         if "trust_remote_code" not in str(error):
             raise
         raise ValueError(
-            f"{str(place)!r} asks to run code of its own (auto_map), which is never done here; take "
-            "a model of a family that transformers knows, or load it yourself and hand it over"
+            f"{str(place)!r} asks to run code of its own (auto_map), which is never done here; "
+            "take a model of a family that transformers knows, or load it and hand it over"
         ) from error
 
 
@@ -51,8 +51,8 @@ def _require_whole(folder: Path) -> None:
     """Refuse a folder whose weights would come from elsewhere, before transformers follows."""
     if (folder / ADAPTER).is_file():
         raise ValueError(
-            f"the model folder {folder} holds an adapter ({ADAPTER}), which names a model elsewhere; "
-            "merge the two with merge_and_unload of peft, and save the result"
+            f"the model folder {folder} holds an adapter ({ADAPTER}), which names a model "
+            "elsewhere; merge the two with merge_and_unload of peft, and save the result"
         )
     if (folder / "config.json").is_file():
         stored_tensors(folder)

@@ -17,7 +17,7 @@ from pathlib import Path
 from torch import Tensor
 
 from actlib.files.folders import ModelFolder
-from actlib.files.headers import INDEX, SINGLE
+from actlib.files.headers import INDEX, PICKLED, SINGLE
 from actlib.files.layouts import StoredParameter
 from actlib.files.slabs import (
     Block,
@@ -37,7 +37,7 @@ from actlib.transfer import Selection
 
 # In other formats the weights would still be the target's, and a loader could pick them. Pickled
 # files can run code, and the state of a finished training is no part of the model.
-_LEFT_OUT = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack", "*.gguf", "*.onnx")
+_LEFT_OUT = (*PICKLED, "*.h5", "*.msgpack", "*.gguf", "*.onnx")
 _LEFT_OUT += ("tf_model*", "flax_model*", "consolidated*")
 _THREADS = 4
 _STRETCH_BYTES = 128 << 20
@@ -156,10 +156,33 @@ def _copy_others(target: ModelFolder, destination: Path) -> None:
     weights = {path.name for path in target.path.glob("model*.safetensors*")}
     weights |= set(target.files)
     weights -= {INDEX} if SINGLE not in target.files else set()
-    for path in sorted(target.path.rglob("*")):
-        relative = path.relative_to(target.path)
-        hidden = any(part.startswith(".") for part in relative.parts)
-        left_out = str(relative) in weights or any(map(path.match, _LEFT_OUT))
-        if not hidden and not left_out and path.is_file():
-            (destination / relative).parent.mkdir(parents=True, exist_ok=True)
-            copy_file(path, destination / relative)
+    carried = [
+        path
+        for path in sorted(target.path.rglob("*"))
+        if path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(target.path).parts)
+        and str(path.relative_to(target.path)) not in weights
+        and not any(map(path.match, _LEFT_OUT))
+    ]
+    for path in carried:
+        _require_inside(target.path, path)
+    for path in carried:
+        place = destination / path.relative_to(target.path)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        copy_file(path, place)
+
+
+def _require_inside(folder: Path, path: Path) -> None:
+    """Refuse to carry what a link leads to outside the folder: it may be private, and be published.
+
+    In the cache of the Hub a model's files are links into the folder `blobs` of that model.
+    """
+    real = path.resolve()
+    homes = [folder.resolve()]
+    if homes[0].parent.name == "snapshots":
+        homes.append(homes[0].parents[1] / "blobs")
+    if not any(real.is_relative_to(home) for home in homes):
+        raise ValueError(
+            f"{path} is a link to a file outside its folder, which would be copied along; put the "
+            "file itself there, or remove the link"
+        )

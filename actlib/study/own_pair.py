@@ -143,7 +143,8 @@ def given_by_hand(raw: dict, given: Mapping[str, str]) -> dict:
         raw["training_data"] = raw.get("training_data") or raw.get("data", {})
         raw["data"] = {"path": data}
     raw["family"] = raw.get("family") or raw["name"]
-    raw["name"] = "-".join([raw["name"], *(Path(p).stem for p in [*given.values(), data] if p)])
+    stems = [re.sub(r"[^\w.-]", "-", Path(p).stem) for p in [*given.values(), data] if p]
+    raw["name"] = "-".join([raw["name"], *stems])
     return raw
 
 

