@@ -57,7 +57,7 @@ class ChannelModule:
         weight_dimension = 1 if self.layout is Layout.COLUMN else 0
         return {
             name: (parameter, weight_dimension if parameter.ndim > 1 else 0)
-            for name, parameter in self.module.named_parameters(recurse=False)
+            for name, parameter in own_parameters(self.module).items()
         }
 
 
@@ -112,7 +112,7 @@ def packed_projections(module: nn.Module) -> dict[str, nn.Parameter]:
     [experts, outputs, inputs]. Experts that are stored transposed, with biases or with a norm of
     their own are left out: their parameters belong to no channel (see `uncovered_parameters`).
     """
-    own = dict(module.named_parameters(recurse=False))
+    own = own_parameters(module)
     first = "gate_up_proj" if "gate_up_proj" in own else "up_proj"
     if own.keys() != {first, "down_proj"} or any(each.ndim != 3 for each in own.values()):
         return {}
@@ -121,6 +121,11 @@ def packed_projections(module: nn.Module) -> dict[str, nn.Parameter]:
         module.has_bias or module.has_post_expert_norm
     )
     return {name: own[name] for name in (first, "down_proj")} if plain else {}
+
+
+def own_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    """As `named_parameters(recurse=False)`, which takes five times as long over a whole model."""
+    return {name: each for name, each in module._parameters.items() if each is not None}
 
 
 def layer_of(name: str) -> int:
@@ -149,7 +154,7 @@ def _describe(module: nn.Module) -> tuple[int, Layout] | None:
         return module.embedding_dim, Layout.COLUMN
     if isinstance(module, Conv1D):
         return module.nf, Layout.COLUMN
-    own = dict(module.named_parameters(recurse=False))
+    own = own_parameters(module)
     is_leaf = next(module.children(), None) is None
     # Each family has its own class of RMSNorm, and of router.
     is_norm, is_router = (word in type(module).__name__.lower() for word in ("norm", "router"))

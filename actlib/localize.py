@@ -46,6 +46,7 @@ def record_differences(
     metadata: Mapping[str, str] | None = None,
     progress: bool = False,
     held_bytes: int = HELD_BYTES,
+    values_only: bool = False,
 ) -> ChannelScores:
     """Mean over answer tokens of |a_donor - a_target|, per channel. Source: ACT, Eq. 2.
 
@@ -81,13 +82,16 @@ def record_differences(
         progress: show a bar over the batches, with tokens a second and the time left.
         held_bytes: most that is held of the donor's activations. A batch whose answer tokens need
             more runs in several parts; an item that needs more runs alone.
+        values_only: leave out magnitudes, means and spreads, which take most of the arithmetic. The
+            rankings "global", the paper's, and "module" need none of them.
 
     Raises:
         ValueError: the models do not fit, there is no batch, an answer span is empty, an activation
             is NaN or infinite, or the recording failed in another process.
     """
     require_pair(donor, target)
-    share, sums = Share.current(), RunningSums(channel_modules(target))
+    share = Share.current()
+    sums = RunningSums(channel_modules(target), values_only=values_only)
     most_tokens = held_bytes // bytes_per_token(donor)
 
     def work() -> list[bytes]:

@@ -18,40 +18,43 @@ from actlib.experts import Routed
 CACHED_NUMBERS = 2**19
 """Numbers of a buffer that is read again and again: 2 MB in float32, about a core's cache."""
 
-Moments = tuple[Tensor, Tensor, Tensor, Tensor]
-
 
 class RunningSums:
     """Sums over answer tokens, by module and channel, in float64 on each device that gives some.
 
     The rows are |a_donor - a_target|, (|a_donor| + |a_target|) / 2, a_donor and a_donor squared:
-    32 bytes a channel. A device without float64 (MPS) keeps float32.
+    32 bytes a channel; or the first of them alone. A device without float64 (MPS) keeps float32.
 
     Attributes:
         tokens: number of answer tokens, counted by whoever adds them.
     """
 
-    def __init__(self, modules: Mapping[str, ChannelModule]) -> None:
-        """Start at 0 for these modules."""
+    def __init__(self, modules: Mapping[str, ChannelModule], *, values_only: bool = False) -> None:
+        """Start at 0 for these modules; `values_only` sums up |a_donor - a_target| and no more."""
         self.modules = modules
+        self._rows = 1 if values_only else 4
         self.tokens = 0
         self._ends: dict[str, int] = {}
         end = 0
         for name, each in modules.items():
             self._ends[name] = end = end + each.channels
         self._total = end
-        self._sums: dict[torch.device, Float[Tensor, "4 total"]] = {}
+        self._sums: dict[torch.device, Float[Tensor, "rows total"]] = {}
+        self._buffers: dict[torch.device, Float[Tensor, " numbers"]] = {}
         self._counts = dict.fromkeys(modules, 0)
 
     def add(self, name: str, ours: Activations, theirs: Activations) -> None:
         """Add what one module gives for the same tokens in the donor and in the target."""
         if isinstance(theirs, Routed):
             ours = ours.to(theirs.values.device)
-            rows, count = _routed_rows(ours, theirs), theirs.count
+            found, count = _routed(ours, theirs, self._rows), theirs.count
         else:
-            ours = ours.to(theirs.device)
-            rows, count = _rows(*moments(ours, theirs), len(theirs)), len(theirs)
-        self._of(name, rows.device).add_(rows)
+            ours, count = ours.to(theirs.device), len(theirs)
+            if theirs.is_cuda:
+                found = _by_reduction(ours, theirs, self._rows)
+            else:
+                found = _by_rows(ours, theirs, self._rows, self._buffer(ours))
+        self._of(name, found.device).add_(found)
         self._counts[name] += count
 
     def require_finite(self) -> None:
@@ -69,14 +72,14 @@ class RunningSums:
         )
         raise ValueError(f"module {next(broken)} gave NaN or infinite activations")
 
-    def state(self) -> tuple[Float[Tensor, "4 total"], Int[Tensor, " modules"]]:
+    def state(self) -> tuple[Float[Tensor, "rows total"], Int[Tensor, " modules"]]:
         """All sums in float64 and all counts, on the CPU: what several processes add up."""
-        sums = torch.zeros(4, self._total, dtype=torch.float64)
+        sums = torch.zeros(self._rows, self._total, dtype=torch.float64)
         for each in self._sums.values():
             sums += each.cpu()
         return sums, torch.tensor(list(self._counts.values()), dtype=torch.int64)
 
-    def set_state(self, sums: Float[Tensor, "4 total"], counts: Int[Tensor, " modules"]) -> None:
+    def set_state(self, sums: Float[Tensor, "rows total"], counts: Int[Tensor, " modules"]) -> None:
         """Go on from these sums and counts instead of one's own."""
         self._sums = {torch.device("cpu"): sums.cpu()}
         self._counts = dict(zip(self.modules, counts.tolist(), strict=True))
@@ -84,84 +87,120 @@ class RunningSums:
     def results(self) -> list[dict[str, Float[Tensor, " channels"]]]:
         """Values, magnitudes, donor's means and spreads in float32 on the CPU, in module order.
 
-        Channels of a module that never ran are 0.
+        Channels of a module that never ran are 0. All but the values are empty where they alone
+        were summed up.
         """
         sums, _ = self.state()
         found: list[dict[str, Tensor]] = [{}, {}, {}, {}]
         for name, each in self.modules.items():
             rows = sums[:, self._ends[name] - each.channels : self._ends[name]]
             rows = rows / max(self._counts[name], 1)
-            # Rounding can leave a constant channel slightly below 0.
-            rows[3] = (rows[3] - rows[2].square()).clamp_min(0).sqrt()
-            for part, row in zip(found, rows.float(), strict=True):
+            if self._rows == 4:
+                # Rounding can leave a constant channel slightly below 0.
+                rows[3] = (rows[3] - rows[2].square()).clamp_min(0).sqrt()
+            for part, row in zip(found, rows.float(), strict=False):
                 part[name] = row.clone()
         return found
 
-    def _of(self, name: str, device: torch.device) -> Float[Tensor, "4 channels"]:
+    def _buffer(self, like: Tensor) -> Float[Tensor, " numbers"]:
+        """Memory for what `_by_rows` computes, kept: new pages for each module cost as much."""
+        needed = 3 * max(CACHED_NUMBERS, like.shape[1])
+        if self._buffers.get(like.device, torch.empty(0)).numel() < needed:
+            self._buffers[like.device] = torch.empty(needed, device=like.device)
+        return self._buffers[like.device]
+
+    def _of(self, name: str, device: torch.device) -> Float[Tensor, "rows channels"]:
         """A module's part of the sums on a device."""
         if device not in self._sums:
-            self._sums[device] = torch.zeros(4, self._total, dtype=_wide(device), device=device)
+            self._sums[device] = torch.zeros(
+                self._rows, self._total, dtype=_wide(device), device=device
+            )
         end = self._ends[name]
         return self._sums[device][:, end - self.modules[name].channels : end]
 
 
-def moments(
-    ours: Float[Tensor, "tokens channels"], theirs: Float[Tensor, "tokens channels"]
-) -> Moments:
-    """Sums of |a - b| and of (|a| + |b|) / 2, mean and population variance of a, by channel.
+def _by_rows(
+    ours: Float[Tensor, "tokens channels"],
+    theirs: Float[Tensor, "tokens channels"],
+    rows: int,
+    buffer: Float[Tensor, " numbers"],
+) -> Float[Tensor, "rows channels"]:
+    """On a CPU: plain sums, many times as fast there as norms, over few tokens at a time.
 
-    In float32. Deviations from the tokens' own mean keep there what squares of a channel far from
-    zero would lose.
+    All that is computed in between lies in a buffer that the processor's cache can hold.
+
+    Args:
+        ours: the donor's activations.
+        theirs: the target's.
+        rows: 4, or 1 for |a - b| alone.
+        buffer: memory that is written over, at least 3 x channels numbers.
     """
-    return _by_reduction(ours, theirs) if ours.device.type == "cuda" else _by_rows(ours, theirs)
+    channels = ours.shape[1]
+    step = max(1, CACHED_NUMBERS // channels)
+    found = torch.zeros(rows, channels, dtype=_wide(ours.device), device=ours.device)
+    for a, b in zip(ours.split(step), theirs.split(step), strict=True):
+        size = a.numel()
+        places = [buffer[part * size : (part + 1) * size].view_as(a) for part in range(3)]
+        # Numbers of two bytes are widened once, not by each operation.
+        a, b = (
+            each if each.dtype == torch.float32 else place.copy_(each)
+            for each, place in zip((a, b), places[1:], strict=True)
+        )
+        found += _few_rows(a, b, rows, places[0])
+    return found
 
 
-def _by_rows(ours: Tensor, theirs: Tensor) -> Moments:
-    """On a CPU: plain sums, many times as fast there as norms, over few rows at a time.
-
-    All that is computed in between lies in one buffer that the processor's cache can hold.
-    """
-    mean = ours.mean(dim=0, dtype=torch.float32)
-    rows = max(1, CACHED_NUMBERS // ours.shape[1])
-    buffer = torch.empty(min(rows, len(ours)), ours.shape[1], device=ours.device)
-    sums: list[Tensor] = []
-    for a, b in zip(ours.split(rows), theirs.split(rows), strict=True):
-        a, b, between = a.float(), b.float(), buffer[: len(a)]
-        found = [
-            torch.sub(a, b, out=between).abs_().sum(dim=0),
-            torch.abs(a, out=between).sum(dim=0).add_(torch.abs(b, out=between).sum(dim=0)),
-            torch.sub(a, mean, out=between).square_().sum(dim=0),
-        ]
-        sums = [one.add_(new) for one, new in zip(sums, found, strict=False)] or found
-    difference, size, square = sums
-    return difference, size.div_(2), mean, square.div_(len(ours))
+def _few_rows(
+    a: Float[Tensor, "tokens channels"],
+    b: Float[Tensor, "tokens channels"],
+    rows: int,
+    between: Float[Tensor, "tokens channels"],
+) -> Float[Tensor, "rows channels"]:
+    sums = torch.empty(rows, a.shape[1], device=a.device)
+    torch.sum(torch.sub(a, b, out=between).abs_(), dim=0, out=sums[0])
+    if rows == 1:
+        return sums
+    torch.sum(torch.abs(b, out=between), dim=0, out=sums[1])
+    sums[1].add_(torch.abs(a, out=between).sum(dim=0)).div_(2)
+    mean = torch.mean(a, dim=0, out=sums[2])
+    torch.sum(torch.sub(a, mean, out=between).square_(), dim=0, out=sums[3])
+    return _with_squares(sums, len(a))
 
 
-def _by_reduction(ours: Tensor, theirs: Tensor) -> Moments:
+def _by_reduction(
+    ours: Float[Tensor, "tokens channels"], theirs: Float[Tensor, "tokens channels"], rows: int
+) -> Float[Tensor, "rows channels"]:
     """On a GPU, where bytes moved count: reductions that read bf16 as float32 and keep no copy."""
     wide = ours.float()
     difference = torch.linalg.vector_norm(wide - theirs, 1, dim=0)
+    if rows == 1:
+        return difference[None]
     sizes = [torch.linalg.vector_norm(each, 1, dim=0, dtype=wide.dtype) for each in (ours, theirs)]
     variance, mean = torch.var_mean(wide, dim=0, correction=0)
-    return difference, (sizes[0] + sizes[1]) / 2, mean, variance
+    sums = torch.stack([difference, (sizes[0] + sizes[1]) / 2, mean, variance * len(ours)])
+    return _with_squares(sums, len(ours))
 
 
-def _rows(
-    difference: Tensor, size: Tensor, mean: Tensor, variance: Tensor, count: int
-) -> Float[Tensor, "4 channels"]:
-    """What a batch adds to the sums: the mean's own square is taken in the wider type."""
-    wide = _wide(mean.device)
-    mean, variance = mean.to(wide), variance.to(wide)
-    squares = variance.addcmul_(mean, mean).mul_(count)
-    return torch.stack([difference.to(wide), size.to(wide), mean * count, squares])
+def _with_squares(sums: Float[Tensor, "4 channels"], tokens: int) -> Float[Tensor, "4 channels"]:
+    """Sums of a and of a squared in the wider type, out of its mean and squared deviations.
+
+    Deviations from the tokens' own mean keep in float32 what squares of a channel far from zero
+    would lose.
+    """
+    wide = sums.to(_wide(sums.device))
+    wide[3].addcmul_(wide[2], wide[2], value=tokens)
+    wide[2].mul_(tokens)
+    return wide
 
 
-def _routed_rows(ours: Routed, theirs: Routed) -> Float[Tensor, "4 channels"]:
+def _routed(ours: Routed, theirs: Routed, rows: int) -> Float[Tensor, "rows channels"]:
     """The same for experts, wide from the start; a token that an expert did not see adds 0."""
     wide = _wide(ours.values.device)
     ours, theirs = (each.mapped(lambda values: values.to(wide)) for each in (ours, theirs))
-    sizes = [each.mapped(torch.abs).by_expert() for each in (ours, theirs)]
     difference = ours.minus(theirs).mapped(torch.abs).by_expert()
+    if rows == 1:
+        return difference[None]
+    sizes = [each.mapped(torch.abs).by_expert() for each in (ours, theirs)]
     squares = ours.mapped(torch.square).by_expert()
     return torch.stack([difference, (sizes[0] + sizes[1]) / 2, ours.by_expert(), squares])
 

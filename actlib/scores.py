@@ -29,7 +29,8 @@ class ChannelScores:
         values: module name in `model.named_modules()` to float32 [channels], in module order. From
             `record_differences`: the mean over answer tokens of |a_donor - a_target| (ACT, Eq. 2).
         magnitudes: the same names to float32 [channels], the mean over answer tokens of
-            (|a_donor| + |a_target|) / 2, in the same unit as the values.
+            (|a_donor| + |a_target|) / 2, in the same unit as the values; empty where it was not
+            recorded.
         tokens: number of answer tokens pooled.
         metadata: models, revisions, data hash, tokens, dtype.
         means: the same names to float32 [channels], the donor's mean activation over answer tokens;
@@ -113,8 +114,8 @@ class ChannelScores:
         mean spread ("relative") has no unit to count in and scores 0.
 
         Raises:
-            ValueError: the ranking is unknown, or needs a reference that is not attached or was
-                recorded without spreads.
+            ValueError: the ranking is unknown, needs magnitudes that were not recorded, or a
+                reference that is not attached or was recorded without spreads.
         """
         if ranking not in RANKINGS:
             raise ValueError(f"unknown ranking {ranking!r}, expected one of {', '.join(RANKINGS)}")
@@ -127,6 +128,10 @@ class ChannelScores:
             floors = {name: SPREAD_FLOOR * spread.mean() for name, spread in spreads.items()}
             units = {name: spread + floors[name] for name, spread in spreads.items()}
             return _quotients(self.values, units)
+        if not self.magnitudes:
+            raise ValueError(
+                f'ranking "{ranking}" needs magnitudes; record without `values_only` to have them'
+            )
         scales = {name: sizes.float().mean() for name, sizes in self.magnitudes.items()}
         if ranking == "scaled":
             return _quotients(self.values, scales)
@@ -189,8 +194,8 @@ def pool(scores: Sequence[ChannelScores]) -> ChannelScores:
     """Scores of several recordings of one pair as one recording: every answer token weighs alike.
 
     Spreads are pooled by the law of total variance: the mean of the variances plus the variance of
-    the means, both over tokens. Where a recording lacks means or spreads, the pool has none, and it
-    never has a reference. The metadata keeps the entries on which all agree; the rest are joined by
+    the means, both over tokens. Where a recording lacks magnitudes, or means or spreads, the pool
+    has none, and it never has a reference. The metadata keeps the entries on which all agree; the rest are joined by
     commas.
 
     Raises:
@@ -204,8 +209,10 @@ def pool(scores: Sequence[ChannelScores]) -> ChannelScores:
         raise ValueError("recordings of different modules cannot be pooled")
     tokens = sum(part.tokens for part in scores)
     complete = all(part.means and part.spreads for part in scores)
-    kept = ("values", "magnitudes", "means") if complete else ("values", "magnitudes")
-    pooled = {
+    kept = ["values", *["magnitudes"] * all(part.magnitudes for part in scores)]
+    kept += ["means"] * complete
+    pooled: dict[str, dict[str, Tensor]] = {"magnitudes": {}}
+    pooled |= {
         part: {name: _token_mean(scores, part, name) for name in first.values} for part in kept
     }
     if complete:

@@ -8,7 +8,7 @@ import actlib.localize
 from actlib.channels import channel_modules
 from actlib.localize import record_activations, record_differences, weight_differences
 from actlib.masks import ChannelMask
-from actlib.scores import pool
+from actlib.scores import ChannelScores, pool
 
 
 def hook_count(model):
@@ -111,6 +111,26 @@ def test_spreads_survive_a_channel_far_from_zero(pair, items, collate):
     expected = torch.cat(outputs).std(0, correction=0).float()
     assert expected[3] > 0.1
     torch.testing.assert_close(spreads, expected, rtol=2e-3, atol=0)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "mixtral"])
+def test_values_alone_are_the_same_and_rank_as_the_paper_does(
+    pair, items, collate, architecture, tmp_path
+):
+    donor, target = pair(architecture)
+    batches = collate(items, 2)
+    whole = record_differences(donor, target, batches)
+    alone = record_differences(donor, target, batches, values_only=True)
+    assert all(torch.equal(alone.values[name], whole.values[name]) for name in whole.values)
+    assert (alone.magnitudes, alone.means, alone.spreads) == ({}, {}, {})
+    assert alone.top(20.0) == whole.top(20.0)
+    alone.save(tmp_path / "scores.safetensors")
+    again = pool([ChannelScores.load(tmp_path / "scores.safetensors"), whole])
+    assert not again.magnitudes
+    name = "model.norm"
+    torch.testing.assert_close(again.values[name], whole.values[name])
+    with pytest.raises(ValueError, match='"scaled" needs magnitudes'):
+        alone.top(20.0, ranking="scaled")
 
 
 def test_constant_channels_have_no_spread(pair, items, collate):

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from actlib import running_sums
-from actlib.channels import channel_modules
+from actlib.channels import Layout, channel_modules
 from actlib.localize import record_differences
 from actlib.running_sums import RunningSums
 
@@ -15,22 +15,34 @@ def given(dtype=torch.float32, tokens=50):
     return a.to(dtype), b.to(dtype)
 
 
+def computed(way, a, b, rows):
+    if way == "_by_rows":
+        return running_sums._by_rows(a, b, rows, torch.empty(3 * a.numel()))
+    return running_sums._by_reduction(a, b, rows)
+
+
 @pytest.mark.parametrize("way", ["_by_rows", "_by_reduction"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_both_ways_give_sums_mean_and_variance(way, dtype):
+def test_both_ways_give_the_four_sums(way, dtype):
     a, b = (each.double() for each in given(dtype))
-    found = getattr(running_sums, way)(*given(dtype))
-    expected = (
-        (a - b).abs().sum(0),
-        (a.abs() + b.abs()).sum(0) / 2,
-        a.mean(0),
-        a.var(0, correction=0),
-    )
-    for ours, theirs in zip(found, expected, strict=True):
-        assert ours.dtype == torch.float32
-        # The float32 mean at 1e4 is known to 1e-3, which shows in the variance beside it.
-        torch.testing.assert_close(ours.double(), theirs, rtol=2e-5, atol=1e-6)
-    assert found[3][2] == 0
+    found = computed(way, *given(dtype), 4)
+    expected = [(a - b).abs().sum(0), (a.abs() + b.abs()).sum(0) / 2, a.sum(0)]
+    for ours, theirs in zip(found, expected, strict=False):
+        torch.testing.assert_close(ours, theirs, rtol=2e-5, atol=1e-4)
+    # The float32 mean at 1e4 is known to 1e-3, which shows in the variance beside it.
+    variance = found[3] / len(a) - (found[2] / len(a)).square()
+    torch.testing.assert_close(variance, a.var(0, correction=0), rtol=2e-5, atol=2e-6)
+    assert variance[2].abs() < 1e-12
+    (alone,) = computed(way, *given(dtype), 1)
+    torch.testing.assert_close(alone.double(), found[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_few_tokens_at_a_time_give_the_same_sums(monkeypatch, dtype):
+    a, b = given(dtype)
+    whole = computed("_by_rows", a, b, 4)
+    monkeypatch.setattr(running_sums, "CACHED_NUMBERS", 20)  # three tokens of six channels
+    torch.testing.assert_close(computed("_by_rows", a, b, 4), whole, rtol=1e-6, atol=1e-4)
 
 
 @pytest.fixture
@@ -82,3 +94,19 @@ def test_infinity_is_refused_by_module(sums):
     sums.add("model.norm", torch.full((2, 16), torch.inf), torch.ones(2, 16))
     with pytest.raises(ValueError, match="module model.norm gave NaN or infinite activations"):
         sums.require_finite()
+
+
+def test_values_alone_are_those_of_all_sums(pair):
+    for family in ("llama", "mixtral"):
+        _, target = pair(family)
+        modules = channel_modules(target)
+        both = RunningSums(modules), RunningSums(modules, values_only=True)
+        for sums in both:
+            generator = torch.Generator().manual_seed(0)
+            for name, module in modules.items():
+                if module.layout is not Layout.PACKED:
+                    sums.add(name, *torch.randn(2, 9, module.channels, generator=generator))
+        (whole, *_), (alone, *others) = (sums.results() for sums in both)
+        assert all(torch.equal(alone[name], whole[name]) for name in modules)
+        assert others == [{}, {}, {}]
+        assert both[1].state()[0].shape[0] == 1
