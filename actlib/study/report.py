@@ -11,8 +11,10 @@ import platform
 import re
 from collections.abc import Mapping
 from datetime import datetime
+from html import escape
 from importlib.metadata import version
 from pathlib import Path
+from textwrap import indent
 
 import pandas as pd
 import torch
@@ -44,12 +46,13 @@ def write_report(run: Run, states: Mapping[str, str], seconds: float) -> Path:
     there = {name: EARLIER for name in chosen_notebooks(run.preset) if run.executed(name).is_file()}
     states = dict(sorted({**there, **states}.items()))
     done = [name for name, state in states.items() if state in (DONE, EARLIER)]
-    parts = [f"# {run.preset.name}", run.preset.description, *_ran(run, seconds)]
+    described = escape(run.preset.description, quote=False)
+    parts = [f"# {run.preset.name}", described, *_ran(run, seconds)]
     parts += ["## In one line", *_answers(run, states)]
     for name in done:
         parts += [f"## {title(run.executed(name))}", *_shown(run, name, path.parent)]
     told = yaml.safe_dump(run.preset.model_dump(exclude_none=True), sort_keys=False)
-    parts += ["## The preset", f"```yaml\n{told.strip()}\n```"]
+    parts += ["## The preset", indent(told.strip(), "    ")]  # a fence could be ended by a text
     path.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
     return path
 
@@ -94,7 +97,8 @@ def markdown_table(table: pd.DataFrame, most: int = MOST_ROWS) -> str:
 
 
 def _escaped(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+    # Questions and names come from whoever wrote them: what looks like HTML is shown, not obeyed.
+    return escape(text, quote=False).replace("|", "\\|").replace("\n", " ")
 
 
 def _ran(run: Run, seconds: float) -> list[str]:
