@@ -195,8 +195,8 @@ def pool(scores: Sequence[ChannelScores]) -> ChannelScores:
 
     Spreads are pooled by the law of total variance: the mean of the variances plus the variance of
     the means, both over tokens. Where a recording lacks magnitudes, or means or spreads, the pool
-    has none, and it never has a reference. The metadata keeps the entries on which all agree; the rest are joined by
-    commas.
+    has none, and it never has a reference. The metadata keeps the entries on which all agree; the
+    rest are joined by commas.
 
     Raises:
         ValueError: there is nothing to pool, or the recordings are of different modules or without
