@@ -56,6 +56,26 @@ def test_layouts_of_embedding_linear_norm_and_conv1d(family):
     assert gpt2["transformer.h.0.attn.c_attn"].channels == 48
 
 
+def test_each_module_has_the_name_under_which_it_is_found(family, architecture):
+    model = family(architecture)
+    for name, each in channel_modules(model).items():
+        assert each.name == name and each.module is model.get_submodule(name)
+
+
+class Wrapped(nn.Linear):
+    """A linear layer that holds another, as an adapter does."""
+
+    def __init__(self):
+        super().__init__(2, 3)
+        self.inner = nn.Linear(2, 4)
+
+
+def test_parameters_of_a_module_within_are_those_of_the_module_within():
+    found = channel_modules(nn.ModuleDict({"outer": Wrapped()}))
+    assert {name: each.channels for name, each in found.items()} == {"outer": 3, "outer.inner": 4}
+    assert set(found["outer"].parameters()) == {"weight", "bias"}
+
+
 def test_modules_are_found_by_type_under_any_name():
     model = nn.ModuleDict({"odd": nn.Linear(2, 3), "name": nn.LayerNorm(4), "act": nn.ReLU()})
     assert {name: each.channels for name, each in channel_modules(model).items()} == {
@@ -98,6 +118,8 @@ def test_offloaded_modules_stay_tied(family, name):
             "vision_tower.mlp.fc1",
         ),
         ("audio_tower.norm", -1, "audio_tower.norm"),
+        ("vision_blocks.3.mlp.fc1", 3, "vision_blocks.mlp.fc1"),
+        ("model.layers.3.vision_proj", 3, "vision_proj"),
         ("model.embed_tokens", -1, "embed_tokens"),
         ("lm_head", -1, "lm_head"),
     ],
@@ -116,6 +138,7 @@ def test_packed_experts_have_a_channel_for_each_row_of_each_expert(family):
         assert each.module is experts and each.weight is parameter
         assert each.channels == parameter.shape[0] * parameter.shape[1]
         assert each.parameters() == {name: (parameter, 0)}
+        assert each.name == f"model.layers.1.mlp.experts.{name}"
     assert "model.layers.1.mlp.experts" not in found
 
 
@@ -139,6 +162,20 @@ def test_experts_with_and_without_a_gate_are_packed(first):
     held = nn.ModuleDict({"mlp": Experts(first)})
     assert list(channel_modules(held)) == [f"mlp.{first}", "mlp.down_proj"]
     assert uncovered_parameters(held) == []
+
+
+def test_experts_that_hold_a_module_of_their_own_are_packed():
+    experts = Experts()
+    experts.activation = nn.PReLU()
+    assert list(channel_modules(experts)) == ["gate_up_proj", "down_proj"]
+    assert uncovered_parameters(experts) == ["activation.weight"]
+
+
+def test_experts_of_which_nothing_is_said_are_listed():
+    experts = Experts()
+    del experts.is_transposed
+    assert channel_modules(experts) == {}
+    assert uncovered_parameters(experts) == ["gate_up_proj", "down_proj"]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from actlib.masks import ChannelMask, random_like, require_fit
+from actlib.masks import ChannelMask, random_like, require_fit, shortened
 from actlib.scores import ChannelScores
 
 SIZES = {"zebra": 40, "apple": 100, "mango": 60}
@@ -27,6 +27,19 @@ def test_set_operations_agree_with_python_sets():
     assert (a.count, a.total, a.percent) == (len(as_set(a)), 200, len(as_set(a)) / 2)
 
 
+def test_a_combined_mask_says_what_it_is_and_where_it_comes_from():
+    a, b = mask_of(1), ChannelMask(mask_of(2).channels, {"ability": "french", "seed": "7"})
+    for found, word in ((a | b, "union"), (a & b, "intersection"), (a - b, "difference")):
+        assert found.metadata == {"ability": "maths", "seed": "7", "combined": word}
+
+
+@pytest.mark.parametrize(("limit", "told"), [(1, "a; and 2 more"), (2, "a; b; and 1 more")])
+def test_a_list_of_differences_is_cut_and_counted(limit, told):
+    assert shortened(["a", "b", "c"], limit) == told
+    assert shortened(["a", "b", "c"], 3) == "a; b; c"
+    assert shortened(list("abcdef")) == "a; b; c; d; e; and 1 more"
+
+
 def test_jaccard_extremes():
     a = mask_of(1)
     empty = a - a
@@ -38,7 +51,7 @@ def test_masks_of_different_models_do_not_combine(operation):
     a = mask_of(1)
     with pytest.raises(ValueError, match="apple has 99 channels instead of 100"):
         getattr(a, operation)(mask_of(1, sizes=SIZES | {"apple": 99}))
-    with pytest.raises(ValueError, match="no module mango; unknown module kiwi"):
+    with pytest.raises(ValueError, match="^the masks are of different models: no module mango; unk"):
         getattr(a, operation)(mask_of(1, sizes={"zebra": 40, "apple": 100, "kiwi": 60}))
 
 
@@ -49,13 +62,13 @@ def test_mask_of_another_model_is_refused(family):
 
 def test_round_trip_keeps_channels_order_and_metadata(tmp_path):
     mask = mask_of(1)
-    mask.save(tmp_path / "deep" / "mask.safetensors")
-    loaded = ChannelMask.load(tmp_path / "deep" / "mask.safetensors")
+    mask.save(tmp_path / "very" / "deep" / "mask.safetensors")
+    loaded = ChannelMask.load(tmp_path / "very" / "deep" / "mask.safetensors")
     assert list(loaded.channels) == list(SIZES)
     assert as_set(loaded) == as_set(mask)
     assert loaded.metadata == mask.metadata
     assert loaded.digest == mask.digest != mask_of(2).digest
-    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["mask.safetensors"]
+    assert [path.name for path in (tmp_path / "very" / "deep").iterdir()] == ["mask.safetensors"]
 
 
 def test_unreadable_files_are_refused(tmp_path):
@@ -65,7 +78,7 @@ def test_unreadable_files_are_refused(tmp_path):
     with pytest.raises(ValueError, match="not a readable ChannelMask file"):
         ChannelMask.load(tmp_path / "text")
     save_file({"a": torch.zeros(2)}, tmp_path / "foreign")
-    with pytest.raises(ValueError, match="no actlib data"):
+    with pytest.raises(ValueError, match="holds no actlib data, not"):
         ChannelMask.load(tmp_path / "foreign")
     ones = {"a": torch.ones(3)}
     ChannelScores(ones, ones, 1).save(tmp_path / "scores")
@@ -92,6 +105,20 @@ def test_random_controls_match_the_count_and_follow_the_seed(per_module):
         for c in controls
     ]
     assert all(matched) if per_module else not all(matched)
+
+
+@pytest.mark.parametrize(
+    ("per_module", "told"), [(True, "random per module"), (False, "random uniform")]
+)
+def test_random_controls_are_masks_that_say_what_they_are(per_module, told):
+    control = random_like(mask_of(1), 3, per_module)
+    assert control.metadata == {"ability": "maths", "control": told, "seed": "3"}
+    assert all(chosen.dtype is torch.bool for chosen in control.channels.values())
+
+
+def test_random_controls_match_each_module_unless_told_otherwise():
+    mask = mask_of(1)
+    assert random_like(mask, 0).digest == random_like(mask, 0, per_module=True).digest
 
 
 def test_random_controls_are_near_the_expected_overlap():

@@ -107,6 +107,44 @@ def test_pieces_cover_the_selected_elements_once(family, architecture):
             assert torch.equal(visits, selection.elements().float())
 
 
+@pytest.mark.parametrize("architecture", ["qwen2", "llama_tied", "gpt2", "mixtral"])
+def test_a_selection_has_its_tensors_name_and_sides(family, architecture):
+    model = family(architecture)
+    parameters = dict(model.named_parameters())
+    for name, selection in selections(model, mask_for(model)).items():
+        shape = tuple(parameters[name].shape)
+        assert (selection.name, selection.shape) == (name, shape)
+        assert len(selection.rows) == parameters[name].numel() // (shape[-1] if shape[1:] else 1)
+        assert selection.columns is None or len(selection.columns) == shape[-1]
+        assert selection.elements().shape == shape
+        assert int(selection.elements().sum()) == selection.size
+
+
+@pytest.mark.parametrize("architecture", ["llama_tied", "mixtral"])
+def test_no_piece_is_empty(family, architecture):
+    model = family(architecture)
+    for share in (0.05, 0.3, 1.1):
+        chosen = selections(model, mask_for(model, share))
+        for selection in chosen.values():
+            assert selection.pieces(selection) == []
+            for other in (None, *selections(model, mask_for(model, 0.3, 6)).values()):
+                if other is not None and other.name != selection.name:
+                    continue
+                held = torch.ones(selection.shape)
+                assert all(held[index].numel() for index in selection.pieces(other))
+
+
+def test_the_scale_is_the_reported_one_unless_told_otherwise(pair):
+    donor, target = pair()
+    mask = mask_for(target)
+    with transferred(target, donor, mask, 0.4):
+        expected = state_of(target)
+    with transferred(target, donor, mask):
+        assert same_bits(state_of(target), expected)
+    transfer_(target, donor, mask)
+    assert same_bits(state_of(target), expected)
+
+
 @pytest.mark.parametrize(("scale", "end"), [(0.0, "target"), (1.0, "donor")])
 def test_scale_runs_from_target_to_donor(pair, scale, end):
     donor, target = pair()
@@ -290,6 +328,8 @@ def test_offloaded_parameters_are_refused(pair):
     with pytest.raises(ValueError, match="is offloaded"):
         transfer_(target, donor.to("meta"), mask)
     assert same_bits(state_of(target), before)
+    with pytest.raises(ValueError, match="is offloaded"):
+        transfer_(donor, target, mask)
     with pytest.raises(ValueError, match="is offloaded"):
         with preserved(donor, mask):
             pass
