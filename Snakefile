@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from actlib.study.families import model_folder, recipe
+from actlib.study.job_needs import job_cores, job_needs
 from actlib.study.presets import LoadedModel, TunedModel, WheelModel, load_preset, preset_file
 from actlib.study.sweep_parts import PARTS
 from actlib.study.sweeps import KEPT, MEASURING
@@ -38,8 +39,10 @@ MINUTES = {
 SWEEP = PRESET.sweep
 SEEDS = sorted({*PRESET.seeds, *(SWEEP.seeds if SWEEP else [])})
 LOADED = [spec.load for spec in PRESET.models.values() if isinstance(spec, LoadedModel)]
-# Small models share the machine, one core a job; large ones that someone brings get it whole.
-JOB_THREADS = (workflow.cores or 1) if LOADED else 1
+# Small models share the machine, one core a job; large ones that someone brings get it whole. Of a
+# cluster, which has no total of cores, a job asks for a number.
+ON_CLUSTER = workflow.non_local_exec or workflow.remote_exec or workflow.dryrun
+JOB_THREADS = job_cores(PRESET) if ON_CLUSTER or not LOADED else workflow.cores or 1
 if all(Path(place).exists() for place in LOADED):
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -54,6 +57,11 @@ def built(name, seed):
     if isinstance(PRESET.models[name], LoadedModel):
         return [str(folder / "config.json")] if folder.is_dir() else []
     return [str(folder / "built.json")]
+
+
+def asked(kind):
+    """Resources of a job; GPUs by --config gpus=N gpu_model=NAME, or by the preset, or none."""
+    return job_needs(PRESET, kind, config.get("gpus"), config.get("gpu_model", ""))
 
 
 def needs(*names, scores=False):
@@ -150,8 +158,7 @@ for model, spec in PRESET.models.items():
                     build=f"--preset '{CHOICE}' --model {model} --seed {seed}",
                 threads: JOB_THREADS
                 resources:
-                    mem_mb=6000,
-                    runtime=30,
+                    **asked("build"),
                 priority: steps_ahead(model)
                 shell:
                     THREADS + "\n{sys.executable} -m actlib step build {params.build}"
@@ -178,8 +185,7 @@ for seed in SEEDS:
             record=f"--preset '{CHOICE}' --seed {seed}",
         threads: JOB_THREADS
         resources:
-            mem_mb=6000,
-            runtime=30,
+            **asked("record"),
         shell:
             THREADS + "\n{sys.executable} -m actlib step record {params.record}"
 
@@ -216,8 +222,7 @@ if SWEEP:
                 record=f"--preset '{CHOICE}' --seed {seed} --merging",
             threads: JOB_THREADS
             resources:
-                mem_mb=6000,
-                runtime=30,
+                **asked("record"),
             shell:
                 THREADS + "\n{sys.executable} -m actlib step record {params.record}"
 
@@ -240,8 +245,7 @@ if SWEEP:
                     threads: JOB_THREADS
                     priority: URGENT.get(part, 0)
                     resources:
-                        mem_mb=6000,
-                        runtime=120,
+                        **asked("sweep"),
                     shell:
                         THREADS + "\n{sys.executable} -m actlib step sweep {params.run}"
 
@@ -270,8 +274,7 @@ for notebook, inputs in NOTEBOOKS.items():
         threads: JOB_THREADS
         priority: LONG.get(notebook, 0)
         resources:
-            mem_mb=6000,
-            runtime=60,
+            **asked("tuning" if notebook == "05_transfer" else "notebook"),
         shell:
             THREADS + """
             {sys.executable} -m papermill {input.notebook} {params.partial} {params.parameters} \

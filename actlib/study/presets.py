@@ -169,6 +169,15 @@ class Sweep(Strict):
     sft: TunedArms
 
 
+class Jobs(Strict):
+    """What each job asks of a cluster; what is left out, `actlib.study.job_needs` fills in."""
+
+    memory_gb: float | None = Field(default=None, gt=0)  # GiB
+    hours: float | None = Field(default=None, gt=0)
+    cores: int | None = Field(default=None, gt=0)
+    gpus: int = Field(default=0, ge=0)
+
+
 class Preset(Strict):
     """Everything that a study needs to know; see the YAML files in ``configs/`` for examples."""
 
@@ -186,6 +195,7 @@ class Preset(Strict):
     evaluation: Evaluation
     grids: Grids
     sweep: Sweep | None = None
+    jobs: Jobs = Jobs()
 
     @model_validator(mode="after")
     def _names_exist(self) -> "Preset":
