@@ -1,10 +1,11 @@
 """Rules of the claims: known effects get the verdict that their docstring promises."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from actlib.study import claim_rules as rules
-from actlib.study.claim_rules import HOLDS, NOT_SEEN
+from actlib.study.findings import HOLDS, NOT_SEEN
 
 PART = "holds in part ("
 
@@ -43,6 +44,7 @@ def test_concentration_needs_every_seed_and_both_rankings(raw, scaled, verdict):
     found = rules.concentrated(shares(raw, scaled))
     assert found.verdict.startswith(verdict)
     assert "half-normal 15.0 %" in found.shown and "2 seeds" in found.shown
+    assert "null 15.0 %" in found.brief and f"{np.mean(raw):.1f} [" in found.brief
 
 
 def channels(halves, pairs, chance):
@@ -167,11 +169,16 @@ def test_light_tuning_is_judged_at_its_last_step(differences, verdict):
     assert rules.light_sft(arms(*differences)).verdict == verdict
 
 
+def clear(table):
+    """Differences with narrow intervals, told from zero unless they are zero."""
+    ends = {"low": table["difference"] - 0.1, "high": table["difference"] + 0.1}
+    return table.assign(**ends, p_corrected=(table["difference"] == 0) * 1.0)
+
+
 def merged(random, ties):
     rows = [("random_matched", d) for d in random] + [("ties", d) for d in ties]
     rows += [("act_average", -9.0), ("base", -9.0)]  # neither is a control of the claim
-    table = pd.DataFrame(rows, columns=["against", "difference"])
-    return table.assign(p_corrected=(table["difference"] == 0) * 1.0)
+    return clear(pd.DataFrame(rows, columns=["against", "difference"]))
 
 
 @pytest.mark.parametrize(
@@ -195,9 +202,18 @@ def test_merging_is_judged_against_random_unions_and_other_methods(random, ties,
 def test_causes_are_patches_above_and_ablations_below(patch, zero, verdict):
     rows = [("patch", "lost", patch), ("zero", "lost", zero), ("zero", "retained", 9)]
     table = pd.DataFrame(rows, columns=["how", "part", "difference"])
-    table = table.assign(method="act_global", against="random_matched")
-    table["p_corrected"] = (table["difference"] == 0) * 1.0
-    assert rules.causal(table).verdict.startswith(verdict)
+    table = clear(table.assign(method="act_global", against="random_matched"))
+    found = rules.causal(table)
+    assert found.verdict.startswith(verdict)
+    assert f"{patch:.2f} [{patch - 0.1:.2f}, {patch + 0.1:.2f}]" in found.brief
+
+
+def test_own_channels_count_once_corrected():
+    table = specificity(0.5, 0.5)  # both intervals exclude zero
+    corrected = table.assign(p_corrected=[0.2, 0.01, 0.01])
+    apart = channels(0.8, 0.8, 0.1)
+    assert "2 of 2" in rules.disentangled(apart, table).verdict
+    assert "1 of 2" in rules.disentangled(apart, corrected).verdict
 
 
 def test_what_is_not_there_is_named():

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from actlib.study import claims, sweeps
-from actlib.study.claim_rules import HOLDS, NOT_RUN, NOT_SEEN
+from actlib.study.findings import HOLDS, NOT_RUN, NOT_SEEN
 from actlib.study.session import Study
 
 
@@ -69,7 +69,7 @@ def table():
         ("Two", "01", "ours", "It acts.", "tiny", "some", "holds in part (a (b))"),
     ]
     columns = ["claim", "notebook", "source", "statement", "family", "shown", "verdict"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=columns).assign(brief=["0.1; null 0", "", "0", "some"])
 
 
 def test_markdown_has_a_row_a_claim_and_a_column_a_family(table):
@@ -78,6 +78,11 @@ def test_markdown_has_a_row_a_claim_and_a_column_a_family(table):
     assert lines[0].endswith("| smol | tiny |")
     assert "It is so. (stated)" in lines[2] and "It acts. (ours)" in lines[3]
     assert "0.1 [0.0, 0.2]: **holds** | `make study`: **not run** |" in lines[2]
+
+
+def test_in_brief_the_verdict_comes_first_with_its_numbers(table):
+    lines = claims.markdown(table, brief=True).splitlines()
+    assert "**holds**: 0.1; null 0 | **not run**: `make study` |" in lines[2]
 
 
 def test_every_rule_is_told_without_its_arguments():

@@ -14,6 +14,7 @@ from actlib.measures.statistics import (
     hypergeometric_jaccard,
     intersection_law,
     jaccard_of,
+    seed_interval,
     share_of_top,
     top_count,
 )
@@ -108,6 +109,22 @@ def test_groups_are_convolved_exactly():
         law = {n: sum(one[k] * law.get(n - k, 0.0) for k in one) for n in law}
     found = dict(zip(sizes.tolist(), pmf, strict=True))
     assert all(found.get(n, 0.0) == pytest.approx(p, abs=1e-12) for n, p in law.items())
+
+
+def test_the_interval_over_seeds_covers_as_often_as_it_says():
+    draws = np.random.default_rng(0).normal(3.0, 2.0, size=(4000, 3))
+    ends = np.array([seed_interval(values) for values in draws])
+    covered = ((ends[:, 1] < 3.0) & (3.0 < ends[:, 2])).mean()
+    assert covered == pytest.approx(0.95, abs=0.015)
+    assert np.allclose(ends[:, 0], draws.mean(axis=1))
+
+
+def test_one_seed_has_no_interval():
+    mean, low, high = seed_interval(np.array([4.0]))
+    assert mean == 4.0 and np.isnan([low, high]).all()
+    assert seed_interval(np.array([4.0, 4.0])) == (4.0, 4.0, 4.0)
+    with pytest.raises(ValueError, match="at least one"):
+        seed_interval(np.array([]))
 
 
 def test_sets_larger_than_their_group_are_refused():

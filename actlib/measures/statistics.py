@@ -86,7 +86,7 @@ def half_normal_ccdf(
     return 2 * stats.norm.sf(np.asarray(values_over_mean) * (2 / np.pi) ** 0.5)
 
 
-def jaccard_of(intersection: np.ndarray, size_a: int, size_b: int) -> np.ndarray:
+def jaccard_of(intersection: int | np.ndarray, size_a: int, size_b: int) -> np.ndarray:
     """Jaccard index of two sets from their sizes and their intersection; 0 if both are empty."""
     return np.asarray(intersection) / np.maximum(size_a + size_b - np.asarray(intersection), 1)
 
@@ -130,6 +130,30 @@ def hypergeometric_jaccard(total: int, size_a: int, size_b: int) -> float:
     """
     sizes, pmf = intersection_law([total], [size_a], [size_b])
     return float(pmf @ jaccard_of(sizes, size_a, size_b))
+
+
+def seed_interval(
+    values: Float[np.ndarray, " seeds"], level: float = 0.95
+) -> tuple[float, float, float]:
+    """Mean of one number a training seed, with Student's interval for the mean.
+
+    For numbers that exist once a seed, of which there are too few to resample: with n seeds the
+    ends are mean ± t(n - 1) s / sqrt(n), s the standard deviation over n - 1. One seed has no
+    interval: its ends are NaN.
+
+    Raises:
+        ValueError: no value.
+    """
+    values = np.asarray(values, dtype=float)
+    if values.size == 0:
+        raise ValueError(
+            "an interval over seeds needs at least one value; there is none"
+        )
+    mean = float(values.mean())
+    if values.size == 1 or not values.std():
+        return (mean, np.nan, np.nan) if values.size == 1 else (mean, mean, mean)
+    low, high = stats.t.interval(level, values.size - 1, loc=mean, scale=stats.sem(values))
+    return mean, float(low), float(high)
 
 
 def _non_negative(values: np.ndarray) -> np.ndarray:

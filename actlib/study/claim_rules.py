@@ -8,18 +8,27 @@ an interval that excludes the null. Thresholds are ours: the abstract names no n
     sufficient(evidence.curves(rows, lost), evidence.controls(rows, lost)).verdict
 """
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 
 from actlib.measures.intervals import Interval, bootstrap_interval
+from actlib.measures.statistics import seed_interval
 from actlib.plotting.style import label_of
 from actlib.study.evidence import verdicts
-from actlib.study.findings import against, interval, tally
+from actlib.study.findings import (
+    HOLDS,
+    NOT_SEEN,
+    Finding,
+    against,
+    count,
+    every,
+    in_part,
+    interval,
+    span,
+    tally,
+)
 
-HOLDS, NOT_SEEN, NOT_RUN = "holds", "not seen here", "not run"
 ALPHA = 0.05
 PERCENT = 5.0
 """Share of the channels that the abstract calls typical, in percent."""
@@ -34,18 +43,6 @@ class Missing(Exception):
     """What a rule needs is not there; the message tells what, in a few words."""
 
 
-class Finding(NamedTuple):
-    """What is shown, in words with numbers, and the verdict on the claim."""
-
-    shown: str
-    verdict: str
-
-
-def in_part(how: str) -> str:
-    """The verdict that a claim holds in part, and how far."""
-    return f"holds in part ({how})"
-
-
 def sides(table: pd.DataFrame, value: str = "difference") -> list[str]:
     """Where each row's difference lies: above zero, below it, or alike (no clear difference).
 
@@ -57,7 +54,7 @@ def sides(table: pd.DataFrame, value: str = "difference") -> list[str]:
         words = verdicts(table.rename(columns={value: "difference"}), ALPHA)
     else:
         rows = table[[value, "low", "high"]].itertuples(index=False)
-        words = [against(*row, 0) for row in rows]
+        words = [against(estimate, low, high, 0) for estimate, low, high in rows]
     return [word if word in ("above", "below") else "alike" for word in words]
 
 
@@ -74,10 +71,12 @@ def premise(forgotten: pd.DataFrame, lost: Sequence[str]) -> Finding:
     gaps = _some(rows, "scores on lost abilities")["target_minus_donor"]
     told = sides(rows, "target_minus_donor")
     shown = (
-        f"target's answer NLL is above the donor's on {_count(told, 'above')} lost abilities, by "
-        f"{_span(gaps, 2)} nats per token"
+        f"target's answer NLL is above the donor's on {count(told, 'above')} lost abilities, by "
+        f"{span(gaps, 2)} nats per token"
     )
-    return Finding(shown, _every(told, f"on {_count(told, 'above')} abilities"))
+    ends = f"{rows['low'].min():.2f} to {rows['high'].max():.2f}"
+    brief = f"{span(gaps, 2)} nats a token lost (intervals from {ends}; 0 if nothing was)"
+    return Finding(shown, every(told, f"on {count(told, 'above')} abilities"), brief)
 
 
 def concentrated(rows: pd.DataFrame) -> Finding:
@@ -94,17 +93,22 @@ def concentrated(rows: pd.DataFrame) -> Finding:
     rows = _some(rows, "concentration at 5 %")
     parts = {name: rows[rows["ranking"] == name] for name in ("raw", "scaled")}
     above = {n: (r["share_percent"] > r["null_share_percent"]).all() for n, r in parts.items()}
-    held = {name: _span(part["share_percent"], 1) for name, part in parts.items()}
+    held = {
+        name: interval(*seed_interval(part["share_percent"].to_numpy()), 1)
+        for name, part in parts.items()
+    }
+    null = f"{rows['null_share_percent'].mean():.1f} %"
     shown = (
         f"top 5 % hold {held['raw']} % of the summed score, {held['scaled']} % once scaled by "
-        f"module ({_seeds(rows)}); half-normal {rows['null_share_percent'].mean():.1f} %"
+        f"module (Student's interval over {_seeds(rows)}); half-normal {null}"
     )
+    brief = f"top 5 % hold {held['raw']} %, {held['scaled']} % once scaled; null {null}"
     if all(above.values()):
-        return Finding(shown, HOLDS)
+        return Finding(shown, HOLDS, brief)
     if above["raw"]:
         how = "raw activations only, mostly differences of scale between modules"
-        return Finding(shown, in_part(how))
-    return Finding(shown, in_part("scaled by module only") if above["scaled"] else NOT_SEEN)
+        return Finding(shown, in_part(how), brief)
+    return Finding(shown, in_part("scaled by module only") if above["scaled"] else NOT_SEEN, brief)
 
 
 def disentangled(channels: pd.DataFrame, specificity: pd.DataFrame) -> Finding:
@@ -117,7 +121,8 @@ def disentangled(channels: pd.DataFrame, specificity: pd.DataFrame) -> Finding:
 
     Args:
         channels: rows of the sweep's part ``channels``, methods overlap and halves.
-        specificity: other (ability, or random: not compared here), own_minus_other, low, high.
+        specificity: as `evidence.specificity` gives it; other (ability, or random: not compared
+            here), own_minus_other, and p_corrected or else low and high.
     """
     halves, pairs, chance, excess = _overlaps(channels, "global")
     told = sides(
@@ -128,12 +133,13 @@ def disentangled(channels: pd.DataFrame, specificity: pd.DataFrame) -> Finding:
         f"masks of two abilities overlap {interval(*pairs)} (split halves {halves.estimate:.2f}, "
         f"matched chance {chance:.2f}); own channels against another ability's: {tally(told)}"
     )
+    brief = f"overlap {interval(*pairs)}; split halves {halves.estimate:.2f}, chance {chance:.2f}"
     more = told.count("above") > told.count("below")
     if excess.low <= 0 and set(told) == {"above"}:
-        return Finding(shown, HOLDS)
+        return Finding(shown, HOLDS, brief)
     how = ["masks overlap less than split halves"] * (pairs.high < halves.low)
-    how += [f"own channels better in {_count(told, 'above')}"] * more
-    return Finding(shown, in_part("; ".join(how)) if how else NOT_SEEN)
+    how += [f"own channels better in {count(told, 'above')}"] * more
+    return Finding(shown, in_part("; ".join(how)) if how else NOT_SEEN, brief)
 
 
 def sufficient(curves: pd.DataFrame, controls: pd.DataFrame) -> Finding:
@@ -159,13 +165,14 @@ def sufficient(curves: pd.DataFrame, controls: pd.DataFrame) -> Finding:
         f"{interval(*random)}; ACT is above them at p = {better or 'none'} (of "
         f"{', '.join(f'{p:g}' for p in told)} %)"
     )
+    brief = f"5 % recover {interval(*act)}; random channels {interval(*random)}"
     ahead = all(side == "above" for p, side in told.items() if p <= SMALL)
     if act["low"] > 0.5 and ahead:
-        return Finding(shown, HOLDS)
+        return Finding(shown, HOLDS, brief)
     if not better or "below" in told.values():
-        return Finding(shown, NOT_SEEN)
+        return Finding(shown, NOT_SEEN, brief)
     only = f", but 5 % recover only {act['recovery']:.2f}" if not act["low"] > 0.5 else " only"
-    return Finding(shown, in_part(f"better than random channels at p = {better} %{only}"))
+    return Finding(shown, in_part(f"better than random channels at p = {better} %{only}"), brief)
 
 
 def stable(channels: pd.DataFrame) -> Finding:
@@ -187,10 +194,12 @@ def stable(channels: pd.DataFrame) -> Finding:
         f"chance {rows['expected_jaccard'].mean():.2f} (Jaccard, {_seeds(rows)}); scaled ranking "
         f"{scaled.estimate:.2f} and {others.estimate:.2f}"
     )
+    null = f"{rows['expected_jaccard'].mean():.2f}"
+    brief = f"split halves {interval(*halves)}; two abilities {interval(*pairs)}, chance {null}"
     if not beyond.low > 0:
-        return Finding(shown, NOT_SEEN)
+        return Finding(shown, NOT_SEEN, brief)
     how = in_part("above chance, but not above two abilities")
-    return Finding(shown, HOLDS if halves.low > pairs.high else how)
+    return Finding(shown, HOLDS if halves.low > pairs.high else how, brief)
 
 
 def recovers(areas: pd.DataFrame, settled: pd.DataFrame) -> Finding:
@@ -204,7 +213,8 @@ def recovers(areas: pd.DataFrame, settled: pd.DataFrame) -> Finding:
         settled: the first table of `evidence.settled`, told and not judged.
     """
     if areas["area"].isna().any():
-        return Finding("no clear gap between donor and target, so no area", NOT_SEEN)
+        unclear = "no clear gap between donor and target, so no area"
+        return Finding(unclear, NOT_SEEN, unclear)
     at = areas.set_index("method")
     picked = settled.set_index("method").loc["act_global"]
     others = {"random_matched": "matched random channels", "interpolation": "interpolation"}
@@ -213,6 +223,10 @@ def recovers(areas: pd.DataFrame, settled: pd.DataFrame) -> Finding:
         for name, row in ((name, at.loc[name]) for name in others)
     }
     size = {n: interval(*at.loc[n, ["area", "low", "high"]]) for n in ("act_global", *others)}
+    brief = (
+        f"area {size['act_global']}; random channels {size['random_matched']}, interpolation "
+        f"{size['interpolation']}"
+    )
     shown = (
         f"area under the frontier {size['act_global']}, matched random "
         f"{size['random_matched']}, interpolation {size['interpolation']}; at its picked setting "
@@ -220,7 +234,7 @@ def recovers(areas: pd.DataFrame, settled: pd.DataFrame) -> Finding:
         f"{interval(*picked[['retained', 'retained_low', 'retained_high']])} nats retained"
     )
     how = ", ".join(f"{word} {others[name]}" for name, word in told.items())
-    return Finding(shown, _every(list(told.values()), how, mixed=True))
+    return Finding(shown, every(list(told.values()), how, mixed=True), brief)
 
 
 def light_sft(compared: pd.DataFrame) -> Finding:
@@ -242,12 +256,13 @@ def light_sft(compared: pd.DataFrame) -> Finding:
         f"after {last['steps'].max():g} steps, lost abilities {told[0]} nats against SFT alone, "
         f"{told[1]} against random channels, then SFT; retained ones {told[2]} against SFT alone"
     )
+    brief = f"{told[0]} nats over SFT alone; {told[1]} over random channels, then SFT"
     if lost["side"] != "above":
-        return Finding(shown, NOT_SEEN)
+        return Finding(shown, NOT_SEEN, brief)
     fails = ["no better than random channels"] * (random["side"] != "above")
     fails += ["worse on retained abilities"] * (kept["side"] == "below")
     how = f"better than SFT alone, but {' and '.join(fails)}"
-    return Finding(shown, in_part(how) if fails else HOLDS)
+    return Finding(shown, in_part(how) if fails else HOLDS, brief)
 
 
 def merges(compared: pd.DataFrame) -> Finding:
@@ -270,18 +285,19 @@ def merges(compared: pd.DataFrame) -> Finding:
     counts = []
     for name, words in told.items():
         numbers = (str(words.count(word)) for word in ("above", "alike", "below"))
-        counts.append(f"{names.get(name, label_of(name))} {'/'.join(numbers)}")
+        counts.append(f"{names.get(str(name), label_of(name))} {'/'.join(numbers)}")
     shown = (
         f"union above/alike/below on the abilities of {len(random)} specialists, in merges of two "
         f"or three: {', '.join(counts)}"
     )
+    brief = _least_and_most(compared, "random_matched", "random unions")
     below = [label_of(name) for name in MERGERS if "below" in told.get(name, [])]
     if set(random) == {"above"} and not below:
-        return Finding(shown, HOLDS)
+        return Finding(shown, HOLDS, brief)
     if "above" not in random or "below" in random:
-        return Finding(shown, NOT_SEEN)
-    how = f"above random unions in {_count(random, 'above')}"
-    return Finding(shown, in_part(how + f"; below {', '.join(below)} in some" * bool(below)))
+        return Finding(shown, NOT_SEEN, brief)
+    how = f"above random unions in {count(random, 'above')}"
+    return Finding(shown, in_part(how + f"; below {', '.join(below)} in some" * bool(below)), brief)
 
 
 def causal(compared: pd.DataFrame) -> Finding:
@@ -299,25 +315,27 @@ def causal(compared: pd.DataFrame) -> Finding:
     turned = {"above": "below", "below": "above", "alike": "alike"}
     parts = {"patched into the target": rows["how"] == "patch"}
     parts["ablated in the donor"] = ~parts["patched into the target"]
-    shown, told = [], []
+    spans, told = [], []
     for name, here in parts.items():
         words = sides(rows[here])
         if "ablated" in name:
             words = [turned[word] for word in words]
         verb = "do more harm" if "ablated" in name else "bring more back"
-        span = _span(rows[here]["difference"], 2)
-        shown.append(f"{name}, they {verb} in {_count(words, 'above')} ({span} nats)")
+        told_span = span(rows[here]["difference"], 2)
+        spans.append(f"{name}, they {verb} in {count(words, 'above')} ({told_span} nats)")
         told += words
-    how = f"as claimed in {_count(told, 'above')} interventions"
-    shown = f"against matched random channels: {'; '.join(shown)}"
-    return Finding(shown, _every(told, how))
+    how = f"as claimed in {count(told, 'above')} interventions"
+    shown = f"against matched random channels: {'; '.join(spans)}"
+    patch = _least_and_most(rows[rows["how"] == "patch"], "random_matched", "random when patched")
+    ablated = _least_and_most(rows[rows["how"] != "patch"], "random_matched", "when ablated")
+    return Finding(shown, every(told, how), f"{patch}; {ablated}")
 
 
-def _every(words: Sequence[str], how: str, mixed: bool = False) -> str:
-    """Holds if all are above; in part if some are and, unless ``mixed``, none is below."""
-    if set(words) == {"above"}:
-        return HOLDS
-    return NOT_SEEN if "above" not in words or ("below" in words and not mixed) else in_part(how)
+def _least_and_most(compared: pd.DataFrame, other: str, name: str) -> str:
+    """The smallest and the largest difference to another method, each with its interval."""
+    rows = compared[compared["against"] == other].sort_values("difference")
+    ends = rows.iloc[[0, -1]][["difference", "low", "high"]].to_numpy()
+    return f"{' to '.join(interval(*row) for row in ends)} nats over {name}"
 
 
 def _overlaps(channels: pd.DataFrame, ranking: str) -> tuple[Interval, Interval, float, Interval]:
@@ -347,15 +365,6 @@ def _some(rows, what: str):
     return rows
 
 
-def _count(words: Sequence[str], word: str) -> str:
-    return f"{list(words).count(word)} of {len(words)}"
-
-
-def _span(values: Iterable[float], digits: int) -> str:
-    low, high = (f"{end:.{digits}f}" for end in (np.min(values), np.max(values)))
-    return low if low == high else f"{low} to {high}"
-
-
 def _seeds(rows: pd.DataFrame) -> str:
-    count = rows["seed"].nunique()
-    return f"{count} seed" + "s" * (count != 1)
+    number = rows["seed"].nunique()
+    return f"{number} seed" + "s" * (number != 1)

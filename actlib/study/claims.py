@@ -19,7 +19,8 @@ import pandas as pd
 from actlib.measures.frontiers import frontier_areas
 from actlib.study import claim_rules as rules
 from actlib.study import evidence
-from actlib.study.claim_rules import NOT_RUN, NOT_SEEN, Finding, Missing
+from actlib.study.claim_rules import Missing
+from actlib.study.findings import NOT_RUN, NOT_SEEN, Finding
 from actlib.study.presets import ROOT
 from actlib.study.session import Study
 from actlib.study.sweep_merging import merging_sizes, specialities
@@ -179,7 +180,8 @@ def claims_table(
     Returns:
         claim, notebook, source (stated, ours), statement, family, shown (words with numbers,
         intervals and nulls), verdict ("holds", "holds in part (HOW)", "not seen here", or "not run"
-        where a table is missing: ``shown`` then tells how to make it).
+        where a table is missing: ``shown`` then tells how to make it), brief (the numbers that the
+        verdict turns on).
 
     Raises:
         ValueError: a preset is unknown.
@@ -198,7 +200,7 @@ def rules_told() -> str:
     """When each claim holds, as a Markdown list: what the docstrings of the rules say."""
     lines = []
     for claim in CLAIMS:
-        text = inspect.getdoc(claim.rule).split("\n\nArgs:")[0]
+        text = (inspect.getdoc(claim.rule) or "").split("\n\nArgs:")[0]
         lines.append(f"- **{claim.claim}.** {' '.join(text.split())}")
     return "\n".join(lines)
 
@@ -227,12 +229,12 @@ def verdict_counts(table: pd.DataFrame) -> str:
     return f"Of {table['claim'].nunique()} claims, {'; '.join(parts)}."
 
 
-def markdown(table: pd.DataFrame, numbers: bool = True) -> str:
+def markdown(table: pd.DataFrame, brief: bool = False) -> str:
     """The table of `claims_table` as Markdown: a row a claim, a column a family.
 
     Args:
         table: from `claims_table`.
-        numbers: tell what was measured before each verdict; otherwise the verdicts alone.
+        brief: after each verdict the numbers that it turns on, in place of all before it.
     """
     families = list(table["family"].unique())
     lines = [f"| claim (notebook) | statement | {' | '.join(families)} |"]
@@ -243,7 +245,8 @@ def markdown(table: pd.DataFrame, numbers: bool = True) -> str:
         for family in families:
             row = found.loc[family]
             shown = f"`{row.shown}`" if row.verdict == NOT_RUN else row.shown
-            cells.append(f"{shown}: **{row.verdict}**" if numbers else row.verdict)
+            short = f"**{row.verdict}**: {row.brief or shown}"
+            cells.append(short if brief else f"{shown}: **{row.verdict}**")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

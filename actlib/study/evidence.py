@@ -176,6 +176,27 @@ def merges(
     )
 
 
+def specificity(rows: pd.DataFrame, lost: Sequence[str]) -> pd.DataFrame:
+    """What each ability gains from its own channels, minus what it gains from other ones'.
+
+    Args:
+        rows: items of one purpose: seed, cell, item, cluster, nll, exact, and moved (the ability
+            whose channels were transferred, or random; NaN for donor and target), draw.
+        lost: the abilities compared.
+
+    Returns:
+        cell, other (a lost ability, or random), own_minus_other (of the score, nats per token),
+        low, high, p_value, p_corrected (over the whole table).
+    """
+    found = []
+    for cell in lost:
+        others = rows["moved"].isin([*lost, "random"])
+        here = rows[others & (rows["cell"] == cell)].assign(method=lambda table: table["moved"])
+        found += [{"cell": cell, **row} for row in _against(here, cell, ("method",))]
+    table = _with_corrected(found, ["cell", "against"])
+    return table.rename(columns={"against": "other", "difference": "own_minus_other"})
+
+
 def effects(rows: pd.DataFrame, lost: Sequence[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Interventions on activations: what changes against the untouched model, and against chance.
 
@@ -187,8 +208,8 @@ def effects(rows: pd.DataFrame, lost: Sequence[str]) -> tuple[pd.DataFrame, pd.D
         method (a ranking), against (random channels matched to it), difference of the scores, low,
         high, p_value, p_corrected.
     """
-    part = rows["cell"].isin(list(lost)).map({True: "lost", False: "retained"})
-    items = rows_of(rows.assign(part=part), "how", "top_percent", "part", "method")
+    named = rows["cell"].isin(list(lost)).map({True: "lost", False: "retained"})
+    items = rows_of(rows.assign(part=named), "how", "top_percent", "part", "method")
     ends = items[items["method"].isin(ENDS)]
     changes, compared = [], []
     keys = ["how", "top_percent", "part"]

@@ -6,6 +6,7 @@ cells of the preset's grid are run, on validation and on test items, for every m
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -20,15 +21,14 @@ from actlib.localize import weight_differences
 from actlib.masks import ChannelMask
 from actlib.scores import ChannelScores
 from actlib.study.experiments import light_sft
-from actlib.study.presets import Sweep, Training
+from actlib.study.presets import Preset, Sweep, Training
 from actlib.study.session import Study
 from actlib.study.sweep_channels import METHODS as STATISTICS
-from actlib.study.sweep_channels import channel_cells, measure_channels
+from actlib.study.sweep_channels import Cell, channel_cells, measure_channels
 from actlib.study.sweep_merging import (
     BASELINES,
     MERGES,
     PURPOSES,
-    Cell,
     measure_merging,
     merging_cells,
     merging_sizes,
@@ -57,6 +57,19 @@ class Part:
     models: Callable[[Study], list[str]]
     cells: Callable[[Sweep, str], list[Cell]]
     measure: Callable[[Study, int, str, Sequence[Cell]], Measured]
+
+
+def require_sweep(preset: Preset) -> Sweep:
+    """The section ``sweep`` of a preset.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if preset.sweep is None:
+        raise ValueError(
+            f"preset {preset.name!r} has no section 'sweep': see configs/smol.yaml for one"
+        )
+    return preset.sweep
 
 
 def _pair(study: Study) -> list[str]:
@@ -135,7 +148,7 @@ def measure_sft(study: Study, seed: int, method: str, cells: Sequence[Cell]) -> 
 
     Only LoRA has a learning rate of its own, since it needs a larger one.
     """
-    settings = study.preset.sweep.sft
+    settings = require_sweep(study.preset).sft
     lora = method.endswith("_lora")
     rate = settings.lora_learning_rate if lora else settings.learning_rate
     training = Training(steps=settings.steps, learning_rate=rate, batch_size=settings.batch_size)
@@ -146,7 +159,7 @@ def measure_sft(study: Study, seed: int, method: str, cells: Sequence[Cell]) -> 
 
 def sft_start(study: Study, seed: int, arm: str) -> tuple[ChannelMask, float] | None:
     """What is transferred before an arm of fine-tuning: a mask and a scale, or nothing."""
-    settings = study.preset.sweep.sft
+    settings = require_sweep(study.preset).sft
     if arm == "sft_only":
         return None
     scores = study.scores(study.lost, seed)
@@ -157,7 +170,7 @@ def sft_start(study: Study, seed: int, arm: str) -> tuple[ChannelMask, float] | 
 
 
 def causal_cells(sweep: Sweep, method: str) -> list[Cell]:
-    """Patching at each percent, and each ablation at the smallest; random masks in all their draws."""
+    """Patching at each percent, and each ablation at the smallest; random masks in all draws."""
     if method == "ends":
         return [{"method": name} for name in ("donor", "target")]
     kinds = [("patch", percent) for percent in sweep.causal_percents]
@@ -174,6 +187,7 @@ def measure_causality(study: Study, seed: int, method: str, cells: Sequence[Cell
     models = {name: study.model(name, seed) for name in ("donor", "target")}
     scores = study.scores(study.lost, seed)
     means = study.scores(study.cells, seed).means
+    change: Callable[..., AbstractContextManager[None]]
     for cell in cells:
         if method == "ends":
             yield cell, study.judge(models[cell["method"]], study.cells)
@@ -182,8 +196,8 @@ def measure_causality(study: Study, seed: int, method: str, cells: Sequence[Cell
         if cell["how"] == "patch":
             model, change = models["target"], partial(patched, donor=models["donor"])
         else:
-            how = {"how": cell["how"], "means": means, "seed": cell["draw"]}
-            model, change = models["donor"], partial(ablated, **how)
+            model = models["donor"]
+            change = partial(ablated, how=cell["how"], means=means, seed=cell["draw"])
         with change(model, mask=mask):
             yield cell, study.judge(model, study.cells)
 
