@@ -192,14 +192,16 @@ def _wrapped(
     if isinstance(model, str | Path):
         tokenizer = tokenizer or load_pretrained(AutoTokenizer, model)
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        model = load_pretrained(AutoModelForCausalLM, model, dtype="auto", device_map=device)
-    was_training = model.training
+        loaded = load_pretrained(AutoModelForCausalLM, model, dtype="auto", device_map=device)
+    else:
+        loaded = model
+    was_training = loaded.training
     try:
         # The harness gives a tokenizer without padding one, and switches the side.
         tokenizer = deepcopy(tokenizer)
-        yield kind(pretrained=model, tokenizer=tokenizer, **options)
+        yield kind(pretrained=loaded, tokenizer=tokenizer, **options)
     finally:
-        model.train(was_training)
+        loaded.train(was_training)
 
 
 def _kind(backend: str) -> type:

@@ -58,6 +58,7 @@ def local_tasks(
         ValueError: a folder is absent or holds no file of the three kinds, two folders give a task
             the same name, or a file is malformed.
     """
+    folders: Sequence[str | Path]
     if data is None:  # an installed package comes without the study's data
         folders = [SHIPPED] if SHIPPED.is_dir() else []
     else:
@@ -141,7 +142,8 @@ def _mgsm(folder: Path) -> dict[str, Task]:
 def _of_the_harness(name: str) -> Path:
     """Path of one of the harness's own YAML files; importing the harness would take seconds."""
     require_harness()
-    places = find_spec("lm_eval").submodule_search_locations or []
+    spec = find_spec("lm_eval")
+    places = (spec.submodule_search_locations if spec else None) or []
     path = next((Path(place) / "tasks" / name for place in places), Path(name))
     if not path.is_file():
         raise ValueError(f"the installed lm-evaluation-harness has no task {path.stem}")

@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from actlib.harness.local_tasks import write_tasks
 
@@ -26,7 +27,7 @@ class Chosen:
 
     names: list[str]
     of_the_hub: list[str]
-    manager: object
+    manager: Any  # the harness is optional and has no types
 
 
 def choose(
@@ -63,7 +64,7 @@ def choose(
 
 
 @cache
-def _manager(all_of_the_harness: bool) -> object:
+def _manager(all_of_the_harness: bool) -> Any:
     from lm_eval.tasks import TaskManager
 
     return TaskManager(include_defaults=all_of_the_harness)

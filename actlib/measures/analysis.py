@@ -49,6 +49,7 @@ def concentration_table(
         shares = share_of_top(values, percents)
         for percent, share in zip(percents, shares, strict=True):
             null = half_normal_share(top_count(percent, values.size) / values.size)
+            row: dict[str, str | float]
             row = {"group": group, "name": name, "ranking": _ranking(scaled)}
             row |= {"top_percent": percent, "channels": values.size}
             row |= {"share_percent": 100 * share, "null_share_percent": 100 * null}
@@ -87,7 +88,7 @@ def ccdf_table(scores, points: int = 200) -> pd.DataFrame:
     if not tables:
         raise ValueError("every score is zero: donor and target agree on all answer tokens.")
     table = pd.concat(tables, ignore_index=True)
-    return table.assign(null_ccdf=half_normal_ccdf(table["value_over_mean"]))
+    return table.assign(null_ccdf=half_normal_ccdf(table["value_over_mean"].to_numpy()))
 
 
 def mask_makeup(mask) -> pd.DataFrame:
@@ -145,10 +146,10 @@ def overlap_table(masks: Mapping[str, object], level: float = 0.95) -> pd.DataFr
     for a, b in combinations_with_replacement(masks, 2):
         for null, function in (("uniform", overlap), ("matched", matched_overlap)):
             found = function(masks[a], masks[b], level)
-            rows.append({"ability_a": a, "ability_b": b, "null": null} | found)
+            rows.append({"ability_a": a, "ability_b": b, "null": null, **found})
             if a != b:
                 sizes = {"size_a": found["size_b"], "size_b": found["size_a"]}
-                rows.append({"ability_a": b, "ability_b": a, "null": null} | found | sizes)
+                rows.append({"ability_a": b, "ability_b": a, "null": null, **found, **sizes})
     return pd.DataFrame(rows)
 
 

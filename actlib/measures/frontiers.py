@@ -120,7 +120,8 @@ def frontier_areas(
     plane = _plane(items, lost, retained, resamples, seed)
     groups = plane.trials.groupby("method", sort=False).indices
     if against not in groups:
-        raise ValueError(f"no trial is of the method {against!r}; there are {sorted(groups)}.")
+        known = sorted(map(str, groups))
+        raise ValueError(f"no trial is of the method {against!r}; there are {known}.")
     points = {m: hypervolume(plane.recovered[g], plane.kept[g]) for m, g in groups.items()}
     draws = {
         m: hypervolume(plane.recovered_draws[:, g], plane.kept_draws[:, g])
@@ -162,9 +163,9 @@ def hypervolume(
 
 def undominated(points: Float[np.ndarray, "trials axes"]) -> Bool[np.ndarray, " trials"]:
     """Points that no other equals or beats on all axes and beats on one; equal points both stay."""
-    at_least = (points[None] >= points[:, None]).all(axis=-1)
-    better = (points[None] > points[:, None]).any(axis=-1)
-    return ~(at_least & better).any(axis=1)
+    at_least = np.all(points[None] >= points[:, None], axis=-1)
+    better = np.any(points[None] > points[:, None], axis=-1)
+    return ~np.any(at_least & better, axis=1)
 
 
 def _plane(items: pd.DataFrame, lost, retained, resamples: int, seed: int) -> _Plane:

@@ -164,7 +164,7 @@ def bootstrap_p(differences: Float[np.ndarray, " resamples"]) -> float:
     return float(min(1.0, 2 * (tail + 1) / (len(differences) + 1)))
 
 
-def corrected(p_values: Sequence[float]) -> Float[np.ndarray, " tests"]:
+def corrected(p_values: Sequence[float] | pd.Series) -> Float[np.ndarray, " tests"]:
     """P-values adjusted for their number, by the false discovery rate under any dependence.
 
     Benjamini & Yekutieli (2001), computed by SciPy. NaN marks a test that was not made: it stays
@@ -266,7 +266,7 @@ def _drawn_means(
     first = part[0][1].index
     crossed = all(sizes.index.equals(first) for _, sizes in part)
     shared = rng.multinomial(len(first), np.full(len(first), 1 / len(first)), size=len(times))
-    total = 0.0
+    total = np.zeros((len(times), part[0][0].shape[1]))
     for draws, (sums, sizes) in zip(times.T, part, strict=True):
         units = len(sizes)
         nested = None if crossed else rng.multinomial(draws * units, np.full(units, 1 / units))

@@ -62,14 +62,10 @@ class ParameterChanges:
         return self._total().relative_norm
 
     def _total(self) -> KindChange:
-        norms = [
-            math.sqrt(sum(norm**2 for norm in found))
-            for found in (
-                [each.change_norm for each in self.kinds],
-                [each.target_norm for each in self.kinds],
-            )
-        ]
-        return KindChange("overall", sum(each.parameters for each in self.kinds), *norms)
+        change = math.sqrt(sum(each.change_norm**2 for each in self.kinds))
+        target = math.sqrt(sum(each.target_norm**2 for each in self.kinds))
+        parameters = sum(each.parameters for each in self.kinds)
+        return KindChange("overall", parameters, change, target)
 
     def table(self) -> pd.DataFrame:
         """One row a kind: kind, parameters, relative_norm; the last is ``overall``."""
@@ -108,7 +104,7 @@ def parameter_changes(tensors: Iterable[tuple[str, Tensor, Tensor]]) -> Paramete
         not_finite += [f"{side} {name}" for side in broken]
         del donor, target  # else they would stay until the next pair is there
     kinds = [
-        KindChange(kind, count, math.sqrt(change), math.sqrt(size))
+        KindChange(kind, int(count), math.sqrt(change), math.sqrt(size))
         for kind, (count, change, size) in sums.items()
     ]
     return ParameterChanges(tuple(kinds), tuple(not_finite))
@@ -123,7 +119,7 @@ def _owner(name: str) -> str:
 def _squares(donor: Tensor, target: Tensor) -> tuple[float, float, list[str]]:
     """Squared norms of donor - target and of target, and whose entries are not all finite."""
     change = size = 0.0
-    broken = {}
+    broken: set[str] = set()
     pieces = [tensor.reshape(-1).split(_PIECE) for tensor in (donor, target)]
     for ours, theirs in zip(*pieces, strict=True):
         theirs = theirs.float()
@@ -133,5 +129,5 @@ def _squares(donor: Tensor, target: Tensor) -> tuple[float, float, list[str]]:
         size += norms[1] ** 2
         if not math.isfinite(sum(norms)):
             sides = {"donor's": ours, "target's": theirs}
-            broken |= {side: 0 for side, part in sides.items() if not part.isfinite().all()}
+            broken |= {side for side, part in sides.items() if not part.isfinite().all()}
     return change, size, sorted(broken)

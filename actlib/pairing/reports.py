@@ -161,8 +161,8 @@ def _structure(
 
 def _row(check: str, sides: Sequence[object], bad: str, note: str) -> PairCheck:
     """A row that is `bad` where there is a note, and ok where there is none."""
-    shown = ["-" if side is None else str(side) for side in sides]
-    return PairCheck(check, *shown, bad if note else OK, note)
+    donor, target = ("-" if side is None else str(side) for side in sides)
+    return PairCheck(check, donor, target, bad if note else OK, note)
 
 
 def _equal(check: str, sides: Sequence[object], bad: str = MISMATCH, note: str = "") -> PairCheck:
@@ -190,10 +190,10 @@ def _uncovered(models: Sequence[nn.Module]) -> PairCheck:
 def _tokenizers(
     donor: PreTrainedTokenizerBase | None, target: PreTrainedTokenizerBase | None
 ) -> list[PairCheck]:
-    both = (donor, target)
     if donor is None or target is None:
-        given = ["not given" if each is None else "given" for each in both]
+        given = ["not given" if each is None else "given" for each in (donor, target)]
         return [_row("tokenizers", given, WARNING, "vocabularies and templates were not compared")]
+    both = (donor, target)
     words = [f"{len(each.get_vocab())} tokens" for each in both]
     special = [
         ", ".join(f"{role} {token}" for role, token in special_tokens(each).items()) or "none"
@@ -250,7 +250,7 @@ def _named(dtype: torch.dtype | str) -> str:
 
 
 def _changes(
-    changes: ParameterChanges, dtypes: Sequence[Mapping[str, torch.dtype]], far: float
+    changes: ParameterChanges, dtypes: Sequence[Mapping[str, torch.dtype | str]], far: float
 ) -> list[PairCheck]:
     """Verdicts on the weights: are all finite, and is their change neither none nor too large?"""
     broken = changes.not_finite
@@ -264,11 +264,13 @@ def _changes(
     return rows
 
 
-def _doubt(overall: float, dtypes: Sequence[Mapping[str, torch.dtype]], far: float) -> str:
+def _doubt(overall: float, dtypes: Sequence[Mapping[str, torch.dtype | str]], far: float) -> str:
     """What is odd about a change of this size; nothing where it is as of a fine-tuned model."""
     if overall == 0:
         return "the models are identical: there is nothing to transfer"
-    coarsest = max(torch.finfo(dtype).eps for side in dtypes for dtype in side.values())
+    # Packed ones, named by a string, are a mismatch: their changes are not looked at.
+    found = [dtype for side in dtypes for dtype in side.values() if isinstance(dtype, torch.dtype)]
+    coarsest = max(torch.finfo(dtype).eps for dtype in found)
     if dtypes[0] != dtypes[1] and overall <= coarsest / 2:  # rounding moves by half a step at most
         return "the change is no larger than rounding between the two dtypes can make it"
     if overall <= far:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jinja2 import TemplateError
@@ -61,10 +61,10 @@ def _render(tokenizer: PreTrainedTokenizerBase, system_prompt: str, answer: str 
     options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": answer is None}
     system = {"role": "system", "content": system_prompt}
     try:
-        return tokenizer.apply_chat_template([system, user, *reply], **options)
+        return cast(str, tokenizer.apply_chat_template([system, user, *reply], **options))
     except TemplateError:  # some templates refuse a system message
         folded = {**user, "content": f"{system_prompt}\n\n{_QUESTION}".strip()}
-        return tokenizer.apply_chat_template([folded, *reply], **options)
+        return cast(str, tokenizer.apply_chat_template([folded, *reply], **options))
 
 
 @lru_cache(maxsize=16)
@@ -190,13 +190,14 @@ def batches(
 
 def _runs(tokenizer: PreTrainedTokenizerBase, encoded: Encoded) -> list[tuple[str, bool]]:
     """Text of each token, and whether it is the answer's; tokens of one character are joined."""
-    runs, pending = [], []
+    runs: list[tuple[str, bool]] = []
+    pending: list[int] = []
     last = len(encoded.input_ids) - 1
     for position, (token, in_answer) in enumerate(
         zip(encoded.input_ids, encoded.answer_mask, strict=True)
     ):
         pending.append(token)
-        text = tokenizer.decode(pending)
+        text = cast(str, tokenizer.decode(pending))  # a list only for several sequences
         closes = position == last or encoded.answer_mask[position + 1] != in_answer
         if "\ufffd" not in text or closes:
             runs.append((text, in_answer))
@@ -212,7 +213,7 @@ def highlight(tokenizer: PreTrainedTokenizerBase, encoded: Encoded) -> Any:
     """
     from IPython.display import HTML
 
-    spans = []
+    spans: list[str] = []
     for in_answer, group in groupby(_runs(tokenizer, encoded), key=lambda run: run[1]):
         shown = [html.escape(text).replace("\n", "↵<br>") for text, _ in group]
         style = _ANSWER_STYLE if in_answer else _PROMPT_STYLE

@@ -154,7 +154,7 @@ class Questions:
         return rows
 
     def _all(self, purpose: str) -> Dataset:
-        data = self.preset.data
-        if self._has_splits:
-            return load_items(data_folder(data), split=PURPOSES[purpose], tasks=data.tasks)
-        return partition(load_external(data_folder(data)), purpose)
+        data, folder = self.preset.data, data_folder(self.preset.data)
+        if folder is None or self._has_splits:  # the shipped questions have splits
+            return load_items(folder, split=PURPOSES[purpose], tasks=data.tasks)
+        return partition(load_external(folder), purpose)
