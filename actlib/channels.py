@@ -12,6 +12,7 @@ experts that is packed into one tensor: its channels come expert by expert.
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import cast
 
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -44,7 +45,7 @@ class ChannelModule:
         """The parameter that has all of the channels."""
         if self.layout is Layout.PACKED:
             return getattr(self.module, self.name.rpartition(".")[2])
-        return self.module.weight
+        return cast(nn.Parameter, self.module.weight)
 
     def parameters(self) -> dict[str, tuple[nn.Parameter, int]]:
         """Own parameters by name, each with the dimension along which its channels lie.

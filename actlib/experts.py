@@ -12,6 +12,7 @@ Nothing here is ever [tokens, experts x outputs]: a token is kept for its own ex
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from accelerate.utils import align_module_device
@@ -42,8 +43,9 @@ class Routed:
 
     def to(self, device: torch.device) -> "Routed":
         """Copy on a device."""
-        moved = (part.to(device) for part in (self.values, self.tokens, self.experts))
-        return Routed(*moved, self.count, self.total)
+        parts = (self.values, self.tokens, self.experts)
+        values, tokens, experts = (part.to(device) for part in parts)
+        return Routed(values, tokens, experts, self.count, self.total)
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> "Routed":
         """The same pairs with changed values."""
@@ -122,5 +124,6 @@ def _projected(
     if not len(hidden):  # spares an activation function that cannot take no rows
         return {name: hidden.new_empty(0, each.shape[1]) for name, each in weights.items()}
     inner = functional.linear(hidden.to(into.dtype), into[number])
-    gated = experts._apply_gate(inner) if experts.has_gate else experts.act_fn(inner)
+    gate: Any = experts._apply_gate if experts.has_gate else experts.act_fn
+    gated = gate(inner)
     return {first: inner, last: functional.linear(gated, out[number])}

@@ -155,12 +155,14 @@ class AnswerTokens:
             item = first_item + int((counts == 0).nonzero()[0])
             raise ValueError(f"the answer span of item {item} is empty")
         rows, columns = wanted.nonzero(as_tuple=True)
-        return cls(rows, columns, wanted.any(dim=0).nonzero().flatten(), tuple(wanted.shape))
+        batch_size, seq = wanted.shape
+        return cls(rows, columns, wanted.any(dim=0).nonzero().flatten(), (batch_size, seq))
 
     def to(self, device: torch.device) -> "AnswerTokens":
         """Copy on a device."""
-        moved = (part.to(device) for part in (self.rows, self.columns, self.kept))
-        return AnswerTokens(*moved, self.shape)
+        parts = (self.rows, self.columns, self.kept)
+        rows, columns, kept = (part.to(device) for part in parts)
+        return AnswerTokens(rows, columns, kept, self.shape)
 
     @cached_property
     def flat(self) -> Int[Tensor, " tokens"]:

@@ -22,7 +22,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from actlib.activations import Activations
 from actlib.channels import ChannelModule, Layout
@@ -47,8 +47,11 @@ class KeptActivations:
         path = self.folder / "donor.json"
         return json.loads(path.read_text()) if path.is_file() else None
 
-    def begin(self, donor: nn.Module) -> None:
+    def begin(self, donor: nn.Module) -> dict[str, Any]:
         """Give the folder to a donor, or see that it is this donor's.
+
+        Returns:
+            Its note.
 
         Raises:
             ValueError: it holds activations of another model.
@@ -73,7 +76,7 @@ class KeptActivations:
 
     def write(self, part: Part, held: Mapping[str, list[Activations]]) -> None:
         """Write a part's activations in their own dtype, whole or not at all."""
-        tensors = {}
+        tensors: dict[str, Tensor] = {}
         for name, calls in held.items():
             for number, found in enumerate(calls):
                 key = f"{name}#{number}"
@@ -106,8 +109,9 @@ class KeptActivations:
                     return file.get_tensor(key) if key in keys else None
                 if f"{key}#values" not in keys:
                     return None
-                found = (file.get_tensor(f"{key}#{each}") for each in ROUTED)
-                return Routed(*found, len(part.tokens.rows), len(modules[name].weight))
+                values, tokens, experts = (file.get_tensor(f"{key}#{each}") for each in ROUTED)
+                count, total = len(part.tokens.rows), len(modules[name].weight)
+                return Routed(values, tokens, experts, count, total)
 
             yield take
 

@@ -11,6 +11,7 @@ Everything streams: no activation outlives its batch. Two models that do not fit
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from functools import partial, reduce
 
 import torch
 from jaxtyping import Float
@@ -100,7 +101,7 @@ def record_differences(
         with evaluating(donor, target), Bar(batches, "activation differences", shown=shown) as bar:
             for part in parts(bar, most_tokens, share):
                 held = held_activations(donor, sums.modules, part)
-                add_part(sums, target, part, lambda name, held=held: _next_of(held, name))
+                add_part(sums, target, part, partial(_next_of, held))
                 digests += part.item_digests()
                 bar.add(part)
         return digests
@@ -240,11 +241,12 @@ def _parameter_pairs(ours: ChannelModule, theirs: ChannelModule) -> list[tuple[T
     for key, (parameter, dimension) in theirs.parameters().items():
         both = (others[key][0].detach().to(parameter.device), parameter.detach())
         by_channel = (tensor.float().movedim(dimension, 0) for tensor in both)
-        pairs.append(tuple(tensor.reshape(theirs.channels, -1) for tensor in by_channel))
+        one, other = (tensor.reshape(theirs.channels, -1) for tensor in by_channel)
+        pairs.append((one, other))
     return pairs
 
 
 def _norm(parts: list[Float[Tensor, "channels _"]]) -> Float[Tensor, " channels"]:
     # In float64 the order of the terms, which streaming from files changes, leaves no trace.
     squares = (part.square().sum(dim=1, dtype=torch.float64) for part in parts)
-    return sum(squares).sqrt().float().cpu()
+    return reduce(torch.add, squares).sqrt().float().cpu()

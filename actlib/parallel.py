@@ -75,9 +75,9 @@ class Share:
         Raises:
             ValueError: it failed in another process; where it failed itself, what it raised.
         """
-        failure, result = None, None
+        failure, results = None, []
         try:
-            result = work()
+            results = [work()]
         except Exception as error:
             failure = error
         told = self.gathered(None if failure is None else f"{type(failure).__name__}: {failure}")
@@ -86,7 +86,7 @@ class Share:
         for rank, message in enumerate(told):
             if message is not None:
                 raise ValueError(f"process {rank} of {self.processes} failed: {message}")
-        return result
+        return results[0]
 
 
 def _is_launched() -> bool:

@@ -11,6 +11,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -69,7 +70,7 @@ def bytes_per_token(model: nn.Module) -> int:
     Of experts, those that a token is sent to count. A norm applied to each head counts once, so
     that models which have one (Qwen3, Gemma 3) hold up to a few percent more.
     """
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
     outputs = 0
     for each in channel_modules(model).values():

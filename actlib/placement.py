@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 
-def input_device(model: nn.Module) -> torch.device:
+def input_device(model: nn.Module | PreTrainedModel) -> torch.device:
     """Device on which a model takes its inputs: its embedding's.
 
     The parts of a model may lie on several devices. Of an embedding that accelerate keeps elsewhere

@@ -46,9 +46,11 @@ class RunningSums:
     def add(self, name: str, ours: Activations, theirs: Activations) -> None:
         """Add what one module gives for the same tokens in the donor and in the target."""
         if isinstance(theirs, Routed):
+            assert isinstance(ours, Routed), "both models have one layout"
             ours = ours.to(theirs.values.device)
             found, count = _routed(ours, theirs, self._rows), theirs.count
         else:
+            assert not isinstance(ours, Routed), "both models have one layout"
             ours, count = ours.to(theirs.device), len(theirs)
             if theirs.is_cuda:
                 found = _by_reduction(ours, theirs, self._rows)

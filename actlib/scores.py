@@ -160,7 +160,7 @@ class ChannelScores:
         for key, tensor in tensors.items():
             part, _, name = key.partition(":")
             parts[part][name] = tensor
-        return cls(tokens=int(metadata["tokens"]), metadata=metadata, **parts)
+        return cls(**parts, tokens=int(metadata["tokens"]), metadata=metadata, off=None)
 
     def _reference(self, ranking: str) -> "ChannelScores":
         if self.off is None:
@@ -221,7 +221,8 @@ def pool(scores: Sequence[ChannelScores]) -> ChannelScores:
     joined = {
         key: ",".join(dict.fromkeys(part.metadata.get(key, "") for part in scores)) for key in keys
     }
-    return ChannelScores(tokens=tokens, metadata={**joined, "tokens": str(tokens)}, **pooled)
+    metadata = {**joined, "tokens": str(tokens)}
+    return ChannelScores(**pooled, tokens=tokens, metadata=metadata, off=None)
 
 
 def _token_mean(scores: Sequence[ChannelScores], part: str, name: str) -> Tensor:

@@ -54,7 +54,8 @@ class Selection:
         rows = self.rows if outside is None else self.rows & ~outside.rows
         if self.columns is None:
             return [(rows.nonzero().flatten(),)] if rows.any() else []
-        others = torch.zeros_like(self.columns) if outside is None else outside.columns
+        others = None if outside is None else outside.columns
+        others = torch.zeros_like(self.columns) if others is None else others
         columns, free = self.columns & ~others, ~others
         rest = ~self.rows if outside is None else ~(self.rows | outside.rows)
         pieces: list[Index] = []
@@ -113,7 +114,8 @@ def selections(model: nn.Module, mask: ChannelMask) -> dict[str, Selection]:
             name = names[id(parameter)]
             shapes[name] = tuple(parameter.shape)
             side = sides.setdefault(name, [None, None])
-            side[dimension] = chosen if side[dimension] is None else side[dimension] | chosen
+            before = side[dimension]
+            side[dimension] = chosen if before is None else before | chosen
     return {name: _selection(name, shapes[name], *side) for name, side in sides.items()}
 
 

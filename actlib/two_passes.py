@@ -112,8 +112,7 @@ def _keep(
     if note is not None and not _missing(kept, note, batches, share, held_bytes):
         return
     model = _loaded(donor)
-    kept.begin(model)
-    note, shown = kept.note(), progress and share.rank == 0
+    note, shown = kept.begin(model), progress and share.rank == 0
     tokens = sum(_missing(kept, note, batches, Share(), held_bytes).values())
     _require_room(kept.folder, tokens * note["bytes_per_token"], told=shown)
     modules = channel_modules(model)
@@ -135,7 +134,10 @@ def _compare(
     progress: bool,
 ) -> tuple[RunningSums, list[bytes], dict[str, str]]:
     """The second pass: sums, a digest for each item, metadata of the pair."""
-    note, model = kept.note(), _loaded(target)
+    note = kept.note()
+    if note is None:
+        raise ValueError(f"{kept.folder} lost its donor.json between the passes; record anew")
+    model = _loaded(target)
     require_pair(_hollow(note, model), model)
     sums, digests = RunningSums(channel_modules(model)), []
     shown = progress and share.rank == 0
@@ -196,9 +198,10 @@ def _hollow(note: Mapping[str, Any], target: nn.Module) -> nn.Module:
             f"donor and target do not fit: architecture {note['architecture']} against "
             f"{architecture}"
         )
-    config = type(target.config).from_dict(note["config"])
+    kind: Any = type(target)
+    config = kind.config_class.from_dict(note["config"])
     with torch.device("meta"):
-        return type(target)(config)
+        return kind(config)
 
 
 def _release() -> None:

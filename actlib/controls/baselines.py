@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -26,6 +27,8 @@ from torch import Tensor, nn
 from actlib.channels import layer_of
 from actlib.pairing.pairs import require_pair
 from actlib.transfer import require_scale
+
+Model = TypeVar("Model", bound=nn.Module)
 
 _PRUNED = {"ties": ties, "dare_linear": dare_linear, "dare_ties": dare_ties}
 METHODS = ("task_arithmetic", "mean_weights", *_PRUNED, "layer_swap")
@@ -100,7 +103,7 @@ def merge_baseline_(
 
 @contextmanager
 def baseline_merged(
-    base: nn.Module,
+    base: Model,
     donors: Sequence[nn.Module],
     method: str,
     *,
@@ -108,7 +111,7 @@ def baseline_merged(
     density: float | None = None,
     percent: float | None = None,
     seed: int = 0,
-) -> Iterator[nn.Module]:
+) -> Iterator[Model]:
     """The base merged as in `merge_baseline_`, put back on exit, bit for bit.
 
     Holds a copy of the base's parameters meanwhile.
@@ -116,7 +119,7 @@ def baseline_merged(
     Raises:
         ValueError: as `merge_baseline_`.
     """
-    settings = {"scale": scale, "density": density, "percent": percent}
+    settings: dict[str, Any] = {"scale": scale, "density": density, "percent": percent}
     _require_valid(base, donors, method, **settings)  # before the costly copy
     copies = [(parameter, parameter.detach().clone()) for parameter in base.parameters()]
     try:

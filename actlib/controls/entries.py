@@ -170,7 +170,8 @@ def _threshold(
     differences: Callable[[], Iterable[Int[Tensor, "..."]]], count: int
 ) -> tuple[int, int]:
     """The count-th largest of numbers that come in pieces, and how many equal to it are needed."""
-    highest, upper = torch.zeros((), dtype=torch.int32), 0
+    highest = torch.zeros((), dtype=torch.int32)
+    upper = torch.zeros(1 << (31 - _LOW), dtype=torch.int64)
     for bits in differences():
         if bits.numel():
             highest = torch.maximum(highest, bits.max().cpu())
@@ -178,7 +179,7 @@ def _threshold(
     if highest.view(torch.float32).isnan():
         raise ValueError("the difference of donor and target is NaN and cannot be ranked")
     high, count = _level(upper, count)
-    lower = 0
+    lower = torch.zeros(1 << _LOW, dtype=torch.int64)
     for bits in differences():
         lower = lower + _histogram(bits[bits >> _LOW == high] & ((1 << _LOW) - 1), _LOW)
     low, ties = _level(lower, count)
