@@ -151,8 +151,9 @@ def _metadata(card: Path) -> dict[str, Any] | None:
 
 
 def _plain(value: object) -> bool:
-    several = isinstance(value, list) and bool(value)
-    return isinstance(value, str) or (several and all(isinstance(each, str) for each in value))
+    if isinstance(value, list):
+        return bool(value) and all(isinstance(each, str) for each in value)
+    return isinstance(value, str)
 
 
 def _shown(text: str) -> str:

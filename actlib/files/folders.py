@@ -94,8 +94,10 @@ def open_folder(path: Path, like: ModelFolder | None = None) -> ModelFolder:
         ValueError: the folder is absent, or its configuration or weights are.
     """
     stored = stored_tensors(path)
-    same = like is not None and _configuration(path) == _configuration(like.path)
-    model = like.model if same else empty_model(path)
+    if like is not None and _configuration(path) == _configuration(like.path):
+        model = like.model
+    else:
+        model = empty_model(path)
     files = tuple(sorted({tensor.file for tensor in stored.values()}))
     return ModelFolder(path, model, layout_of(stored, model), files)
 

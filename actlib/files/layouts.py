@@ -81,7 +81,8 @@ def layout_of(stored: Mapping[str, StoredTensor], model: transformers.PreTrained
     converters = [each for each in transforms if isinstance(each, WeightConverter)]
     by_pattern = {key: each for each in converters for key in each.source_patterns}
     state, prefix = model.state_dict(), model.base_model_prefix
-    layout, several = Layout({}, {}), {}
+    layout = Layout({}, {})
+    several: dict[str, dict[str, list[StoredTensor]]] = {}
     # The order in which loading stacks experts: 2 before 10.
     for key in sorted(stored, key=dot_natural_key):
         name, pattern = rename_source_key(key, renamings, converters, prefix, state)

@@ -23,7 +23,8 @@ def libraries() -> dict[str, str]:
 
 def of_mask(mask: ChannelMask) -> dict[str, Any]:
     """What a note says of a mask: its hash, size, ranking and ability, where it knows these."""
-    told = {key: mask.metadata[key] for key in ("ranking", "ability") if key in mask.metadata}
+    keys: tuple[str, ...] = ("ranking", "ability")
+    told = {key: mask.metadata[key] for key in keys if key in mask.metadata}
     counted = {"channels": mask.count, "percent": mask.percent}
     return {"mask_sha256": mask.digest, **counted, **told}
 

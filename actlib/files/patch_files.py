@@ -314,7 +314,7 @@ def _write_values(
 
 def _layout(edits: list[Edit], sides: tuple[str, ...]) -> dict[str, dict]:
     """Entries of a safetensors header in the order of the data: all indices, then the values."""
-    entries = {}
+    entries: dict[str, tuple[str, tuple[int, ...], int]] = {}
     for edit in edits:
         for side, index in _indices(edit.selection).items():
             entries[f"{edit.selection.name}.{side}"] = ("I64", (len(index),), 8)
@@ -356,4 +356,4 @@ def _piece_shape(slab: Slab, selection: Selection) -> tuple[int, ...]:
 def _raw(tensor: Tensor) -> memoryview:
     """A tensor's bytes, row by row."""
     flat = tensor.detach().cpu().contiguous().flatten()
-    return memoryview(flat.view(torch.uint8).numpy())
+    return flat.view(torch.uint8).numpy().data

@@ -68,8 +68,9 @@ def make_patch(
     if mask.count == 0:
         raise ValueError("a patch needs at least one masked channel, and the mask is empty")
     roles = {"target": public_name(target_folder), "donor": public_name(donor_folder)}
-    told = {key: mask.metadata[key] for key in ("ability", "ranking") if key in mask.metadata}
-    told = _shareable({**roles, **told, **(metadata or {})})
+    keys: tuple[str, ...] = ("ability", "ranking")
+    known = {key: mask.metadata[key] for key in keys if key in mask.metadata}
+    told = _shareable({**roles, **known, **(metadata or {})})
     target = open_folder(target_folder)
     donor = open_folder(donor_folder, like=target)
     require_matching(donor, target)
@@ -197,16 +198,16 @@ def _move(
     sides: tuple[str, str],
 ) -> Path | None:
     """Take a target from one side of the patch (before, after) to the other."""
-    in_memory = isinstance(place, nn.Module)
-    if in_memory and out is not None:
+    in_memory, destination = isinstance(place, nn.Module), None if out is None else Path(out)
+    if in_memory and destination is not None:
         raise ValueError("a model in memory is changed in place, so `out` must not be given")
-    if not in_memory and out is None:
+    if not in_memory and destination is None:
         raise ValueError(f"`out` must name the folder to write, because {place} stays as it is")
     with open_patch(path) as patch:
         if sides[1] == "before" and not patch.info.reversible:
             raise ValueError(f"{path} cannot be reverted: it was made without the original values")
-        if in_memory:
+        if isinstance(place, nn.Module):
             move_model(place, patch, sides)
-            return None
-        move_folder(Path(place), patch, Path(out), sides)
-        return Path(out)
+        elif destination is not None:
+            move_folder(Path(place), patch, destination, sides)
+    return destination

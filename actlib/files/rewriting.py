@@ -37,8 +37,8 @@ from actlib.transfer import Selection
 
 # In other formats the weights would still be the target's, and a loader could pick them. Pickled
 # files can run code, and the state of a finished training is no part of the model.
-_LEFT_OUT = (*PICKLED, "*.h5", "*.msgpack", "*.gguf", "*.onnx")
-_LEFT_OUT += ("tf_model*", "flax_model*", "consolidated*")
+_OTHERS = ("*.h5", "*.msgpack", "*.gguf", "*.onnx", "tf_model*", "flax_model*", "consolidated*")
+_LEFT_OUT = (*PICKLED, *_OTHERS)
 _THREADS = 4
 _STRETCH_BYTES = 128 << 20
 

@@ -292,7 +292,7 @@ def _runs(rows: Int[Tensor, " rows"]) -> Iterator[tuple[int, int, int]]:
 
 
 def _bytes_of(values: Tensor) -> memoryview:
-    return memoryview(values.flatten().view(torch.uint8).numpy())
+    return values.flatten().view(torch.uint8).numpy().data
 
 
 def _fill(descriptor: int, data: memoryview, offset: int) -> None:

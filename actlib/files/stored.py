@@ -10,6 +10,7 @@ A place is a local folder or a Hub id. Of the Hub only small files are fetched u
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -115,7 +116,7 @@ def _weights_folder(place: str | Path) -> Path:
         index = None
     try:
         if index is None:
-            return Path(cached_file(place, SINGLE)).parent
+            return Path(cast(str, cached_file(place, SINGLE))).parent  # it raises rather than None
         get_checkpoint_shard_files(place, index)
     except OSError as error:
         reason = str(error).partition("\n")[0]
