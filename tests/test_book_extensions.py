@@ -33,6 +33,13 @@ EVIL = [
 ]
 
 
+MARKDOWN = [
+    "![a picture](https://evil.example/x.png) ![another](//evil.example/x.png)",
+    "[text](javascript:harm())",
+    "```{raw} html\n<script>harm()</script>\n```",
+]
+
+
 class Found(HTMLParser):
     """Tags and attributes through which HTML acts, loads or leads elsewhere."""
 
@@ -106,10 +113,11 @@ def test_harmful_outputs_and_cells_do_nothing_in_a_built_page(tmp_path):
 
     outputs = [output("text/html", "<table><tr><td>kept</td></tr></table>" + "".join(EVIL))]
     outputs += [output("application/javascript", "harm()"), output("text/markdown", EVIL[0])]
+    outputs += [output("text/markdown", text) for text in MARKDOWN]
     about = {"metadata": {}, "cell_type": "code", "execution_count": 1, "id": "two"}
     text = {"metadata": {}, "cell_type": "markdown", "id": "one"}
     cells = [
-        {**text, "source": "# Title\n\nsaid " + "\n\n".join(EVIL)},
+        {**text, "source": "# Title\n\nsaid " + "\n\n".join([*MARKDOWN, *EVIL])},
         {**about, "source": "1", "outputs": outputs},
     ]
     kind = {"language_info": {"name": "python"}}
@@ -121,5 +129,6 @@ def test_harmful_outputs_and_cells_do_nothing_in_a_built_page(tmp_path):
     assert build_main([*options, str(source), str(tmp_path / "out")]) == 0
     page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
     article = page[page.index("<article") : page.index("</article>")]
-    assert "kept" in article and "said" in article
+    assert "kept" in article and "said" in article and "a picture" in article
+    assert "evil.example" not in article
     assert not harms(article)

@@ -2,6 +2,7 @@
 
 Markdown and notebook outputs may hold HTML, such as the tables of pandas. Sphinx writes it into the
 page as it is; here only tags that show text stay, and nothing that runs, loads or leads elsewhere.
+Of a picture on another host its description is shown.
 """
 
 import re
@@ -22,6 +23,7 @@ STYLES = ["background", "background-color", "border", "border-radius", "color"]
 STYLES += ["font-family", "font-weight", "text-align", "white-space"]
 # With no parenthesis there is no url(), so a style loads nothing.
 PLAIN_STYLE = re.compile(r"[\w\s:;#,.%-]*")
+ELSEWHERE = re.compile(r"[a-z][a-z0-9+.-]*:|//", re.I)
 UNSEEN = re.compile(r"<(style|script|template|noscript)\b.*?(</\1\s*>|\Z)", re.DOTALL | re.I)
 
 
@@ -51,6 +53,9 @@ def _clean(app: Sphinx, doctree: nodes.document) -> None:
         if "html" in node.get("format", "").split():
             text = safe(node.astext())
             node.parent.replace(node, nodes.raw("", text, format="html") if text.strip() else [])
+    for node in list(doctree.findall(nodes.image)):
+        if ELSEWHERE.match(node["uri"]):  # its host would learn who reads the page
+            node.parent.replace(node, nodes.Text(node.get("alt") or node["uri"]))
 
 
 def setup(app: Sphinx) -> dict:
