@@ -275,7 +275,7 @@ def test_run_refuses_before_it_starts_anything(tmp_path, monkeypatch, capsys):
 def test_run_tells_what_failed_and_ends_with_status_3(small_preset, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("ACT_STORE", str(tmp_path / "store"))
     states = dict.fromkeys(["01_concentration"], "failed")
-    monkeypatch.setattr("actlib.study.runs.Run.execute", lambda run, cores, output: states)
+    monkeypatch.setattr("actlib.study.runs.Run.execute", lambda run, cores, output, profile: states)
     assert main(["run", small_preset, "--notebooks", "01"]) == 3
     captured = capsys.readouterr()
     assert captured.err.startswith("error: notebook 01_concentration failed; its log: ")

@@ -10,7 +10,7 @@ from small_study import write_pair, write_preset
 
 from actlib.study import runs
 from actlib.study.presets import ROOT, load_preset
-from actlib.study.runs import DONE, FAILED, NOT_REACHED, chosen_notebooks, plan
+from actlib.study.runs import DONE, FAILED, NOT_REACHED, chosen_notebooks, plan, profile_folder
 
 
 @pytest.fixture
@@ -125,3 +125,24 @@ def test_states_after_a_failure_are_what_a_dry_run_would_still_do(own, monkeypat
         third: NOT_REACHED,
         fourth: NOT_REACHED,
     }
+
+
+def test_a_profile_comes_in_place_of_cores_and_of_the_default(own, tmp_path, monkeypatch):
+    run, said = plan(own(), "01"), []
+
+    def pretend(command, **settings):
+        said.append(command)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(runs.subprocess, "run", pretend)
+    monkeypatch.chdir(tmp_path)
+    folder = profile_folder("profiles/slurm")
+    assert folder == str(ROOT / "profiles" / "slurm")
+    run.execute(None, profile=folder)
+    run.execute(3)
+    with_profile, without = said
+    assert with_profile[with_profile.index("--workflow-profile") + 1] == folder
+    assert "--cores" not in with_profile
+    assert without[without.index("--cores") + 1] == "3" and "--workflow-profile" not in without
+    with pytest.raises(ValueError, match="got 'elsewhere'"):
+        profile_folder("elsewhere")

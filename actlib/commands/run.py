@@ -2,6 +2,7 @@
 
 actlib run smol
 actlib run mine.yaml --notebooks 01-05 --cores 2
+actlib run mine.yaml --profile profiles/slurm
 """
 
 import argparse
@@ -26,22 +27,25 @@ def add_words(steps: argparse._SubParsersAction) -> None:
     )
     step.add_argument("preset", help="name in configs/, or a YAML file")
     step.add_argument("--notebooks", default="", metavar="NUMBERS", help="such as 01-05 or 01,03")
-    step.add_argument("--cores", type=int, help="CPU cores; all if left out")
+    step.add_argument("--cores", type=int, help="CPU cores; all, or the profile's, if left out")
     step.add_argument("--figures", default="", help="folder of figures and tables")
+    step.add_argument("--profile", default="", help="folder of a Snakemake profile, for a cluster")
     add_json(step)
     step.set_defaults(run=_run)
 
 
 def _run(given: argparse.Namespace) -> int:
     from actlib.study.report import write_report
-    from actlib.study.runs import DONE, plan
+    from actlib.study.runs import DONE, plan, profile_folder
 
-    cores = given.cores if given.cores is not None else len(os.sched_getaffinity(0))
-    if cores < 1:
+    profile, cores = given.profile and profile_folder(given.profile), given.cores
+    if cores is None and not profile:
+        cores = len(os.sched_getaffinity(0))
+    if cores is not None and cores < 1:
         raise ValueError(f"--cores must be at least 1, got {cores}")
     run, started = plan(given.preset, given.notebooks, given.figures), time.monotonic()
     # Where a program reads the result, the progress goes where people can still see it.
-    states = run.execute(cores, sys.stderr if given.json else None)
+    states = run.execute(cores, sys.stderr if given.json else None, profile)
     report = write_report(run, states, time.monotonic() - started)
     _tell(given, run, states, report)
     return 0 if all(state == DONE for state in states.values()) else FAILURE

@@ -64,21 +64,26 @@ class Run:
         """What a notebook said as it ran."""
         return self.folder / "logs" / f"{notebook[:2]}.log"
 
-    def execute(self, cores: int, output: TextIO | None = None) -> dict[str, str]:
+    def execute(
+        self, cores: int | None, output: TextIO | None = None, profile: str = ""
+    ) -> dict[str, str]:
         """Run what is missing or stale, and tell each notebook's state.
 
         A notebook that fails does not keep the others from running.
 
         Args:
-            cores: CPU cores to use.
+            cores: CPU cores to use; what the profile says if None.
             output: file that Snakemake's words go to; standard output if None.
+            profile: folder of a profile of Snakemake, in place of ``profiles/default``.
 
         Returns:
             Notebook -> ``done``, ``failed`` (its log tells why) or ``not reached`` (what it needs
             could not be made).
         """
         started = time.time() - 1  # some file systems keep whole seconds
-        ended = self._snakemake("--cores", str(cores), "--keep-going", stdout=output)
+        options = ["--cores", str(cores)] if cores is not None else []
+        options += ["--workflow-profile", profile] if profile else []
+        ended = self._snakemake(*options, "--keep-going", stdout=output)
         states = dict.fromkeys(self.notebooks, DONE)
         if ended.returncode == 0:
             return states
@@ -126,6 +131,20 @@ def plan(preset: str, notebooks: str = "", figures: str = "") -> Run:
     default = ROOT / "figures" / loaded.name if shipped else store / loaded.name / "figures"
     choice = loaded.name if shipped else str(preset_file(preset).resolve())
     return Run(loaded, choice, wanted, Path(figures).resolve() if figures else default, store)
+
+
+def profile_folder(profile: str) -> str:
+    """Absolute path of a profile of Snakemake, from here or else from the project's folder.
+
+    Raises:
+        ValueError: no such folder holds a ``config.yaml``.
+    """
+    for folder in (Path(profile).expanduser().resolve(), ROOT / profile):
+        if (folder / "config.yaml").is_file():
+            return str(folder)
+    raise ValueError(
+        f"profile: expected a folder with a config.yaml, such as profiles/slurm, got {profile!r}"
+    )
 
 
 def chosen_notebooks(preset: Preset, numbers: str = "") -> list[str]:
