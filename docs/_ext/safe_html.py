@@ -60,5 +60,5 @@ def _clean(app: Sphinx, doctree: nodes.document) -> None:
 
 def setup(app: Sphinx) -> dict:
     """Clean each page once it is read."""
-    app.connect("doctree-read", _clean)
+    app.connect("doctree-read", _clean, priority=100)  # before Sphinx looks for the pictures
     return {"parallel_read_safe": True, "parallel_write_safe": True, "env_version": VERSION}
