@@ -130,8 +130,21 @@ def own_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def layer_of(name: str) -> int:
-    """Layer index of a module name, or -1 for a module outside the layers."""
+    """Layer index of a module name, or -1 for a module outside the layers.
+
+    Towers for images or sound count layers of their own, see `tower_of`.
+    """
     return next((int(part) for part in name.split(".") if part.isdecimal()), -1)
+
+
+def tower_of(name: str) -> str:
+    """Part of a module name that is about images or sound; "" for one of the language model.
+
+    It stands before the layer index: of `model.vision_tower.encoder.layers.3.mlp.fc1` it is
+    `vision_tower`, but a language model's `model.layers.3.vision_proj` has none.
+    """
+    other = (part for part in _before_layer(name) if "vision" in part or "audio" in part)
+    return next(other, "")
 
 
 def kind_of(name: str) -> str:
@@ -141,10 +154,16 @@ def kind_of(name: str) -> str:
     `embed_tokens`. Of the prefix a part that is about images or sound stays, since its layers are
     others than those of the language model: `vision_tower.self_attn.q_proj`.
     """
+    rest = name.split(".")[len(_before_layer(name)) :]
+    tower = [part for part in [tower_of(name)] if part]
+    return ".".join(tower + [part for part in rest if not part.isdecimal()])
+
+
+def _before_layer(name: str) -> list[str]:
+    """Parts of a module name up to its layer index, or without one up to the last."""
     parts = name.split(".")
     first = next((i for i, part in enumerate(parts) if part.isdecimal()), len(parts) - 2)
-    other = [part for part in parts[: first + 1] if "vision" in part or "audio" in part]
-    return ".".join(other[:1] + [part for part in parts[first + 1 :] if not part.isdecimal()])
+    return parts[: first + 1]
 
 
 def _describe(module: nn.Module) -> tuple[int, Layout] | None:

@@ -1,8 +1,10 @@
 """Baselines: each method against its formula, written anew, and what it must not change."""
 
+import accelerate
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from actlib.controls.baselines import (
     METHODS,
@@ -294,6 +296,32 @@ def test_refusals_leave_the_base_as_it_was(family, trio):
             with baseline_merged(base, given, method, **settings):
                 pass
     assert same_bits(state_of(base), before)
+
+
+def test_layers_of_a_vision_tower_are_averaged_and_do_not_count_as_depth():
+    def model(value, depth):
+        made = nn.ModuleDict(
+            {
+                "vision_tower": nn.ModuleDict({"layers": nn.ModuleList(nn.Linear(1, 1) for _ in depth)}),
+                "layers": nn.ModuleList(nn.Linear(1, 1) for _ in range(2)),
+            }
+        )
+        for parameter in made.parameters():
+            nn.init.constant_(parameter, value)
+        return made
+
+    base, language, task = (model(value, range(5)) for value in (0.0, 1.0, 3.0))
+    merge_baseline_(base, [language, task], "layer_swap", percent=100)
+    found = {name: parameter.item() for name, parameter in base.named_parameters()}
+    assert all(value == (2.0 if "vision" in name else 1.0) for name, value in found.items())
+
+
+def test_offloaded_models_are_refused(trio):
+    for place in range(2):
+        base, (donor,) = trio("llama", donors=1)
+        accelerate.cpu_offload([base, donor][place], torch.device("cpu"))
+        with pytest.raises(ValueError, match="is offloaded"):
+            merge_baseline_(base, [donor], "task_arithmetic")
 
 
 def test_a_model_of_one_layer_has_nothing_to_swap():

@@ -10,6 +10,7 @@ from actlib.channels import (
     kind_of,
     layer_of,
     tied_modules,
+    tower_of,
     uncovered_parameters,
 )
 
@@ -126,6 +127,8 @@ def test_offloaded_modules_stay_tied(family, name):
 )
 def test_layer_and_kind_of_a_name(name, layer, kind):
     assert (layer_of(name), kind_of(name)) == (layer, kind)
+    towers = [part for part in ("vision_tower", "audio_tower", "vision_blocks") if part in name]
+    assert tower_of(name) == "".join(towers)
 
 
 def test_packed_experts_have_a_channel_for_each_row_of_each_expert(family):

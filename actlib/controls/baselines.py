@@ -24,8 +24,9 @@ from jaxtyping import Float
 from peft.utils.merge_utils import dare_linear, dare_ties, task_arithmetic, ties
 from torch import Tensor, nn
 
-from actlib.channels import layer_of
+from actlib.channels import layer_of, tower_of
 from actlib.pairing.pairs import require_pair
+from actlib.placement import require_in_memory
 from actlib.transfer import require_scale
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -68,8 +69,8 @@ def merge_baseline_(
       takes the disjoint mean as above. An entry is dropped by itself, so going tensor by tensor
       changes nothing about DARE.
     - "layer_swap": two donors, the language and the task specialist in this order; see
-      `language_shares`. Parameters outside the layers (embedding, head, last norm) are the average
-      of both. That is our choice: of the paper we could read the abstract and what others report.
+      `language_shares`. Parameters outside the layers (embedding, head, last norm, a tower for
+      images or sound) are the average of both. That is our choice: of the paper we could read the abstract and what others report.
 
     Args:
         base: the common base of the donors, which is changed.
@@ -85,8 +86,9 @@ def merge_baseline_(
 
     Raises:
         ValueError: the method is unknown, there is no donor, a donor does not fit the base, the
-            scale is not finite, density or percent are out of range or not for this method, or
-            layers are to be swapped with other than two donors. Nothing is changed then.
+            scale is not finite, density or percent are out of range or not for this method,
+            layers are to be swapped with other than two donors, or parameters of a model are
+            offloaded. Nothing is changed then.
     """
     _require_valid(base, donors, method, scale, density, percent)
     rule = _rule(base, len(donors), method, scale, density, percent)
@@ -189,12 +191,17 @@ def _stepped(
 
 def _swapped(shares: list[float], name: str, ours: Tensor, theirs: list[Tensor]) -> Tensor:
     language, task = theirs
-    layer = layer_of(name)
+    layer = _language_layer(name)
     return torch.lerp(task, language, 0.5 if layer < 0 else shares[layer])  # exact at 0 and at 1
 
 
 def _depth(model: nn.Module) -> int:
-    return 1 + max(layer_of(name) for name, _ in model.named_parameters())
+    return 1 + max(_language_layer(name) for name, _ in model.named_parameters())
+
+
+def _language_layer(name: str) -> int:
+    """Layer of the language model that a parameter is of; -1 for any other parameter."""
+    return -1 if tower_of(name) else layer_of(name)
 
 
 def _require_valid(
@@ -211,6 +218,7 @@ def _require_valid(
         raise ValueError("there is no donor to merge")
     for donor in donors:
         require_pair(donor, base)
+    require_in_memory(base, *donors)
     require_scale(scale)
     if method in ("mean_weights", "layer_swap") and scale != 1:
         raise ValueError(f"{method} has no scale, so it must be 1, got {scale}")

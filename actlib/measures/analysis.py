@@ -13,7 +13,7 @@ import pandas as pd
 from jaxtyping import Bool, Float
 from scipy import stats
 
-from actlib.channels import kind_of, layer_of
+from actlib.channels import kind_of, layer_of, tower_of
 from actlib.measures.intervals import bootstrap_interval
 from actlib.measures.statistics import (
     HALF_NORMAL_GINI,
@@ -223,12 +223,12 @@ def _module_values(scores, scaled: bool) -> dict[str, Float[np.ndarray, " channe
 
 
 def _groups(values: dict[str, np.ndarray]) -> list[tuple[str, str, np.ndarray]]:
-    """All values, then by module kind, then by layer (modules outside the layers left out)."""
+    """All values, then by module kind, then by layer of the language model."""
     parts: dict[tuple[str, str], list[np.ndarray]] = {("all", "all"): [*values.values()]}
     for name, array in values.items():
         parts.setdefault(("kind", kind_of(name)), []).append(array)
     for name, array in values.items():
-        if layer_of(name) >= 0:
+        if layer_of(name) >= 0 and not tower_of(name):
             parts.setdefault(("layer", str(layer_of(name))), []).append(array)
     return [(group, name, np.concatenate(arrays)) for (group, name), arrays in parts.items()]
 

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from actlib.channels import channel_modules, layer_of, tied_modules, uncovered_parameters
+from actlib.channels import channel_modules, layer_of, tied_modules, tower_of, uncovered_parameters
 from actlib.files.stored import StoredWeights, stored_weights, structure, tokenizer_of
 from actlib.masks import shortened
 from actlib.pairing.changes import ParameterChanges, parameter_changes
@@ -172,7 +172,8 @@ def _equal(check: str, sides: Sequence[object], bad: str = MISMATCH, note: str =
 
 
 def _layers(model: nn.Module) -> int:
-    return len({layer_of(name) for name in channel_modules(model)} - {-1})
+    """Layers of the language model."""
+    return len({layer_of(name) for name in channel_modules(model) if not tower_of(name)} - {-1})
 
 
 def _size(model: nn.Module) -> str:
