@@ -302,7 +302,9 @@ def test_layers_of_a_vision_tower_are_averaged_and_do_not_count_as_depth():
     def model(value, depth):
         made = nn.ModuleDict(
             {
-                "vision_tower": nn.ModuleDict({"layers": nn.ModuleList(nn.Linear(1, 1) for _ in depth)}),
+                "vision_tower": nn.ModuleDict(
+                    {"layers": nn.ModuleList(nn.Linear(1, 1) for _ in depth)}
+                ),
                 "layers": nn.ModuleList(nn.Linear(1, 1) for _ in range(2)),
             }
         )

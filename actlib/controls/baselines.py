@@ -70,7 +70,8 @@ def merge_baseline_(
       changes nothing about DARE.
     - "layer_swap": two donors, the language and the task specialist in this order; see
       `language_shares`. Parameters outside the layers (embedding, head, last norm, a tower for
-      images or sound) are the average of both. That is our choice: of the paper we could read the abstract and what others report.
+      images or sound) are the average of both. That is our choice: of the paper we could read the
+      abstract and what others report.
 
     Args:
         base: the common base of the donors, which is changed.
