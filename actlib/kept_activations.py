@@ -65,6 +65,7 @@ class KeptActivations:
         self.folder.mkdir(parents=True, exist_ok=True)
         with _moved_to(self.folder / "donor.json") as partial:
             partial.write_text(json.dumps(note))
+        return note
 
     def has(self, part: Part) -> bool:
         """Whether the file of these very items is there."""

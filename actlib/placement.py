@@ -4,11 +4,14 @@ ids = ids.to(input_device(model))
 require_in_memory(donor, target)         # before weights are read or written
 """
 
+from typing import cast
+
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 
-def input_device(model: nn.Module | PreTrainedModel) -> torch.device:
+def input_device(model: nn.Module) -> torch.device:
     """Device on which a model takes its inputs: its embedding's.
 
     The parts of a model may lie on several devices. Of an embedding that accelerate keeps elsewhere
@@ -18,7 +21,7 @@ def input_device(model: nn.Module | PreTrainedModel) -> torch.device:
         ValueError: the embedding is on the meta device and nothing brings it in.
     """
     try:
-        embedding = model.get_input_embeddings()
+        embedding = cast(PreTrainedModel, model).get_input_embeddings()
     except (AttributeError, NotImplementedError):  # no model of transformers, or one without
         embedding = None
     module = model if embedding is None else embedding

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -50,9 +51,11 @@ SPECIAL_TOKENS = ["<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>"]
 def model_folder(preset: Preset, name: str, seed: int, store: Path) -> Path | str:
     """Where a model of a preset lies, built or not: its own folder or Hub id if it is loaded."""
     spec = preset.models[name]
-    if isinstance(spec, LoadedModel):
-        return spec.load
-    part = name if isinstance(spec, WheelModel) else f"{name}-seed{seed}"
+    return spec.load if isinstance(spec, LoadedModel) else _built(preset, name, seed, store)
+
+
+def _built(preset: Preset, name: str, seed: int, store: Path) -> Path:
+    part = name if isinstance(preset.models[name], WheelModel) else f"{name}-seed{seed}"
     return store / (preset.family or preset.name) / "models" / part
 
 
@@ -74,7 +77,7 @@ def build(
     Raises:
         ValueError: the wheel's hash is not the preset's, or a folder to load does not exist.
     """
-    spec, folder = preset.models[name], model_folder(preset, name, seed, store)
+    spec, folder = preset.models[name], _built(preset, name, seed, store)
     if isinstance(spec, LoadedModel):
         return spec.load
     digest = recipe(preset, name, seed)
@@ -88,7 +91,8 @@ def build(
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{name}-") as scratch:
         made = Path(scratch) / "model"
         if isinstance(spec, WheelModel):
-            model, tokenizer, losses = *dequantize(spec, Path(scratch)), []
+            model, tokenizer = dequantize(spec, Path(scratch))
+            losses: list[float] = []
         else:
             model, tokenizer, losses = _train(preset, spec, start, seed, progress)
         model.to(getattr(torch, preset.dtype)).save_pretrained(made)
@@ -138,10 +142,12 @@ def _train(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, list[float]]:
     seed += getattr(spec, "seed_offset", 0)
     set_seed(seed)
-    if start is None:
+    tokenizer: PreTrainedTokenizerBase
+    if isinstance(spec, ScratchModel):
         tokenizer = small_tokenizer(preset, spec.vocabulary)
         model = small_model(spec, tokenizer)
     else:
+        assert start is not None, "a specialist starts from another model"
         tokenizer = load_pretrained(AutoTokenizer, start)
         model = load_pretrained(AutoModelForCausalLM, start, dtype=torch.float32)
     losses = finetune(
@@ -169,7 +175,8 @@ def load_model(preset: Preset, name: str, place: Path | str, dtype: torch.dtype)
         ValueError: there is nothing to load.
     """
     spec = preset.models[name]
-    options = {"dtype": dtype, "revision": getattr(spec, "revision", None) or "main"}
+    revision = getattr(spec, "revision", None) or "main"
+    options: dict[str, Any] = {"dtype": dtype, "revision": revision}
     device_map = getattr(spec, "device_map", None)
     if device_map is not None:
         options["device_map"] = device_map
@@ -211,6 +218,7 @@ def small_tokenizer(preset: Preset, vocabulary: int) -> PreTrainedTokenizerFast:
 
 def small_model(spec: ScratchModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """Qwen2-architecture model with random weights, its vocabulary that of the tokenizer."""
+    sizes: dict[str, Any]
     sizes = {"num_key_value_heads": spec.scratch.get("num_attention_heads", 4), **spec.scratch}
     config = Qwen2Config(
         vocab_size=len(tokenizer),

@@ -247,12 +247,12 @@ class Study:
         ]
         if missing:
             chunks = [self.batches(cell, "recording", part) for cell, part, _ in missing]
-            models = [self.model(name, seed) for name in names]
+            ours, theirs = (self.model(name, seed) for name in names)
             places = [self.folder(name, seed) for name in names]
-            require_pair(*models, *[load_pretrained(AutoTokenizer, place) for place in places])
+            require_pair(ours, theirs, *[load_pretrained(AutoTokenizer, p) for p in places])
             steps = tqdm(missing, desc=f"recording {names[0]} against {names[1]}")
             for (cell, _, path), chunk in zip(steps, chunks, strict=True):
-                record_differences(*models, chunk, metadata={"ability": cell}).save(path)
+                record_differences(ours, theirs, chunk, metadata={"ability": cell}).save(path)
         return folder
 
     def item_set(self, cells: Iterable[str], *purposes: str) -> ItemSet:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import combinations
+from typing import TypedDict
 
 import pandas as pd
 
@@ -9,10 +10,20 @@ from actlib.measures import analysis
 from actlib.study.presets import Sweep
 from actlib.study.session import PARTS, Study
 
-Cell = dict[str, str | int | float]
 METHODS = ("concentration", "overlap", "halves")
 RANKINGS = ("global", "scaled", "relative", "contrast")
 PERCENT = 5.0
+
+
+class Cell(TypedDict, total=False):
+    """One setting of one method of the sweep; a part uses the keys that it needs."""
+
+    method: str
+    how: str
+    top_percent: float
+    scale: float
+    draw: int
+    specialists: int
 
 
 def channel_cells(sweep: Sweep, method: str) -> list[Cell]:

@@ -13,8 +13,8 @@ from actlib.scores import ChannelScores
 from actlib.study.experiments import merged
 from actlib.study.presets import Sweep, TunedModel
 from actlib.study.session import Study
+from actlib.study.sweep_channels import Cell
 
-Cell = dict[str, str | int | float]
 PURPOSES = ("validation", "test")
 
 
@@ -44,6 +44,7 @@ def merging_cells(sweep: Sweep, method: str) -> list[Cell]:
     """Percent (density of TIES and DARE, layers of layer swapping), scale, draw, and how many."""
     grid = list(product(sweep.merging_percents, sweep.scales))
     scales = [round((n + 1) / (len(grid) + 1), 4) for n in range(len(grid))]
+    settings: list[Cell]
     if method == "ends":
         settings = [{"top_percent": 0, "scale": 0, "draw": 0}]
     elif method == "mean_weights":
@@ -98,8 +99,8 @@ def _merge_of(
 ) -> AbstractContextManager[PreTrainedModel]:
     method, percent, scale = cell["method"], cell["top_percent"], cell["scale"]
     if method in BASELINES:
-        share = {"density": percent / 100} if method in ("ties", "dare_linear") else {}
-        share |= {"percent": percent} if method == "layer_swap" else {}
+        share: dict[str, float] = {"percent": percent} if method == "layer_swap" else {}
+        share |= {"density": percent / 100} if method in ("ties", "dare_linear") else {}
         models = list(donors.values())
         return baseline_merged(base, models, method, scale=scale, seed=cell["draw"], **share)
     masks = {name: scores[name].top(percent) for name in donors}

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from tqdm.auto import tqdm
@@ -23,7 +24,8 @@ from tqdm.auto import tqdm
 from actlib.study.families import recipe
 from actlib.study.presets import ROOT, Preset
 from actlib.study.session import Study
-from actlib.study.sweep_parts import PARTS, Cell, Part
+from actlib.study.sweep_channels import Cell
+from actlib.study.sweep_parts import PARTS, Part, require_sweep
 from actlib.text.questions import data_digest
 
 KEPT = Path(os.environ.get("ACT_SWEEPS", ROOT / "data" / "sweeps"))
@@ -44,17 +46,7 @@ def open_sweep(preset: str) -> Study:
     return replace(study, preset=study.preset.model_copy(update={"evaluation": evaluation}))
 
 
-def require_sweep(preset: Preset):
-    """The section ``sweep`` of a preset.
 
-    Raises:
-        ValueError: there is none.
-    """
-    if preset.sweep is None:
-        raise ValueError(
-            f"preset {preset.name!r} has no section 'sweep': see configs/smol.yaml for one"
-        )
-    return preset.sweep
 
 
 def digest_of(study: Study, part: str, seed: int, cell: Cell) -> str:
@@ -63,7 +55,7 @@ def digest_of(study: Study, part: str, seed: int, cell: Cell) -> str:
     names = [study.name_of(role) for role in PARTS[part].models(study)]
     told = [MEASURING, part, cell, {name: recipe(preset, name, seed) for name in names}]
     told += [preset.evaluation.model_dump(), data_digest(preset.data), preset.lost, preset.retained]
-    told += [preset.sweep.sft.model_dump(exclude={"lora"})] if part == "sft" else []
+    told += [require_sweep(preset).sft.model_dump(exclude={"lora"})] if part == "sft" else []
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -91,7 +83,7 @@ def run(study: Study, part: str, bundle: str, seed: int) -> Path:
         started = time.perf_counter()
         for cell, rows in PARTS[part].measure(study, seed, method, wanted):
             seconds = time.perf_counter() - started
-            labels = {"part": part, "seed": seed, **cell, "seconds": seconds}
+            labels: dict[str, Any] = {"part": part, "seed": seed, **cell, "seconds": seconds}
             _write(rows.assign(**labels), paths[json.dumps(cell)])
             bar.update()
             started = time.perf_counter()
@@ -184,7 +176,7 @@ def _folder(study: Study) -> Path:
 def _origin(study: Study, name: str, part: Part) -> dict:
     # What a table was made from, so that a test can tell a stale one.
     names = [study.name_of(role) for role in part.models(study)]
-    seeds = study.preset.sweep.seeds
+    seeds = require_sweep(study.preset).seeds
     recipes = {f"{n}-seed{s}": recipe(study.preset, n, s) for n in names for s in seeds}
     versions = {package: version(package) for package in ("actlib", "torch", "transformers")}
     return {"part": name, "measuring": MEASURING, "recipes": recipes, "versions": versions}

@@ -26,7 +26,7 @@ def scored(items: pd.DataFrame, measure: str) -> pd.DataFrame:
         raise ValueError(f"unknown measure {measure!r}: expected nll or exact")
     table = items.assign(score=-items["nll"] if measure == "nll" else items["exact"])
     keys = [name for name in table if name not in ("draw", "nll", "exact", "score")]
-    return table.groupby(keys, sort=False, as_index=False, dropna=False)["score"].mean()
+    return table.groupby(keys, sort=False, as_index=False, dropna=False)[["score"]].mean()
 
 
 def recovery_table(
@@ -43,7 +43,8 @@ def recovery_table(
     """
     table = scored(items, measure)
     rows = []
-    for key, group in table[~table["method"].isin(["donor", "target"])].groupby(by, sort=False):
+    moved = table[~table["method"].isin(["donor", "target"])]
+    for key, group in moved.groupby(list(by), sort=False):
         same = table[table["cell"].isin(group["cell"].unique())]
         found = recovery(
             group, same[same["method"] == "target"], same[same["method"] == "donor"], **options
