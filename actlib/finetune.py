@@ -63,6 +63,10 @@ class _AnswerTrainer(Trainer):
         labels = inputs.pop("labels")
         outputs = model(**inputs)
         loss = answer_loss(outputs.logits[:, :-1], labels)
+        if self.args.world_size > 1:
+            # The gradients are averaged over processes, of which each has other answer tokens.
+            tokens = (labels != IGNORED).sum().to(loss)
+            loss = loss * tokens / self.accelerator.reduce(tokens, reduction="mean")
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs, start_time=None):
@@ -113,6 +117,11 @@ def finetune(
     (batches of similar length would each hold one task, and learn far slower): the same seed, data
     and thread count give the same weights.
 
+    Run by several processes (`torchrun`, `accelerate launch`), each with the same model and items,
+    it trains one model, the same in all: they share each batch of ``batch_size``. The weights
+    differ from those of one process by rounding, and where the items are no multiple of the batch:
+    the last batch of a pass is then filled up from the pass's first items.
+
     With ``lora``, adapters are trained and then merged into the weights they adapt, so that the
     model has its own modules and parameter names again; the adapters' start is fixed by ``seed``
     too. LoRA usually wants a learning rate about ten times that of full fine-tuning (Schulman et
@@ -123,7 +132,8 @@ def finetune(
         The training loss of each step, in nats per answer token.
 
     Raises:
-        ValueError: there is no item, an item has an empty answer, or ``lora`` would also train
+        ValueError: there is no item, an item has an empty answer, the processes are no divisor of
+            the batch size, or ``lora`` would also train
             biases or whole modules. The model is as it was then.
     """
     rows = [vars(encode(tokenizer, item["question"], item["answer"])) for item in items]
@@ -166,8 +176,14 @@ def _train(
             save_strategy="no",
             logging_steps=1,
             report_to=[],
+            accelerator_config={"split_batches": True},  # a batch is shared, not one for each
             **schedule,
         )
+        if arguments.train_batch_size % arguments.world_size:
+            raise ValueError(
+                f"{arguments.world_size} processes cannot share a batch of "
+                f"{arguments.train_batch_size} items evenly; choose a multiple of the processes"
+            )
         trainer = _AnswerTrainer(
             model=model,
             args=arguments,
