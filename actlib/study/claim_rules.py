@@ -290,7 +290,8 @@ def merges(compared: pd.DataFrame) -> Finding:
         f"union above/alike/below on the abilities of {len(random)} specialists, in merges of two "
         f"or three: {', '.join(counts)}"
     )
-    brief = _least_and_most(compared, "random_matched", "random unions")
+    unions = compared[compared["against"] == "random_matched"]
+    brief = f"{_least_and_most(unions)} nats over random unions"
     below = [label_of(name) for name in MERGERS if "below" in told.get(name, [])]
     if set(random) == {"above"} and not below:
         return Finding(shown, HOLDS, brief)
@@ -326,16 +327,19 @@ def causal(compared: pd.DataFrame) -> Finding:
         told += words
     how = f"as claimed in {count(told, 'above')} interventions"
     shown = f"against matched random channels: {'; '.join(spans)}"
-    patch = _least_and_most(rows[rows["how"] == "patch"], "random_matched", "random when patched")
-    ablated = _least_and_most(rows[rows["how"] != "patch"], "random_matched", "when ablated")
-    return Finding(shown, every(told, how), f"{patch}; {ablated}")
+    patch = rows["how"] == "patch"
+    brief = (
+        f"against random channels, patched {_least_and_most(rows[patch])}, "
+        f"ablated {_least_and_most(rows[~patch])} nats"
+    )
+    return Finding(shown, every(told, how), brief)
 
 
-def _least_and_most(compared: pd.DataFrame, other: str, name: str) -> str:
-    """The smallest and the largest difference to another method, each with its interval."""
-    rows = compared[compared["against"] == other].sort_values("difference")
+def _least_and_most(compared: pd.DataFrame) -> str:
+    """The smallest and the largest difference of a table, each with its interval."""
+    rows = compared.sort_values("difference")
     ends = rows.iloc[[0, -1]][["difference", "low", "high"]].to_numpy()
-    return f"{' to '.join(interval(*row) for row in ends)} nats over {name}"
+    return " to ".join(interval(*row) for row in ends)
 
 
 def _overlaps(channels: pd.DataFrame, ranking: str) -> tuple[Interval, Interval, float, Interval]:
