@@ -8,7 +8,7 @@ columns. A row that cannot run here gives one record that says why.
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,14 +99,16 @@ def _case(
         runs = {way: lambda way=way, side=side: side.run(way) for way, side in sides.items()}
         for turn, way, measures in in_turn(runs, turns):
             yield from _records(case, way, turn, measures)
-    if isinstance(row, Row) and row.watched and not options.local:
-        yield from _memory(row, case, options)
+    if not isinstance(row, Profile) and row.watched and not options.local:
+        yield from _memory(row, case, options, list(sides))
 
 
-def _memory(row: Row, case: str, options: Options) -> Iterator[Record]:
+def _memory(
+    row: Row | Growth, case: str, options: Options, ways: Iterable[str]
+) -> Iterator[Record]:
     """The first run of each way in a process of its own, watched."""
-    for way in (row.ours, *row.others):
-        peer = row.peer and way != row.ours
+    for way in ways:
+        peer = isinstance(row, Row) and row.peer and way != row.ours
         with (_peer if peer else _ours)(row, case, options) as side:
             measures = side.run_watched(way)
         kept = {name: value for name, value in measures.items() if name.endswith("_bytes")}

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import machine
-from benchmarks.rows import GROWTHS, PROFILES, ROWS, Aim, Profile, Row
+from benchmarks.rows import GROWTHS, LOADS, PROFILES, ROWS, Aim, Growth, Profile, Row
 from benchmarks.tables import Table, judge, read
 from benchmarks.timing import exponent
 
@@ -27,15 +27,15 @@ _GIB = 2**30
 def report(folder: Path) -> str:
     """The whole text."""
     marks: dict[tuple[str, ...], str] = {}
-    parts = [_TITLE, _comparisons(folder, marks), _growth(folder, marks)]
+    parts = [_TITLE, _comparisons(folder, marks), _growth(folder, marks), _load(folder, marks)]
     parts += [_profile(folder, row, marks) for row in PROFILES]
     return "\n".join([*parts, _machines(marks)])
 
 
-def fitted(folder: Path) -> list[dict[str, str | float]]:
+def fitted(folder: Path, rows: Sequence[Growth] = GROWTHS) -> list[dict[str, str | float]]:
     """Exponents of growth: row, axis, way, exponent, half of its 95 % interval, factor, runs."""
     found = []
-    for row in GROWTHS:
+    for row in rows:
         table = read(folder, row.name)
         for way in table.values("way") if table else ():
             runs = [r for r in table.records if r["way"] == way and r["measure"] == "seconds"]
@@ -151,6 +151,26 @@ def _growth(folder: Path, marks: dict) -> str:
         mark = _mark(table, sizes[0], marks)
         named = f"`{fit['row']}` [{mark}]"
         lines.append(_line(named, fit["axis"], fit["way"], power, *ends, str(fit["runs"])))
+    return "\n".join(lines) + "\n"
+
+
+def _load(folder: Path, marks: dict) -> str:
+    """Times at the smallest and the largest size, and the memory that each size took."""
+    lines = ["## Load", "", "Sizes far above the study's; seconds go with size to the power of the"]
+    lines += ["exponent, and memory is what the first run took above what it was given.", ""]
+    lines += _head("row", "what grows", "way", "exponent (95 %)", "smallest", "largest", "memory")
+    for fit in fitted(folder, LOADS):
+        table = read(folder, fit["row"])
+        series = {
+            size: [table.series(size, fit["way"], name) for name in ("seconds", "extra_bytes")]
+            for size in sorted(table.values("case"), key=float)
+        }
+        known = {size: pair for size, pair in series.items() if pair[0]}
+        ends = [f"{size}: {_seconds(known[size][0])}" for size in (min(known, key=float), max(known, key=float))]
+        memory = ", ".join(_size(pair[1][0]) for pair in known.values() if pair[1]) or "–"
+        power = f"{fit['exponent']:.2f} ± {fit['half_width']:.2f}"
+        named = f"`{fit['row']}` [{_mark(table, next(iter(known)), marks)}]"
+        lines.append(_line(named, fit["axis"], fit["way"], power, *ends, memory))
     return "\n".join(lines) + "\n"
 
 

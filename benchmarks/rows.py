@@ -68,6 +68,7 @@ class Growth:
         axis: what grows, with its unit.
         module: of this package; its ways have names such as `WAY|SIZE`.
         turns: counted runs of each way at each size.
+        watched: measure memory too, with a fresh process for each way at each size.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Growth:
     axis: str
     module: str
     turns: int = 3
+    watched: bool = False
 
 
 @dataclass(frozen=True)
@@ -197,10 +199,17 @@ GROWTHS = (
     ),
 )
 
+LOADS = (
+    Growth("load-mask", "masks", "channels", "load", watched=True),
+    Growth("load-scores", "scores of Llama-3-70B's shape", "channels, by layers", "load", 3, True),
+    Growth("load-examples", "questions and a tiny pair", "questions", "load", 2, True),
+    Growth("load-vocabulary", "16 items and a tiny pair", "vocabulary", "load", watched=True),
+)
+
 PROFILES = (
     Profile("profile-recording", "recording", "profiles", ("bfloat16", "float32")),
     Profile("profile-transfer", "checkpoint transfer, p = 5 %, 2 GB", "profiles", ("warm",)),
 )
 
-ALL = {each.name: each for each in (*ROWS, *GROWTHS, *PROFILES)}
+ALL = {each.name: each for each in (*ROWS, *GROWTHS, *LOADS, *PROFILES)}
 """Every row by its name."""
