@@ -27,7 +27,13 @@ from actlib.study.presets import load_preset
 ROOT = Path(__file__).resolve().parents[1]
 CONTENTS: dict[str, tuple[str, ...]] = {
     "The study": ("docs/findings",),
-    "Use it": ("docs/your_own_models", "docs/adapt_a_figure", "docs/gallery", "api/index"),
+    "Use it": (
+        "docs/your_own_models",
+        "docs/clusters",
+        "docs/adapt_a_figure",
+        "docs/gallery",
+        "api/index",
+    ),
     "What it rests on": (
         "models/index",
         "data/README",
