@@ -156,9 +156,7 @@ def letters() -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE(dict(zip(["<end>", *alphabet], range(257), strict=True)), []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<end>", pad_token="<end>"
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>", pad_token="<end>")
 
 
 def _vocabulary(size: int, setting: Setting) -> dict[str, Way]:

@@ -166,7 +166,10 @@ def _load(folder: Path, marks: dict) -> str:
             for size in sorted(table.values("case"), key=float)
         }
         known = {size: pair for size, pair in series.items() if pair[0]}
-        ends = [f"{size}: {_seconds(known[size][0])}" for size in (min(known, key=float), max(known, key=float))]
+        ends = [
+            f"{size}: {_seconds(known[size][0])}"
+            for size in (min(known, key=float), max(known, key=float))
+        ]
         memory = ", ".join(_size(pair[1][0]) for pair in known.values() if pair[1]) or "–"
         power = f"{fit['exponent']:.2f} ± {fit['half_width']:.2f}"
         named = f"`{fit['row']}` [{_mark(table, next(iter(known)), marks)}]"
