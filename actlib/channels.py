@@ -10,12 +10,12 @@ experts that is packed into one tensor: its channels come expert by expert.
         print(name, kind_of(name), layer_of(name), found.channels)
 """
 
+import sys
 from dataclasses import dataclass
 from enum import Enum
 from typing import cast
 
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 
 class Layout(Enum):
@@ -172,8 +172,8 @@ def _describe(module: nn.Module) -> tuple[int, Layout] | None:
         return module.out_features, Layout.ROW
     if isinstance(module, nn.Embedding):
         return module.embedding_dim, Layout.COLUMN
-    if isinstance(module, Conv1D):
-        return module.nf, Layout.COLUMN
+    if _is_conv1d(module):
+        return module.get_parameter("weight").shape[1], Layout.COLUMN
     own = own_parameters(module)
     is_leaf = next(module.children(), None) is None
     # Each family has its own class of RMSNorm, and of router.
@@ -184,3 +184,9 @@ def _describe(module: nn.Module) -> tuple[int, Layout] | None:
     if is_router and is_leaf and fits and own["weight"].ndim == 2:
         return len(own["weight"]), Layout.ROW
     return None
+
+
+def _is_conv1d(module: nn.Module) -> bool:
+    # Who has one has imported its home, which takes seconds that others need not spend.
+    home = sys.modules.get("transformers.pytorch_utils")
+    return home is not None and isinstance(module, home.Conv1D)

@@ -4,11 +4,13 @@ ids = ids.to(input_device(model))
 require_in_memory(donor, target)         # before weights are read or written
 """
 
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def input_device(model: nn.Module) -> torch.device:
@@ -21,7 +23,7 @@ def input_device(model: nn.Module) -> torch.device:
         ValueError: the embedding is on the meta device and nothing brings it in.
     """
     try:
-        embedding = cast(PreTrainedModel, model).get_input_embeddings()
+        embedding = cast("PreTrainedModel", model).get_input_embeddings()
     except (AttributeError, NotImplementedError):  # no model of transformers, or one without
         embedding = None
     module = model if embedding is None else embedding

@@ -2,6 +2,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from transformers import conversion_mapping
 from transformers.core_model_loading import (
     Concatenate,
     MergeModulelist,
@@ -9,7 +10,6 @@ from transformers.core_model_loading import (
     WeightConverter,
 )
 
-import actlib.files.layouts
 from actlib.files.folders import empty_model, open_folder
 from actlib.files.headers import SINGLE, stored_tensors
 from actlib.files.layouts import layout_of
@@ -118,7 +118,7 @@ def test_only_conversions_that_line_up_rows_are_followed(
     rewrite(tmp_path, split)
     converter = WeightConverter(["mlp.gate_proj", "mlp.up_proj"], "mlp.gate_up_proj", operations)
     monkeypatch.setattr(
-        actlib.files.layouts, "get_model_conversion_mapping", lambda _model: [converter]
+        conversion_mapping, "get_model_conversion_mapping", lambda _model: [converter]
     )
     name = "model.layers.0.mlp.gate_up_proj.weight"
     if parts:
@@ -131,7 +131,7 @@ def test_only_conversions_that_line_up_rows_are_followed(
 
 def test_packing_along_another_dimension_is_refused(family, tmp_path, monkeypatch):
     family("mixtral").save_pretrained(tmp_path)
-    mapping = actlib.files.layouts.get_model_conversion_mapping
+    mapping = conversion_mapping.get_model_conversion_mapping
 
     def other(model):
         found = mapping(model)
@@ -140,6 +140,6 @@ def test_packing_along_another_dimension_is_refused(family, tmp_path, monkeypatc
                 each.operations[:] = [MergeModulelist(dim=1)]
         return found
 
-    monkeypatch.setattr(actlib.files.layouts, "get_model_conversion_mapping", other)
+    monkeypatch.setattr(conversion_mapping, "get_model_conversion_mapping", other)
     with pytest.raises(ValueError, match="converts .MergeModulelist.; expected its own rows"):
         located(tmp_path, f"{EXPERTS}.down_proj", (4, 16, 24))

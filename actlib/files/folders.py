@@ -12,15 +12,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-import transformers
 
 from actlib.files.headers import DTYPES, stored_tensors
 from actlib.files.layouts import Layout, StoredParameter, layout_of
 from actlib.files.loading import SAFE, load_pretrained
+from actlib.files.skeletons import Skeleton, skeleton
 from actlib.pairing.pairs import require_pair
 from actlib.transfer import Selection
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
 _ALL_TOKENIZER_FILES = (
@@ -37,13 +41,13 @@ class ModelFolder:
 
     Attributes:
         path: the folder.
-        model: the model on the meta device.
+        model: the model on the meta device; of common families its skeleton, which cannot run.
         layout: where its parameters lie.
         files: names of the safetensors files.
     """
 
     path: Path
-    model: transformers.PreTrainedModel
+    model: "PreTrainedModel | Skeleton"
     layout: Layout
     files: tuple[str, ...]
 
@@ -97,12 +101,12 @@ def open_folder(path: Path, like: ModelFolder | None = None) -> ModelFolder:
     if like is not None and _configuration(path) == _configuration(like.path):
         model = like.model
     else:
-        model = empty_model(path)
+        model = skeleton(_configuration(path), stored) or empty_model(path)
     files = tuple(sorted({tensor.file for tensor in stored.values()}))
     return ModelFolder(path, model, layout_of(stored, model), files)
 
 
-def empty_model(folder: Path) -> transformers.PreTrainedModel:
+def empty_model(folder: Path) -> "PreTrainedModel":
     """The folder's model without memory for its weights.
 
     Raises:
@@ -110,6 +114,8 @@ def empty_model(folder: Path) -> transformers.PreTrainedModel:
     """
     if not (folder / "config.json").is_file():
         raise ValueError(f"the model folder {folder} lacks config.json")
+    import transformers
+
     config = load_pretrained(transformers.AutoConfig, folder, local_files_only=True)
     with torch.device("meta"):
         return transformers.AutoModelForCausalLM.from_config(config, **SAFE)
@@ -121,10 +127,14 @@ def require_matching(donor: ModelFolder, target: ModelFolder) -> None:
     Raises:
         ValueError: names each mismatch.
     """
-    require_pair(donor.model, target.model, *tokenizers_of(donor.path, target.path))
+    models = [donor.model, target.model]
+    if models[0] is not models[1] and any(isinstance(model, Skeleton) for model in models):
+        # Their settings differ, and what a configuration leaves out transformers alone knows.
+        models = [empty_model(each.path) for each in (donor, target)]
+    require_pair(*models, *tokenizers_of(donor.path, target.path))
 
 
-def tokenizers_of(donor: Path, target: Path) -> list[transformers.PreTrainedTokenizerBase | None]:
+def tokenizers_of(donor: Path, target: Path) -> "list[PreTrainedTokenizerBase | None]":
     """Both folders' tokenizers, None where a folder has none.
 
     Both are None, too, where all files of the two are the same: loading and comparing large
@@ -132,6 +142,8 @@ def tokenizers_of(donor: Path, target: Path) -> list[transformers.PreTrainedToke
     """
     if all(_same_file(donor / file, target / file) for file in _ALL_TOKENIZER_FILES):
         return [None, None]
+    import transformers
+
     return [
         load_pretrained(transformers.AutoTokenizer, folder, local_files_only=True)
         if any((folder / file).is_file() for file in TOKENIZER_FILES)

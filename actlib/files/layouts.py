@@ -14,21 +14,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-import transformers
 from torch import Tensor
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import (
-    Concatenate,
-    MergeModulelist,
-    WeightConverter,
-    WeightRenaming,
-    dot_natural_key,
-    rename_source_key,
-)
 
 from actlib.files.headers import StoredTensor
+from actlib.files.skeletons import Skeleton
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+    from transformers.core_model_loading import WeightConverter
 
 
 @dataclass(frozen=True)
@@ -74,8 +70,19 @@ class Layout:
     converted: dict[str, str]
 
 
-def layout_of(stored: Mapping[str, StoredTensor], model: transformers.PreTrainedModel) -> Layout:
+def layout_of(stored: Mapping[str, StoredTensor], model: "PreTrainedModel | Skeleton") -> Layout:
     """Stored tensors as the model's parameters."""
+    if isinstance(model, Skeleton):  # which is given only where the names are the same
+        found = {name: StoredParameter(each.shape, (each,)) for name, each in stored.items()}
+        return Layout(found, {})
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import (
+        WeightConverter,
+        WeightRenaming,
+        dot_natural_key,
+        rename_source_key,
+    )
+
     transforms = get_model_conversion_mapping(model)
     renamings = [each for each in transforms if isinstance(each, WeightRenaming)]
     converters = [each for each in transforms if isinstance(each, WeightConverter)]
@@ -107,7 +114,7 @@ def layout_of(stored: Mapping[str, StoredTensor], model: transformers.PreTrained
 
 
 def _joined(
-    converter: WeightConverter, found: Sequence[Sequence[StoredTensor]]
+    converter: "WeightConverter", found: Sequence[Sequence[StoredTensor]]
 ) -> StoredParameter | None:
     """The parameter that a conversion makes of tensors, if that only lines up their rows.
 
@@ -115,6 +122,8 @@ def _joined(
         converter: what transformers does.
         found: for each of its source patterns the tensors, in order of the experts.
     """
+    from transformers.core_model_loading import Concatenate, MergeModulelist
+
     steps = [(type(each), getattr(each, "dim", None)) for each in converter.operations]
     shapes = [{each.shape for each in tensors} for tensors in found]
     if any(len(each) != 1 for each in shapes) or len({len(tensors) for tensors in found}) != 1:

@@ -10,8 +10,6 @@ with transformers, and hands the loaded model over.
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoModelForCausalLM
-
 from actlib.files.headers import stored_tensors
 
 ADAPTER = "adapter_config.json"
@@ -27,7 +25,7 @@ def load_pretrained(kind: Any, place: Path | str, **options: Any) -> Any:
             safetensors files or in some outside the folder, it holds an adapter, or it could only
             be loaded by running code of its own.
     """
-    if kind is AutoModelForCausalLM:
+    if getattr(kind, "__name__", "") == "AutoModelForCausalLM":
         options = {"use_safetensors": True, **options}
         if Path(place).is_dir():
             _require_whole(Path(place))

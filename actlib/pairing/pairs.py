@@ -6,19 +6,23 @@ for mismatch in check_pair(donor, target, donor_tokenizer, target_tokenizer):
 Quick, since it never reads a weight; `actlib.pairing.reports` tells more, for people to read.
 """
 
+from typing import TYPE_CHECKING
+
 from torch import nn
-from transformers import PreTrainedTokenizerBase
 
 from actlib.channels import channel_modules, tied_modules
 from actlib.masks import shortened
 from actlib.pairing.settings import settings_of
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 def check_pair(
     donor: nn.Module,
     target: nn.Module,
-    donor_tokenizer: PreTrainedTokenizerBase | None = None,
-    target_tokenizer: PreTrainedTokenizerBase | None = None,
+    donor_tokenizer: "PreTrainedTokenizerBase | None" = None,
+    target_tokenizer: "PreTrainedTokenizerBase | None" = None,
 ) -> list[str]:
     """Mismatches between two models, one clause each; an empty list means that they fit.
 
@@ -39,8 +43,8 @@ def check_pair(
 def require_pair(
     donor: nn.Module,
     target: nn.Module,
-    donor_tokenizer: PreTrainedTokenizerBase | None = None,
-    target_tokenizer: PreTrainedTokenizerBase | None = None,
+    donor_tokenizer: "PreTrainedTokenizerBase | None" = None,
+    target_tokenizer: "PreTrainedTokenizerBase | None" = None,
 ) -> None:
     """Refuse models that cannot exchange channels.
 
@@ -99,7 +103,7 @@ def _shape(shape: tuple[int, ...] | None) -> str:
 
 
 def vocabulary_mismatches(
-    donor: PreTrainedTokenizerBase, target: PreTrainedTokenizerBase
+    donor: "PreTrainedTokenizerBase", target: "PreTrainedTokenizerBase"
 ) -> list[str]:
     """In how many tokens, or in the ids of how many, two tokenizers differ; empty if in none."""
     ours, theirs = donor.get_vocab(), target.get_vocab()
@@ -109,7 +113,7 @@ def vocabulary_mismatches(
     return [f"tokenizer vocabulary with {differing} tokens under other ids"] if differing else []
 
 
-def special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, object]:
+def special_tokens(tokenizer: "PreTrainedTokenizerBase") -> dict[str, object]:
     """A tokenizer's special tokens by role, without the one that pads.
 
     The padding token never reaches a score, and pairs often differ in it.
@@ -120,7 +124,7 @@ def special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, object]:
 
 
 def special_token_mismatches(
-    donor: PreTrainedTokenizerBase, target: PreTrainedTokenizerBase
+    donor: "PreTrainedTokenizerBase", target: "PreTrainedTokenizerBase"
 ) -> list[str]:
     """Roles in which the special tokens of two tokenizers differ, each with both tokens."""
     ours, theirs = special_tokens(donor), special_tokens(target)
