@@ -59,9 +59,10 @@ test test-all: lint
 	@$(BIN)/python -m pytest tests/notebooks $(SLOW)
 
 lint: $(READY)
-	$(say) "Lint: seconds"
+	$(say) "Lint: seconds; types: about 1 minute from nothing, then seconds"
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
 
 bench: $(READY)
 	$(say) "Benchmarks: about 15 minutes for all rows on two cores; let nothing else run meanwhile"
@@ -77,7 +78,7 @@ keep: study
 	@$(BIN)/python -m pytest tests/notebooks
 
 clean:
-	rm -rf .venv artifacts .snakemake .pytest_cache .ruff_cache actlib.egg-info
+	rm -rf .venv artifacts .snakemake .pytest_cache .ruff_cache .mypy_cache actlib.egg-info
 
 $(READY): requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: found no Python 3.11 with its venv module as python3.11 or python3"; exit 1; }
