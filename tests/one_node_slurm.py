@@ -4,7 +4,8 @@
 
 Needs Debian's packages `slurm-wlm` and `munge`, no systemd, no cgroups and no root. Daemons, keys
 and logs live in one temporary folder and listen on 127.0.0.1 alone; no configuration of the machine
-is read or changed. Without a database for accounts, `squeue` tells how jobs ended.
+is read or changed. Without a database for accounts, `squeue` tells how jobs ended. One GPU is
+counted out to jobs that ask for it, though there is none.
 """
 
 import os
@@ -52,7 +53,8 @@ SlurmdPidFile={folder}/slurmd.pid
 SlurmctldLogFile={folder}/slurmctld.log
 SlurmdLogFile={folder}/slurmd.log
 SlurmdParameters=config_overrides
-NodeName=node1 NodeHostname={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory={memory_mb}
+GresTypes=gpu
+NodeName=node1 NodeHostname={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory={memory_mb} Gres=gpu:1
 PartitionName={partition} Nodes=node1 Default=YES MaxTime=INFINITE State=UP
 """
 
@@ -112,6 +114,7 @@ def _configure(folder: Path, cpus: int, memory_mb: int) -> None:
     step = folder / "bin" / "srun"
     step.write_text(f'#!/bin/sh\nSLURM_CONF={folder}/slurm.conf exec {_program("srun")} "$@"\n')
     step.chmod(0o755)
+    (folder / "gres.conf").write_text("NodeName=node1 Name=gpu Count=1 File=/dev/null\n")
     controller_port, node_port = _free_ports(2)
     settings = {"folder": folder, "cpus": cpus, "memory_mb": memory_mb, "partition": PARTITION}
     settings |= {"controller_port": controller_port, "node_port": node_port}

@@ -17,7 +17,7 @@ from actlib.study.presets import ROOT, load_preset
 
 pytestmark = pytest.mark.slow
 
-MOST_SECONDS = 1800  # of any wait below; the whole took 4 to 12 minutes, by what else was running
+MOST_SECONDS = 1800  # of any wait below; the whole took 10 minutes on two cores shared with much else
 
 
 @pytest.fixture
@@ -46,7 +46,8 @@ def profile(tmp_path):
 @pytest.fixture
 def started(slurm, profile, small_preset, tmp_path):
     """A run of the small study on SLURM: its process, its preset and the file of its words."""
-    preset = write_preset(tmp_path / "killed.yaml", Path(load_preset(small_preset).data.path))
+    data = Path(load_preset(small_preset).data.path)
+    preset = write_preset(tmp_path / "killed.yaml", data, jobs={"gpus": 1, "memory_gb": 5})
     command = [sys.executable, "-m", "actlib", "run", preset, "--notebooks", "01"]
     command += ["--profile", profile]
     environment = slurm | {"ACT_STORE": str(tmp_path / "store"), "OMP_NUM_THREADS": "1"}
@@ -75,6 +76,11 @@ def running_jobs(slurm):
     return subprocess.run(command, env=slurm, capture_output=True, text=True).stdout.split()
 
 
+def asked(job, slurm):
+    command = ["scontrol", "show", "job", job]
+    return subprocess.run(command, env=slurm, capture_output=True, text=True).stdout
+
+
 def processes(*words):
     """Processes that have all these words in their command lines, each as one argument."""
     found = []
@@ -91,6 +97,8 @@ def processes(*words):
 def test_jobs_that_are_killed_are_submitted_again(started, slurm, tmp_path):
     run, preset, said = started
     job = first(lambda: running_jobs(slurm), run)[0]
+    told = asked(job, slurm)
+    assert "TresPerJob=gres:gpu:1" in told and "mem=5G" in told, told
     subprocess.run(["scancel", job], env=slurm, check=True)
     (killed,) = first(lambda: processes("step", "record", preset), run)
     os.kill(killed, signal.SIGKILL)
@@ -107,7 +115,7 @@ def test_jobs_that_are_killed_are_submitted_again(started, slurm, tmp_path):
         assert (store / f"models/{name}-seed0/built.json").is_file()
     assert (store / "scores/seed0/recorded.json").is_file()
     assert (store / "notebooks/01_concentration.ipynb").is_file()
-    assert "done" in (store / "report.md").read_text()
+    assert "fig01_concentration_ccdf.png" in (store / "report.md").read_text()
 
 
 def test_it_leaves_no_daemon_behind():
