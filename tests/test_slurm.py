@@ -17,7 +17,7 @@ from actlib.study.presets import ROOT, load_preset
 
 pytestmark = pytest.mark.slow
 
-MOST_SECONDS = 1800  # of any wait below; the whole took 10 minutes on two cores shared with much else
+MOST_SECONDS = 1800  # of any wait; the whole took 10 minutes on two cores shared with much else
 
 
 @pytest.fixture
