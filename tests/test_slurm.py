@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -54,10 +55,16 @@ def started(slurm, profile, small_preset, tmp_path):
     said = tmp_path / "said.txt"
     with said.open("w") as output:
         run = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT
+            command,
+            cwd=ROOT,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
     yield run, preset, said
-    run.terminate()
+    with suppress(ProcessLookupError):  # Snakemake too, where the test failed
+        os.killpg(run.pid, signal.SIGTERM)
     run.wait(timeout=120)
 
 
