@@ -13,6 +13,8 @@ from actlib.masks import ChannelMask
 from actlib.transfer import selections
 from benchmarks.shapes import Batches
 
+_LINE = 64  # bytes that a processor moves at once
+
 
 def copy_rate(quick: bool = False) -> float:
     """Bytes read and written per second by a copy in memory, larger than any cache unless quick."""
@@ -66,6 +68,28 @@ def moved_bytes(model: nn.Module, mask: ChannelMask, element_size: int = 2) -> i
     """Bytes of the masked elements, read from donor and target and written once."""
     held = sum(selection.size for selection in selections(model, mask).values())
     return 3 * held * element_size
+
+
+def patched_bytes(model: nn.Module, mask: ChannelMask, element_size: int = 2) -> int:
+    """Bytes that pass between memory and cache where masked elements are compared and replaced.
+
+    The model's are read to be compared, then read and written to be replaced, each time by whole
+    cache lines; so columns of a matrix move every line that holds one of them. The patch's values
+    of both sides are read once.
+    """
+    lines = held = 0
+    for selection in selections(model, mask).values():
+        held += selection.size
+        rows = int(selection.rows.sum())
+        width = selection.shape[-1] * element_size
+        if selection.columns is None:
+            lines += rows * element_size
+            continue
+        per_line = max(1, _LINE // element_size)
+        columns = selection.columns.nonzero().flatten()
+        touched = len((columns // per_line).unique()) * _LINE
+        lines += rows * width + (len(selection.rows) - rows) * min(width, touched)
+    return 3 * lines + 2 * held * element_size
 
 
 def _best_time(run: Callable[[], Tensor], runs: int = 7) -> float:

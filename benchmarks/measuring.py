@@ -94,6 +94,7 @@ def _case(
                 other = stack.enter_context(_peer(row, case, options))
                 told["peer"] = other.facts["peer"]
             sides = {row.ours: ours} | dict.fromkeys(row.others, other)
+            sides |= {row.floor: ours} if row.floor else {}
         else:
             sides = dict.fromkeys(ours.ways, ours)
         runs = {way: lambda way=way, side=side: side.run(way) for way, side in sides.items()}

@@ -10,6 +10,7 @@ import yaml
 from benchmarks import folders
 from benchmarks.measuring import peer_python
 from benchmarks.processes import run_command, surroundings
+from benchmarks.rows import START
 from benchmarks.serving import Way
 from benchmarks.side import Setting
 
@@ -42,6 +43,7 @@ def ways(case: str, setting: Setting) -> Mapping[str, Way]:
     return {
         "actlib transfer": whole([*ours, "--scale", str(SCALE)]),
         "mergekit-yaml": whole(theirs),
+        START: Way(lambda: run_command([sys.executable, "-c", "import torch"])),
     }
 
 

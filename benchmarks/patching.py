@@ -8,7 +8,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from actlib.files.patches import apply_patch, make_patch
-from benchmarks import folders
+from benchmarks import floors, folders
+from benchmarks.rows import COPIED
 from benchmarks.serving import Way
 from benchmarks.side import Setting
 
@@ -16,7 +17,9 @@ from benchmarks.side import Setting
 def ways(case: str, setting: Setting) -> Mapping[str, Way]:
     """Apply a patch file, load a state dict that is in memory, and load one from files.
 
-    Before each run the model gets the target's weights, untimed.
+    Beside them, the floor: memory is copied, as many bytes as checking and writing the masked
+    elements moves in whole cache lines. Before each run the model gets the target's weights,
+    untimed.
     """
     config = folders.two_gigabytes(setting.quick)
     donor, target, mask = folders.made_pair(setting.scratch, config)
@@ -35,10 +38,18 @@ def ways(case: str, setting: Setting) -> Mapping[str, Way]:
     def load_files() -> None:
         model.load_state_dict(_loaded(target))
 
+    size = floors.patched_bytes(model, mask) // 2  # A copy reads and writes.
+    source, goal = torch.ones(size, dtype=torch.uint8), torch.ones(size, dtype=torch.uint8)
+
+    def copy() -> dict[str, float]:
+        goal.copy_(source)
+        return {"floor_bytes": 2 * size}
+
     return {
         "apply_patch": Way(apply, restore),
         "load_state_dict": Way(restore, restore),
         "load files, load_state_dict": Way(load_files, restore),
+        COPIED: Way(copy, restore),
     }
 
 

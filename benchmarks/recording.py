@@ -24,23 +24,27 @@ from benchmarks.side import Setting
 def ways(case: str, setting: Setting) -> Mapping[str, Way]:
     """Record, and run the two models alone, on the shapes that the case names.
 
+    A case such as "float32 values" records the scores alone, as the paper's ranking needs them.
+
     Raises:
         NotRunError: the case needs a GPU and there is none.
     """
     if case == "cuda":
         return _on_gpu(setting)
     config = tiny() if setting.quick else smol()
-    donor, target = random_pair(config, getattr(torch, case))
-    return recording_ways(donor, target, study_batches(config, setting.quick))
+    dtype, _, alone = case.partition(" ")
+    donor, target = random_pair(config, getattr(torch, dtype))
+    batches = study_batches(config, setting.quick)
+    return recording_ways(donor, target, batches, values_only=alone == "values")
 
 
 def recording_ways(
-    donor: PreTrainedModel, target: PreTrainedModel, batches: Batches
+    donor: PreTrainedModel, target: PreTrainedModel, batches: Batches, values_only: bool = False
 ) -> dict[str, Way]:
     """Both ways over the same batches; logits are computed at answer positions by both."""
 
     def record() -> dict[str, float]:
-        scores = record_differences(donor, target, batches)
+        scores = record_differences(donor, target, batches, values_only=values_only)
         total = sum(values.double().sum().item() for values in scores.values.values())
         return {"total_difference": total * scores.tokens}
 

@@ -10,14 +10,16 @@ from pathlib import Path
 from benchmarks import machine
 from benchmarks.rows import GROWTHS, LOADS, PROFILES, ROWS, Aim, Growth, Profile, Row
 from benchmarks.tables import Table, judge, read
-from benchmarks.timing import exponent
+from benchmarks.timing import exponent, ratio
 
 _TITLE = """# Results
 
 Written by `python -m benchmarks --report` from the tables in [results](results), never by hand;
 what the rows mean and how fair they are is in [README.md](README.md). A ratio is the median over
 runs in turn (A B A B, the first of each not counted), in brackets the smallest and the largest; it
-is held if the median is. Letters name the machine and the commit, at the end.
+is held if the median is. What stands behind a semicolon is the floor: what no implementation can do
+without, in runs of the same turns, and how many times as fast as the other that is. Letters name
+the machine and the commit, at the end.
 """
 _UNITS = {"seconds": "time", "extra_bytes": "extra memory", "peak_bytes": "peak memory"}
 _UNITS |= {"gpu_peak_bytes": "GPU memory"}
@@ -102,10 +104,19 @@ def _measured(
         text = f"{_signed(found.median)} [{_signed(found.low)}, {_signed(found.high)}]"
     else:
         text = f"{_number(found.median)} × [{_number(found.low)}, {_number(found.high)}]"
+    text = f"{text}, n = {found.runs}" + _reachable(row, aim, case, theirs, table)
     if not counts:
-        return bound, f"{text}, n = {found.runs}", "–"
+        return bound, text, "–"
     held = "**no**" if not verdict.held else "yes" if verdict.always else "yes, not in every run"
-    return bound, f"{text}, n = {found.runs}", held
+    return bound, text, held
+
+
+def _reachable(row: Row, aim: Aim, case: str, theirs: list[float], table: Table) -> str:
+    """How many times as fast as the other no implementation can be, from the same turns."""
+    least = table.series(case, row.floor, aim.measure)
+    if aim.measure != "seconds" or aim.kind != "fold" or len(least) != len(theirs):
+        return ""
+    return f"; {row.floor}: {_number(ratio(theirs, least).median)} ×"
 
 
 def _bound(aim: Aim) -> str:

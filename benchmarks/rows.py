@@ -6,6 +6,7 @@ Only words and numbers; the modules named here do the work, in processes of thei
 from dataclasses import dataclass
 
 RECORD, BARE = "record_differences", "two forwards"
+START, COPIED = "python and torch alone", "as many bytes copied"
 GIB = 2**30
 
 
@@ -42,6 +43,8 @@ class Row:
         peer: name of another tool whose own environment serves the others.
         watched: measure memory too, with a fresh process for each way.
         turns: counted runs of each way.
+        floor: name of a way of our side that does no more than what the task cannot do without; the
+            report tells how many times as fast as the other no implementation can be.
     """
 
     name: str
@@ -56,6 +59,7 @@ class Row:
     peer: str = ""
     watched: bool = False
     turns: int = 5
+    floor: str = ""
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,7 @@ ROWS = (
         "recording",
         RECORD,
         (BARE,),
-        ("bfloat16", "float32"),
+        ("bfloat16", "float32", "bfloat16 values", "float32 values"),
         (Aim("seconds", "times", 1.10),),
         watched=True,
     ),
@@ -133,6 +137,7 @@ ROWS = (
         (_FASTER, _SMALLER),
         peer="transformer_lens",
         watched=True,
+        floor=BARE,
     ),
     Row(
         "recording-nnsight",
@@ -145,6 +150,7 @@ ROWS = (
         (_FASTER, _SMALLER),
         peer="nnsight",
         watched=True,
+        floor=BARE,
     ),
     Row(
         "transfer-copy",
@@ -166,6 +172,7 @@ ROWS = (
         ("mergekit-yaml",),
         ("warm",),
         (Aim("seconds", "fold", 3.0), Aim("peak_bytes", "fold", 4.0)),
+        floor=START,
     ),
     Row(
         "patch-apply",
@@ -176,6 +183,7 @@ ROWS = (
         ("load_state_dict", "load files, load_state_dict"),
         ("bfloat16",),
         (Aim("seconds", "fold", 5.0),),
+        floor=COPIED,
     ),
     Row(
         "rankings",

@@ -3,11 +3,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from actlib.channels import channel_modules
+from actlib.masks import ChannelMask
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import __main__ as command
-from benchmarks import folders, machine
+from benchmarks import floors, folders, machine
 from benchmarks.measuring import Options, measure, peer_python
 from benchmarks.processes import Served, run_command
 from benchmarks.report import fitted, report
@@ -46,7 +51,11 @@ def test_every_row_runs_at_tiny_sizes(quick, name):
         assert table.not_run("cuda") == "no GPU here"
         return
     row = ALL[name]
-    ways = [row.ours, *row.others] if row in ROWS else table.values("way")
+    ways = (
+        [row.ours, *row.others, *[row.floor] * bool(row.floor)]
+        if row in ROWS
+        else table.values("way")
+    )
     cases = row.cases if hasattr(row, "cases") else table.values("case")
     assert ways and cases
     for case in cases:
@@ -162,6 +171,34 @@ def test_growth_is_fitted_through_every_run(tmp_path):
     assert "2.00 ± 0.0" in report(tmp_path)
 
 
+def test_the_report_tells_what_no_implementation_can_pass(tmp_path):
+    row = ALL["patch-apply"]
+    told = {"case": row.cases[0], "measure": "seconds", **dict.fromkeys(machine.COLUMNS, "x")}
+    seconds = {row.ours: 2.0, row.others[0]: 6.0, row.others[1]: 9.0, row.floor: 1.5}
+    records = [
+        {**told, "way": way, "turn": turn, "value": value * turn, "note": ""}
+        for way, value in seconds.items()
+        for turn in (1, 2)
+    ]
+    write(tmp_path, row.name, records)
+    (line, _) = [line for line in report(tmp_path).splitlines() if f"`{row.name}`" in line]
+    assert f"3 × [3, 3], n = 2; {row.floor}: 4 ×" in line
+    write(tmp_path, row.name, [each for each in records if each["way"] != row.floor])
+    assert row.floor not in report(tmp_path)
+
+
+def test_patched_bytes_count_whole_cache_lines():
+    model = AutoModelForCausalLM.from_config(tiny())
+    sizes = {name: each.channels for name, each in channel_modules(model).items()}
+    none = {name: torch.zeros(size, dtype=torch.bool) for name, size in sizes.items()}
+    for name, lines in (("model.embed_tokens", 128 * 64), ("lm_head", 128), ("model.norm", 2)):
+        channels = {key: value.clone() for key, value in none.items()}
+        channels[name][5] = True
+        held = {"model.embed_tokens": 128, "lm_head": 64, "model.norm": 1}[name]
+        found = floors.patched_bytes(model, ChannelMask(channels))
+        assert found == 3 * lines + 2 * 2 * held
+
+
 def test_runs_go_in_turn_and_the_first_round_does_not_count():
     called = []
     ways = {name: lambda name=name: called.append(name) or {"seconds": 1.0} for name in "ab"}
@@ -202,8 +239,6 @@ def test_a_whole_command_is_timed_and_its_memory_seen():
 
 
 def test_made_folders_load_and_masks_have_their_percent(tmp_path):
-    from transformers import AutoModelForCausalLM
-
     donor, target, mask = folders.made_pair(tmp_path, tiny(), shards=3)
     assert len(list(target.glob("*.safetensors"))) == 3
     models = [AutoModelForCausalLM.from_pretrained(folder) for folder in (donor, target)]
