@@ -127,11 +127,11 @@ def require_matching(donor: ModelFolder, target: ModelFolder) -> None:
     Raises:
         ValueError: names each mismatch.
     """
-    models = [donor.model, target.model]
-    if models[0] is not models[1] and any(isinstance(model, Skeleton) for model in models):
+    ours, theirs = donor.model, target.model
+    if ours is not theirs and any(isinstance(model, Skeleton) for model in (ours, theirs)):
         # Their settings differ, and what a configuration leaves out transformers alone knows.
-        models = [empty_model(each.path) for each in (donor, target)]
-    require_pair(*models, *tokenizers_of(donor.path, target.path))
+        ours, theirs = empty_model(donor.path), empty_model(target.path)
+    require_pair(ours, theirs, *tokenizers_of(donor.path, target.path))
 
 
 def tokenizers_of(donor: Path, target: Path) -> "list[PreTrainedTokenizerBase | None]":

@@ -97,9 +97,9 @@ def layout_of(stored: Mapping[str, StoredTensor], model: "PreTrainedModel | Skel
             layout.parameters[name] = StoredParameter(stored[key].shape, (stored[key],))
         else:
             several.setdefault(name, {}).setdefault(pattern, []).append(stored[key])
-    for name, found in several.items():
-        converter = by_pattern[next(iter(found))]
-        sources = [found.get(pattern, []) for pattern in converter.source_patterns]
+    for name, parts in several.items():
+        converter = by_pattern[next(iter(parts))]
+        sources = [parts.get(pattern, []) for pattern in converter.source_patterns]
         joined = _joined(converter, sources)
         if joined is not None:
             layout.parameters[name] = joined

@@ -44,8 +44,8 @@ FAMILIES = {
 }
 """Families that are known here, by the `model_type` of their configuration."""
 
-_SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size")
-_SIZES += ("num_attention_heads", "num_key_value_heads")
+_HEADS = ("num_attention_heads", "num_key_value_heads")
+_SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size", *_HEADS)
 # Where one of these is set, parameters may be others or lie otherwise.
 _BEYOND = ("auto_map", "quantization_config", "attention_bias", "mlp_bias")
 
@@ -139,7 +139,7 @@ def _module(name: str, shape: tuple[int, ...], *, has_bias: bool) -> nn.Module:
     if len(shape) == 1:
         return _Norm(*shape)
     if name.endswith("embed_tokens"):
-        return _Embedding(*shape, device="meta")
+        return _Embedding(shape[0], shape[1], device="meta")
     return _Linear(shape[1], shape[0], bias=has_bias, device="meta")
 
 

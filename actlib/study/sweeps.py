@@ -22,7 +22,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from actlib.study.families import recipe
-from actlib.study.presets import ROOT, Preset
+from actlib.study.presets import ROOT
 from actlib.study.session import Study
 from actlib.study.sweep_channels import Cell
 from actlib.study.sweep_parts import PARTS, Part, require_sweep
