@@ -1,7 +1,11 @@
 """Several processes that record together, each a share of the batches, and then have one result.
 
     accelerate launch --num_processes 4 record.py     # one process a GPU
-    torchrun --nproc_per_node 2 record.py             # on CPUs, where accelerate starts only one
+    torchrun --nproc_per_node 2 record.py             # on CPUs
+    ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 record.py
+
+The last line is the same on CPUs: `accelerate launch --cpu` starts one process whatever it is told,
+and `--multi_gpu` starts as many, which then find the variable.
 
 Nothing has to be asked for: a process that is one of several finds that out here. Without others
 (`Share.current()` gives 0 of 1) every function below does nothing.
