@@ -2,6 +2,7 @@
 
     python benchmarks/cell_cost.py --preset tiny --repeats 3
     python benchmarks/cell_cost.py --preset tiny --save     # also writes the table
+    python benchmarks/cell_cost.py --preset smol     # trains models that are missing
 
 A setting is one mask at one scale, judged on the test items of one ability. Three stages:
 

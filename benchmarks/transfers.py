@@ -1,5 +1,6 @@
 """A checkpoint's transfer, beside a plain copy of the target's folder."""
 
+import os
 import subprocess
 from collections.abc import Callable, Mapping
 
@@ -26,6 +27,7 @@ def ways(case: str, setting: Setting) -> Mapping[str, Way]:
 
     def prepare() -> None:
         folders.remove(out)
+        os.sync()  # What others left to be written must not slow the one run and not the other.
         if case == "warm":
             folders.warm(donor, target)
         elif folders.cool(donor, target) > 0.05:
