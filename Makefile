@@ -22,7 +22,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Python caches the bytecode of what is used, rather than pip that of all that is installed.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: study sweep figures lab book test lint bench keep clean
+.PHONY: study sweep figures lab book test test-all lint bench coverage mutants audit lock keep clean
 .DELETE_ON_ERROR:
 
 study: $(READY)
@@ -68,6 +68,31 @@ bench: $(READY)
 	$(say) "Benchmarks: about 15 minutes for all rows on two cores; let nothing else run meanwhile"
 	@$(BIN)/python -m benchmarks $(ROWS)
 
+# What holds the tests and the lock to account; see docs/testing.md.
+coverage: export HF_HUB_OFFLINE := 1
+coverage: $(READY)
+	$(say) "Coverage of actlib by the fast tests, notebooks left out: about 6 minutes"
+	@$(BIN)/python -m pytest --numprocesses $(CORES) --ignore tests/notebooks -m "not slow" \
+		--cov=actlib --cov-report=term:skip-covered --cov-fail-under=90
+
+mutants: $(READY)
+	$(say) "Mutation testing of channels, masks and transfer: about 8 minutes on one core"
+	@$(BIN)/python -m venv artifacts/tools/mutmut
+	@artifacts/tools/mutmut/bin/pip install --quiet mutmut==3.8.1
+	@PYTHONPATH="$$(echo $(CURDIR)/.venv/lib/python3.*/site-packages)" \
+		artifacts/tools/mutmut/bin/python tools/mutants.py artifacts/mutants
+
+audit: $(READY)
+	$(say) "Known vulnerabilities of the locked packages: needs the network"
+	@$(BIN)/python -m venv artifacts/tools/audit
+	@artifacts/tools/audit/bin/pip install --quiet pip-audit==2.10.1
+	@artifacts/tools/audit/bin/pip-audit --strict --no-deps --disable-pip \
+		--requirement requirements.lock --requirement requirements-torch.lock
+
+lock: $(READY)
+	$(say) "Hashes of the locked packages: minutes; needs the network"
+	@$(BIN)/python tools/lock.py
+
 # For maintainers: what a run of the default left becomes what readers see.
 keep: override PRESET := smol
 keep: study
@@ -80,10 +105,11 @@ keep: study
 clean:
 	rm -rf .venv artifacts .snakemake .pytest_cache .ruff_cache .mypy_cache actlib.egg-info
 
-$(READY): requirements.lock pyproject.toml
+$(READY): requirements.lock requirements-torch.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: found no Python 3.11 with its venv module as python3.11 or python3"; exit 1; }
 	$(say) "Environment .venv: about 2 minutes"
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/pip install --quiet --quiet --no-compile --requirement requirements.lock
+	@$(BIN)/pip install --quiet --quiet --no-compile --no-deps --requirement requirements.lock
+	@$(BIN)/pip install --quiet --quiet --no-compile --requirement requirements-torch.lock
 	@$(BIN)/pip install --quiet --quiet --no-compile --no-deps --no-build-isolation --editable .
 	@touch $@

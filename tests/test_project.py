@@ -25,11 +25,23 @@ def _text(name):
 
 @pytest.fixture(scope="module")
 def locked():
-    lines = [line for line in _text("requirements.lock").splitlines() if line[:1] != "#"]
-    pins = dict(re.fullmatch(r"([\w.-]+)==([\w.]+)", line).groups() for line in lines)
+    text = _text("requirements.lock") + _text("requirements-torch.lock")
+    lines = [line for line in text.splitlines() if line[:1] not in ("#", " ")]
+    pins = dict(re.match(r"([\w.-]+)==([\w.]+)( \\\\)?$", line).groups()[:2] for line in lines)
     named = {canonicalize_name(name): version for name, version in pins.items()}
     assert len(named) == len(lines)
     return named
+
+
+def test_every_locked_package_but_torch_has_hashes():
+    text = re.sub(r"^#.*\n", "", _text("requirements.lock"), flags=re.MULTILINE)
+    entries = [entry for entry in re.split(r"\n(?=\S)", text.strip()) if entry]
+    for entry in entries:
+        pin, *hashes = entry.split(" \\\n")
+        assert "==" in pin and hashes, f"{pin} has no hash; run make lock"
+        assert all(re.fullmatch(r"    --hash=sha256:[0-9a-f]{64}", each) for each in hashes)
+    assert _text("requirements-torch.lock").splitlines()[-1].startswith("torch==")
+    assert "index" not in text and "://" not in text
 
 
 @pytest.mark.parametrize("asked", ASKED)
@@ -44,14 +56,13 @@ def test_the_build_backend_is_locked_too(locked):
         assert requirement.specifier.contains(locked[canonicalize_name(requirement.name)])
 
 
-def test_conda_has_the_python_of_pyproject_and_installs_the_lock_and_the_package():
+def test_conda_has_the_python_of_pyproject_and_says_how_the_lock_is_installed():
     dependencies = yaml.safe_load(_text("environment.yml"))["dependencies"]
-    plain = [part for part in dependencies if isinstance(part, str)]
-    (python,) = [part.partition("=")[2] for part in plain if part.startswith("python=")]
+    (python,) = [part.partition("=")[2] for part in dependencies if part.startswith("python=")]
     assert SpecifierSet(PROJECT["requires-python"]).contains(f"{python}.0")
-    assert "pip" in plain
-    (packages,) = [part["pip"] for part in dependencies if isinstance(part, dict)]
-    assert packages == ["--requirement requirements.lock", "--editable ."]
+    assert "pip" in dependencies
+    for words in ("--no-deps --requirement requirements.lock", "requirements-torch.lock"):
+        assert words in _text("environment.yml") and words in _text("Makefile")
 
 
 def test_every_file_names_the_same_version():
