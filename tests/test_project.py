@@ -27,7 +27,7 @@ def _text(name):
 def locked():
     text = _text("requirements.lock") + _text("requirements-torch.lock")
     lines = [line for line in text.splitlines() if line[:1] not in ("#", " ")]
-    pins = dict(re.match(r"([\w.-]+)==([\w.]+)( \\\\)?$", line).groups()[:2] for line in lines)
+    pins = dict(re.match(r"([\w.-]+)==([\w.]+)", line).groups() for line in lines)
     named = {canonicalize_name(name): version for name, version in pins.items()}
     assert len(named) == len(lines)
     return named
