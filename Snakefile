@@ -8,9 +8,11 @@
 # notebook when it, its preset, the package or what it reads does. `make sweep` asks for the rule
 # `sweep`, whose jobs keep each cell on disk; its tables, kept in data/sweeps, are only read here.
 import os
+import shutil
 import sys
 from pathlib import Path
 
+from actlib.files.locks import alone, take
 from actlib.study.families import model_folder, recipe
 from actlib.study.job_needs import job_cores, job_needs
 from actlib.study.presets import LoadedModel, TunedModel, WheelModel, load_preset, preset_file
@@ -27,6 +29,15 @@ except ValueError as error:
 PRESET_FILE = os.path.relpath(preset_file(CHOICE))
 STORE = Path(os.environ.get("ACT_STORE", "artifacts"))
 OUT = STORE / PRESET.name
+# One run at a time in a preset's folder. Snakemake's own locks outlive a killed run, ours do not:
+# where no other run of this checkout is alive, those are left over, and removed.
+if workflow.is_main_process and not {"-n", "--dry-run", "--dryrun", "--lint"} & set(sys.argv):
+    try:
+        take(OUT / ".lock", f"a run of {PRESET.name}")
+        if alone(Path(".snakemake/alive"))[1]:
+            shutil.rmtree(".snakemake/locks", ignore_errors=True)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
 CODE = sorted(str(path) for path in Path("actlib").rglob("*.py"))
 RECORDING = "localize hooks channels activations experts running_sums passes placement parallel"
 RECORDING_CODE = [f"actlib/{name}.py" for name in (*RECORDING.split(), "text/prompts")]
@@ -118,8 +129,6 @@ OWN_QUESTIONS = [str(path) for path in question_files(PRESET.data)] if LOADED el
 SWEPT = sorted(os.path.relpath(path) for path in (KEPT / PRESET.name).glob("*.parquet"))
 # The longest first, so that none of them is left to run alone at the end.
 LONG = {"05_transfer": 3, "03_sufficiency": 2, "06_merging": 1}
-# Only what differs from the notebook's own parameters, so that a default run adds no cell.
-PARAMETERS = [f"-r preset '{CHOICE}'"] * (CHOICE != "smol") + [f"-r figures '{FIGURES}'"] * bool(FIGURES)
 
 
 MERGED = list(dict.fromkeys([ROLES.base, *ROLES.specialists, *(ROLES.three_specialists or [])]))
@@ -270,14 +279,13 @@ for notebook, inputs in NOTEBOOKS.items():
             OUT / f"logs/{notebook[:2]}.log",
         params:
             partial=OUT / f"logs/{notebook}.partial.ipynb",
-            parameters=" ".join(PARAMETERS),
+            choice=f"--preset '{CHOICE}'" + f" --figures '{FIGURES}'" * bool(FIGURES),
         threads: JOB_THREADS
         priority: LONG.get(notebook, 0)
         resources:
             **asked("tuning" if notebook == "05_transfer" else "notebook"),
         shell:
             THREADS + """
-            {sys.executable} -m papermill {input.notebook} {params.partial} {params.parameters} \
-                --kernel python3 --progress-bar 2>&1 | tee {log}
-            mv {params.partial} {output}
+            {sys.executable} -m actlib step notebook --source {input.notebook} \
+                --partial {params.partial} --out {output} {params.choice} 2>&1 | tee {log}
             """

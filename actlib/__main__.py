@@ -5,6 +5,7 @@ actlib check DONOR TARGET          do two models fit, and how far apart are they
 actlib record, mask                scores of channels; the best of them
 actlib transfer, merge, patch      move channels between model folders, or share them
 actlib eval MODEL                  scores of a model, by lm-evaluation-harness
+actlib trace RESULT                how a result was made, down to its data
 actlib step                        one step of the study, as its runner calls it
 
 Each step tells its options and an example with --help, and its result as JSON with --json where it
@@ -15,10 +16,10 @@ sentence; 2 no such step or option; 3 a notebook of `run` failed.
 import argparse
 import sys
 
-from actlib.commands import channels, check, folders, patch, run, step
+from actlib.commands import channels, check, folders, patch, run, step, trace
 from actlib.commands import eval as judging
 
-COMMANDS = (run, check, channels, folders, patch, judging, step)
+COMMANDS = (run, check, channels, folders, patch, judging, trace, step)
 
 
 def make_parser() -> argparse.ArgumentParser:

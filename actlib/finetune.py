@@ -25,6 +25,7 @@ from transformers import (
     set_seed,
 )
 
+from actlib.resuming import Checkpoints, Resume, training_digest
 from actlib.text.prompts import Encoded, encode, pad_left
 
 IGNORED = -100
@@ -59,6 +60,8 @@ def collate(items: list[Encoded], pad_id: int) -> dict[str, Tensor | int]:
 class _AnswerTrainer(Trainer):
     """Trainer whose loss reads logits and labels that are cut to the answer's positions."""
 
+    checkpoints: Checkpoints | None = None
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         labels = inputs.pop("labels")
         outputs = model(**inputs)
@@ -72,6 +75,14 @@ class _AnswerTrainer(Trainer):
     def log(self, logs, start_time=None):
         """Keep the losses without printing a line for each step."""
         self.state.log_history.append(dict(logs))
+
+    def _save_checkpoint(self, model, trial):
+        if self.checkpoints is not None:
+            self.checkpoints.save(lambda folder: self._save_into(folder, model, trial))
+
+    def _save_into(self, folder, model, trial):
+        self.args.output_dir = str(folder)
+        super()._save_checkpoint(model, trial)
 
 
 def light_lora(rank: int = 16) -> LoraConfig:
@@ -108,6 +119,7 @@ def finetune(
     callbacks: Iterable[TrainerCallback] = (),
     progress: bool = True,
     lora: LoraConfig | None = None,
+    resume: Resume | None = None,
 ) -> list[float]:
     """Fine-tune ``model`` in place on the answers of ``items``: all parameters, or through LoRA.
 
@@ -127,6 +139,10 @@ def finetune(
     too. LoRA usually wants a learning rate about ten times that of full fine-tuning (Schulman et
     al. 2025, LoRA Without Regret). Callbacks get the wrapped model meanwhile. If training fails,
     the model gets back the weights that it had.
+
+    With ``resume``, a long training keeps its last checkpoint, and one that was killed goes on from
+    it: on the CPU to the same weights and losses, bit for bit, as without the kill. Callbacks see
+    only the steps that are then left.
 
     Returns:
         The training loss of each step, in nats per answer token.
@@ -152,7 +168,7 @@ def finetune(
         "disable_tqdm": not progress,
     }
     with nullcontext(model) if lora is None else _adapted(model, lora, seed) as trained:
-        losses = _train(trained, rows, pad, schedule, list(callbacks))
+        losses = _train(trained, rows, pad, schedule, list(callbacks), resume)
     model.eval()
     return losses
 
@@ -163,7 +179,12 @@ def _train(
     pad: int,
     schedule: Mapping,
     callbacks: list[TrainerCallback],
+    resume: Resume | None,
 ) -> list[float]:
+    found = None
+    if resume is not None:
+        checkpoints = Checkpoints(resume, training_digest(model, rows, schedule))
+        callbacks, found = [*callbacks, checkpoints], resume.found(checkpoints.digest)
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             output_dir=folder,
@@ -191,7 +212,8 @@ def _train(
             data_collator=lambda batch: collate([Encoded(**row) for row in batch], pad),
             callbacks=callbacks,
         )
-        trainer.train()
+        trainer.checkpoints = checkpoints if resume is not None else None
+        trainer.train(resume_from_checkpoint=str(found) if found else None)
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 

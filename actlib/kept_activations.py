@@ -12,7 +12,6 @@ hash of the items that it is of. `donor.json` says which model the folder is of.
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -27,6 +26,7 @@ from torch import Tensor, nn
 from actlib.activations import Activations
 from actlib.channels import ChannelModule, Layout
 from actlib.experts import Routed
+from actlib.files.writing import file_beside, write_text
 from actlib.passes import Part, Take, bytes_per_token, describe_model
 
 ROUTED = ("values", "tokens", "experts")
@@ -63,8 +63,7 @@ class KeptActivations:
                 f"({found['model']['name'] or 'of no name'}); empty it or name another folder"
             )
         self.folder.mkdir(parents=True, exist_ok=True)
-        with _moved_to(self.folder / "donor.json") as partial:
-            partial.write_text(json.dumps(note))
+        write_text(self.folder / "donor.json", json.dumps(note))
         return note
 
     def has(self, part: Part) -> bool:
@@ -87,8 +86,8 @@ class KeptActivations:
                 else:
                     tensors[key] = found
         tensors = {key: tensor.cpu().contiguous() for key, tensor in tensors.items()}
-        with _moved_to(self._path(part)) as partial:
-            save_file(tensors, partial, {"part": part.digest})
+        with file_beside(self._path(part)) as unfinished:
+            save_file(tensors, unfinished, {"part": part.digest})
 
     @contextmanager
     def opened(self, part: Part, modules: Mapping[str, ChannelModule]) -> Iterator[Take]:
@@ -125,17 +124,6 @@ class KeptActivations:
 
     def _path(self, part: Part) -> Path:
         return self.folder / f"part-{part.number:06d}.safetensors"
-
-
-@contextmanager
-def _moved_to(path: Path) -> Iterator[Path]:
-    """A path beside this one to write to, which becomes this one if all goes well."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _note_of(donor: nn.Module) -> dict[str, Any]:

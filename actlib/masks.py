@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from actlib.channels import channel_modules
+from actlib.files.writing import file_beside
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,17 +185,11 @@ def save_tensors(
     The order of the names is kept in the file's metadata, because safetensors sorts its tensors and
     ties are broken by module order.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     header = {"actlib": json.dumps({"kind": kind, "order": list(tensors)}), **metadata}
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        # Copies, because safetensors refuses tensors that share memory.
-        copies = {name: tensor.cpu().clone() for name, tensor in tensors.items()}
-        save_file({name: copy.contiguous() for name, copy in copies.items()}, partial, header)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    # Copies, because safetensors refuses tensors that share memory.
+    copies = {name: tensor.cpu().clone().contiguous() for name, tensor in tensors.items()}
+    with file_beside(Path(path)) as unfinished:
+        save_file(copies, unfinished, header)
 
 
 def load_tensors(path: str | os.PathLike, kind: str) -> tuple[dict[str, Tensor], dict[str, str]]:

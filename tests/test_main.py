@@ -41,7 +41,8 @@ def test_record_leaves_scores_of_every_ability_and_a_note(
     folders = json.loads(note.read_text())["folders"]
     assert len(set(folders)) == 2  # of either donor
     for folder in folders:
-        names = sorted(name.name for name in Path(folder).iterdir())
+        names = sorted(path.name for path in Path(folder).glob("*.safetensors"))
+        assert (Path(folder) / "scores.record.json").is_file()
         cells = preset.cells
         assert names == sorted(f"{c}-{n}.safetensors" for c in cells for n in range(PARTS))
 

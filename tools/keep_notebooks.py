@@ -16,6 +16,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from actlib.files.writing import write_text
+
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -82,7 +84,7 @@ def main(folder: str) -> None:
     for path in executed:
         notebook = with_answer(cleaned(json.loads(path.read_text(encoding="utf-8"))))
         text = json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True)
-        (NOTEBOOKS / path.name).write_text(text + "\n", encoding="utf-8")
+        write_text(NOTEBOOKS / path.name, text + "\n")
 
 
 if __name__ == "__main__":

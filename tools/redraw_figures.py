@@ -17,6 +17,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 
+from actlib.files.writing import write_text
 from actlib.plotting import WIDTHS, redraw
 from actlib.plotting.redrawing import gallery_page
 
@@ -25,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and do what it asks; 1 with a sentence where it cannot be done."""
     options = _parser().parse_args(arguments)
     if options.gallery:
-        options.gallery.write_text(gallery_page(), encoding="utf-8")
+        write_text(options.gallery, gallery_page())
         return 0
     if options.check:
         if options.check.read_text(encoding="utf-8") == gallery_page():

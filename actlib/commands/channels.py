@@ -7,6 +7,7 @@ actlib mask scores.safetensors --percent 5 --out mask.safetensors
 import argparse
 
 from actlib.commands.words import add_json, add_step, tell
+from actlib.files.records import record_beside
 
 RANKINGS = ("global", "module", "scaled", "relative", "contrast")
 
@@ -76,6 +77,8 @@ def _record(given: argparse.Namespace) -> None:
     made = batches(tokenizer, rows, given.batch_size)
     scores = record_differences(donor, target, made, progress=True)
     scores.save(given.out)
+    inputs = {"donor": given.donor, "target": given.target, "questions": given.questions}
+    record_beside(given.out, inputs, data_sha256=scores.metadata["data_hash"], dtype=given.dtype)
     told = {"out": given.out, "answer_tokens": scores.tokens, "questions": len(rows)}
     told["channels"] = sum(values.numel() for values in scores.values.values())
     tell(given, told, f"{given.out}: {scores.tokens} answer tokens of {len(rows)} questions")
@@ -89,5 +92,8 @@ def _mask(given: argparse.Namespace) -> None:
         scores = scores.relative_to(ChannelScores.load(given.reference))
     mask = scores.top(given.percent, ranking=given.ranking)
     mask.save(given.out)
+    inputs = {"scores": given.scores}
+    inputs |= {"reference": given.reference} if given.reference else {}
+    record_beside(given.out, inputs, percent=given.percent, ranking=given.ranking)
     told = {"out": given.out, "channels": mask.count, "of": mask.total, "percent": mask.percent}
     tell(given, told, f"{given.out}: {mask.count} of {mask.total} channels")

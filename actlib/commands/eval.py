@@ -7,8 +7,11 @@ actlib eval --list --data mgsm/
 """
 
 import argparse
+from pathlib import Path
 
 from actlib.commands.words import add_json, add_step
+from actlib.files.records import record_beside
+from actlib.files.writing import write_text
 
 
 def add_words(steps: argparse._SubParsersAction) -> None:
@@ -65,7 +68,13 @@ def _run(given: argparse.Namespace) -> None:
         print(table.to_string(index=False))
     if not given.out:
         return
-    if given.out.endswith(".csv"):
-        table.to_csv(given.out, index=False)
-    else:
-        table.to_json(given.out, orient="records", indent=1)
+    as_csv = given.out.endswith(".csv")
+    text = table.to_csv(index=False) if as_csv else table.to_json(orient="records", indent=1)
+    write_text(Path(given.out), text)
+    inputs = {"model": given.model}
+    inputs |= {f"data {number}": path for number, path in enumerate(_listed(given.data), 1)}
+    record_beside(given.out, inputs, tasks=given.tasks, limit=given.limit, shots=given.shots)
+
+
+def _listed(given: str | list[str] | None) -> list[str]:
+    return [given] if isinstance(given, str) else list(given or [])

@@ -7,6 +7,7 @@ actlib merge --base B --give D1 mask1.safetensors 0.4 --give D2 mask2.safetensor
 import argparse
 
 from actlib.commands.words import add_json, add_step, tell
+from actlib.files.records import record_beside
 
 
 def add_words(steps: argparse._SubParsersAction) -> None:
@@ -60,6 +61,8 @@ def _transfer(given: argparse.Namespace) -> None:
 
     mask = ChannelMask.load(given.mask)
     out = transfer_checkpoint(given.target, given.donor, mask, given.out, given.scale)
+    inputs = {"target": given.target, "donor": given.donor, "mask": given.mask}
+    record_beside(out, inputs, quick=True, scale=given.scale)
     told = {"out": str(out), "channels": mask.count, "of": mask.total, "scale": given.scale}
     tell(given, told, str(out))
 
@@ -75,6 +78,12 @@ def _merge(given: argparse.Namespace) -> None:
         except ValueError as error:
             raise ValueError(f"--give {donor} {mask} {scale}: {error}") from error
     report = merge_checkpoint(given.base, contributions, given.out, given.collisions)
+    inputs = {"base": given.base}
+    for number, (donor, mask, _) in enumerate(given.give, 1):
+        inputs |= {f"donor {number}": donor, f"mask {number}": mask}
+    scales = [scale for *_, scale in contributions]
+    told = {"scales": scales, "collisions": given.collisions}
+    record_beside(given.out, inputs, quick=True, **told)
     told = {"out": given.out, "channels": report.union.count, "of": report.union.total}
     told |= {"collisions": report.collisions, "rule": given.collisions}
     line = f"{report.union.count} channels, {report.collisions} claimed more than once"

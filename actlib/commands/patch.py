@@ -10,6 +10,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from actlib.commands.words import add_json, add_step, tell
+from actlib.files.records import record_beside
 
 if TYPE_CHECKING:
     from actlib.files.patches import PatchInfo
@@ -56,12 +57,16 @@ def _run(given: argparse.Namespace) -> None:
         options["metadata"] = dict(map(_entry, given.metadata))
         mask = ChannelMask.load(given.mask)
         print(_line(make_patch(given.target, given.donor, mask, given.out, **options)))
+        inputs = {"target": given.target, "donor": given.donor, "mask": given.mask}
+        record_beside(given.out, inputs, quick=True, scale=given.scale)
     elif given.word == "inspect":
         info = inspect_patch(given.path)
         tell(given, info.to_dict(), _told(info))
     else:
         move = apply_patch if given.word == "apply" else revert_patch
         print(move(given.target, given.path, given.out))
+        inputs = {"target": given.target, "patch": given.path}
+        record_beside(given.out, inputs, quick=True, word=given.word)
 
 
 def _entry(text: str) -> tuple[str, str]:

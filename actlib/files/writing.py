@@ -4,12 +4,16 @@
         ...  # write into `unfinished`
     # `output` is there now, or nothing is
 
+    with file_beside(path) as unfinished:
+        table.to_parquet(unfinished)
+    write_text(path, "words")
+
 What is written grows in a hidden folder beside the output and is renamed at the end. After an error
 the hidden folder is removed; after a kill it stays, and the next writer of the same output removes
 it. Its maker holds a lock on it that dies with the process, so that one in use is never removed.
 
 A kill leaves nothing half-made. That a finished output also outlives a power cut takes waiting for
-the disk, which `cp` does not either: that is what `durable` is for.
+the disk, which `cp` does not either: files are waited for, folders where `durable` says so.
 """
 
 import errno
@@ -24,7 +28,13 @@ from pathlib import Path
 
 _ENDING = ".partial"
 _CLONE = 0x40049409  # FICLONE of linux/fs.h
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_CLOSED = {errno.EROFS, errno.EACCES, errno.EPERM}
 _UNABLE = {errno.ENOSYS, errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM, errno.EBADF}
+
+
+class Unwritable(OSError, ValueError):
+    """An output that its folder does not take; the sentence names the folder and the remedy."""
 
 
 def require_free(output: Path) -> None:
@@ -38,12 +48,16 @@ def require_free(output: Path) -> None:
 
 
 @contextmanager
-def folder_beside(output: Path, durable: bool = False) -> Iterator[Path]:
+def folder_beside(output: Path, durable: bool = False, replace: bool = False) -> Iterator[Path]:
     """A folder that takes the name `output` at the end of the block, or goes away after an error.
 
     Args:
         output: absent, or an empty folder.
         durable: wait until all of it is on the disk before it takes its name.
+        replace: `output` may hold something, which goes.
+
+    Raises:
+        Unwritable: the disk is full, or the folder around `output` cannot be written.
     """
     with _hidden_beside(output) as hidden:
         unfinished = hidden / output.name
@@ -52,6 +66,9 @@ def folder_beside(output: Path, durable: bool = False) -> Iterator[Path]:
         if durable:
             for path in (*unfinished.rglob("*"), unfinished):
                 _flush(path)
+        if replace and output.exists():
+            # Renamed first: a kill while it is removed must not leave a part of it in its place.
+            output.rename(hidden / "replaced")
         unfinished.replace(output)
         if durable:
             _flush(output.parent)
@@ -62,6 +79,9 @@ def file_beside(output: Path) -> Iterator[Path]:
     """The path of a file to write, which takes the name `output` at the end of the block.
 
     It is on the disk then; what `output` held before is replaced.
+
+    Raises:
+        Unwritable: the disk is full, or the folder around `output` cannot be written.
     """
     with _hidden_beside(output) as hidden:
         yield hidden / output.name
@@ -70,16 +90,73 @@ def file_beside(output: Path) -> Iterator[Path]:
         _flush(output.parent)
 
 
+def move_file(source: Path, output: Path) -> None:
+    """Give a whole file of the same disk its place, after it is on the disk."""
+    with clear_errors(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        _flush(source)
+        source.replace(output)
+        _flush(output.parent)
+
+
+def write_text(output: Path, text: str) -> None:
+    """Write a text file in UTF-8, whole or not at all; see `file_beside`."""
+    with file_beside(output) as unfinished:
+        unfinished.write_text(text, encoding="utf-8", newline="\n")
+
+
+@contextmanager
+def clear_errors(output: Path) -> Iterator[None]:
+    """Tell a full disk and a folder that cannot be written in one sentence.
+
+    Args:
+        output: what the block writes.
+
+    Raises:
+        Unwritable: the block failed for one of these reasons; other errors stay as they are.
+    """
+    try:
+        yield
+    except Exception as error:
+        told = _reason(error, output)
+        if told is None:
+            raise
+        raise Unwritable(told) from error
+
+
+def _reason(error: Exception, output: Path) -> str | None:
+    # Libraries in Rust have errors of their own, with the number in their words.
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    number = error.errno if isinstance(error, OSError) else int(found[1]) if found else None
+    name, folder = output.name, output.parent
+    if number in _FULL:
+        return f"no space is left in {folder} for {name}: free some, or write to another disk"
+    if number in _CLOSED and _is_at(getattr(error, "filename", None), folder):
+        return f"{folder} cannot be written, so {name} was not: make it writable or name another"
+    if number == errno.EFBIG:
+        return f"{name} is larger than files may be in {folder}: raise that limit (ulimit -f)"
+    return None
+
+
+def _is_at(failed: str | None, folder: Path) -> bool:
+    """Whether what failed is in the folder or above it, and not a file that was only read."""
+    if failed is None:
+        return True
+    path = Path(os.fsdecode(failed)).absolute()
+    return path.is_relative_to(folder.absolute()) or folder.absolute().is_relative_to(path)
+
+
 @contextmanager
 def _hidden_beside(output: Path) -> Iterator[Path]:
-    output.parent.mkdir(parents=True, exist_ok=True)
-    _remove_stale(output)
-    hidden, lock = _locked_folder(output)
-    try:
-        yield hidden
-    finally:
-        shutil.rmtree(hidden, ignore_errors=True)
-        os.close(lock)
+    with clear_errors(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale(output)
+        hidden, lock = _locked_folder(output)
+        try:
+            yield hidden
+        finally:
+            shutil.rmtree(hidden, ignore_errors=True)
+            os.close(lock)
 
 
 def _locked_folder(output: Path) -> tuple[Path, int]:

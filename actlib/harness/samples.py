@@ -14,10 +14,10 @@
 """
 
 import json
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from actlib.files.writing import folder_beside
 
 
 def require_free(folder: str | Path | None) -> None:
@@ -44,19 +44,11 @@ def write_samples(samples: Mapping[str, Sequence[Mapping]], folder: str | Path) 
         ValueError: as `require_free`.
     """
     require_free(folder)
-    folder = Path(folder).absolute()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+    with folder_beside(Path(folder).absolute(), durable=True) as unfinished:
         for task, items in samples.items():
             lines = [json.dumps(_record(item), ensure_ascii=False) + "\n" for item in items]
             text = "".join(lines)
-            (partial / f"{task.replace('/', '_')}.jsonl").write_text(text, encoding="utf-8")
-        partial.chmod(0o755)  # Temporary folders are private.
-        partial.replace(folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+            (unfinished / f"{task.replace('/', '_')}.jsonl").write_text(text, encoding="utf-8")
 
 
 def _record(item: Mapping) -> dict:

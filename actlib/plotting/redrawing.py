@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib import pyplot as plt
 
+from actlib.files.writing import file_beside
 from actlib.plotting.registry import FIGURES, draw
 from actlib.plotting.style import save_pictures
 
@@ -56,7 +57,8 @@ def redraw(
         pictures += save_pictures(fig, name, out)
         plt.close(fig)
         if out.resolve() != folder.resolve():
-            shutil.copyfile(source, out / source.name)
+            with file_beside(out / source.name) as unfinished:
+                shutil.copyfile(source, unfinished)
     return pictures
 
 

@@ -21,6 +21,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
+from actlib.files.records import note
+from actlib.files.writing import file_beside, write_text
+
 NARROW = 4.5
 """Inches: figures below it fill one column of a page."""
 
@@ -262,13 +265,12 @@ def save_pictures(fig: Figure, name: str, directory: str | Path) -> list[Path]:
     Returns:
         The two paths: pdf, png.
     """
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    paths = [directory / f"{name}.{suffix}" for suffix in ("pdf", "png")]
+    paths = [Path(directory) / f"{name}.{suffix}" for suffix in ("pdf", "png")]
     settle(fig)
-    with mpl.rc_context({"pdf.fonttype": 42}):
-        fig.savefig(paths[0], metadata={"CreationDate": None})
-    fig.savefig(paths[1], dpi=300)
+    with mpl.rc_context({"pdf.fonttype": 42}), file_beside(paths[0]) as unfinished:
+        fig.savefig(unfinished, metadata={"CreationDate": None})
+    with file_beside(paths[1]) as unfinished:
+        fig.savefig(unfinished, dpi=300)
     return paths
 
 
@@ -280,5 +282,6 @@ def save_figure(fig: Figure, data: pd.DataFrame, name: str, directory: str | Pat
     """
     paths = save_pictures(fig, name, directory)
     paths.append(Path(directory) / f"{name}.csv")
-    data.to_csv(paths[2], index=False)
+    write_text(paths[2], data.to_csv(index=False))
+    note(paths)
     return paths

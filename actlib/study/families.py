@@ -2,17 +2,18 @@
 
     folder = build(preset, "multilingual", seed=0, store=Path("artifacts"))
 
-A model is built in a temporary folder and renamed into place, so a folder that exists is whole. It
-holds ``built.json``, the recipe it was made by; a folder made by another recipe is built anew.
+A model is built in a hidden folder and renamed into place, so a folder that exists is whole. It
+holds ``built.json``, its record and the recipe it was made by; a folder made by another recipe is
+built anew. A second process that wants the same model waits, and a long training that was killed
+goes on from its last checkpoint.
 """
 
 import hashlib
 import json
-import os
-import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,11 @@ from transformers import (
 )
 
 from actlib.files.loading import load_pretrained
+from actlib.files.locks import held
+from actlib.files.records import content_of, digest_of
+from actlib.files.writing import folder_beside
 from actlib.finetune import finetune
+from actlib.resuming import Resume
 from actlib.study.model_cards import write_card
 from actlib.study.presets import LoadedModel, Preset, ScratchModel, TunedModel, WheelModel
 from actlib.text.data import load_items
@@ -81,29 +86,54 @@ def build(
     if isinstance(spec, LoadedModel):
         return spec.load
     digest = recipe(preset, name, seed)
-    note = folder / "built.json"
-    if note.is_file() and json.loads(note.read_text())["recipe"] == digest:
+    if _is_there(folder, digest):
         return folder
     start = None
     if isinstance(spec, TunedModel):
         start = build(preset, spec.start, seed, store, progress=progress)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{name}-") as scratch:
-        made = Path(scratch) / "model"
-        if isinstance(spec, WheelModel):
-            model, tokenizer = dequantize(spec, Path(scratch))
-            losses: list[float] = []
-        else:
-            model, tokenizer, losses = _train(preset, spec, start, seed, progress)
-        model.to(getattr(torch, preset.dtype)).save_pretrained(made)
-        tokenizer.save_pretrained(made)
-        built = {"recipe": digest, "model": name, "seed": seed, "training_loss": losses}
-        (made / note.name).write_text(json.dumps(built))
-        write_card(made, preset, name, seed)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(made, folder)
+    with held(folder.with_name(f".{folder.name}.lock"), f"building the model {folder.name}"):
+        if not _is_there(folder, digest):  # made by another process meanwhile
+            _make(preset, name, seed, folder, start, progress)
     return folder
+
+
+def _is_there(folder: Path, digest: str) -> bool:
+    note = folder / "built.json"
+    return note.is_file() and json.loads(note.read_text())["recipe"] == digest
+
+
+def _make(
+    preset: Preset, name: str, seed: int, folder: Path, start: Path | str | None, bar: bool
+) -> None:
+    spec, began = preset.models[name], time.monotonic()
+    assert not isinstance(spec, LoadedModel), "a model that is only loaded is not built"
+    resume = Resume(folder.with_name(f".{folder.name}.training"))
+    losses: list[float] = []
+    with folder_beside(folder, durable=True, replace=True) as unfinished:
+        if isinstance(spec, WheelModel):
+            with tempfile.TemporaryDirectory(dir=unfinished.parent) as scratch:
+                model, tokenizer = dequantize(spec, Path(scratch))
+        else:
+            model, tokenizer, losses = _train(preset, spec, start, seed, bar, resume)
+        model.to(getattr(torch, preset.dtype)).save_pretrained(unfinished)
+        tokenizer.save_pretrained(unfinished)
+        told = {"recipe": recipe(preset, name, seed), "model": name, "seed": seed}
+        told |= {"training_loss": losses, "preset": preset.name}
+        told |= _record(preset, unfinished, folder, start, time.monotonic() - began)
+        (unfinished / "built.json").write_text(json.dumps(told))
+        write_card(unfinished, preset, name, seed)
+    resume.forget()
+
+
+def _record(
+    preset: Preset, made: Path, folder: Path, start: Path | str | None, seconds: float
+) -> dict[str, Any]:
+    data = data_folder(trained_on(preset))
+    inputs: dict[str, Path | str] = {"start": start} if start is not None else {}
+    inputs |= {"training data": data} if data is not None else {}
+    found = content_of(folder, [], inputs, seconds=seconds)
+    found["results"] = {path.name: digest_of(path) for path in sorted(made.iterdir())}
+    return found | {"data_sha256": data_digest(trained_on(preset))}
 
 
 def dequantize(spec: WheelModel, scratch: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -138,7 +168,12 @@ def dequantize(spec: WheelModel, scratch: Path) -> tuple[PreTrainedModel, PreTra
 
 
 def _train(
-    preset: Preset, spec: ScratchModel | TunedModel, start: Path | str | None, seed: int, bar: bool
+    preset: Preset,
+    spec: ScratchModel | TunedModel,
+    start: Path | str | None,
+    seed: int,
+    bar: bool,
+    resume: Resume,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, list[float]]:
     seed += getattr(spec, "seed_offset", 0)
     set_seed(seed)
@@ -160,6 +195,7 @@ def _train(
         seed=seed,
         mixed_precision=preset.dtype == "bfloat16",
         progress=bar,
+        resume=resume,
     )
     return model, tokenizer, losses
 

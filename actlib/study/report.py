@@ -20,6 +20,7 @@ import pandas as pd
 import torch
 import yaml
 
+from actlib.files.writing import write_text
 from actlib.study.runs import DONE, Run, chosen_notebooks
 
 MOST_ROWS = 12
@@ -42,7 +43,6 @@ def write_report(run: Run, states: Mapping[str, str], seconds: float) -> Path:
         Path of the report.
     """
     path = run.folder / "report.md"
-    path.parent.mkdir(parents=True, exist_ok=True)
     there = {name: EARLIER for name in chosen_notebooks(run.preset) if run.executed(name).is_file()}
     states = dict(sorted({**there, **states}.items()))
     done = [name for name, state in states.items() if state in (DONE, EARLIER)]
@@ -53,7 +53,7 @@ def write_report(run: Run, states: Mapping[str, str], seconds: float) -> Path:
         parts += [f"## {title(run.executed(name))}", *_shown(run, name, path.parent)]
     told = yaml.safe_dump(run.preset.model_dump(exclude_none=True), sort_keys=False)
     parts += ["## The preset", indent(told.strip(), "    ")]  # a fence could be ended by a text
-    path.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
+    write_text(path, "\n\n".join(part for part in parts if part) + "\n")
     return path
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+from actlib.files.locks import take
 from actlib.files.stored import structure, tokenizer_of
 from actlib.pairing.pairs import require_pair
 from actlib.study.presets import (
@@ -79,7 +80,11 @@ class Run:
         Returns:
             Notebook -> ``done``, ``failed`` (its log tells why) or ``not reached`` (what it needs
             could not be made).
+
+        Raises:
+            ValueError: another run works in the preset's folder, or it cannot be written.
         """
+        os.close(take(self.folder / ".lock", f"a run of {self.preset.name}"))
         started = time.time() - 1  # some file systems keep whole seconds
         options = ["--cores", str(cores)] if cores is not None else []
         options += ["--workflow-profile", profile] if profile else []

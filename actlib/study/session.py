@@ -10,6 +10,7 @@ loaded. Tables and figures go to ``figures/PRESET``.
 
 import hashlib
 import os
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -27,13 +28,16 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from actlib.evaluate import ItemSet
+from actlib.files.locks import held
+from actlib.files.records import declare, note, write_record
+from actlib.files.writing import write_text
 from actlib.localize import record_differences
 from actlib.pairing.pairs import require_pair
 from actlib.scores import ChannelScores, pool
 from actlib.study.families import build, load_model, load_pretrained, recipe
 from actlib.study.presets import ROOT, LoadedModel, Preset, TunedModel, load_preset, require_place
 from actlib.text.prompts import batches
-from actlib.text.questions import Questions, cluster_of, data_digest
+from actlib.text.questions import Questions, cluster_of, data_digest, data_folder
 
 PARTS = 6
 RECORDING = 2  # raised when scores hold something new, so that those kept before are recorded anew
@@ -48,6 +52,7 @@ class Study:
     store: Path
     _tokenizers: dict = field(default_factory=dict, repr=False)
     _item_sets: dict = field(default_factory=dict, repr=False)
+    _read: dict = field(default_factory=dict, repr=False)  # inputs of results, for their records
 
     @classmethod
     def open(
@@ -82,7 +87,20 @@ class Study:
         if "OMP_NUM_THREADS" in os.environ:
             torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
         folder = Path(figures) if figures else ROOT / "figures" / loaded.name
-        return cls(loaded, folder, Path(os.environ.get("ACT_STORE", ROOT / "artifacts")))
+        study = cls(loaded, folder, Path(os.environ.get("ACT_STORE", ROOT / "artifacts")))
+        declare(folder, study.told)
+        return study
+
+    def told(self) -> tuple[dict[str, Path | str], dict]:
+        """Inputs that were read so far, by role, and what else decides results: for records."""
+        data = data_folder(self.preset.data)
+        inputs = self._read | ({"questions": data} if data is not None else {})
+        settings = {"preset": self.preset.name, "seeds": self.seeds}
+        return inputs, settings | {"data_sha256": data_digest(self.preset.data)}
+
+    def reads(self, role: str, path: Path | str) -> None:
+        """Note that results from now on are made from a file, a folder or a model of the Hub."""
+        self._read[role] = path
 
     def describe(self) -> pd.DataFrame:
         """What this run used: preset, roles, device, versions of the libraries that matter."""
@@ -144,7 +162,10 @@ class Study:
     def folder(self, role: str, seed: int | None = None) -> Path | str:
         """Folder or Hub id of a model, built first where it is missing."""
         seed = self.seeds[0] if seed is None else seed
-        return build(self.preset, self.name_of(role), seed, self.store)
+        name = self.name_of(role)
+        place = build(self.preset, name, seed, self.store)
+        self.reads(f"model {name}, seed {seed}", place)
+        return place
 
     def tokenizer(self, seed: int | None = None) -> PreTrainedTokenizerBase:
         """The tokenizer that the family shares (the target's)."""
@@ -239,12 +260,23 @@ class Study:
         folder = (
             self.store / self.preset.name / "scores" / f"seed{seed}" / "-".join([*names, digest])
         )
-        missing = [
-            (cell, part, path)
+        files = {
+            (cell, part): folder / f"{cell}-{part}.safetensors"
             for cell in cells
             for part in range(PARTS)
-            if not (path := folder / f"{cell}-{part}.safetensors").is_file()
-        ]
+        }
+        if not all(path.is_file() for path in files.values()):
+            lock = folder.with_name(f".{folder.name}.lock")
+            with held(lock, f"recording {names[0]} against {names[1]}"):
+                self._record(names, seed, folder, files)
+        self.reads(f"scores of {names[0]} against {names[1]}, seed {seed}", folder)
+        return folder
+
+    def _record(
+        self, names: list[str], seed: int, folder: Path, files: dict[tuple[str, int], Path]
+    ) -> None:
+        began = time.monotonic()
+        missing = [(*key, path) for key, path in files.items() if not path.is_file()]
         if missing:
             chunks = [self.batches(cell, "recording", part) for cell, part, _ in missing]
             ours, theirs = (self.model(name, seed) for name in names)
@@ -253,7 +285,11 @@ class Study:
             steps = tqdm(missing, desc=f"recording {names[0]} against {names[1]}")
             for (cell, _, path), chunk in zip(steps, chunks, strict=True):
                 record_differences(ours, theirs, chunk, metadata={"ability": cell}).save(path)
-        return folder
+            data = data_folder(self.preset.data)
+            inputs = dict(zip(("donor", "target"), places, strict=True))
+            inputs |= {"questions": data} if data is not None else {}
+            record, done = folder / "scores.record.json", sorted(folder.glob("*.safetensors"))
+            write_record(record, done, inputs, seconds=time.monotonic() - began, seed=seed)
 
     def item_set(self, cells: Iterable[str], *purposes: str) -> ItemSet:
         """Questions of abilities, tokenized once; kept, so that asking again costs nothing.
@@ -301,6 +337,8 @@ class Study:
 
     def save_table(self, table: pd.DataFrame, name: str) -> pd.DataFrame:
         """Keep a table as CSV beside the figures, and return it."""
-        self.figures.mkdir(parents=True, exist_ok=True)
-        table.to_csv(self.figures / f"{name}.csv", index=False, float_format="%.6g")
+        text = table.to_csv(index=False, float_format="%.6g")
+        path = self.figures / f"{name}.csv"
+        write_text(path, text)
+        note([path])
         return table

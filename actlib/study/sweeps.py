@@ -21,6 +21,9 @@ from typing import Any
 import pandas as pd
 from tqdm.auto import tqdm
 
+from actlib.files.locks import held
+from actlib.files.records import git_state, write_record
+from actlib.files.writing import file_beside, write_text
 from actlib.study.families import recipe
 from actlib.study.presets import ROOT
 from actlib.study.session import Study
@@ -44,9 +47,6 @@ def open_sweep(preset: str) -> Study:
     counts = {"validation_items": sweep.validation_items, "test_items": sweep.test_items}
     evaluation = study.preset.evaluation.model_copy(update=counts)
     return replace(study, preset=study.preset.model_copy(update={"evaluation": evaluation}))
-
-
-
 
 
 def digest_of(study: Study, part: str, seed: int, cell: Cell) -> str:
@@ -73,6 +73,13 @@ def run(study: Study, part: str, bundle: str, seed: int) -> Path:
     if part not in PARTS or bundle not in PARTS[part].bundles:
         known = [f"{name} {one}" for name, found in PARTS.items() for one in found.bundles]
         raise ValueError(f"unknown part {part!r} {bundle!r}: expected one of {', '.join(known)}")
+    lock = _folder(study) / f".{part}-{bundle}-seed{seed}.lock"
+    with held(lock, f"measuring {part} {bundle}, seed {seed}"):
+        return _run(study, part, bundle, seed)
+
+
+def _run(study: Study, part: str, bundle: str, seed: int) -> Path:
+    began = time.perf_counter()
     files = _files(study, part, bundle, seed)
     missing = {method: cells for method, cells in files.items() if any(_absent(cells))}
     bar = tqdm(total=sum(map(len, files.values())), desc=f"sweep {part} {bundle}, seed {seed}")
@@ -90,7 +97,14 @@ def run(study: Study, part: str, bundle: str, seed: int) -> Path:
     bar.close()
     note = _folder(study) / f"{part}-{bundle}-seed{seed}.json"
     listed = [{**cell, "file": path.name} for cells in files.values() for cell, path in cells]
-    note.write_text(json.dumps(listed, indent=1) + "\n", encoding="utf-8")
+    write_text(note, json.dumps(listed, indent=1) + "\n")
+    for role in PARTS[part].models(study):
+        study.folder(role, seed)
+    inputs, told = study.told()
+    cells = dict.fromkeys(path for found in files.values() for _, path in found)
+    told |= {"seed": seed, "measuring": MEASURING}
+    took = time.perf_counter() - began
+    write_record(note.with_suffix(".record.json"), [note, *cells], inputs, seconds=took, **told)
     return note
 
 
@@ -141,6 +155,7 @@ def kept_or(study: Study, part: str, measured: pd.DataFrame) -> pd.DataFrame:
     name = study.preset.name
     if (KEPT / name / f"{part}.parquet").is_file():
         table = kept(name, part)
+        study.reads(f"kept sweep, {part}", KEPT / name / f"{part}.parquet")
         made = table.attrs.get("actlib", {}).get("recipes", {})
         if all(_same_model(study, model, digest) for model, digest in made.items()):
             seeds = table["seed"].nunique()
@@ -179,7 +194,8 @@ def _origin(study: Study, name: str, part: Part) -> dict:
     seeds = require_sweep(study.preset).seeds
     recipes = {f"{n}-seed{s}": recipe(study.preset, n, s) for n in names for s in seeds}
     versions = {package: version(package) for package in ("actlib", "torch", "transformers")}
-    return {"part": name, "measuring": MEASURING, "recipes": recipes, "versions": versions}
+    told = {"part": name, "measuring": MEASURING, "recipes": recipes, "versions": versions}
+    return told | {"data_sha256": data_digest(study.preset.data), "git": dict(git_state())}
 
 
 def _files(study: Study, part: str, bundle: str, seed: int) -> dict[str, list[tuple[Cell, Path]]]:
@@ -206,7 +222,5 @@ def _absent(cells: list[tuple[Cell, Path]]) -> Iterator[tuple[Cell, Path]]:
 
 
 def _write(table: pd.DataFrame, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    table.to_parquet(partial, index=False, compression="zstd")
-    os.replace(partial, path)
+    with file_beside(path) as unfinished:
+        table.to_parquet(unfinished, index=False, compression="zstd")

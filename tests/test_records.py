@@ -1,0 +1,114 @@
+"""Records: what a result was made from, whether it is still the same, and the way down to the data."""
+
+import json
+import os
+
+import pandas as pd
+import pytest
+from small_study import write_pair
+
+from actlib.__main__ import main
+from actlib.files.records import broken, digest_of, lines, record_beside, record_of, trace
+
+
+@pytest.fixture
+def chain(tmp_path):
+    """Three files, each made from the one before: data, scores, mask."""
+    paths = [tmp_path / name for name in ("data.jsonl", "scores.safetensors", "mask.safetensors")]
+    for path in paths:
+        path.write_text(path.name)
+    record_beside(paths[1], {"questions": paths[0]}, seed=3)
+    record_beside(paths[2], {"scores": paths[1], "base": "hub/model"}, percent=5)
+    return paths
+
+
+def test_a_chain_goes_down_to_the_data(chain):
+    data, scores, mask = chain
+    node = trace(mask)
+    assert node["state"] == "unchanged" and node["sha256"] == digest_of(mask)
+    below, hub = node["inputs"]
+    assert below["role"] == "scores" and below["record"]["seed"] == 3
+    assert below["inputs"][0]["sha256"] == digest_of(data)
+    assert hub["path"] == "hub/model" and hub["state"] == "not kept"
+    made = node["record"]["made"]
+    assert {"created", "seconds", "versions", "git", "device"} <= made.keys()
+    assert {"python", "torch", "transformers"} <= made["versions"].keys()
+    assert not broken(node) and len(lines(node)) == 4
+
+
+@pytest.mark.parametrize(("number", "state"), [(0, "changed"), (1, "changed"), (0, "missing")])
+def test_what_changed_or_went_is_told(chain, number, state, capsys):
+    path = chain[number]
+    path.write_text("other words") if state == "changed" else path.unlink()
+    node = trace(chain[2])
+    assert broken(node) == [os.path.relpath(path)]
+    assert main(["trace", str(chain[2])]) == 1
+    said = capsys.readouterr()
+    assert (
+        state in said.out
+        and f"error: missing or changed since: {os.path.relpath(path)}" in said.err
+    )
+
+
+def test_a_record_moves_with_its_folder_and_names_no_absolute_path(chain, tmp_path):
+    moved = tmp_path.rename(tmp_path.with_name(f"{tmp_path.name}-moved"))
+    assert not broken(trace(moved / "mask.safetensors"))
+    for path in moved.glob("*.record.json"):
+        assert str(tmp_path) not in path.read_text()
+
+
+def test_what_has_no_record_is_refused(tmp_path, capsys):
+    (tmp_path / "a").touch()
+    for name, told in (("a", "no record tells how"), ("b", "there is no file or folder")):
+        assert main(["trace", str(tmp_path / name)]) == 1
+        assert told in capsys.readouterr().err
+
+
+def test_a_folder_is_known_by_its_contents_and_not_by_what_is_told_of_it(tmp_path):
+    (tmp_path / "weights").write_text("1")
+    before, quick = digest_of(tmp_path), digest_of(tmp_path, quick=True)
+    for told in ("README.md", "built.json", "x.record.json", ".lock"):
+        (tmp_path / told).write_text("new")
+    assert (digest_of(tmp_path), digest_of(tmp_path, quick=True)) == (before, quick)
+    (tmp_path / "weights").write_text("12")
+    assert before != digest_of(tmp_path) and quick != digest_of(tmp_path, quick=True)
+
+
+def test_the_command_line_leaves_records_from_scores_to_model(small_preset, tmp_path, capsys):
+    places = write_pair(tmp_path, "qwen2", small_preset)
+    questions = tmp_path / "own.jsonl"
+    questions.write_text(json.dumps({"question": "what", "answer": "that"}) + "\n")
+    pair = ["--donor", places["donor"], "--target", places["target"]]
+    scores, mask, out = (str(tmp_path / name) for name in ("s.safetensors", "m.safetensors", "out"))
+    steps = [["record", *pair, "--questions", str(questions), "--out", scores]]
+    steps += [["mask", scores, "--percent", "5", "--out", mask]]
+    steps += [["transfer", *pair, "--mask", mask, "--out", out]]
+    for step in steps:
+        assert main(step) == 0
+    capsys.readouterr()
+    assert main(["trace", out, "--json"]) == 0
+    node = json.loads(capsys.readouterr().out)
+    roles = {each["role"]: each for each in node["inputs"]}
+    assert set(roles) == {"target", "donor", "mask"} and roles["donor"]["state"] == "unchanged"
+    below = roles["mask"]["inputs"][0]
+    assert {each["role"] for each in below["inputs"]} == {"donor", "target", "questions"}
+    assert below["record"]["data_sha256"]
+
+
+def test_a_table_of_a_study_leads_to_models_scores_and_questions(study):
+    study.scores(study.lost)
+    table = pd.DataFrame({"x": [1]})
+    study.save_table(table, "tab09_one")
+    study.save_table(table, "tab09_two")
+    path = study.figures / "tab09_one.csv"
+    record, content = record_of(path)
+    assert record.name == "notebook09.record.json"
+    assert set(content["results"]) == {"tab09_one.csv", "tab09_two.csv"}
+    assert content["data_sha256"] and content["seeds"] == [0]
+    node = trace(path)
+    roles = {each["role"].partition(" ")[0] for each in node["inputs"]}
+    assert roles == {"model", "scores", "questions"} and not broken(node)
+    # Down to the models that those started from, and what they were trained on.
+    told = [line.strip().partition(" ")[0] for line in lines(node)]
+    assert "start:" in told and "donor:" in told and told.count("training") >= 3
+    assert path.read_bytes() == table.to_csv(index=False).encode(), "nothing of it in the table"
