@@ -9,16 +9,25 @@ actlib trace RESULT                how a result was made, down to its data
 actlib step                        one step of the study, as its runner calls it
 
 Each step tells its options and an example with --help, and its result as JSON with --json where it
-has one. Exit status: 0 done; 1 something given cannot be used, or a pair does not fit, said in one
-sentence; 2 no such step or option; 3 a notebook of `run` failed.
+has one. Exit status:
+
+0  done
+1  something given cannot be used, or a pair does not fit, said in one sentence; nothing is written
+2  no such step or option, or a number that is none
+3  a notebook of `run` failed
+4  a defect of actlib, with its traceback
 """
 
 import argparse
 import sys
+import traceback
 
 from actlib.commands import channels, check, folders, patch, run, step, trace
 from actlib.commands import eval as judging
+from actlib.commands.words import sentence_of
 
+DEFECT = 4
+"""Exit status where actlib failed in a way that nobody foresaw."""
 COMMANDS = (run, check, channels, folders, patch, judging, trace, step)
 
 
@@ -36,6 +45,8 @@ def make_parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Run one step; exit status 1 and one sentence on bad input.
 
+    Bad input is what raises `ValueError` or `OSError`; any other error is taken for a defect.
+
     Args:
         arguments: words of the command line; those of the process if None.
 
@@ -46,8 +57,12 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return given.run(given) or 0
     except (ValueError, OSError) as error:  # the latter: a file that cannot be read or written
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {sentence_of(error)}", file=sys.stderr)
         return 1
+    except Exception:
+        traceback.print_exc()
+        print("error: this was not foreseen; report it with the lines above", file=sys.stderr)
+        return DEFECT
 
 
 if __name__ == "__main__":

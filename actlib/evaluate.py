@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from actlib.contexts import require_room
 from actlib.placement import input_device
 from actlib.text.prompts import batches
 
@@ -31,8 +32,10 @@ def answer_scores(
     knows of the padding) and no `logits_to_keep`; its parts may lie on several devices.
 
     Raises:
-        ValueError: an item has no answer token, or its first token belongs to the answer.
+        ValueError: an item has no answer token, its first token belongs to the answer, it is longer
+            than the model's context, or a token is unknown to the model.
     """
+    require_room(model, batch)
     answers = batch["answer_mask"].bool()
     lengths = answers.sum(1)
     if not bool(lengths.all()) or bool(answers[:, 0].any()):

@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from actlib.contexts import require_room
 from actlib.placement import input_device
 
 _rehearsals = ContextVar("rehearsals", default=0)  # how many are going on, one within the other
@@ -224,7 +225,11 @@ def run_model(model: nn.Module, batch: Mapping[str, Tensor], tokens: AnswerToken
     """One forward pass over a batch, with logits at answer positions only where the model can.
 
     Positions are computed from the attention mask; other entries of the batch are ignored.
+
+    Raises:
+        ValueError: an item is longer than the model's context, or a token is unknown to it.
     """
+    require_room(model, batch)
     device = input_device(model)
     attention_mask = batch["attention_mask"].to(device).long()
     optional = {

@@ -18,7 +18,7 @@ from actlib.localize import weight_differences
 from actlib.masks import ChannelMask, require_fit
 from actlib.pairing.pairs import require_pair
 from actlib.placement import require_in_memory
-from actlib.transfer import Index, require_scale, selections
+from actlib.transfer import Index, require_finite, require_scale, selections
 
 RULES = ("sum", "average", "largest")
 
@@ -83,19 +83,27 @@ def merge_(
     chosen = [selections(base, mask) for mask in given]
     parameters = dict(base.named_parameters())
     donated = [dict(donor.named_parameters()) for donor, _, _ in contributions]
+    scales = [scale for _, _, scale in contributions]
+
+    def merged(name: str, index: Index) -> Tensor:
+        ours, deltas, claims = parameters[name], [], []
+        for scale, theirs, parts in zip(scales, donated, chosen, strict=True):
+            if name in parts:
+                deltas.append(_task_vector(ours, theirs[name], index) * scale)
+                claims.append(parts[name].elements()[index].to(ours.device))
+        step = combined(torch.stack(deltas), torch.stack(claims), collisions)
+        values = (ours[index].to(step.dtype) + step).to(ours.dtype)
+        sides = {f"donor {number}": each for number, each in enumerate(deltas, start=1)}
+        told = ", ".join(f"{scale:g}" for scale in scales)
+        require_finite(name, values, {"base": ours[index], **sides}, told)
+        return values
+
     with torch.no_grad():
-        for name, selection in selections(base, union).items():
-            ours = parameters[name]
-            for index in selection.pieces():
-                deltas, claims = [], []
-                for (_, _, scale), theirs, parts in zip(
-                    contributions, donated, chosen, strict=True
-                ):
-                    if name in parts:
-                        deltas.append(_task_vector(ours, theirs[name], index) * scale)
-                        claims.append(parts[name].elements()[index].to(ours.device))
-                step = combined(torch.stack(deltas), torch.stack(claims), collisions)
-                ours[index] = (ours[index].to(step.dtype) + step).to(ours.dtype)
+        places = [(name, i) for name, s in selections(base, union).items() for i in s.pieces()]
+        for name, index in places:  # all of them before the first changes
+            merged(name, index)
+        for name, index in places:
+            parameters[name][index] = merged(name, index)
     return MergeReport(base, union, count_collisions(masks), collisions)
 
 

@@ -63,7 +63,7 @@ class RunningSums:
         """Refuse NaN and infinity, with one wait for each device and not one for each module.
 
         Raises:
-            ValueError: names the first module that gave any.
+            ValueError: names the first module that gave any, and in which model.
         """
         if all(sums.sum().isfinite() for sums in self._sums.values()):
             return
@@ -72,7 +72,14 @@ class RunningSums:
             for name in self.modules
             if not all(self._of(name, device).isfinite().all() for device in self._sums)
         )
-        raise ValueError(f"module {next(broken)} gave NaN or infinite activations")
+        name = next(broken)
+        # The last two rows, where they are summed up, are the donor's alone.
+        sound = all(self._of(name, device)[2:].isfinite().all() for device in self._sums)
+        side = "donor or the target" if self._rows < 4 else "target" if sound else "donor"
+        raise ValueError(
+            f"module {name} gave NaN or infinite activations in the {side}; look at its weights "
+            "with `actlib check`, or record in float32 (--dtype float32)"
+        )
 
     def state(self) -> tuple[Float[Tensor, "rows total"], Int[Tensor, " modules"]]:
         """All sums in float64 and all counts, on the CPU: what several processes add up."""

@@ -94,7 +94,9 @@ class ChannelScores:
           more elsewhere less than 0. Ours.
 
         Args:
-            percent: share of the channels, above 0 and up to 100.
+            percent: share of the channels, above 0 and up to 100. 0 is refused, since a mask
+                without channels moves nothing and is a slip more often than a wish; 100 takes all,
+                the control in which every row moves.
             ranking: one of `RANKINGS`, as above.
 
         Raises:
@@ -153,18 +155,33 @@ class ChannelScores:
         """Read scores written by `save`; older files give no means and no spreads.
 
         Raises:
-            ValueError: there is no such file, or it holds no scores.
+            ValueError: there is no such file, it holds no scores, or it is damaged.
         """
         tensors, metadata = load_tensors(path, "ChannelScores")
         parts: dict[str, dict[str, Tensor]] = {part: {} for part in PARTS}
-        for key, tensor in tensors.items():
-            part, _, name = key.partition(":")
-            parts[part][name] = tensor
-        return cls(**parts, tokens=int(metadata["tokens"]), metadata=metadata, off=None)
+        try:
+            for key, tensor in tensors.items():
+                part, _, name = key.partition(":")
+                parts[part][name] = tensor
+            tokens = int(metadata["tokens"])
+        except (KeyError, ValueError) as error:
+            told = f"{path} is a damaged ChannelScores file ({error!r}); record the scores anew"
+            raise ValueError(told) from error
+        sizes = [{name: each.shape for name, each in part.items()} for part in parts.values()]
+        whole = all(tensor.ndim == 1 and tensor.is_floating_point() for tensor in tensors.values())
+        if not sizes[0] or any(each not in ({}, sizes[0]) for each in sizes) or not whole:
+            raise ValueError(
+                f"{path} is a damaged ChannelScores file (its parts do not fit); record them anew"
+            )
+        if not all(tensor.isfinite().all() for tensor in tensors.values()):
+            raise ValueError(f"the scores in {path} hold NaN or infinite values; record them anew")
+        return cls(**parts, tokens=tokens, metadata=metadata, off=None)
 
     def _reference(self, ranking: str) -> "ChannelScores":
         if self.off is None:
-            raise ValueError(f'ranking "{ranking}" needs a reference, attached by relative_to')
+            raise ValueError(
+                f'ranking "{ranking}" needs a reference, attached by relative_to (--reference)'
+            )
         return self.off
 
     def _select(self, percent: float, ranking: str, highest: bool) -> ChannelMask:
@@ -172,7 +189,7 @@ class ChannelScores:
         sizes = {name: scores.numel() for name, scores in values.items()}
         flat = torch.cat([scores.float() for scores in values.values()])
         if flat.isnan().any():
-            raise ValueError("the scores hold NaN and cannot be ranked")
+            raise ValueError("the scores hold NaN and cannot be ranked; record them anew")
         count = channel_count(percent, flat.numel())
         parts = flat.split(list(sizes.values()))
         counts = [0]
@@ -246,7 +263,7 @@ def require_percent(*percents: float) -> None:
     """
     for percent in percents:
         if not 0 < percent <= 100:
-            raise ValueError(f"percent must be above 0 and at most 100, got {percent}")
+            raise ValueError(f"percent must be above 0 and at most 100, got {percent:g}")
 
 
 def channel_count(percent: float, channels: int, least: int = 1) -> int:

@@ -13,7 +13,7 @@ moves the other.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -136,9 +136,12 @@ def edit_(target: Tensor, donor: Tensor, selection: Selection, scale: float) -> 
     """Set the selected elements to target + scale * (donor - target), in place.
 
     Computed in float32 or wider and rounded once to the dtype of `target`.
+
+    Raises:
+        ValueError: as `moved`; elements may have changed then.
     """
     for index in selection.pieces():
-        target[index] = interpolated(target[index], donor[index], scale)
+        target[index] = moved(target[index], donor[index], scale, selection.name)
 
 
 def interpolated(
@@ -152,6 +155,50 @@ def interpolated(
     wide = torch.promote_types(target.dtype, torch.float32)
     ours, theirs = target.to(wide), donor.to(device=target.device, dtype=wide)
     return (ours + scale * (theirs - ours)).to(target.dtype)
+
+
+def moved(
+    target: Shaped[Tensor, "*elements"], donor: Shaped[Tensor, "*elements"], scale: float, name: str
+) -> Shaped[Tensor, "*elements"]:
+    """As `interpolated`, and what comes out is finite.
+
+    A NaN among the weights spreads to all that a model says, so that one is never moved silently.
+
+    Raises:
+        ValueError: it is not; the sentence says whether the donor, the target or the scale is why.
+    """
+    values = interpolated(target, donor, scale)
+    require_finite(name, values, {"donor": donor, "target": target}, scale)
+    return values
+
+
+def require_finite(
+    name: str, values: Tensor, sides: Mapping[str, Tensor], scale: float | str
+) -> None:
+    """Refuse new values of a parameter that are NaN or infinite.
+
+    Args:
+        name: the parameter.
+        values: what it would become.
+        sides: what they were computed from, by what to call it.
+        scale: the scale or scales that went in.
+
+    Raises:
+        ValueError: names the parameter, and the side that is not finite itself or else the scale.
+    """
+    # The sum is not finite if an entry is not; one that only overflows is looked at in full.
+    if values.sum().isfinite() or values.isfinite().all():
+        return
+    broken = [side for side, part in sides.items() if not part.isfinite().all()]
+    if broken:
+        raise ValueError(
+            f"the {broken[0]}'s {name} holds NaN or infinite numbers in the channels to move; find "
+            "all such tensors with `actlib check`, and take a sound model"
+        )
+    dtype = str(values.dtype).removeprefix("torch.")
+    raise ValueError(
+        f"scale {scale} makes numbers of {name} infinite in {dtype}; expected one near 0 to 1"
+    )
 
 
 def transfer_(target: nn.Module, donor: nn.Module, mask: ChannelMask, scale: float = 0.4) -> None:
@@ -169,17 +216,10 @@ def transfer_(target: nn.Module, donor: nn.Module, mask: ChannelMask, scale: flo
 
     Raises:
         ValueError: the models do not fit, parameters of one are offloaded (see
-            `transfer_checkpoint`), the mask is of another model, or the scale is not finite.
-            Nothing is changed then.
+            `transfer_checkpoint`), the mask is of another model, the scale is not finite, or a
+            moved parameter would be NaN or infinite. Nothing is changed then.
     """
-    require_pair(donor, target)
-    require_in_memory(donor, target)
-    require_scale(scale)
-    chosen = selections(target, mask)
-    parameters, donated = dict(target.named_parameters()), dict(donor.named_parameters())
-    with torch.no_grad():
-        for name, selection in chosen.items():
-            edit_(parameters[name], donated[name], selection, scale)
+    _transfer_(target, donor, mask, scale, checked=True)
 
 
 @contextmanager
@@ -214,9 +254,26 @@ def transferred(
     Raises:
         ValueError: as `transfer_`.
     """
-    with preserved(target, mask):
-        transfer_(target, donor, mask, scale)
+    with preserved(target, mask):  # which also takes back what an error left halfway
+        _transfer_(target, donor, mask, scale, checked=False)
         yield target
+
+
+def _transfer_(
+    target: nn.Module, donor: nn.Module, mask: ChannelMask, scale: float, *, checked: bool
+) -> None:
+    """See `transfer_`; where `checked`, everything is computed once before anything changes."""
+    require_pair(donor, target)
+    require_in_memory(donor, target)
+    require_scale(scale)
+    chosen = selections(target, mask)
+    parameters, donated = dict(target.named_parameters()), dict(donor.named_parameters())
+    with torch.no_grad():
+        for name, selection in chosen.items() if checked else ():
+            for index in selection.pieces():
+                moved(parameters[name][index], donated[name][index], scale, name)
+        for name, selection in chosen.items():
+            edit_(parameters[name], donated[name], selection, scale)
 
 
 def require_scale(scale: float) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from actlib.masks import ChannelMask
 from actlib.pairing.pairs import require_pair
 from actlib.placement import require_in_memory
-from actlib.transfer import Selection, interpolated, require_scale, selections
+from actlib.transfer import Selection, moved, require_scale, selections
 
 Move = Callable[[ChannelMask, float], int]
 
@@ -108,7 +108,7 @@ class _Walk:
             parameter[index] = values
             written += values.numel()
         for index in entering:
-            values = interpolated(original[index], donated[index], scale)
+            values = moved(original[index], donated[index], scale, name)
             parameter[index] = values
             written += values.numel()
         return written

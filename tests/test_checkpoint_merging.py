@@ -122,8 +122,9 @@ def test_refusals_write_nothing(specialists, family, tmp_path):
         ([], "sum", "no contribution"),
         ([*places, (tmp_path / "other", mask, 0.4)], "sum", "donor and target do not fit"),
         ([*places, (tmp_path / "nowhere", mask, 0.4)], "sum", "there is no model folder"),
-        ([*places, (tmp_path / "base", ChannelMask({}), 0.4)], "sum", "the mask is of another"),
-        ([*places, (tmp_path / "base", mask, float("inf"))], "sum", "scale must be a finite"),
+        ([*places, (tmp_path / "base", mask, 0.4)], "sum", "are the same folder"),
+        ([*places, (places[0][0], ChannelMask({}), 0.4)], "sum", "the mask is of another"),
+        ([*places, (places[0][0], mask, float("inf"))], "sum", "scale must be a finite"),
     ]
     for contributions, rule, message in cases:
         with pytest.raises(ValueError, match=message):

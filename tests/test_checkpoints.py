@@ -343,7 +343,7 @@ def test_nothing_half_made_is_left_after_an_error(folders, tmp_path, monkeypatch
             raise error
         return values
 
-    monkeypatch.setattr(actlib.files.checkpoints, "interpolated", fail)
+    monkeypatch.setattr(actlib.files.checkpoints, "moved", fail)
     with pytest.raises(error):
         run(tmp_path, mask)
     assert only_inputs(tmp_path)

@@ -133,7 +133,7 @@ def test_from_questions_to_a_moved_folder(folders, tmp_path, capsys):
     ("change", "named"),
     [
         ({"--dtype": "int8"}, "unknown dtype 'int8'"),
-        ({"--limit": "0"}, "gives no question"),
+        ({"--limit": "0"}, "--limit must be at least 1, got 0"),
         ({"--questions": "nowhere.jsonl"}, "Found no .tsv or .jsonl file"),
         ({"--donor": "nowhere"}, "nowhere"),
     ],

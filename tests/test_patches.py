@@ -527,7 +527,7 @@ def test_nothing_half_made_is_left_after_an_error(folders, make, tmp_path, monke
     with pytest.raises(error):
         apply_patch(tmp_path / "target", path, tmp_path / "out")
     assert sorted(each.name for each in tmp_path.iterdir()) == there
-    monkeypatch.setattr(actlib.files.patches, "interpolated", fail)
+    monkeypatch.setattr(actlib.files.patches, "moved", fail)
     shutil.rmtree(tmp_path / "patches")
     with pytest.raises(error):
         make(mask_for(target))

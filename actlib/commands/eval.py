@@ -9,7 +9,7 @@ actlib eval --list --data mgsm/
 import argparse
 from pathlib import Path
 
-from actlib.commands.words import add_json, add_step
+from actlib.commands.words import add_json, add_step, require_at_least, require_output
 from actlib.files.records import record_beside
 from actlib.files.writing import write_text
 
@@ -48,9 +48,10 @@ def _run(given: argparse.Namespace) -> None:
         raise ValueError("eval needs a model folder or Hub id, or --list")
     if given.out and not given.out.endswith((".csv", ".json")):
         raise ValueError(f"--out must end in .csv or .json, got {given.out}")
+    size = given.batch_size
+    _require_options(given, size)
     from actlib.harness.judging import judge
 
-    size = given.batch_size
     table = judge(
         given.model,
         tasks=given.tasks,
@@ -78,3 +79,14 @@ def _run(given: argparse.Namespace) -> None:
 
 def _listed(given: str | list[str] | None) -> list[str]:
     return [given] if isinstance(given, str) else list(given or [])
+
+
+def _require_options(given: argparse.Namespace, size: str | None) -> None:
+    """Refuse what can be seen to be wrong before a model is loaded."""
+    if given.out:
+        require_output(given.out)
+    if given.samples:
+        require_output(given.samples, option="--samples", folder=True)
+    require_at_least(0, given.shots, "--shots")
+    if size and not (size.isdigit() and int(size)) and not size.startswith("auto"):
+        raise ValueError(f"--batch-size must be a number of at least 1, or auto, got {size}")

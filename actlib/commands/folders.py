@@ -5,9 +5,13 @@ actlib merge --base B --give D1 mask1.safetensors 0.4 --give D2 mask2.safetensor
 """
 
 import argparse
+from typing import TYPE_CHECKING
 
-from actlib.commands.words import add_json, add_step, tell
+from actlib.commands.words import add_json, add_step, require_output, tell
 from actlib.files.records import record_beside
+
+if TYPE_CHECKING:
+    from actlib.masks import ChannelMask
 
 
 def add_words(steps: argparse._SubParsersAction) -> None:
@@ -57,9 +61,9 @@ def add_words(steps: argparse._SubParsersAction) -> None:
 
 def _transfer(given: argparse.Namespace) -> None:
     from actlib.files.checkpoints import transfer_checkpoint
-    from actlib.masks import ChannelMask
 
-    mask = ChannelMask.load(given.mask)
+    require_output(given.out, folder=True)
+    mask = load_mask(given.mask)
     out = transfer_checkpoint(given.target, given.donor, mask, given.out, given.scale)
     inputs = {"target": given.target, "donor": given.donor, "mask": given.mask}
     record_beside(out, inputs, quick=True, scale=given.scale)
@@ -69,14 +73,16 @@ def _transfer(given: argparse.Namespace) -> None:
 
 def _merge(given: argparse.Namespace) -> None:
     from actlib.files.merging import merge_checkpoint
-    from actlib.masks import ChannelMask
 
+    require_output(given.out, folder=True)
     contributions = []
     for donor, mask, scale in given.give:
         try:
-            contributions.append((donor, ChannelMask.load(mask), float(scale)))
-        except ValueError as error:
-            raise ValueError(f"--give {donor} {mask} {scale}: {error}") from error
+            number = float(scale)
+        except ValueError:
+            told = f"--give {donor} {mask} {scale}: the scale must be a number, such as 0.4"
+            raise ValueError(told) from None
+        contributions.append((donor, load_mask(mask), number))
     report = merge_checkpoint(given.base, contributions, given.out, given.collisions)
     inputs = {"base": given.base}
     for number, (donor, mask, _) in enumerate(given.give, 1):
@@ -88,3 +94,19 @@ def _merge(given: argparse.Namespace) -> None:
     told |= {"collisions": report.collisions, "rule": given.collisions}
     line = f"{report.union.count} channels, {report.collisions} claimed more than once"
     tell(given, told, f"{given.out}: {line}")
+
+
+def load_mask(path: str) -> "ChannelMask":
+    """The mask in a file, with at least one channel.
+
+    Raises:
+        ValueError: there is no such file, it holds no mask, or one without channels.
+    """
+    from actlib.masks import ChannelMask
+
+    mask = ChannelMask.load(path)
+    if not mask.count:
+        raise ValueError(
+            f"the mask {path} is empty, so nothing would move; make one of more percent"
+        )
+    return mask

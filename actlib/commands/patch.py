@@ -9,7 +9,8 @@ actlib patch inspect maths.safetensors --json
 import argparse
 from typing import TYPE_CHECKING
 
-from actlib.commands.words import add_json, add_step, tell
+from actlib.commands.folders import load_mask
+from actlib.commands.words import add_json, add_step, require_output, tell
 from actlib.files.records import record_beside
 
 if TYPE_CHECKING:
@@ -50,12 +51,12 @@ def add_words(steps: argparse._SubParsersAction) -> None:
 
 def _run(given: argparse.Namespace) -> None:
     from actlib.files.patches import apply_patch, inspect_patch, make_patch, revert_patch
-    from actlib.masks import ChannelMask
 
     if given.word == "make":
+        require_output(given.out, given.mask)
         options = {"scale": given.scale, "reversible": not given.irreversible}
         options["metadata"] = dict(map(_entry, given.metadata))
-        mask = ChannelMask.load(given.mask)
+        mask = load_mask(given.mask)
         print(_line(make_patch(given.target, given.donor, mask, given.out, **options)))
         inputs = {"target": given.target, "donor": given.donor, "mask": given.mask}
         record_beside(given.out, inputs, quick=True, scale=given.scale)
@@ -63,6 +64,7 @@ def _run(given: argparse.Namespace) -> None:
         info = inspect_patch(given.path)
         tell(given, info.to_dict(), _told(info))
     else:
+        require_output(given.out, folder=True)
         move = apply_patch if given.word == "apply" else revert_patch
         print(move(given.target, given.path, given.out))
         inputs = {"target": given.target, "patch": given.path}

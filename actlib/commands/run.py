@@ -11,7 +11,7 @@ import os
 import sys
 import time
 
-from actlib.commands.words import add_json, add_step
+from actlib.commands.words import add_json, add_step, require_output
 
 FAILURE = 3
 """Exit status where a notebook, or what it needs, could not be made."""
@@ -43,6 +43,8 @@ def _run(given: argparse.Namespace) -> int:
         cores = len(os.sched_getaffinity(0))
     if cores is not None and cores < 1:
         raise ValueError(f"--cores must be at least 1, got {cores}")
+    if given.figures:
+        require_output(given.figures, option="--figures", folder=True)
     run, started = plan(given.preset, given.notebooks, given.figures), time.monotonic()
     # Where a program reads the result, the progress goes where people can still see it.
     states = run.execute(cores, sys.stderr if given.json else None, profile)

@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from actlib.commands.words import add_step
+from actlib.commands.words import add_step, require_at_least
 from actlib.files.writing import write_text
 
 if TYPE_CHECKING:
@@ -50,15 +50,21 @@ def add_words(steps: argparse._SubParsersAction) -> None:
     words.choices["notebook"].add_argument("--figures", default="", help="folder of its results")
 
 
+def _require_seed(given: argparse.Namespace) -> None:
+    require_at_least(0, given.seed, "--seed", most=2**32 - 1)  # what numpy takes
+
+
 def _build(given: argparse.Namespace) -> None:
     from actlib.study.session import Study
 
+    _require_seed(given)
     print(Study.open(given.preset).folder(given.model, given.seed))
 
 
 def _record(given: argparse.Namespace) -> None:
     from actlib.study.session import Study
 
+    _require_seed(given)
     study = Study.open(given.preset)
     if given.merging:
         _record_specialists(study, given.seed)
@@ -89,6 +95,7 @@ def _note(study: "Study", seed: int, name: str, folders: list[str]) -> None:
 def _sweep(given: argparse.Namespace) -> None:
     from actlib.study import sweeps
 
+    _require_seed(given)
     print(sweeps.run(sweeps.open_sweep(given.preset), given.part, given.bundle, given.seed))
 
 

@@ -21,7 +21,7 @@ from actlib.files.rewriting import Change, write_changed
 from actlib.files.slabs import OpenFiles, Slab, read
 from actlib.files.writing import folder_beside, require_free
 from actlib.masks import ChannelMask
-from actlib.transfer import interpolated, require_scale, selections
+from actlib.transfer import moved, require_scale, selections
 
 
 def transfer_checkpoint(
@@ -53,7 +53,8 @@ def transfer_checkpoint(
 
     Raises:
         ValueError: a folder is absent or holds no usable weights, the models or tokenizers do not
-            fit, the mask is of another model, the scale is not finite, or the output is taken.
+            fit or are one folder, the mask is of another model, the scale is not finite, a moved
+            parameter would be NaN or infinite, or the output is taken. Nothing is written then.
     """
     target_dir, donor_dir, output_dir = Path(target_dir), Path(donor_dir), Path(output_dir)
     require_scale(scale)
@@ -71,7 +72,7 @@ def transfer_checkpoint(
     }
     with folder_beside(output_dir, durable) as unfinished, OpenFiles(donor_dir) as files:
         changes = [
-            Change(selection, ours, partial(_moved, files, theirs, scale))
+            Change(selection, ours, partial(_moved, files, theirs, scale, selection.name))
             for selection, ours, theirs in plan
         ]
         write_changed(target, unfinished, changes)
@@ -81,7 +82,12 @@ def transfer_checkpoint(
 
 
 def _moved(
-    files: OpenFiles, donated: StoredParameter, scale: float, slab: Slab, values: Tensor
+    files: OpenFiles,
+    donated: StoredParameter,
+    scale: float,
+    name: str,
+    slab: Slab,
+    values: Tensor,
 ) -> Tensor:
     """A slab's values after the transfer, from those in the target."""
-    return interpolated(values, read(files, donated, slab), scale)
+    return moved(values, read(files, donated, slab), scale, name)

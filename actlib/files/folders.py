@@ -14,11 +14,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 from actlib.files.headers import DTYPES, stored_tensors
 from actlib.files.layouts import Layout, StoredParameter, layout_of
-from actlib.files.loading import SAFE, load_pretrained
+from actlib.files.loading import empty_model, load_pretrained
 from actlib.files.skeletons import Skeleton, skeleton
 from actlib.pairing.pairs import require_pair
 from actlib.transfer import Selection
@@ -101,36 +99,27 @@ def open_folder(path: Path, like: ModelFolder | None = None) -> ModelFolder:
     if like is not None and _configuration(path) == _configuration(like.path):
         model = like.model
     else:
-        model = skeleton(_configuration(path), stored) or empty_model(path)
+        model = skeleton(_configuration(path), stored)
+        model = model or empty_model(path, local_files_only=True)
     files = tuple(sorted({tensor.file for tensor in stored.values()}))
     return ModelFolder(path, model, layout_of(stored, model), files)
-
-
-def empty_model(folder: Path) -> "PreTrainedModel":
-    """The folder's model without memory for its weights.
-
-    Raises:
-        ValueError: the folder has no configuration.
-    """
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"the model folder {folder} lacks config.json")
-    import transformers
-
-    config = load_pretrained(transformers.AutoConfig, folder, local_files_only=True)
-    with torch.device("meta"):
-        return transformers.AutoModelForCausalLM.from_config(config, **SAFE)
 
 
 def require_matching(donor: ModelFolder, target: ModelFolder) -> None:
     """Refuse folders whose models or tokenizers cannot exchange channels.
 
     Raises:
-        ValueError: names each mismatch.
+        ValueError: names each mismatch, or the folder where both are the same.
     """
+    if donor.path.resolve() == target.path.resolve():
+        raise ValueError(
+            f"donor and target are the same folder, {target.path}, so nothing would move; name the "
+            "folder of another model as the donor"
+        )
     ours, theirs = donor.model, target.model
     if ours is not theirs and any(isinstance(model, Skeleton) for model in (ours, theirs)):
         # Their settings differ, and what a configuration leaves out transformers alone knows.
-        ours, theirs = empty_model(donor.path), empty_model(target.path)
+        ours, theirs = (empty_model(each.path, local_files_only=True) for each in (donor, target))
     require_pair(ours, theirs, *tokenizers_of(donor.path, target.path))
 
 

@@ -29,6 +29,7 @@ DTYPES = {
     "BF16": torch.bfloat16,
 }
 """Types of numbers that can be moved, by their names in safetensors."""
+_ANEW = "copy or download it anew"
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,9 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
             index names a file outside the folder.
     """
     if not folder.is_dir():
-        raise ValueError(f"there is no model folder {folder}")
+        if folder.exists():
+            raise ValueError(f"{folder} is a file; expected a model folder")
+        raise ValueError(f"there is no model folder {folder}; download a model of the Hub first")
     # Loading prefers the single file where a folder has both.
     placed = {} if (folder / SINGLE).is_file() else _weight_map(folder)
     files = sorted(set(placed.values())) or [SINGLE]
@@ -87,7 +90,8 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
             "run code and is never loaded; save them as safetensors with save_pretrained"
         )
     if missing:
-        raise ValueError(f"the model folder {folder} lacks {', '.join(missing)}")
+        remedy = "copy or download them anew" if placed else "save_pretrained writes it"
+        raise ValueError(f"the model folder {folder} lacks {', '.join(missing)}; {remedy}")
     found: dict[str, StoredTensor] = {}
     for file in files:
         for name, tensor in _header(folder / file, file).items():
@@ -95,7 +99,9 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
                 found[name] = tensor
     lost = next((name for name in placed if name not in found), None)
     if lost is not None:
-        raise ValueError(f"{folder / placed[lost]} lacks the tensor {lost} that the index names")
+        raise ValueError(
+            f"{folder / placed[lost]} lacks the tensor {lost} that the index names; {_ANEW}"
+        )
     return found
 
 
@@ -109,7 +115,8 @@ def _weight_map(folder: Path) -> dict[str, str]:
         if not all(isinstance(file, str) for file in placed.values()):
             raise TypeError("a file name is no text")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{path} is not an index of safetensors files: {error!r}") from error
+        told = f"{path} is not an index of safetensors files: {error!r}; {_ANEW}"
+        raise ValueError(told) from error
     for file in set(placed.values()):
         _require_inside(path, file)
     return placed
@@ -148,9 +155,9 @@ def _header(path: Path, file: str) -> dict[str, StoredTensor]:
         entries.pop("__metadata__", None)
         found = {name: _placed(entry, file, 8 + length) for name, entry in entries.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{path} is not a safetensors file") from error
+        raise ValueError(f"{path} is not a safetensors file, or damaged; {_ANEW}") from error
     if any(tensor.offset + tensor.size > size for tensor in found.values()):
-        raise ValueError(f"{path} is cut off")
+        raise ValueError(f"{path} is cut off; {_ANEW}")
     return found
 
 

@@ -28,7 +28,7 @@ from actlib.files.slabs import OpenFiles, Slab, read, slabs_of
 from actlib.files.writing import folder_beside, require_free
 from actlib.masks import ChannelMask, require_fit
 from actlib.merging import combined, count_collisions, largest_claims, require_mergeable
-from actlib.transfer import Selection, require_scale, selections
+from actlib.transfer import Selection, require_finite, require_scale, selections
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +86,7 @@ def merge_checkpoint(
 
     Raises:
         ValueError: as `transfer_checkpoint`; the rule is unknown, or there is no contribution.
+            Nothing is written then.
     """
     base_dir, output_dir = Path(base_dir), Path(output_dir)
     require_mergeable(contributions, collisions)
@@ -166,7 +167,11 @@ def _merged(
         theirs = read(given.files, stored, slab).to(base.dtype)
         deltas.append((theirs - base) * given.scale)
         claims.append(_claimed(given.claims[name], slab).expand_as(base))
-    return (base + combined(torch.stack(deltas), torch.stack(claims), rule)).to(values.dtype)
+    merged = (base + combined(torch.stack(deltas), torch.stack(claims), rule)).to(values.dtype)
+    sides = {f"{given.folder.path}": delta for (given, _), delta in zip(parts, deltas, strict=True)}
+    scales = ", ".join(f"{given.scale:g}" for given, _ in parts)
+    require_finite(name, merged, {"base": values, **sides}, scales)
+    return merged
 
 
 def _claimed(selection: Selection, slab: Slab) -> Bool[Tensor, "rows _"]:

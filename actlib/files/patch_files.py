@@ -239,7 +239,7 @@ class PatchFile:
             )
 
     def _damaged(self, what: str) -> ValueError:
-        return ValueError(f"the patch {self.path} is damaged: {what}")
+        return ValueError(f"the patch {self.path} is damaged: {what}; copy or download it anew")
 
 
 @contextmanager
@@ -251,12 +251,14 @@ def open_patch(path: str | os.PathLike) -> Iterator[PatchFile]:
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"there is no {KIND} file {path}")
+        raise ValueError(f"there is no {KIND} file {path}; `actlib patch make` makes one")
     try:
         with safe_open(path, framework="pt") as file:
             yield PatchFile(path, file)
     except SafetensorError as error:
-        raise ValueError(f"{path} is not a readable {KIND} file: {error}") from error
+        raise ValueError(
+            f"{path} is not a readable {KIND} file: {error}; copy or download it anew"
+        ) from error
 
 
 def write_patch(

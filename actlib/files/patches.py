@@ -26,7 +26,7 @@ from actlib.files.patch_files import RESERVED, Edit, PatchInfo, digest, open_pat
 from actlib.files.patching import move_folder, move_model
 from actlib.files.slabs import OpenFiles, Slab, read, slabs_of
 from actlib.masks import ChannelMask
-from actlib.transfer import Selection, interpolated, require_scale, selections
+from actlib.transfer import Selection, moved, require_scale, selections
 
 
 def make_patch(
@@ -154,7 +154,7 @@ def _changes(
     """Slabs with their values before and after."""
     for slab in slabs_of(ours[1], selection):
         before = read(*ours, slab)
-        yield slab, before, interpolated(before, read(*theirs, slab), scale)
+        yield slab, before, moved(before, read(*theirs, slab), scale, selection.name)
 
 
 def _require_same_copies(first: Edit, second: Edit) -> None:

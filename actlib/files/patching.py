@@ -168,7 +168,8 @@ def _require_side(patch: PatchFile, held: list[_Held], sides: tuple[str, str]) -
         raise ValueError(f"the patch {patch.path} is {done} this target")
     raise ValueError(
         f"the target does not hold the values that it had {sides[0]} the patch {patch.path} "
-        f"(their SHA-256 differs): {shortened([each.selection.name for each in wrong], 3)}"
+        f"(their SHA-256 differs): {shortened([each.selection.name for each in wrong], 3)}; take "
+        "the model that it was made for"
     )
 
 

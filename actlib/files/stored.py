@@ -15,8 +15,6 @@ from typing import cast
 import torch
 from torch import Tensor
 from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -27,7 +25,7 @@ from actlib.channels import uncovered_parameters
 from actlib.files.folders import TOKENIZER_FILES
 from actlib.files.headers import DTYPES, INDEX, SINGLE, stored_tensors
 from actlib.files.layouts import StoredParameter, layout_of
-from actlib.files.loading import SAFE, load_pretrained
+from actlib.files.loading import empty_model, load_pretrained
 
 
 def structure(place: str | Path) -> PreTrainedModel:
@@ -36,9 +34,7 @@ def structure(place: str | Path) -> PreTrainedModel:
     Raises:
         ValueError: there is no configuration of a causal language model.
     """
-    config = load_pretrained(AutoConfig, place)
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, **SAFE)
+    return empty_model(place)
 
 
 def tokenizer_of(place: str | Path) -> PreTrainedTokenizerBase | None:

@@ -44,7 +44,7 @@ def require_free(output: Path) -> None:
         ValueError: names the folder.
     """
     if output.is_file() or (output.is_dir() and any(output.iterdir())):
-        raise ValueError(f"the output folder {output} exists and is not empty")
+        raise ValueError(f"the output folder {output} exists and is not empty; name another")
 
 
 @contextmanager

@@ -91,8 +91,15 @@ def judge(
             cannot be had, `samples` is taken, or the model does not suit the backend.
     """
     require_harness()
-    _require_settings(model, tokenizer, backend, limit, seeds, apply_chat_template)
+    _require_settings(model, tokenizer, backend, limit, seeds)
     require_free(samples)
+    if backend == "hf" and isinstance(model, str | Path):
+        tokenizer = tokenizer or load_pretrained(AutoTokenizer, model)
+    if apply_chat_template and tokenizer is not None and not tokenizer.chat_template:
+        raise ValueError(
+            f"asking by chat needs a chat template, and the tokenizer {tokenizer.name_or_path} has "
+            "none; leave out --chat (apply_chat_template), or give it one"
+        )
     asked = [tasks] if isinstance(tasks, str) else list(tasks)
     with _quiet(), _seeded(*seeds[:3]), tempfile.TemporaryDirectory() as folder:
         from lm_eval.evaluator import evaluate
@@ -126,7 +133,6 @@ def _require_settings(
     backend: str,
     limit: int | None,
     seeds: Sequence[int],
-    chat: bool,
 ) -> None:
     stored = isinstance(model, str | Path)
     if backend not in BACKENDS:
@@ -142,8 +148,6 @@ def _require_settings(
         )
     if not stored and tokenizer is None:
         raise ValueError("a model in memory needs its tokenizer beside it, got None")
-    if chat and tokenizer is not None and not tokenizer.chat_template:
-        raise ValueError("apply_chat_template needs a chat template, and the tokenizer has none")
     if limit is not None and (limit < 1 or limit != int(limit)):
         raise ValueError(f"limit must be a whole number of at least 1, got {limit}")
     if len(seeds) != len(SEEDS):
@@ -190,7 +194,6 @@ def _wrapped(
         yield kind(pretrained=str(model), **options)
         return
     if isinstance(model, str | Path):
-        tokenizer = tokenizer or load_pretrained(AutoTokenizer, model)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         loaded = load_pretrained(AutoModelForCausalLM, model, dtype="auto", device_map=device)
     else:

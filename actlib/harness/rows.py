@@ -4,13 +4,13 @@ The harness calls the readers as `custom_dataset`, with a task's `dataset_kwargs
 Nothing is kept in the cache of `datasets`, so a changed file counts at once.
 """
 
-import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 from datasets import Dataset, DatasetDict
 
+from actlib.text import lines
 from actlib.text.data import load_external, load_items
 
 
@@ -20,16 +20,7 @@ def json_lines(path: str | Path) -> list[dict]:
     Raises:
         ValueError: a line is not a JSON object; the sentence names it.
     """
-    rows = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").split("\n"), start=1):
-        if line.strip():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path}, line {number}: not JSON ({error.msg})") from error
-            if not isinstance(rows[-1], dict):
-                raise ValueError(f"{path}, line {number}: expected an object, got {rows[-1]!r}")
-    return rows
+    return [row for _, row in lines.json_lines(Path(path))]
 
 
 def questions(path: str, language: str, domain: str, **_: object) -> DatasetDict:

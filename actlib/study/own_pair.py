@@ -63,10 +63,11 @@ def read_content(raw: object, path: Path, root: Path, taken: list[str]) -> dict:
         return full_form(raw, path, taken)
     models, data = raw.get("models"), raw.get("data")
     for spec in models.values() if isinstance(models, dict) else []:
-        if isinstance(spec, dict) and "load" in spec:
-            spec["load"] = from_folder(str(spec["load"]), path.parent)
-    if isinstance(data, dict) and data.get("path") and not (root / data["path"]).exists():
-        data["path"] = from_folder(data["path"], path.parent)
+        if isinstance(spec, dict) and isinstance(spec.get("load"), str):
+            spec["load"] = from_folder(spec["load"], path.parent)
+    if isinstance(data, dict) and isinstance(data.get("path"), str):
+        if not (root / data["path"]).exists():
+            data["path"] = from_folder(data["path"], path.parent)
     return raw
 
 
@@ -108,7 +109,10 @@ def full_form(raw: Mapping, path: Path, taken: list[str]) -> dict:
 
 def from_folder(place: str, folder: Path) -> str:
     """A path made absolute where it is there, seen from a folder; otherwise as it was."""
-    found = folder / Path(place).expanduser()
+    try:
+        found = folder / Path(place).expanduser()
+    except RuntimeError:  # the home of a user who is not there
+        return place
     return str(found.resolve()) if found.exists() else place
 
 
@@ -167,8 +171,12 @@ def _questions(raw: Mapping, folder: Path) -> Path:
 
 
 def _model(given: str | Mapping, folder: Path) -> dict:
-    spec = dict(given) if isinstance(given, Mapping) else {"load": str(given)}
-    return spec | ({"load": from_folder(spec["load"], folder)} if "load" in spec else {})
+    spec = dict(given) if isinstance(given, Mapping) else {"load": given}
+    return spec | ({"load": from_folder(spec["load"], folder)} if _is_text(spec, "load") else {})
+
+
+def _is_text(spec: Mapping, key: str) -> bool:
+    return isinstance(spec.get(key), str)  # what is none is refused as the preset is checked
 
 
 def _listed(given: str | list) -> list:

@@ -12,7 +12,6 @@ parts. Unknown keys are refused by name.
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -24,6 +23,7 @@ from pydantic import (
 )
 
 from actlib.study.own_pair import given_by_hand, read_content
+from actlib.study.yaml_files import read_yaml
 from actlib.text.generator import DOMAINS, LANGUAGES, TASKS, require_known
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,7 +33,7 @@ CONFIGS = ROOT / "configs"
 class Strict(BaseModel):
     """Base of all sections: frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 Name = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
@@ -83,7 +83,7 @@ class TunedModel(Training):
 
 
 def _sort_of(spec: dict | Strict) -> str:
-    keys = spec if isinstance(spec, dict) else type(spec).model_fields
+    keys = spec if isinstance(spec, dict) else getattr(type(spec), "model_fields", ())
     return next((key for key in ("wheel", "load", "scratch") if key in keys), "start")
 
 
@@ -131,6 +131,7 @@ class Evaluation(Strict):
 
 Percent = Annotated[float, Field(gt=0, le=100)]
 Scale = Annotated[float, Field(gt=0, le=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what numpy takes
 
 
 class Grids(Strict):
@@ -158,7 +159,7 @@ class TunedArms(Training):
 class Sweep(Strict):
     """The long statistics: training seeds, grids and items of ``make sweep``."""
 
-    seeds: list[int] = Field(min_length=1)
+    seeds: list[Seed] = Field(min_length=1)
     percents: list[Percent] = [1, 5, 20, 50]
     scales: list[Scale] = [0.5, 1.0]
     merging_percents: list[Percent] = [5, 20, 50]
@@ -183,7 +184,7 @@ class Preset(Strict):
 
     name: Name
     description: str
-    seeds: list[int] = Field(min_length=1)
+    seeds: list[Seed] = Field(min_length=1)
     dtype: Literal["float32", "bfloat16"]
     models: dict[Name, AnyModel]
     roles: Roles
@@ -282,16 +283,14 @@ def load_preset(preset: str = "smol", **roles: str) -> Preset:
         ValueError: the preset is unknown, not valid YAML, or holds an unknown or wrong key.
     """
     path = preset_file(preset)
+    content = read_yaml(path)
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
         shipped = [each.stem for each in CONFIGS.glob("*.yaml")]
-        raw = given_by_hand(read_content(raw, path, ROOT, shipped), roles)
-        return Preset.model_validate(raw)
+        raw = read_content(content, path, ROOT, shipped)
+        found = Preset.model_validate(raw)
+        return Preset.model_validate(given_by_hand(raw, roles)) if any(roles.values()) else found
     except ValidationError as error:
         raise ValueError(f"preset {path.name}: {_sentence(error)}") from None
-    except yaml.YAMLError as error:
-        told = " ".join(str(error).split())
-        raise ValueError(f"preset {path.name} is not valid YAML: {told}") from None
     except ValueError as error:
         raise ValueError(f"preset {path.name}: {error}") from None
 
@@ -306,9 +305,11 @@ def require_place(place: str) -> None:
     path = Path(place)
     looks_local = path.is_absolute() or place.startswith(".") or place.count("/") > 1
     if path.exists() and not (path / "config.json").is_file():
-        raise ValueError(f"the model folder {place!r} holds no config.json")
+        raise ValueError(
+            f"the model folder {place!r} holds no config.json; save_pretrained makes it"
+        )
     if looks_local and not path.exists():
-        raise ValueError(f"there is no model folder {place!r}")
+        raise ValueError(f"there is no model folder {place!r}; look for a slip in the path")
 
 
 def _sentence(error: ValidationError) -> str:

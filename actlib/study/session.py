@@ -144,7 +144,8 @@ class Study:
         name = getattr(self.preset.roles, role, None) or role
         if name not in self.preset.models:
             known = [*self.preset.models, "donor", "target", "base"]
-            raise ValueError(f"unknown model {role!r}: expected one of {', '.join(known)}")
+            there = ", ".join(dict.fromkeys(known))
+            raise ValueError(f"unknown model {role!r}: expected one of {there}")
         return name
 
     def model(self, role: str, seed: int | None = None, dtype: str = "") -> PreTrainedModel:

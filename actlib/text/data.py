@@ -5,10 +5,9 @@ know where an item came from: id, split, language, domain, task, question, answe
 answer as text, empty where unknown) and operands (empty outside the generated tasks).
 """
 
-import json
 import random
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from babel import Locale
 from datasets import Dataset, Features, List, Value
 
 from actlib.text.generator import SPLITS, require_known, split_of
+from actlib.text.lines import json_lines, read_lines, shown
 
 SHIPPED = Path(__file__).resolve().parents[2] / "data"
 COLUMNS = ("id", "split", "language", "domain", "task", "question", "answer", "value")
@@ -23,20 +23,6 @@ FEATURES = Features(
     {**{name: Value("string") for name in COLUMNS}, "operands": List(Value("int64"))}
 )
 _SPLIT_NAMES = {"train": "train", "dev": "validation", "validation": "validation", "test": "test"}
-
-
-def _json_lines(path: Path) -> Iterator[tuple[int, dict]]:
-    """Line numbers, from 1, with the objects of a JSON lines file."""
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path.name}, line {number}: not JSON ({error.msg}).") from error
-        if not isinstance(row, dict):
-            raise ValueError(f"{path.name}, line {number}: expected an object, got {row!r}.")
-        yield number, row
 
 
 def _dataset(rows: list[dict]) -> Dataset:
@@ -145,7 +131,7 @@ def load_items(
     files = sorted((folder / split).glob("*.jsonl"))
     if not files:
         raise ValueError(f"Found no file like {split}/en.jsonl in the data folder {folder}.")
-    rows = [_own(file, number, row) for file in files for number, row in _json_lines(file)]
+    rows = [_own(file, number, row) for file in files for number, row in json_lines(file)]
     return select_items(
         _dataset(rows),
         languages=languages,
@@ -160,12 +146,10 @@ def _mgsm(path: Path) -> list[dict]:
     """MGSM: question, tab, number. The language is the end of the file's name."""
     language = path.stem.rpartition("_")[2]
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
-        if not line.strip():
-            continue
+    for number, line in read_lines(path):
         question, tab, answer = line.rpartition("\t")
         if not tab or not question.strip() or not answer.strip():
-            raise ValueError(f"{path.name}, line {number}: expected question, tab, answer.")
+            raise ValueError(f"{path}, line {number}: expected question, tab, answer.")
         rows.append(
             {
                 "id": f"mgsm-{language}-{number:04d}",
@@ -184,6 +168,7 @@ def _mgsm(path: Path) -> list[dict]:
 
 def _gsm8k(path: Path, number: int, row: dict) -> dict:
     """GSM8K: the worked answer without its calculator notes; the number follows `####`."""
+    _require_text(path, number, row, "question", "answer")
     answer = re.sub(r"<<[^>]*>>", "", row["answer"]).strip()
     split = _SPLIT_NAMES.get(path.stem) or split_of(row["question"])
     return {
@@ -207,9 +192,15 @@ def _language_codes() -> dict[str, str]:
 
 def _exams(path: Path, number: int, row: dict) -> dict | None:
     """EXAMS: the choices join the question. None for a canceled question, one without an answer."""
+    _require_text(path, number, row, *(key for key in ("question", "answer") if key in row))
     choices, key = row["choices"], row["answer"]
+    if not isinstance(choices, dict) or not all(isinstance(c, str) for c in choices.values()):
+        raise ValueError(
+            f"{path}, line {number}: 'choices' must hold texts by letter, got {shown(choices)}."
+        )
     if key not in choices:
         return None
+    _require_text(path, number, row, *(key for key in ("language", "subject") if key in row))
     name = row["language"].removeprefix("North ")  # CLDR calls the language Macedonian
     listed = "\n".join(f"{letter}) {text}" for letter, text in choices.items())
     return {
@@ -227,13 +218,17 @@ def _exams(path: Path, number: int, row: dict) -> dict | None:
 
 def _own(path: Path, number: int, row: dict) -> dict:
     """A user's row, checked, with what is missing filled in."""
-    for name in ("question", "answer"):
-        if not isinstance(row.get(name), str) or not row[name].strip():
-            raise ValueError(f"{path.name}, line {number}: {name!r} must hold text.")
+    _require_text(path, number, row, "question", "answer")
     split = row.get("split") or split_of(row["question"])
     if split not in SPLITS:
         raise ValueError(
-            f"{path.name}, line {number}: unknown split {split!r}; choose from {', '.join(SPLITS)}."
+            f"{path}, line {number}: unknown split {shown(split)}; choose from {', '.join(SPLITS)}."
+        )
+    operands = row.get("operands") or []
+    if not isinstance(operands, list) or not all(_is_count(each) for each in operands):
+        raise ValueError(
+            f"{path}, line {number}: 'operands' must be a list of whole numbers, got "
+            f"{shown(operands)}."
         )
     language, domain = str(row.get("language") or "und"), str(row.get("domain") or "own")
     if row.get("ability"):  # a name in place of language and domain; often the two in one
@@ -248,8 +243,20 @@ def _own(path: Path, number: int, row: dict) -> dict:
         "question": row["question"],
         "answer": row["answer"],
         "value": "" if value is None else str(value),
-        "operands": list(row.get("operands") or []),
+        "operands": operands,
     }
+
+
+def _require_text(path: Path, number: int, row: Mapping, *names: str) -> None:
+    for name in names:
+        value = row.get(name)
+        if not isinstance(value, str) or not value.strip():
+            told = f"got {shown(value)}" if name in row else "and is missing"
+            raise ValueError(f"{path}, line {number}: {name!r} must hold text, {told}.")
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
 
 
 _READERS: dict[str, Callable[[Path, int, dict], dict | None]] = {
@@ -264,7 +271,7 @@ def _format_of(path: Path) -> str:
     """Guess a file's format: by its ending, then by what its first row holds."""
     if path.suffix == ".tsv":
         return "mgsm"
-    _, row = next(_json_lines(path), (0, {}))
+    _, row = next(json_lines(path), (0, {}))
     if "choices" in row:
         return "exams"
     return "gsm8k" if re.search(r"^#### ", str(row.get("answer", "")), re.MULTILINE) else "own"
@@ -275,9 +282,9 @@ def _read(path: Path, format: str) -> list[dict]:
     if format == "mgsm":
         return _mgsm(path)
     try:
-        rows = [_READERS[format](path, number, row) for number, row in _json_lines(path)]
+        rows = [_READERS[format](path, number, row) for number, row in json_lines(path)]
     except KeyError as error:
-        raise ValueError(f"{path.name} has a row without {error}, which {format} needs.") from error
+        raise ValueError(f"{path} has a row without {error}, which {format} needs.") from error
     return [row for row in rows if row is not None]
 
 
@@ -302,8 +309,8 @@ def load_external(path: str | Path, format: str = "auto") -> Dataset:
     path = Path(path)
     files = [path] if path.is_file() else sorted([*path.glob("*.tsv"), *path.glob("*.jsonl")])
     if not files:
-        raise ValueError(f"Found no .tsv or .jsonl file at {path}.")
+        raise ValueError(f"Found no .tsv or .jsonl file at {path}; name one, or its folder.")
     rows = [row for file in files for row in _read(file, format)]
     if not rows:
-        raise ValueError(f"Found no item in {path}.")
+        raise ValueError(f"Found no item in {path}; it needs a question with its answer a line.")
     return _dataset(rows)

@@ -50,7 +50,10 @@ def _end_ids(tokenizer: PreTrainedTokenizerBase, tail: str = "") -> tuple[int, .
         if token in special:
             return (token,)
     if tokenizer.eos_token_id is None:
-        raise ValueError("The tokenizer has no end-of-text token, so an answer cannot be ended.")
+        raise ValueError(
+            f"The tokenizer {tokenizer.name_or_path} has no end-of-text token, so an answer cannot "
+            "be ended; set eos_token in its tokenizer_config.json."
+        )
     return (tokenizer.eos_token_id,)
 
 
@@ -64,7 +67,13 @@ def _render(tokenizer: PreTrainedTokenizerBase, system_prompt: str, answer: str 
         return cast(str, tokenizer.apply_chat_template([system, user, *reply], **options))
     except TemplateError:  # some templates refuse a system message
         folded = {**user, "content": f"{system_prompt}\n\n{_QUESTION}".strip()}
-        return cast(str, tokenizer.apply_chat_template([folded, *reply], **options))
+        try:
+            return cast(str, tokenizer.apply_chat_template([folded, *reply], **options))
+        except TemplateError as error:
+            raise ValueError(
+                f"The chat template of the tokenizer {tokenizer.name_or_path} cannot be used "
+                f"({error}); mend it, or take it away to ask without one."
+            ) from error
 
 
 @lru_cache(maxsize=16)
@@ -83,7 +92,10 @@ def _frame(
         return _Frame(start_ids, before, after, " ", _end_ids(tokenizer))
     prompt = _render(tokenizer, system_prompt, None)
     if prompt.count(_QUESTION) != 1:
-        raise ValueError("The chat template does not write the user's message exactly once.")
+        raise ValueError(
+            f"The chat template of the tokenizer {tokenizer.name_or_path} does not write the "
+            "user's message exactly once; mend it, or take it away to ask without one."
+        )
     before, after = prompt.split(_QUESTION)
     written, _, tail = _render(tokenizer, system_prompt, _ANSWER).partition(_ANSWER)
     lead = written.removeprefix(prompt) if written.startswith(prompt) else ""

@@ -1,0 +1,133 @@
+"""Files of questions, and options of `record`."""
+
+from pathlib import Path
+
+from bad_inputs.mistakes import RECORD, Case, removed, rows, write
+
+QUESTIONS = [
+    Case("no file of questions", RECORD, ("own.jsonl", "name one"), removed("own.jsonl")),
+    Case(
+        "questions that are a folder of none",
+        RECORD,
+        ("own.jsonl", ".jsonl"),
+        lambda: (removed("own.jsonl")(), Path("own.jsonl").mkdir()),
+    ),
+    Case("questions of no byte", RECORD, ("own.jsonl", "question"), write("own.jsonl", "")),
+    Case(
+        "questions that are blank lines",
+        RECORD,
+        ("own.jsonl", "question"),
+        write("own.jsonl", "\n \n"),
+    ),
+    Case(
+        "questions in Latin-1",
+        RECORD,
+        ("own.jsonl", "line 1", "UTF-8"),
+        write("own.jsonl", '{"question": "où", "answer": "là"}'.encode("latin-1")),
+    ),
+    Case(
+        "questions in UTF-16",
+        RECORD,
+        ("own.jsonl", "UTF-8"),
+        write("own.jsonl", '{"question": "a", "answer": "b"}'.encode("utf-16")),
+    ),
+    Case(
+        "table in Latin-1",
+        RECORD.replace("own.jsonl", "q.tsv"),
+        ("q.tsv", "UTF-8"),
+        write("q.tsv", "où\t3".encode("latin-1")),
+    ),
+    Case(
+        "row that is no JSON",
+        RECORD,
+        ("own.jsonl", "line 2", "JSON"),
+        write("own.jsonl", '{"question": "a", "answer": "b"}\n{'),
+    ),
+    Case(
+        "row that nests without end",
+        RECORD,
+        ("own.jsonl", "line 1", "JSON"),
+        write("own.jsonl", "[" * 100_000),
+    ),
+    Case(
+        "file that is one JSON list",
+        RECORD,
+        ("own.jsonl", "line 1", "object"),
+        write("own.jsonl", '[{"question": "a", "answer": "b"}]'),
+    ),
+    Case(
+        "row without an answer", RECORD, ("own.jsonl", "line 1", "answer"), rows({"question": "a"})
+    ),
+    Case(
+        "row with a number for an answer",
+        RECORD,
+        ("own.jsonl", "line 1", "answer", "7"),
+        rows({"question": "a", "answer": 7}),
+    ),
+    Case(
+        "row with a blank question",
+        RECORD,
+        ("own.jsonl", "line 2", "question"),
+        rows({"question": "a", "answer": "b"}, {"question": " ", "answer": "b"}),
+    ),
+    Case(
+        "row of an unknown split",
+        RECORD,
+        ("own.jsonl", "line 1", "exam", "validation"),
+        rows({"question": "a", "answer": "b", "split": "exam"}),
+    ),
+    Case(
+        "row with text for operands",
+        RECORD,
+        ("own.jsonl", "line 1", "operands"),
+        rows({"question": "a", "answer": "b", "operands": ["x"]}),
+    ),
+    Case(
+        "row with one number for operands",
+        RECORD,
+        ("own.jsonl", "line 1", "operands"),
+        rows({"question": "a", "answer": "b", "operands": 3}),
+    ),
+    Case(
+        "half a character in a question",
+        RECORD,
+        ("own.jsonl", "line 1", "question"),
+        rows({"question": "\ud800", "answer": "b"}),
+    ),
+    Case(
+        "GSM8K with a number for a question",
+        RECORD,
+        ("own.jsonl", "line 1", "question"),
+        rows({"question": 3, "answer": "x\n#### 3"}),
+    ),
+    Case(
+        "EXAMS with a list of choices",
+        RECORD,
+        ("own.jsonl", "line 1", "choices"),
+        rows(
+            {"question": "a", "choices": ["x"], "answer": "A", "language": "French", "subject": "s"}
+        ),
+    ),
+    Case(
+        "EXAMS without a language",
+        RECORD,
+        ("own.jsonl", "language"),
+        rows({"question": "a", "choices": {"A": "x"}, "answer": "A", "subject": "s"}),
+    ),
+    Case(
+        "EXAMS with no right choice at all",
+        RECORD,
+        ("own.jsonl", "question"),
+        rows({"question": "a", "choices": {"A": "x"}, "answer": "@", "subject": "s"}),
+    ),
+    Case("limit of 0", RECORD + " --limit 0", ("--limit", "0", "at least 1")),
+    Case("limit below 0", RECORD + " --limit -1", ("--limit", "-1", "at least 1")),
+    Case("batch of 0", RECORD + " --batch-size 0", ("--batch-size", "0", "at least 1")),
+    Case("dtype that is none", RECORD.replace("float32", "int8"), ("dtype", "int8", "bfloat16")),
+    Case(
+        "dtype of weights only",
+        RECORD.replace("float32", "float8_e4m3fn"),
+        ("dtype", "float8", "bfloat16"),
+    ),
+    Case("device map that is none", RECORD + " --device-map moon", ("moon", "auto")),
+]

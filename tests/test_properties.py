@@ -1,0 +1,280 @@
+"""Whatever bytes, numbers or settings come in: a clean sentence, or a right result."""
+
+import json
+import math
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from hypothesis import HealthCheck, assume, example, given, settings
+from hypothesis import strategies as st
+
+from actlib.channels import channel_modules
+from actlib.files.headers import SINGLE, stored_tensors
+from actlib.files.patches import apply_patch, inspect_patch, make_patch
+from actlib.masks import ChannelMask
+from actlib.scores import ChannelScores
+from actlib.study.presets import Preset, load_preset
+from actlib.text.data import load_external
+from actlib.transfer import transfer_
+
+# Derandomized, so that a run of continuous integration is no lottery.
+CALM = settings(
+    derandomize=True,
+    database=None,
+    deadline=None,
+    max_examples=25,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+SOME = settings(CALM, max_examples=15)
+
+damages = st.one_of(
+    st.tuples(st.just("cut"), st.floats(0, 1, exclude_max=True)),
+    st.tuples(st.just("flip"), st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 7))),
+    st.tuples(st.just("header"), st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 7))),
+)
+scalars = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.just("donor")
+)
+values = st.recursive(
+    scalars,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=6), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+def damaged(data, damage):
+    """Cut bytes off, or flip a bit anywhere or in the header of a safetensors file."""
+    kind, how = damage
+    if kind == "cut":
+        return data[: int(how * len(data))]
+    place, bit = how
+    size = 8 + int.from_bytes(data[:8], "little") if kind == "header" else len(data)
+    changed = bytearray(data)
+    changed[int(place * size)] ^= 1 << bit
+    return bytes(changed)
+
+
+def clean(error):
+    """Whether an error is what the command line tells as a sentence."""
+    return isinstance(error, ValueError | OSError) and str(error).strip()
+
+
+def loaded(read):
+    """What reading gives, or None where it refuses cleanly; anything else fails the test."""
+    try:
+        return read()
+    except Exception as error:
+        assert clean(error), repr(error)
+        return None
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Files of a mask, of scores, of a patch and of a model, and the pair they belong to."""
+    from tiny_models import tiny_model
+
+    folder = tmp_path_factory.mktemp("whole")
+    for name, seed in (("target", 0), ("donor", 1)):
+        tiny_model("llama", seed).save_pretrained(folder / name)
+    sizes = {n: each.channels for n, each in channel_modules(tiny_model("llama", 0)).items()}
+    generator = torch.Generator().manual_seed(5)
+    drawn = {name: torch.rand(size, generator=generator) for name, size in sizes.items()}
+    ChannelScores(drawn, drawn, 7, {"ability": "fr"}).save(folder / "scores")
+    ChannelScores.load(folder / "scores").top(20).save(folder / "mask")
+    mask = ChannelMask.load(folder / "mask")
+    make_patch(folder / "target", folder / "donor", mask, folder / "patch", scale=0.5)
+    return folder
+
+
+def same(ours, theirs):
+    return ours.keys() == theirs.keys() and all(map(torch.equal, ours.values(), theirs.values()))
+
+
+@CALM
+@given(damage=damages)
+def test_a_damaged_mask_or_scores_file_is_refused_or_gives_what_was_saved(whole, tmp_path, damage):
+    path = tmp_path / "file"
+    path.write_bytes(damaged((whole / "mask").read_bytes(), damage))
+    mask = loaded(lambda: ChannelMask.load(path))
+    assert mask is None or same(mask.channels, ChannelMask.load(whole / "mask").channels)
+    path.write_bytes(damaged((whole / "scores").read_bytes(), damage))
+    scores = loaded(lambda: ChannelScores.load(path))
+    assert scores is None or same(scores.values, ChannelScores.load(whole / "scores").values)
+
+
+@CALM
+@given(damage=damages)
+def test_a_damaged_patch_is_refused_or_gives_the_moved_model(whole, tmp_path, family, damage):
+    path = tmp_path / "file"
+    path.write_bytes(damaged((whole / "patch").read_bytes(), damage))
+    loaded(lambda: inspect_patch(path))
+    model, target = family("llama", 0), family("llama", 0)
+    done = loaded(lambda: apply_patch(model, path) or True)
+    if done:
+        transfer_(target, family("llama", 1), ChannelMask.load(whole / "mask"), 0.5)
+    assert same(model.state_dict(), target.state_dict())
+
+
+@CALM
+@given(damage=damages)
+def test_damaged_weights_are_refused_or_every_tensor_can_be_read(whole, tmp_path, damage):
+    data = (whole / "target" / SINGLE).read_bytes()
+    (tmp_path / SINGLE).write_bytes(damaged(data, damage))
+    found = loaded(lambda: stored_tensors(tmp_path)) or {}
+    for tensor in found.values():
+        assert loaded(lambda tensor=tensor: tensor.open(tmp_path).shape) in (tensor.shape, None)
+
+
+@CALM
+@given(header=st.one_of(st.binary(max_size=40), values.map(lambda v: json.dumps(v).encode())))
+@example(header=b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}')
+@example(header=b"[" * 100_000)
+def test_any_header_is_refused_or_says_what_the_file_holds(tmp_path, header):
+    path = tmp_path / SINGLE
+    path.write_bytes(len(header).to_bytes(8, "little") + header + b"\0" * 8)
+    found = loaded(lambda: stored_tensors(tmp_path)) or {}
+    size = path.stat().st_size
+    assert all(each.offset + each.size <= size for each in found.values())
+    for read in (ChannelMask.load, ChannelScores.load, inspect_patch):
+        assert loaded(lambda read=read: read(path)) is None
+
+
+@CALM
+@given(percent=st.floats(), other=st.floats(0, 100, exclude_min=True), seed=st.integers(0, 99))
+@example(percent=0.0, other=1.0, seed=0)
+@example(percent=100.0, other=29.0, seed=0)
+@example(percent=5e-324, other=100.0, seed=1)
+def test_any_percent_is_refused_or_gives_a_mask_of_that_size(percent, other, seed):
+    generator = torch.Generator().manual_seed(seed)
+    drawn = {name: torch.rand(size, generator=generator) for name, size in (("a", 37), ("b", 63))}
+    scores = ChannelScores(drawn, drawn, 3)
+    mask = loaded(lambda: scores.top(percent))
+    assert (mask is None) == (not 0 < percent <= 100)
+    for part, share in ((mask, percent), (scores.top(other), other)):
+        if part is not None:
+            assert part.count == max(1, math.floor(Fraction(str(share)) * 100 / 100))
+    if mask is not None:
+        small, large = sorted((mask, scores.top(other)), key=lambda each: each.count)
+        assert (small - large).count == 0
+
+
+@SOME
+@given(scale=st.one_of(st.floats(), st.floats(-2, 2)), percent=st.floats(1, 100))
+@example(scale=math.nan, percent=50.0)
+@example(scale=3.4e38, percent=50.0)
+def test_any_scale_is_refused_or_moves_the_masked_rows_alone(whole, family, scale, percent):
+    target, donor, before = family("llama", 0), family("llama", 1), family("llama", 0)
+    mask = ChannelScores.load(whole / "scores").top(percent)
+    moved = loaded(lambda: transfer_(target, donor, mask, scale) or True)
+    if not moved:
+        assert not abs(scale) < 1e30
+        assert same(target.state_dict(), before.state_dict())
+        return
+    for name, found in channel_modules(target).items():
+        new, old, theirs = (
+            model.get_submodule(name).weight.detach().transpose(0, found_dimension(found))
+            for model in (target, before, donor)
+        )
+        chosen = mask.channels[name]
+        assert new.isfinite().all()
+        assert torch.equal(new[~chosen], old[~chosen])
+        wide = old[chosen].double() + scale * (theirs[chosen].double() - old[chosen].double())
+        assert torch.allclose(new[chosen].double(), wide, rtol=1e-5, atol=1e-5 * max(1, abs(scale)))
+
+
+def found_dimension(found):
+    """Dimension of the weight along which a module's channels lie."""
+    return found.parameters()["weight"][1]
+
+
+texts = st.text(min_size=1, max_size=30).filter(lambda text: text.strip())
+
+
+@CALM
+@given(pairs=st.lists(st.tuples(texts, texts), min_size=1, max_size=4))
+def test_questions_come_back_as_they_were_written(tmp_path, pairs):
+    path = tmp_path / "own.jsonl"
+    rows = [{"question": question, "answer": answer} for question, answer in pairs]
+    for ascii_only in (True, False):
+        lines = [json.dumps(row, ensure_ascii=ascii_only) + "\n" for row in rows]
+        path.write_text("".join(lines), encoding="utf-8", newline="")
+        items = load_external(path, format="own")
+        assert [(row["question"], row["answer"]) for row in items] == pairs
+
+
+fields = st.sampled_from(
+    ["question", "answer", "split", "ability", "language", "domain", "operands", "value", "choices"]
+    + ["subject", "id", "task"]
+)
+likely = st.one_of(values, st.just("#### 3"), st.just({"A": "x"}), st.just("A"))
+
+
+@CALM
+@given(
+    rows=st.lists(st.one_of(st.dictionaries(fields, likely), likely), min_size=1, max_size=3),
+    kind=st.sampled_from([".jsonl", ".tsv"]),
+)
+def test_any_rows_are_read_or_refused_by_file_and_line(tmp_path, rows, kind):
+    path = tmp_path / f"own{kind}"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    try:
+        assert len(load_external(path)) <= len(rows)
+    except ValueError as error:
+        assert path.name in str(error) and "\n" not in str(error)
+
+
+@CALM
+@given(data=st.binary(max_size=60))
+def test_any_bytes_for_questions_are_read_or_refused(tmp_path, data):
+    path = tmp_path / "own.jsonl"
+    path.write_bytes(data)
+    loaded(lambda: load_external(path))
+
+
+KEYS = ["donor", "target", "base", "questions", "lost", "retained", "name", "seeds", "dtype"]
+KEYS += ["evaluation", "grids", "models", "roles", "data", "sweep", "device_map", "second_donor"]
+inner = st.sampled_from(["percents", "scales", "sft", "load", "path", "batch_size", "donor", "x"])
+settings_of_a_user = st.one_of(values, st.dictionaries(inner, values, max_size=3))
+
+
+@CALM
+@given(changes=st.dictionaries(st.sampled_from(KEYS), settings_of_a_user, max_size=3))
+@example(changes={"donor": {"load": 3}})
+@example(changes={"data": {"path": 3}, "models": {}})
+@example(changes={"donor": "~nobody-of-that-name/model"})
+@example(changes={"grids": {"sft": {"learning_rate": math.inf}}})
+def test_any_settings_make_a_preset_or_a_sentence(tmp_path, changes):
+    questions = tmp_path / "own.jsonl"
+    questions.write_text('{"question": "a", "answer": "b", "ability": "fr"}\n')
+    known = {"donor": "d", "target": "t", "questions": str(questions)}
+    raw = known | {"lost": ["fr"], "retained": ["fr"]} | changes
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(raw), encoding="utf-8")
+    made = loaded(lambda: load_preset(str(path)))
+    assert made is None or isinstance(made, Preset)
+    if made is not None:
+        assert all(0 < percent <= 100 for percent in made.grids.percents)
+        assert math.isfinite(made.grids.sft.learning_rate)
+
+
+@CALM
+@given(text=st.one_of(st.text(max_size=40), st.text("{}[]:,-&*!<>|\n\t 'a1.\"", max_size=25)))
+@example(text="a: !!int ''")
+@example(text="a: !!timestamp x")
+@example(text="a: &a [*a]\ndonor: *a")
+@example(text="[" * 5000)
+@example(text="a: {<<: 3}")
+def test_any_text_for_a_preset_is_one_sentence(tmp_path, text):
+    path = Path(tmp_path, "mine.yaml")
+    path.write_text(text, encoding="utf-8", newline="")
+    try:
+        load_preset(str(path))
+    except (ValueError, OSError) as error:
+        assert "mine.yaml" in str(error)
+    else:
+        assume(False)
