@@ -39,7 +39,7 @@ from actlib.walks import moving
 
 Measured = Iterator[tuple[Cell, pd.DataFrame]]
 ARMS = ("sft_only", "act_sft", "random_sft", "interpolation_sft", "donor_sft")
-LORA_ARMS = ("sft_only_lora", "act_sft_lora")
+LORA_ARMS = ("sft_only_lora", "act_sft_lora", "random_sft_lora")
 
 
 @dataclass(frozen=True)
