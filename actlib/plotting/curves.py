@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from actlib.measures.statistics import half_normal_ccdf
 from actlib.plotting.style import (
@@ -188,6 +188,7 @@ def sft_curves(table: pd.DataFrame, ax: Axes | None = None, label: str = "Accura
     for style, line in series(table[counts == 1], "method"):
         level = {"color": style["color"], "label": style["label"], "linestyle": (0, (1, 1.2))}
         ax.axhline(line["accuracy"].iloc[0], **level)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set(xlabel="Fine-tuning steps", ylabel=label)
     return legend_above(ax)
 
@@ -224,6 +225,7 @@ def panels(
     columns: int = 2,
     width: str = "full",
     aspect: float = 0.45,
+    same_ranges: bool = False,
     **options,
 ) -> Figure:
     """The same plot once for each value of the column `by`, lettered, under one shared legend.
@@ -235,18 +237,26 @@ def panels(
         columns: Panels side by side.
         width: As for `figure`.
         aspect: Height over width of the whole figure.
+        same_ranges: Give all panels the widest of their x and of their y ranges.
         **options: Passed on to `plot`.
     """
     groups = list(table.groupby(by, sort=False))
+    columns = min(columns, len(groups))
     rows = -(-len(groups) // columns)
     fig, axes = figure(width, aspect, rows, columns, squeeze=False)
     for number, (ax, (value, group)) in enumerate(zip(axes.flat, groups, strict=False)):
         plot(group, ax, **options)
-        ax.set_title(f"({chr(97 + number)}) {label_of(value)}")
+        letter = f"({chr(97 + number)}) " if len(groups) > 1 else ""
+        ax.set_title(f"{letter}{label_of(value)}")
         if number % columns:
             ax.set_ylabel("")
     for ax in list(axes.flat)[len(groups) :]:
         ax.remove()
+    if same_ranges:
+        for axis in ("x", "y"):
+            ends = [getattr(ax, f"get_{axis}lim")() for ax in fig.axes]
+            low, high = min(end[0] for end in ends), max(end[1] for end in ends)
+            plt.setp(fig.axes, **{f"{axis}lim": (low, high)})
     legend_of_figure(fig)
     return fig
 
@@ -270,7 +280,9 @@ def _curves(table: pd.DataFrame, ax: Axes | None, x: str, y: str, by: str) -> Ax
     ax = ax or plt.gca()
     for style, line in series(table.dropna(subset=[y]), by):
         line = line.sort_values(x)
-        ax.plot(line[x], line[y], **style)
+        # What the study is about lies on top where others would hide it.
+        front = {"zorder": 3} if line[by].iloc[0] == "act_global" else {}
+        ax.plot(line[x], line[y], **style, **front)
         if "low" in line and len(line) > 1:
             band = {"color": style["color"], "alpha": 0.15, "linewidth": 0}
             ax.fill_between(line[x], line["low"], line["high"], **band)

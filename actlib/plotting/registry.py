@@ -19,6 +19,9 @@ from actlib.plotting.style import NARROW, figure, inches_of, legend_of_figure, s
 
 Height = Callable[[pd.DataFrame, float], float]
 
+SINGLE = 1.2
+"""Height over width, at most, of a single panel in one column; its kind's height is for several."""
+
 
 @dataclass(frozen=True)
 class StudyFigure:
@@ -132,18 +135,19 @@ _FIGURES = {
         curves.sufficiency_curves,
         f"Rankings by activation differences, and controls, over all lost abilities; bands are "
         f"{_BOOTSTRAP}.",
-        _times(0.6, 2.3),
+        _times(0.6, 2.0),
         width="full",
         panels="panel",
+        options={"same_ranges": True},
     ),
     "fig03_parameters": StudyFigure(
         curves.sufficiency_curves,
         "As fig03_controls, against the share of the model's parameters that moved; bands are "
         f"{_BOOTSTRAP}.",
-        _times(0.6, 2.3),
+        _times(0.6, 2.0),
         width="full",
         panels="panel",
-        options={"x": "parameters_percent"},
+        options={"x": "parameters_percent", "same_ranges": True},
     ),
     "fig04_stability": StudyFigure(
         curves.stability_curves,
@@ -255,6 +259,8 @@ def draw(
             _break_label(ax)
         return fig
     columns = 1 if inches < NARROW else made.columns
+    if columns == 1 and table[made.panels].nunique() == 1:
+        aspect = min(aspect, SINGLE)
     return curves.panels(made.plot, table, made.panels, columns, width, aspect, **made.options)
 
 

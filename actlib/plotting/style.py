@@ -66,6 +66,7 @@ _METHODS = {
     "donor_sft": ("#1E3C0F", "8", "Donor, then SFT"),
     "sft_only_lora": ("#B885C2", "v", "SFT only, LoRA"),
     "act_sft_lora": ("#6996FF", "^", "ACT, then SFT, LoRA"),
+    "random_sft_lora": ("#C8A078", "D", "Random, then SFT, LoRA"),
     "union": ("#117733", "o", "ACT, union"),
     "sum": ("#117733", "o", "ACT, sum"),
     "average": ("#44AA99", "s", "ACT, average"),
@@ -100,10 +101,12 @@ _widths = dict(WIDTHS["neurips"])
 def label_of(key: object) -> str:
     """Display name: the method's, or the key with spaces for underscores and a capital.
 
-    Keys of up to three letters stay as they are: they are language codes.
+    Keys of up to three letters stay as they are, being language codes, and so do keys with a
+    hyphen, being abilities: their names are whoever wrote the questions'.
     """
     text = str(key).replace("_", " ")
-    return LABELS.get(str(key), text if len(text) <= 3 else text[0].upper() + text[1:])
+    as_written = len(text) <= 3 or "-" in text
+    return LABELS.get(str(key), text if as_written else text[0].upper() + text[1:])
 
 
 def look(key: str, position: int = 0) -> dict[str, Any]:
@@ -127,6 +130,12 @@ def mixed(color: str, strength: float) -> tuple[float, float, float]:
     """The color with white mixed in, so that no grid shows through as it would with alpha."""
     red, green, blue = (1 - strength * (1 - channel) for channel in to_rgb(color))
     return red, green, blue
+
+
+def empty_note(ax: Axes, why: str) -> None:
+    """Say in the middle of axes that hold no data why they hold none."""
+    middle: dict[str, Any] = {"ha": "center", "va": "center", "transform": ax.transAxes}
+    ax.text(0.5, 0.5, why, fontstyle="italic", color="#444444", **middle)
 
 
 def legend_above(ax: Axes) -> Axes:
@@ -165,8 +174,11 @@ def _in_columns(owner: Axes | Figure, handles: dict[str, Artist], **where: Any) 
     """Legend of at most four columns, fewer where they would be wider than the figure."""
     fig = page_of(owner)
     room = fig.bbox.width - 0.15 * fig.dpi  # what the layout pads on both sides
+    many = len(handles) > 6
     for columns in range(min(4, len(handles)), 0, -1):
-        legend = owner.legend(handles.values(), handles, ncols=columns, **where)
+        # One column of many names would take a quarter of a narrow page: rather two, set closer.
+        close: dict[str, Any] = _CLOSE if columns == 2 and many else {}
+        legend = owner.legend(handles.values(), handles, ncols=columns, **close, **where)
         if columns == 1 or legend.get_window_extent().width <= room:
             return
         legend.remove()
@@ -191,6 +203,7 @@ def set_theme(venue: str = "neurips") -> None:
     mpl.rcParams.update(everything)
 
 
+_CLOSE = {"handlelength": 1.1, "columnspacing": 0.5, "handletextpad": 0.3, "borderpad": 0}
 _TICKS = {"width": 0.6, "size": 2.5, "pad": 2.5}
 _THEME = {
     "font.family": "STIXGeneral",

@@ -7,7 +7,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
-from actlib.plotting.style import NULL, label_of, legend_above, look, mixed, series
+from actlib.plotting.style import NULL, empty_note, label_of, legend_above, look, mixed, series
 
 _STRENGTHS = {"lost": 1.0, "retained": 0.4}
 
@@ -40,6 +40,8 @@ def pareto(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
         around: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "va": "center"}
         ax.annotate(label_of(end), place, (0, rise), **around)
     _frame(ax, table)
+    if table[["recovered", "kept"]].dropna().empty:
+        empty_note(ax, "undefined: no clear gap between\ndonor and target on both axes")
     ax.set(xlabel="Retained (0: donor, 1: target)", ylabel="Recovered (0: target, 1: donor)")
     return legend_above(ax)
 
@@ -56,6 +58,8 @@ def area_bars(table: pd.DataFrame, ax: Axes | None = None, against: str = "act_g
         against: The method to highlight.
     """
     ax = ax or plt.gca()
+    if table["area"].isna().all():
+        empty_note(ax, "undefined: no clear gap\nbetween donor and target")
     bars = table.dropna(subset=["area"]).sort_values("area", kind="stable").reset_index(drop=True)
     for place, bar in enumerate(bars.to_dict("records")):
         full = bar["method"] == against
