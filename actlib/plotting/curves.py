@@ -188,7 +188,7 @@ def sft_curves(table: pd.DataFrame, ax: Axes | None = None, label: str = "Accura
     for style, line in series(table[counts == 1], "method"):
         level = {"color": style["color"], "label": style["label"], "linestyle": (0, (1, 1.2))}
         ax.axhline(line["accuracy"].iloc[0], **level)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     ax.set(xlabel="Fine-tuning steps", ylabel=label)
     return legend_above(ax)
 
