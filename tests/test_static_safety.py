@@ -32,8 +32,11 @@ def name_of(node):
 
 def dangers(source):
     """Calls of a module that run or trust what is in a file, with their lines."""
-    found = []
-    for node in ast.walk(ast.parse(source)):
+    found, tree = [], ast.parse(source)
+    classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    safe = {"yaml.SafeLoader"}  # and what the module itself makes of it
+    safe |= {each.name for each in classes if [*map(name_of, each.bases)] == ["yaml.SafeLoader"]}
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = [getattr(node, "module", None), *(each.name for each in node.names)]
             found += [
@@ -43,10 +46,11 @@ def dangers(source):
             continue
         name, given = name_of(node.func), {each.arg: each.value for each in node.keywords}
         said = {key: getattr(value, "value", None) for key, value in given.items()}
+        loader = given.get("Loader") or (node.args[1] if len(node.args) > 1 else None)
         wrong = (
             name in NEVER
             or name.endswith((".extractall", ".read_pickle"))
-            or (name == "yaml.load" and name_of(given.get("Loader")) != "yaml.SafeLoader")
+            or (name == "yaml.load" and name_of(loader) not in safe)
             or (name == "torch.load" and said.get("weights_only") is not True)
             or said.get("shell") is True
             or said.get("allow_pickle") is True
@@ -71,6 +75,7 @@ def test_nothing_in_a_file_is_run(path):
         "torch.load(f, weights_only=False)",
         "yaml.load(f)",
         "yaml.load(f, Loader=yaml.Loader)",
+        "class Own(yaml.Loader): ...\nyaml.load(f, Own)",
         "eval(text)",
         "exec(text)",
         "subprocess.run(text, shell=True)",
@@ -87,7 +92,12 @@ def test_what_is_looked_for_is_found(source):
 
 @pytest.mark.parametrize(
     "source",
-    ["torch.load(f, weights_only=True)", "yaml.load(f, Loader=yaml.SafeLoader)", "model.eval()"],
+    [
+        "torch.load(f, weights_only=True)",
+        "yaml.load(f, Loader=yaml.SafeLoader)",
+        "class Own(yaml.SafeLoader): ...\nyaml.load(f, Own)",
+        "model.eval()",
+    ],
 )
 def test_what_is_safe_is_let_through(source):
     assert not dangers(source)
