@@ -30,6 +30,7 @@ CONTENTS: dict[str, tuple[str, ...]] = {
     "Use it": (
         "docs/your_own_models",
         "docs/clusters",
+        "docs/interruptions",
         "docs/testing",
         "docs/adapt_a_figure",
         "docs/gallery",

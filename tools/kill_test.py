@@ -36,8 +36,8 @@ HITS = {
 }
 EARLY = ("training",) * 5 + ("recording",) * 3
 LATE = ("sweep",) * 3 + ("notebook",) * 5 + ("figure",) * 4
-PATIENCE = 20.0
-"""Seconds after a notebook shows for which a training or recording is still waited for."""
+PATIENCE = {True: 300.0, False: 60.0}
+"""Seconds after a notebook shows for which what is early, or late, is still waited for."""
 TIMES = re.compile(r"(^|_)(seconds|minutes|time)(_|$)")
 CELL_BUNDLE = "sweep_transfer_rankings_seed0"
 
@@ -96,9 +96,9 @@ def kill_once(
     while not seen and process.poll() is None:
         time.sleep(0.005 if wanted == "figure" else 0.1)
         seen = _shows(sign, process.pid, folder / "figures", wanted == "figure")
-        if wanted in EARLY and _shows(HITS["notebook"][0], process.pid, folder, False):
+        if _shows(HITS["notebook"][0], process.pid, folder, False):
             later = later or time.monotonic()
-            if time.monotonic() - later > PATIENCE:
+            if time.monotonic() - later > PATIENCE[wanted in EARLY]:
                 break
     time.sleep(random.uniform(0, most))
     family = descendants(process.pid)

@@ -88,12 +88,12 @@ def _merge(given: argparse.Namespace) -> None:
     for number, (donor, mask, _) in enumerate(given.give, 1):
         inputs |= {f"donor {number}": donor, f"mask {number}": mask}
     scales = [scale for *_, scale in contributions]
-    told = {"scales": scales, "collisions": given.collisions}
-    record_beside(given.out, inputs, quick=True, **told)
-    told = {"out": given.out, "channels": report.union.count, "of": report.union.total}
-    told |= {"collisions": report.collisions, "rule": given.collisions}
+    settings = {"scales": scales, "collisions": given.collisions}
+    record_beside(given.out, inputs, quick=True, settings=settings)
+    result = {"out": given.out, "channels": report.union.count, "of": report.union.total}
+    result |= {"collisions": report.collisions, "rule": given.collisions}
     line = f"{report.union.count} channels, {report.collisions} claimed more than once"
-    tell(given, told, f"{given.out}: {line}")
+    tell(given, result, f"{given.out}: {line}")
 
 
 def load_mask(path: str) -> "ChannelMask":

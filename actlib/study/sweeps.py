@@ -101,10 +101,10 @@ def _run(study: Study, part: str, bundle: str, seed: int) -> Path:
     for role in PARTS[part].models(study):
         study.folder(role, seed)
     inputs, told = study.told()
-    cells = dict.fromkeys(path for found in files.values() for _, path in found)
+    every = dict.fromkeys(path for found in files.values() for _, path in found)
     told |= {"seed": seed, "measuring": MEASURING}
     took = time.perf_counter() - began
-    write_record(note.with_suffix(".record.json"), [note, *cells], inputs, seconds=took, **told)
+    write_record(note.with_suffix(".record.json"), [note, *every], inputs, seconds=took, **told)
     return note
 
 
