@@ -156,8 +156,13 @@ def run(words, code=None, **environment):
     [
         (MASK.replace("5", "101"), 1, "percent must be above 0 and at most 100, got 101"),
         ("mask own.jsonl --percent 5 --out new", 1, "own.jsonl is not a readable ChannelScores"),
-        ("check owner/model target", 1, "cannot load 'owner/model' from a folder or the Hub"),
         ("steal", 2, "invalid choice: 'steal'"),
+        pytest.param(
+            "check owner/model target",
+            1,
+            "cannot load 'owner/model' from a folder or the Hub",
+            marks=pytest.mark.slow,  # the Hub's client asks again and again for half a minute
+        ),
     ],
 )
 def test_a_process_ends_with_the_status_and_the_sentence(here, words, status, told):

@@ -205,7 +205,7 @@ def trace(result: Path) -> dict[str, Any]:
         ValueError: there is no such file, or nothing says how it was made.
     """
     if not result.exists():
-        raise ValueError(f"there is no file or folder {result}")
+        raise ValueError(f"there is no file or folder {result}; look for a slip in the path")
     found = record_of(result)
     if found is None:
         raise ValueError(f"no record tells how {result} was made: make it anew to have one")
