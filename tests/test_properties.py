@@ -97,6 +97,7 @@ def same(ours, theirs):
 
 @CALM
 @given(damage=damages)
+@example(damage=("flip", (0.9999, 0)))
 def test_a_damaged_mask_or_scores_file_is_refused_or_gives_what_was_saved(whole, tmp_path, damage):
     path = tmp_path / "file"
     path.write_bytes(damaged((whole / "mask").read_bytes(), damage))
