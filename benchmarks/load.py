@@ -30,7 +30,7 @@ LAYERS = (20, 40, 80)
 EXAMPLES = (6_250, 25_000, 100_000)
 VOCABULARIES = (16_000, 64_000, 256_000)
 MODULE = 10_000  # channels of each module of a made mask
-BATCH = 32
+BATCH = 128
 
 
 def ways(case: str, setting: Setting) -> Mapping[str, Way]:
@@ -124,6 +124,7 @@ def _scores(layers: int, setting: Setting) -> dict[str, Way]:
 
 
 def _examples(size: int, setting: Setting) -> dict[str, Way]:
+    torch.set_num_threads(1)  # more would only wait for each other in so small a model
     path, tokenizer = setting.scratch / f"load-{size}.jsonl", letters()
     pair = random_pair(llama(1, 8, len(tokenizer)), torch.float32)
     write_examples(path, size)
