@@ -156,10 +156,14 @@ def test_abilities_come_by_name_or_by_language_and_domain(tmp_path):
         {"ability": "de-maths"},
         {"language": "de", "domain": "maths"},
         {"ability": "verse"},
-        {},
     ]
     path = tmp_path / "rows.jsonl"
     lines = [json.dumps({"question": f"q{n}", "answer": "a", **r}) for n, r in enumerate(rows)]
     path.write_text("\n".join(lines))
     items = load_external(path)
-    assert abilities_of(items) == ["de-maths", "verse", "und-own"]
+    assert abilities_of(items) == ["de-maths", "verse"]
+    path.write_text(lines[0] + '\n{"question": "q", "answer": "a"}')
+    with pytest.raises(ValueError, match="rows.jsonl, line 2: needs 'ability'"):
+        load_external(path)
+    path.write_text('{"question": "q", "answer": "a"}')  # a file of one ability needs no name
+    assert abilities_of(load_external(path)) == ["und-own"]

@@ -44,6 +44,7 @@ def run(small_preset, tmp_path):
     (made.figures / "fig03_other.png").touch()
     table = pd.DataFrame({"n": range(30), "score": 1 / 3, "note": "a|b"})
     table.to_csv(made.figures / "tab01_long.csv", index=False)
+    table.iloc[1:2].to_csv(made.figures / "tab01_short.csv", index=False)
     return made
 
 
@@ -69,11 +70,11 @@ def test_what_was_not_made_is_said_with_its_log(run, text):
     assert run.preset.left_out == {}
 
 
-def test_figures_come_with_their_captions_and_tables_with_their_first_rows(run, text):
+def test_figures_come_with_their_captions_and_long_tables_as_links(run, text):
     assert "![fig01_makeup](<figures/fig01_makeup.png>)\n\n*Figure 01. Of the masks.*\n" in text
     assert "fig03_other" not in text  # its notebook did not run
-    assert f"first {report.MOST_ROWS} of 30 rows" in text
-    assert "| 11 | 0.333 | a\\|b |" in text and "| 12 |" not in text
+    assert "(<figures/tab01_long.csv>)** 30 rows" in text and "| 11 |" not in text
+    assert "| 1 | 0.333 | a\\|b |" in text  # the short one
     for link in ("figures/fig01_makeup.png", "figures/tab01_long.csv"):
         assert (run.folder / link).is_file()
 
@@ -83,6 +84,34 @@ def test_it_tells_versions_and_the_whole_preset(text):
     assert "recording_items: 12" in text and "top" in text
 
 
+def forgotten(run, **lows):
+    """The table of notebook 00, with the low end of each ability's interval."""
+    rows = [
+        {
+            "cell": cell,
+            "measure": measure,
+            "target_minus_donor": low + 0.5,
+            "low": low,
+            "high": low + 1,
+        }
+        for cell, low in lows.items()
+        for measure in ("nll", "exact")
+    ]
+    pd.DataFrame(rows).to_csv(run.figures / "tab00_forgotten.csv", index=False)
+
+
+def test_it_says_first_what_the_target_lost_and_kept(run):
+    lost, retained = run.preset.lost, run.preset.retained
+    assert "since notebook 00 was not run" in report.write_report(run, {}, 1).read_text()
+    forgotten(run, **dict.fromkeys(lost, 1.0), **dict.fromkeys(retained, -0.5))
+    told = report.write_report(run, {}, 1).read_text()
+    assert f"lost {lost[0]} 1.50 [1.00, 2.00]" in told and "Warning" not in told
+    forgotten(run, **dict.fromkeys(lost, -0.5), **dict.fromkeys(retained, 1.0))
+    told = report.write_report(run, {}, 1).read_text()
+    assert f"no clear gap on {', '.join(lost)}" in told
+    assert f"worse on {', '.join(retained)} too" in told
+
+
 def test_a_notebook_without_an_answer_has_none(tmp_path):
     path = tmp_path / "plain.ipynb"
     path.write_text(json.dumps({"cells": [{"cell_type": "code", "source": [], "outputs": []}]}))
@@ -90,6 +119,6 @@ def test_a_notebook_without_an_answer_has_none(tmp_path):
     assert report.captions(path) == {}
 
 
-def test_gaps_in_a_table_stay_empty():
+def test_gaps_in_a_table_are_dashes():
     table = pd.DataFrame({"a": [1.5, None], "b": ["x", None]})
-    assert report.markdown_table(table).splitlines()[-1] == "|  |  |"
+    assert report.markdown_table(table).splitlines()[-1] == "| – | – |"

@@ -36,7 +36,7 @@ def add_words(steps: argparse._SubParsersAction) -> None:
 
 def _run(given: argparse.Namespace) -> int:
     from actlib.study.report import write_report
-    from actlib.study.runs import DONE, plan, profile_folder
+    from actlib.study.runs import DONE, plan, profile_folder, question_counts
 
     profile, cores = given.profile and profile_folder(given.profile), given.cores
     if cores is None and not profile:
@@ -46,6 +46,9 @@ def _run(given: argparse.Namespace) -> int:
     if given.figures:
         require_output(given.figures, option="--figures", folder=True)
     run, started = plan(given.preset, given.notebooks, given.figures), time.monotonic()
+    for cell, counts in question_counts(run.preset).items():
+        told = ", ".join(f"{count} for {purpose}" for purpose, count in counts.items())
+        print(f"questions of {cell}: {told}", file=sys.stderr)
     # Where a program reads the result, the progress goes where people can still see it.
     states = run.execute(cores, sys.stderr if given.json else None, profile)
     report = write_report(run, states, time.monotonic() - started)

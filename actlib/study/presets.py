@@ -228,7 +228,7 @@ class Preset(Strict):
         """Notebooks that have nothing to say of this preset, by number, with the reason."""
         found = {}
         if self.roles.base in self.roles.specialists:
-            found["06"] = "merging needs a base model that is none of the specialists"
+            found["06"] = "merging needs a base that is no specialist: `base:` in the YAML"
         if self.sweep is None:
             found["07"] = "its rules read a sweep, and the preset has no section 'sweep'"
         return found
@@ -267,6 +267,8 @@ def preset_file(preset: str) -> Path:
         return named
     if given.suffix in (".yaml", ".yml") and given.is_file():
         return given
+    if given.suffix in (".yaml", ".yml"):
+        raise ValueError(f"there is no such file as {preset!r}, seen from {Path.cwd()}")
     there = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.yaml")))
     raise ValueError(f"unknown preset {preset!r}: expected one of {there}, or a YAML file")
 

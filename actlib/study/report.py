@@ -48,7 +48,7 @@ def write_report(run: Run, states: Mapping[str, str], seconds: float) -> Path:
     done = [name for name, state in states.items() if state in (DONE, EARLIER)]
     described = escape(run.preset.description, quote=False)
     parts = [f"# {run.preset.name}", described, *_ran(run, seconds)]
-    parts += ["## In one line", *_answers(run, states)]
+    parts += [_gap(run), "## In one line", *_answers(run, states)]
     for name in done:
         parts += [f"## {title(run.executed(name))}", *_shown(run, name, path.parent)]
     told = yaml.safe_dump(run.preset.model_dump(exclude_none=True), sort_keys=False)
@@ -90,7 +90,7 @@ def markdown_table(table: pd.DataFrame, most: int = MOST_ROWS) -> str:
     """The first rows of a table in Markdown, numbers to three digits."""
     shown = [
         [f"{value:.3g}" if isinstance(value, float) else str(value) for value in row]
-        for row in table.head(most).astype(object).where(table.notna(), "").to_numpy()
+        for row in table.head(most).astype(object).where(table.notna(), "–").to_numpy()
     ]
     rows = [list(map(str, table.columns)), ["---"] * len(table.columns), *shown]
     return "\n".join("| " + " | ".join(_escaped(cell) for cell in row) + " |" for row in rows)
@@ -120,6 +120,36 @@ def _ran(run: Run, seconds: float) -> list[str]:
     return [markdown_table(pd.DataFrame(rows, columns=["what", "of this run"]), len(rows)), note]
 
 
+def _gap(run: Run) -> str:
+    """Whether the target lost the lost abilities and kept the retained ones, of notebook 00."""
+    path = run.figures / "tab00_forgotten.csv"
+    if not path.is_file():
+        return (
+            "**Target minus donor:** not known, since notebook 00 was not run; whether there is a "
+            "gap to recover stands only there."
+        )
+    rows = pd.read_csv(path).query("measure == 'nll'").set_index("cell")
+    told, warnings = [], []
+    for part, cells in (("lost", run.preset.lost), ("retained", run.preset.retained)):
+        here = rows.loc[[cell for cell in cells if cell in rows.index]]
+        told.append(
+            f"{part} {', '.join(_with_interval(cell, row) for cell, row in here.iterrows())}"
+        )
+        clear = here["low"] > 0
+        if part == "lost" and not clear.all():
+            named = ", ".join(here.index[~clear])
+            warnings.append(f"no clear gap on {named}, so shares of it are undefined")
+        if part == "retained" and clear.any():
+            named = ", ".join(here.index[clear])
+            warnings.append(f"the target is worse on {named} too, which it did not keep")
+    line = f"**Target minus donor** (answer NLL, nats per token): {'; '.join(told)}."
+    return line + "".join(f" **Warning:** {warning}." for warning in warnings)
+
+
+def _with_interval(cell: object, row: pd.Series) -> str:
+    return f"{cell} {row['target_minus_donor']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+
+
 def _answers(run: Run, states: Mapping[str, str]) -> list[str]:
     lines = []
     for name, state in states.items():
@@ -142,9 +172,11 @@ def _shown(run: Run, notebook: str, folder: Path) -> list[str]:
             parts += [f"![{name}]({_link(picture, folder)})", caption]
     for path in sorted(run.figures.glob(f"tab{number}_*.csv")):
         table = pd.read_csv(path)
-        size = f"first {MOST_ROWS} of {len(table)} rows" if len(table) > MOST_ROWS else ""
-        parts.append(f"**[{path.stem}]({_link(path, folder)})** {size}".strip())
-        parts.append(markdown_table(table))
+        told = f"**[{path.stem}]({_link(path, folder)})**"
+        if len(table) > MOST_ROWS:  # its link is enough: rows of a part alone mislead
+            parts.append(f"{told} {len(table)} rows")
+        else:
+            parts += [told, markdown_table(table)]
     return parts
 
 

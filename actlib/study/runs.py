@@ -186,15 +186,28 @@ def require_models(preset: Preset) -> None:
     Raises:
         ValueError: the sentence names the folder, or what does not fit.
     """
-    for spec in preset.models.values():
+    for role, spec in preset.models.items():
         if isinstance(spec, LoadedModel):
-            require_place(spec.load)
+            try:
+                require_place(spec.load)
+            except ValueError as error:
+                told = "paths start from the YAML's folder, then from here"
+                raise ValueError(f"{role}: {error}; {told}") from error
     specs = [preset.models[name] for name in (preset.roles.donor, preset.roles.target)]
     places = [spec.load for spec in specs if isinstance(spec, LoadedModel)]
     if len(places) == 2 and all(Path(place).is_dir() for place in places):
         donor, target = places
         tokenizers = tokenizer_of(donor), tokenizer_of(target)
         require_pair(structure(donor), structure(target), *tokenizers)
+
+
+def question_counts(preset: Preset) -> dict[str, dict[str, int]]:
+    """Questions that each ability gives to each purpose, at most as many as the preset asks for."""
+    questions = Questions(preset)
+    return {
+        cell: {purpose: len(questions.items(cell, purpose)) for purpose in PURPOSES}
+        for cell in preset.cells
+    }
 
 
 def require_questions(preset: Preset) -> None:

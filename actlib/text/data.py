@@ -259,6 +259,18 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
 
 
+def _require_named(path: Path, lines: list[tuple[int, dict]]) -> None:
+    """Refuse a line that names no ability where others of its file name one."""
+    unnamed = [
+        number for number, row in lines if not any(map(row.get, ("ability", "language", "domain")))
+    ]
+    if unnamed and len(unnamed) < len(lines):
+        raise ValueError(
+            f"{path.name}, line {unnamed[0]}: needs 'ability' (or 'language' or 'domain'), as "
+            "other lines of the file have."
+        )
+
+
 _READERS: dict[str, Callable[[Path, int, dict], dict | None]] = {
     "gsm8k": _gsm8k,
     "exams": _exams,
@@ -281,8 +293,11 @@ def _read(path: Path, format: str) -> list[dict]:
     format = _format_of(path) if format == "auto" else format
     if format == "mgsm":
         return _mgsm(path)
+    lines = list(json_lines(path))
+    if format == "own":
+        _require_named(path, lines)
     try:
-        rows = [_READERS[format](path, number, row) for number, row in json_lines(path)]
+        rows = [_READERS[format](path, number, row) for number, row in lines]
     except KeyError as error:
         raise ValueError(f"{path} has a row without {error}, which {format} needs.") from error
     return [row for row in rows if row is not None]
