@@ -146,9 +146,7 @@ def seed_interval(
     """
     values = np.asarray(values, dtype=float)
     if values.size == 0:
-        raise ValueError(
-            "an interval over seeds needs at least one value; there is none"
-        )
+        raise ValueError("an interval over seeds needs at least one value; there is none")
     mean = float(values.mean())
     if values.size == 1 or not values.std():
         return (mean, np.nan, np.nan) if values.size == 1 else (mean, mean, mean)
