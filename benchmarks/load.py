@@ -35,6 +35,7 @@ BATCH = 128
 
 def ways(case: str, setting: Setting) -> Mapping[str, Way]:
     """Every way at every size, named `WAY|SIZE`, for one kind of load; made when its turn comes."""
+    torch.set_num_threads(1)  # more would only wait for each other in models so small
     make, sizes, quick = {
         "mask": (_mask, MASKED, (1_000, 2_000, 4_000)),
         "scores": (_scores, LAYERS, (1, 2, 4)),
@@ -124,7 +125,6 @@ def _scores(layers: int, setting: Setting) -> dict[str, Way]:
 
 
 def _examples(size: int, setting: Setting) -> dict[str, Way]:
-    torch.set_num_threads(1)  # more would only wait for each other in so small a model
     path, tokenizer = setting.scratch / f"load-{size}.jsonl", letters()
     pair = random_pair(llama(1, 8, len(tokenizer)), torch.float32)
     write_examples(path, size)
