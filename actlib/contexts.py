@@ -5,6 +5,7 @@ positions answers nonsense there; a token that the embedding does not have fails
 """
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -27,7 +28,7 @@ def require_room(
     Raises:
         ValueError: names the item, its tokens and the limit.
     """
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
     most = getattr(config, "max_position_embeddings", None)
     if isinstance(most, int) and 0 < most < batch["attention_mask"].shape[1]:

@@ -99,8 +99,8 @@ def open_folder(path: Path, like: ModelFolder | None = None) -> ModelFolder:
     if like is not None and _configuration(path) == _configuration(like.path):
         model = like.model
     else:
-        model = skeleton(_configuration(path), stored)
-        model = model or empty_model(path, local_files_only=True)
+        known = skeleton(_configuration(path), stored)
+        model = known or empty_model(path, local_files_only=True)
     files = tuple(sorted({tensor.file for tensor in stored.values()}))
     return ModelFolder(path, model, layout_of(stored, model), files)
 

@@ -281,8 +281,8 @@ def _curves(table: pd.DataFrame, ax: Axes | None, x: str, y: str, by: str) -> Ax
     for style, line in series(table.dropna(subset=[y]), by):
         line = line.sort_values(x)
         # What the study is about lies on top where others would hide it.
-        front = {"zorder": 3} if line[by].iloc[0] == "act_global" else {}
-        ax.plot(line[x], line[y], **style, **front)
+        front = 3 if line[by].iloc[0] == "act_global" else 2
+        ax.plot(line[x], line[y], **style, zorder=front)
         if "low" in line and len(line) > 1:
             band = {"color": style["color"], "alpha": 0.15, "linewidth": 0}
             ax.fill_between(line[x], line["low"], line["high"], **band)

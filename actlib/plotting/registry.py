@@ -9,6 +9,7 @@ Notebooks, `make figures` and the gallery all draw through here, so each figure 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -43,7 +44,7 @@ class StudyFigure:
     width: str = "column"
     panels: str | None = None
     columns: int = 2
-    options: Mapping[str, object] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _times(wide: float, narrow: float) -> Height:
