@@ -1,8 +1,17 @@
+import json
+
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from actlib.masks import ChannelMask, random_like, require_fit, shortened
+from actlib.masks import (
+    ChannelMask,
+    load_tensors,
+    random_like,
+    require_fit,
+    save_tensors,
+    shortened,
+)
 from actlib.scores import ChannelScores
 
 SIZES = {"zebra": 40, "apple": 100, "mango": 60}
@@ -86,6 +95,46 @@ def test_unreadable_files_are_refused(tmp_path):
     ChannelScores(ones, ones, 1).save(tmp_path / "scores")
     with pytest.raises(ValueError, match="holds ChannelScores, not ChannelMask"):
         ChannelMask.load(tmp_path / "scores")
+
+
+@pytest.mark.parametrize(
+    ("kind", "remedy"),
+    [
+        ("ChannelMask", "; `actlib mask` makes one from scores"),
+        ("ChannelScores", "; `actlib record` makes one"),
+        ("Another", ""),
+    ],
+)
+def test_a_file_that_is_not_there_is_told_with_what_makes_one(tmp_path, kind, remedy):
+    with pytest.raises(ValueError) as told:
+        load_tensors(tmp_path / "absent", kind)
+    assert str(told.value) == f"there is no {kind} file {tmp_path / 'absent'}{remedy}"
+
+
+def test_numbers_that_changed_since_they_were_saved_are_refused(tmp_path):
+    path = tmp_path / "mask"
+    mask_of(1).save(path)
+    held = bytearray(path.read_bytes())
+    held[-1] ^= 1
+    path.write_bytes(held)
+    with pytest.raises(ValueError, match="damaged: its numbers are not those that were saved"):
+        ChannelMask.load(path)
+
+
+def test_files_of_earlier_versions_hold_no_hash_and_are_read(tmp_path):
+    mask, path = mask_of(1), tmp_path / "mask"
+    own = json.dumps({"kind": "ChannelMask", "order": list(mask.channels)})
+    save_file(mask.channels, path, {"actlib": own, "ability": "maths"})
+    loaded = ChannelMask.load(path)
+    assert loaded.digest == mask.digest and list(loaded.channels) == list(SIZES)
+    assert loaded.metadata == {"ability": "maths"}
+
+
+@pytest.mark.parametrize("tensor", [torch.ones(3), torch.ones(2, 2, dtype=torch.bool)])
+def test_a_mask_holds_rows_of_yes_and_no(tmp_path, tensor):
+    save_tensors(tmp_path / "mask", "ChannelMask", {"a": tensor}, {})
+    with pytest.raises(ValueError, match="is a damaged ChannelMask file: expected rows of yes"):
+        ChannelMask.load(tmp_path / "mask")
 
 
 def test_failed_save_leaves_nothing(tmp_path):

@@ -322,6 +322,56 @@ def test_a_donor_on_another_device_gives_the_same(pair, architecture, sides):
     assert same_bits(state_of(target.to("cpu")), before)
 
 
+@pytest.mark.parametrize("side", ["donor", "target"])
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_a_number_that_is_not_finite_is_named_and_nothing_moves(pair, side, number):
+    donor, target = pair("llama")
+    name = list(dict(target.named_parameters()))[-1]  # all others would have moved before
+    with torch.no_grad():
+        dict((donor if side == "donor" else target).named_parameters())[name].fill_(number)
+    mask, before = mask_for(target, share=1.1), state_of(target)
+    told = (
+        f"^the {side}'s {name} holds NaN or infinite numbers in the channels to move; find all such "
+        "tensors with `actlib check`, and take a sound model$"
+    )
+    with pytest.raises(ValueError, match=told):
+        transfer_(target, donor, mask)
+    with pytest.raises(ValueError, match=told), transferred(target, donor, mask):
+        pass
+    for key, tensor in target.state_dict().items():
+        assert torch.equal(tensor.nan_to_num(7), before[key].nan_to_num(7)), key
+
+
+def test_numbers_that_do_not_move_may_be_anything(pair):
+    donor, target = pair("llama")
+    with torch.no_grad():
+        donor.lm_head.weight.fill_(float("nan"))
+    transfer_(target, donor, mask_for(target, only=("model.norm",)))
+    assert all(parameter.isfinite().all() for parameter in target.parameters())
+
+
+def test_a_scale_that_overflows_is_refused_in_a_sentence(pair):
+    donor, target = pair("llama", torch.float16)
+    mask, before = mask_for(target), state_of(target)
+    told = (
+        r"^scale 1000000.0 makes numbers of model.embed_tokens.weight infinite in float16; "
+        "expected one near 0 to 1$"
+    )
+    with pytest.raises(ValueError, match=told):
+        transfer_(target, donor, mask, 1e6)
+    with pytest.raises(ValueError, match=told), transferred(target, donor, mask, 1e6):
+        pass
+    assert same_bits(state_of(target), before)
+
+
+def test_large_numbers_whose_sum_overflows_move(pair):
+    donor, target = pair("llama")
+    with torch.no_grad():
+        donor.lm_head.weight.fill_(3e38)
+    transfer_(target, donor, mask_for(target, only=("lm_head",), share=1.1), 1.0)
+    assert torch.equal(target.lm_head.weight, donor.lm_head.weight)
+
+
 def test_offloaded_parameters_are_refused(pair):
     donor, target = pair()
     mask, before = mask_for(target), state_of(target)
