@@ -331,8 +331,8 @@ def test_a_number_that_is_not_finite_is_named_and_nothing_moves(pair, side, numb
         dict((donor if side == "donor" else target).named_parameters())[name].fill_(number)
     mask, before = mask_for(target, share=1.1), state_of(target)
     told = (
-        f"^the {side}'s {name} holds NaN or infinite numbers in the channels to move; find all such "
-        "tensors with `actlib check`, and take a sound model$"
+        f"^the {side}'s {name} holds NaN or infinite numbers in the channels to move; find all "
+        "such tensors with `actlib check`, and take a sound model$"
     )
     with pytest.raises(ValueError, match=told):
         transfer_(target, donor, mask)
