@@ -71,12 +71,12 @@ bench: $(READY)
 # What holds the tests and the lock to account; see docs/testing.md.
 coverage: export HF_HUB_OFFLINE := 1
 coverage: $(READY)
-	$(say) "Coverage of actlib by the fast tests, notebooks left out: about 6 minutes"
+	$(say) "Coverage of actlib by the fast tests, notebooks left out: minutes"
 	@$(BIN)/python -m pytest --numprocesses $(CORES) --ignore tests/notebooks -m "not slow" \
 		--cov=actlib --cov-report=term:skip-covered --cov-fail-under=90
 
 mutants: $(READY)
-	$(say) "Mutation testing of channels, masks and transfer: about 8 minutes on one core"
+	$(say) "Mutation testing of channels, masks and transfer: 4 to 8 minutes on one core"
 	@$(BIN)/python -m venv artifacts/tools/mutmut
 	@artifacts/tools/mutmut/bin/pip install --quiet mutmut==3.8.1
 	@PYTHONPATH="$$(echo $(CURDIR)/.venv/lib/python3.*/site-packages)" \
