@@ -26,7 +26,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .DELETE_ON_ERROR:
 
 study: $(READY)
-	$(say) "Study of the preset $(PRESET): about 22 minutes for smol and 8 for tiny from nothing, seconds if nothing changed"
+	$(say) "Study of the preset $(PRESET): about 22 minutes for smol and 10 for tiny from nothing, seconds if nothing changed"
 	@$(SNAKEMAKE)
 	$(say) "Done: notebooks in artifacts/$(PRESET)/notebooks, figures and tables in figures/$(PRESET)"
 
@@ -65,7 +65,7 @@ lint: $(READY)
 	@$(BIN)/mypy
 
 bench: $(READY)
-	$(say) "Benchmarks: about 15 minutes for all rows on two cores; let nothing else run meanwhile"
+	$(say) "Benchmarks: about 40 minutes for all rows on two cores; let nothing else run meanwhile"
 	@$(BIN)/python -m benchmarks $(ROWS)
 
 # What holds the tests and the lock to account; see docs/testing.md.
