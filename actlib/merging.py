@@ -99,11 +99,13 @@ def merge_(
         return values
 
     with torch.no_grad():
-        places = [(name, i) for name, s in selections(base, union).items() for i in s.pieces()]
-        for name, index in places:  # all of them before the first changes
-            merged(name, index)
-        for name, index in places:
-            parameters[name][index] = merged(name, index)
+        changes = [  # all of them computed before the first is made
+            (parameters[name], index, merged(name, index))
+            for name, selection in selections(base, union).items()
+            for index in selection.pieces()
+        ]
+        for parameter, index, values in changes:
+            parameter[index] = values
     return MergeReport(base, union, count_collisions(masks), collisions)
 
 

@@ -132,18 +132,6 @@ def parameter_percent(model: nn.Module, mask: ChannelMask) -> float:
     return 100 * held / sum(parameter.numel() for parameter in model.parameters())
 
 
-def edit_(target: Tensor, donor: Tensor, selection: Selection, scale: float) -> None:
-    """Set the selected elements to target + scale * (donor - target), in place.
-
-    Computed in float32 or wider and rounded once to the dtype of `target`.
-
-    Raises:
-        ValueError: as `moved`; elements may have changed then.
-    """
-    for index in selection.pieces():
-        target[index] = moved(target[index], donor[index], scale, selection.name)
-
-
 def interpolated(
     target: Shaped[Tensor, "*elements"], donor: Shaped[Tensor, "*elements"], scale: float
 ) -> Shaped[Tensor, "*elements"]:
@@ -205,7 +193,8 @@ def transfer_(target: nn.Module, donor: nn.Module, mask: ChannelMask, scale: flo
     """Move the masked channels of `target` towards `donor`, in place.
 
     A channel's parameters are its row, column or entry of the weight, and its bias entry; each
-    becomes target + scale * (donor - target). Every other parameter keeps its bits. Source: ACT.
+    becomes target + scale * (donor - target). Every other parameter keeps its bits. All new values
+    are held before the first one is set, as much memory as the masked parameters take. Source: ACT.
 
     Args:
         target: the model that is changed.
@@ -262,18 +251,20 @@ def transferred(
 def _transfer_(
     target: nn.Module, donor: nn.Module, mask: ChannelMask, scale: float, *, checked: bool
 ) -> None:
-    """See `transfer_`; where `checked`, everything is computed once before anything changes."""
+    """See `transfer_`; where `checked`, everything is computed before anything changes."""
     require_pair(donor, target)
     require_in_memory(donor, target)
     require_scale(scale)
     chosen = selections(target, mask)
     parameters, donated = dict(target.named_parameters()), dict(donor.named_parameters())
     with torch.no_grad():
-        for name, selection in chosen.items() if checked else ():
-            for index in selection.pieces():
-                moved(parameters[name][index], donated[name][index], scale, name)
-        for name, selection in chosen.items():
-            edit_(parameters[name], donated[name], selection, scale)
+        places = ((name, index) for name, each in chosen.items() for index in each.pieces())
+        changes = (
+            (parameters[name], i, moved(parameters[name][i], donated[name][i], scale, name))
+            for name, i in places
+        )
+        for parameter, index, values in list(changes) if checked else changes:
+            parameter[index] = values
 
 
 def require_scale(scale: float) -> None:

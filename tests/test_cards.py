@@ -5,9 +5,9 @@ import torch
 import yaml
 
 from actlib.channels import channel_modules
-from actlib.files.cards import write_card
+from actlib.files.cards import patch_card, write_card
 from actlib.files.checkpoints import transfer_checkpoint
-from actlib.files.patches import apply_patch, make_patch, revert_patch
+from actlib.files.patches import apply_patch, inspect_patch, make_patch, revert_patch
 from actlib.masks import ChannelMask
 
 OWN = """---
@@ -148,6 +148,20 @@ def test_a_patch_on_a_transferred_model_reverts_to_its_card(folders, tmp_path):
     assert "| transfer" in both and "| patch" in both
     revert_patch(tmp_path / "both", path, tmp_path / "back")
     assert (tmp_path / "back" / "README.md").read_text() == card
+
+
+@pytest.mark.parametrize("reversible", [True, False])
+def test_the_card_of_a_patch_says_what_it_is_and_acts_on_nothing(folders, tmp_path, reversible):
+    mask, path = ChannelMask(folders, {"ability": "<b>maths</b>"}), tmp_path / "patch"
+    told = {"target": "someone/target", "donor": "someone/donor"}
+    options = {"scale": 0.25, "metadata": told, "reversible": reversible}
+    info = make_patch(tmp_path / "target", tmp_path / "donor", mask, path, **options)
+    card = patch_card(inspect_patch(path))
+    assert metadata_of(card)["base_model"] == ["someone/target", "someone/donor"]
+    row = next(line for line in card.splitlines() if line.startswith("| parameters"))
+    assert f"{info.elements:,}" in row and f"{info.parameter_percent:.3g} %" in row
+    assert mask.digest in card and "0.25" in card and "<b>" not in card
+    assert ("patch revert" in card) == reversible
 
 
 def test_a_folder_without_notes_keeps_its_card(tmp_path):

@@ -12,7 +12,7 @@ from actlib.channels import channel_modules
 from actlib.files.checkpoints import transfer_checkpoint
 from actlib.files.patches import apply_patch, inspect_patch, make_patch, revert_patch
 from actlib.masks import ChannelMask
-from actlib.transfer import edit_, interpolated, parameter_percent, selections, transfer_
+from actlib.transfer import interpolated, parameter_percent, selections, transfer_
 
 
 def mask_for(model, share=0.3, modules=None):
@@ -332,7 +332,8 @@ def test_a_half_applied_patch_counts_neither_as_applied_nor_as_absent(folders, m
     path, name = make(mask), list(selections(target, mask))[-1]
     last = selections(target, mask)[name]
     ours, theirs = (dict(model.named_parameters())[name].detach() for model in (target, donor))
-    edit_(ours, theirs, last, 0.4)
+    for index in last.pieces():
+        ours[index] = interpolated(ours[index], theirs[index], 0.4)
     for use, side in ((apply_patch, "before"), (revert_patch, "after")):
         with pytest.raises(ValueError, match=f"the values that it had {side} the patch"):
             use(target, path)

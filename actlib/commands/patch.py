@@ -1,9 +1,10 @@
-"""The words `patch make`, `apply`, `revert` and `inspect` of the command line.
+"""The words `patch make`, `apply`, `revert`, `inspect` and `card` of the command line.
 
 actlib patch make --target T --donor D --mask mask.safetensors --out maths.safetensors
 actlib patch apply maths.safetensors --target T --out OUTPUT
 actlib patch revert maths.safetensors --target OUTPUT --out RESTORED
 actlib patch inspect maths.safetensors --json
+actlib patch card maths.safetensors
 """
 
 import argparse
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
 
 def add_words(steps: argparse._SubParsersAction) -> None:
     """Add the step `patch` with its own words to the steps of the command line."""
-    told, example = "make, apply, revert or inspect an ability patch", __doc__.partition("\n\n")[2]
+    told, example = (
+        "make, apply, revert, inspect or describe an ability patch",
+        __doc__.partition("\n\n")[2],
+    )
     step = add_step(steps, "patch", told, example)
     step.set_defaults(run=_run)
     words = step.add_subparsers(dest="word", required=True)
@@ -47,6 +51,8 @@ def add_words(steps: argparse._SubParsersAction) -> None:
     inspect = add_step(words, "inspect", "say what a patch holds", example.splitlines()[3])
     inspect.add_argument("path", help="file of the patch")
     add_json(inspect)
+    card = add_step(words, "card", "print a card to publish beside it", example.splitlines()[4])
+    card.add_argument("path", help="file of the patch")
 
 
 def _run(given: argparse.Namespace) -> None:
@@ -63,6 +69,10 @@ def _run(given: argparse.Namespace) -> None:
     elif given.word == "inspect":
         info = inspect_patch(given.path)
         tell(given, info.to_dict(), _told(info))
+    elif given.word == "card":
+        from actlib.files.cards import patch_card
+
+        print(patch_card(inspect_patch(given.path)))
     else:
         require_output(given.out, folder=True)
         move = apply_patch if given.word == "apply" else revert_patch

@@ -1,11 +1,12 @@
-"""The model card of a folder that a transfer, a merge or a patch made.
+"""The model card of a folder that a transfer, a merge or a patch made, and the card of a patch.
 
     write_card(folder)  # from the notes in it; also puts the target's own card aside
+    print(patch_card(inspect_patch("maths.safetensors")))  # to publish beside the patch
 
-The card replaces the target's, which goes beside it as `README.target.md`: what that card reports
-was measured on the target, while its terms and warnings must not get lost. Its license, language
-and task are taken over as metadata. A folder without notes gets the target's card back, so that
-reverting a patch restores the folder.
+The folder's card replaces the target's, which goes beside it as `README.target.md`: what that card
+reports was measured on the target, while its terms and warnings must not get lost. Its license,
+language and task are taken over as metadata. A folder without notes gets the target's card back, so
+that reverting a patch restores the folder.
 
 Names, rankings and abilities come from whoever made a mask or a patch. They appear in the card as
 plain text, whatever HTML or Markdown is in them.
@@ -21,6 +22,7 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
 from actlib.files import notes
+from actlib.files.patch_files import PatchInfo
 
 CARD, TARGET_CARD = "README.md", "README.target.md"
 _MARK = "<!-- Written by actlib from the notes in this folder, and again at each further step. -->"
@@ -41,6 +43,25 @@ do now was not measured when this card was written.
 {remarks}
 The same for programs: {files}. Made with {versions}.
 """
+_PATCH_TEMPLATE = """# Ability patch: {ability} for {target}
+
+Some channels of {donor}, to be put into {target}: each parameter that the patch holds is
+*target + λ · (donor − target)*, every other one stays. The method is *Ability Transfer and Recovery
+via Modularized Parameters Localization* (ACT, [arXiv 2601.09398](https://arxiv.org/abs/2601.09398)).
+Nothing was trained. The patch fits that target only: it is refused where the values that it
+replaces are others.
+
+|  |  |
+| --- | --- |
+{table}
+Put it in{back} with `actlib`, where TARGET and OUTPUT are model folders:
+
+```bash
+{commands}
+```
+
+Made with {versions}.
+"""
 
 
 def write_card(folder: Path) -> None:
@@ -59,6 +80,49 @@ def write_card(folder: Path) -> None:
     card.unlink(missing_ok=True)
     if kept.is_file():
         kept.replace(card)
+
+
+def patch_card(info: PatchInfo) -> str:
+    """The card of a patch in Markdown, from what the patch says of itself.
+
+    Its first lines are the metadata that model hubs read. It tells nothing of how the patched model
+    does, which the patch does not know.
+    """
+    told = {name: _shown(text) for name, text in info.metadata.items()}
+    target, donor = (told.get(role, f"the {role}") for role in ("target", "donor"))
+    models = [info.metadata.get(role, "") for role in ("target", "donor")]
+    metadata = ModelCardData(
+        base_model=[name for name in models if _REPOSITORY.fullmatch(name)] or None,
+        tags=["ability-transfer", "act", "actlib", "patch"],
+        ignore_metadata_errors=True,
+    )
+    share = f"{float(info.metadata['channel_percent']):.3g} %"
+    rows = {
+        "target": target,
+        "donor": donor,
+        "ability": told.get("ability", "not told"),
+        "ranking": told.get("ranking", "not told"),
+        "channels": f"{told['channels']} ({share} of all)",
+        "scale (λ)": told["scale"],
+        "parameters": f"{info.elements:,} ({info.parameter_percent:.3g} % of all), in "
+        f"{len(info.tensors)} tensors",
+        "file": f"{info.bytes / 1e6:.1f} MB",
+        "can be taken back": "yes, bit for bit" if info.reversible else "no",
+        "mask (SHA-256)": told["mask_sha256"],
+    }
+    commands = ["actlib patch apply PATCH.safetensors --target TARGET --out OUTPUT"]
+    if info.reversible:
+        commands.append("actlib patch revert PATCH.safetensors --target OUTPUT --out RESTORED")
+    body = _PATCH_TEMPLATE.format(
+        ability=told.get("ability", "channels"),
+        target=target,
+        donor=donor,
+        table="".join(f"| {name} | {text} |\n" for name, text in rows.items()),
+        back=" or take it out" if info.reversible else "",
+        commands="\n".join(commands),
+        versions=_shown(_versions(info.metadata.get("created_with"))),
+    )
+    return str(ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{body}"))
 
 
 def _card(steps: list[dict], patches: list[dict], carried: Mapping[str, Any] | None) -> str:
