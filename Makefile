@@ -26,7 +26,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .DELETE_ON_ERROR:
 
 study: $(READY)
-	$(say) "Study of the preset $(PRESET): about 22 minutes for smol and 10 for tiny from nothing, seconds if nothing changed"
+	$(say) "Study of the preset $(PRESET): about 21 minutes for smol and 10 for tiny from nothing, seconds if nothing changed"
 	@$(SNAKEMAKE)
 	$(say) "Done: notebooks in artifacts/$(PRESET)/notebooks, figures and tables in figures/$(PRESET)"
 

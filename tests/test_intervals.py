@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from actlib.measures.intervals import (
+    _first_draws,
     bootstrap_interval,
     bootstrap_p,
     corrected,
@@ -298,3 +299,13 @@ def test_correction_counts_only_the_tests_that_were_made():
     assert corrected([]).size == 0
     with pytest.raises(ValueError, match="between 0 and 1"):
         corrected([0.5, 1.5])
+
+
+@pytest.mark.parametrize("resamples", [500, 200_000])  # in one block of draws, and in several
+def test_kept_draws_are_those_of_a_fresh_generator(resamples):
+    one, two = (items(np.random.default_rng(n).normal(size=(3, 12)), seeds=3) for n in (5, 6))
+    _first_draws.cache_clear()
+    fresh = paired_test(one, two, resamples)
+    assert paired_test(one, two, resamples) == fresh
+    paired_test(*(each[each["seed"] < 2] for each in (one, two)), resamples)
+    assert paired_test(one, two, resamples) == fresh != paired_test(one, two, resamples, seed=1)

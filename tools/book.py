@@ -23,6 +23,7 @@ from sphinx.cmd.build import build_main
 import actlib
 from actlib.study.model_cards import produced, published_card
 from actlib.study.presets import load_preset
+from actlib.study.sharing import CARD
 
 ROOT = Path(__file__).resolve().parents[1]
 CONTENTS: dict[str, tuple[str, ...]] = {
@@ -53,6 +54,7 @@ MODELS = """# Model cards
 
 The models that `make study` and `make sweep` build on your machine; none is distributed. Each is a
 folder under `artifacts/FAMILY/models` that transformers loads, with its card beside the weights.
+Notebook 05 leaves an ability patch under `artifacts/FAMILY/patches`.
 """
 LINK = re.compile(r"(!?\[(?:[^\[\]]|\[[^\]]*\])*\]\()([^()\s]+)(\))")
 FENCED = re.compile(r"(^```.*?^```)", re.DOTALL | re.MULTILINE)
@@ -241,7 +243,7 @@ def _api_page(name: str, own: list[str]) -> str:
 
 
 def card_pages() -> dict[str, str]:
-    """A page for each model that the families build, and one that lists them."""
+    """A page for each model and patch that the families make, and one that lists them."""
     made, rows = {}, []
     for family in FAMILIES:
         preset = load_preset(family)
@@ -249,6 +251,11 @@ def card_pages() -> dict[str, str]:
             path = f"models/{family}-{name}.md"
             made[path] = published_card(preset, name)
             rows.append(f"- [{family}: {name}]({family}-{name}.md)")
+        card = ROOT / "figures" / family / CARD
+        if card.is_file():
+            path = f"models/{family}-patch.md"
+            made[path] = card.read_text(encoding="utf-8").split("---\n", 2)[2].lstrip()
+            rows.append(f"- [{family}: the patch of notebook 05]({family}-patch.md)")
     listed = "\n".join(path.removeprefix("models/").removesuffix(".md") for path in made)
     text = f"{MODELS}\n{chr(10).join(rows)}\n\n```{{toctree}}\n:hidden:\n\n{listed}\n```\n"
     return {"models/index.md": text, **made}

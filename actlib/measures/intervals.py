@@ -8,12 +8,13 @@ items, each with all its items. Intervals are percentile bootstraps, fixed by `s
     recovery(transferred_items, target_items, donor_items).estimate
 """
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy.stats import false_discovery_control
 
 
@@ -239,9 +240,14 @@ def joint_means(
     blocks: list[list[np.ndarray]] = [[] for _ in tables]
     longest = max(len(sizes) for part in parts for _, sizes in part)
     for count in _blocks(resamples, max(1, 2_000_000 // longest)):
-        times = rng.multinomial(len(seeds[0]), np.full(len(seeds[0]), 1 / len(seeds[0])), count)
-        for block, part in zip(blocks, parts, strict=True):
-            block.append(_drawn_means(rng, part, times))
+        sizes = len(seeds[0]), len(parts[0][0][1])
+        if blocks[0]:
+            times, shared = (_drawn(rng, size, count) for size in sizes)
+        else:
+            times, shared, rng.bit_generator.state = _first_draws(seed, *sizes, count)
+        for number, (block, part) in enumerate(zip(blocks, parts, strict=True)):
+            shared = _drawn(rng, len(part[0][1]), count) if number else shared
+            block.append(_drawn_means(rng, part, times, shared))
     points = [np.mean([t.loc[s].to_numpy().mean(axis=0) for s in seeds[0]], axis=0) for t in tables]
     return [
         Means(point, np.concatenate(block), table.index.unique(1).size, len(seeds[0]))
@@ -257,15 +263,35 @@ def _units(table: pd.DataFrame, clusters: pd.Series | None) -> tuple[pd.DataFram
     return groups.sum(), groups.size()
 
 
+def _drawn(rng: np.random.Generator, size: int, count: int) -> Int[np.ndarray, "count size"]:
+    """How often each of `size` things is drawn, when as many are drawn with replacement."""
+    return rng.multinomial(size, np.full(size, 1 / size), size=count)
+
+
+@lru_cache(maxsize=4)
+def _first_draws(
+    seed: int, seeds: int, units: int, count: int
+) -> tuple[np.ndarray, np.ndarray, Mapping[str, Any]]:
+    """Draws of seeds and of units, and the generator's state after them.
+
+    Kept, because the many comparisons of one table ask for the same ones.
+    """
+    rng = np.random.default_rng(seed)
+    times, shared = _drawn(rng, seeds, count), _drawn(rng, units, count)
+    for each in (times, shared):
+        each.flags.writeable = False
+    return times, shared, rng.bit_generator.state
+
+
 def _drawn_means(
     rng: np.random.Generator,
     part: list[tuple[pd.DataFrame, pd.Series]],
-    times: np.ndarray,
-) -> np.ndarray:
-    """Means [resamples, columns] over units drawn for one part, seeds drawn `times` [_, seeds]."""
+    times: Int[np.ndarray, "resamples seeds"],
+    shared: Int[np.ndarray, "resamples units"],
+) -> Float[np.ndarray, "resamples columns"]:
+    """Means over units drawn for one part, `shared` by its seeds if they have the same units."""
     first = part[0][1].index
     crossed = all(sizes.index.equals(first) for _, sizes in part)
-    shared = rng.multinomial(len(first), np.full(len(first), 1 / len(first)), size=len(times))
     total = np.zeros((len(times), part[0][0].shape[1]))
     for draws, (sums, sizes) in zip(times.T, part, strict=True):
         units = len(sizes)

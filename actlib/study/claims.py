@@ -157,7 +157,7 @@ CLAIMS = (
         "Light fine-tuning helps", "05", STATED,
         "Lightweight fine-tuning follows the transfer, for compatibility.",
         rules.light_sft,
-        lambda family: (evidence.tuned(family.rows("sft"), family.study.lost)[1],),
+        lambda family: (evidence.tuned_against(family.rows("sft"), family.study.lost),),
     ),
     Claim(
         "Merges with little interference", "06", STATED,

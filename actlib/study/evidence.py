@@ -111,14 +111,20 @@ def tuned(
         the score: negative NLL, or fraction exact), low, high, items, seeds. Second, of the
         negative NLL: part, steps, method, against, difference, low, high, p_value, p_corrected.
     """
-    items = rows_of(rows, "method", "steps")
-    items["part"] = items["cell"].isin(list(lost)).map({True: "lost", False: "retained"})
+    items = _arm_items(rows, lost)
     means = [
         score_means(items, ["part", "method", "steps"], measure).assign(measure=measure)
         for measure in ("nll", "exact")
     ]
+    return pd.concat(means, ignore_index=True), tuned_against(rows, lost, against)
+
+
+def tuned_against(
+    rows: pd.DataFrame, lost: Sequence[str], against: Iterable[str] = ("sft_only", "random_sft")
+) -> pd.DataFrame:
+    """The second table of `tuned` alone: each arm against others."""
     found = []
-    for (part, steps), group in items.groupby(["part", "steps"]):
+    for (part, steps), group in _arm_items(rows, lost).groupby(["part", "steps"]):
         for other in against:
             for row in _against(group, other, ("method",)):
                 row["difference"], row["low"], row["high"] = (
@@ -126,8 +132,7 @@ def tuned(
                 )  # fmt: skip
                 row = {**row, "method": row["against"], "against": other}
                 found.append({"part": part, "steps": steps, **row})
-    names = ["part", "steps", "method", "against"]
-    return pd.concat(means, ignore_index=True), _with_corrected(found, names)
+    return _with_corrected(found, ["part", "steps", "method", "against"])
 
 
 def merges(
@@ -286,6 +291,11 @@ def in_panels(
     ranked = table["method"].isin(ACT_RANKINGS)
     parts = {"rankings": table[ranked | shared], "controls": table[~ranked | shared]}
     return pd.concat([t.assign(panel=p) for p, t in parts.items()], ignore_index=True)
+
+
+def _arm_items(rows: pd.DataFrame, lost: Sequence[str]) -> pd.DataFrame:
+    items = rows_of(rows, "method", "steps")
+    return items.assign(part=items["cell"].isin(list(lost)).map({True: "lost", False: "retained"}))
 
 
 def _trials(rows: pd.DataFrame, lost: Sequence[str]) -> pd.DataFrame:

@@ -156,7 +156,8 @@ def kept_or(study: Study, part: str, measured: pd.DataFrame) -> pd.DataFrame:
     if (KEPT / name / f"{part}.parquet").is_file():
         table = kept(name, part)
         study.reads(f"kept sweep, {part}", KEPT / name / f"{part}.parquet")
-        made = table.attrs.get("actlib", {}).get("recipes", {})
+        # Taken off: pandas would copy them into every frame made of this one.
+        made = table.attrs.pop("actlib", {}).get("recipes", {})
         if all(_same_model(study, model, digest) for model, digest in made.items()):
             seeds = table["seed"].nunique()
             print(f"rows of the kept sweep: {len(table):,} over {seeds} training seeds")
