@@ -109,7 +109,7 @@ def _memory(
 ) -> Iterator[Record]:
     """The first run of each way in a process of its own, watched."""
     for way in ways:
-        peer = isinstance(row, Row) and row.peer and way != row.ours
+        peer = isinstance(row, Row) and row.peer and way in row.others  # the floor is ours
         with (_peer if peer else _ours)(row, case, options) as side:
             measures = side.run_watched(way)
         kept = {name: value for name, value in measures.items() if name.endswith("_bytes")}

@@ -1,6 +1,7 @@
 import math
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from actlib.masks import ChannelMask
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import __main__ as command
-from benchmarks import floors, folders, machine
+from benchmarks import floors, folders, machine, measuring
 from benchmarks.measuring import Options, measure, peer_python
 from benchmarks.processes import Served, run_command
 from benchmarks.report import fitted, report
@@ -73,6 +74,37 @@ def test_rows_of_other_tools_say_that_these_are_missing(name, monkeypatch, tmp_p
     assert all(f"{tool} is not installed here" in record["note"] for record in records)
     with pytest.raises(NotRunError, match="gone, which is not there"):
         peer_python(tool, {tool: str(tmp_path / "gone")})
+
+
+@pytest.mark.parametrize("name", [row.name for row in ROWS if row.peer])
+def test_the_floor_beside_another_tool_runs_on_our_side(name, monkeypatch, tmp_path):
+    class Side:
+        facts: ClassVar = {"peer": "tool"}
+
+        def __init__(self, ways):
+            self.ways = ways
+
+        def run(self, way):
+            assert way in self.ways
+            return {"seconds": 1.0, "peak_bytes": 1.0}
+
+        run_watched = run
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+    row = ALL[name]
+    ours = [row.ours, *[row.floor] * bool(row.floor)]
+    monkeypatch.setattr(measuring, "_ours", lambda *_: Side(ours))
+    monkeypatch.setattr(measuring, "_peer", lambda *_: Side(row.others))
+    records = measure(row, Options(tmp_path, turns=1))
+    assert {each["way"] for each in records if each["measure"] == "peak_bytes"} == {
+        *ours,
+        *row.others,
+    }
 
 
 def test_the_report_tells_every_row_and_never_a_number_that_was_not_measured(quick):
