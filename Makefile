@@ -51,9 +51,9 @@ test test-all: export HF_HUB_OFFLINE := 1
 test test-all: override PRESET := tiny
 test: SLOW := -m "not slow"
 test test-all: lint
-	$(say) "Unit tests: about 5 minutes"
+	$(say) "Unit tests: about 4 minutes"
 	@$(BIN)/python -m pytest --numprocesses $(CORES) --ignore tests/notebooks $(SLOW)
-	$(say) "Every notebook on the tiny family: about 9 minutes from nothing"
+	$(say) "Every notebook on the tiny family: about 6 minutes from nothing"
 	@$(SNAKEMAKE) figures=artifacts/tiny/figures
 	$(say) "Tests of the notebooks, as committed and as just run: seconds"
 	@$(BIN)/python -m pytest tests/notebooks $(SLOW)
