@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from actlib.files.records import trace
 from actlib.study import sweeps
 from actlib.study.families import recipe
 from actlib.study.presets import ROOT, load_preset
@@ -179,6 +180,16 @@ def test_a_cell_s_digest_follows_what_decides_it(swept):
     assert first == sweeps.digest_of(swept, "transfer", 0, dict(cell))
     assert first != sweeps.digest_of(swept, "transfer", 1, cell)
     assert first != sweeps.digest_of(swept, "transfer", 0, {**cell, "scale": 0.25})
+
+
+def test_a_table_can_be_traced_to_its_models(swept):
+    node = trace(sweeps.KEPT / "small" / "transfer.parquet")
+    assert node["state"] == "unchanged" and node["record"]["seeds"] == [0]
+    assert node["record"]["data_sha256"] == swept.told()[1]["data_sha256"]
+    roles = {each["role"] for each in node["inputs"]}
+    assert roles == {f"cells of {bundle}, seed 0" for bundle in PARTS["transfer"].bundles}
+    below = {each["role"] for cells in node["inputs"] for each in cells["inputs"]}
+    assert any(role.startswith("model ") for role in below)
 
 
 def test_the_tables_tell_what_they_were_made_from(swept):

@@ -129,6 +129,14 @@ def collect(study: Study) -> list[Path]:
         table.attrs = {"actlib": _origin(study, name, part)}
         path = KEPT / study.preset.name / f"{name}.parquet"
         _write(table, path)
+        inputs = {
+            f"cells of {bundle}, seed {seed}": _folder(study) / f"{name}-{bundle}-seed{seed}.json"
+            for bundle in part.bundles
+            for seed in require_sweep(study.preset).seeds
+        }
+        told = {"seeds": require_sweep(study.preset).seeds, "measuring": MEASURING}
+        told |= {"data_sha256": data_digest(study.preset.data)}
+        write_record(path.with_suffix(".record.json"), [path], inputs, **told)
         paths.append(path)
     return paths
 
