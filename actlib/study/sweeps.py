@@ -129,14 +129,15 @@ def collect(study: Study) -> list[Path]:
         table.attrs = {"actlib": _origin(study, name, part)}
         path = KEPT / study.preset.name / f"{name}.parquet"
         _write(table, path)
+        seeds = require_sweep(study.preset).seeds
         inputs = {
             f"cells of {bundle}, seed {seed}": _folder(study) / f"{name}-{bundle}-seed{seed}.json"
             for bundle in part.bundles
-            for seed in require_sweep(study.preset).seeds
+            for seed in seeds
         }
-        told = {"seeds": require_sweep(study.preset).seeds, "measuring": MEASURING}
-        told |= {"data_sha256": data_digest(study.preset.data)}
-        write_record(path.with_suffix(".record.json"), [path], inputs, **told)
+        digest = data_digest(study.preset.data)
+        record = path.with_suffix(".record.json")
+        write_record(record, [path], inputs, seeds=seeds, measuring=MEASURING, data_sha256=digest)
         paths.append(path)
     return paths
 
