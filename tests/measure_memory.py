@@ -8,6 +8,7 @@ pages would be in it anyway.
 """
 
 import json
+import shutil
 import sys
 import threading
 from pathlib import Path
@@ -62,9 +63,11 @@ def peak_of(step) -> int:
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    step()
-    done.set()
-    watcher.join()
+    try:
+        step()
+    finally:  # or the process would wait for the watcher for ever
+        done.set()
+        watcher.join()
     return max(found)
 
 
@@ -75,12 +78,13 @@ def anonymous() -> int:
 
 def measured(folder: Path, outputs: Path) -> dict[str, int]:
     """Peaks of a transfer and a merge with every channel in the mask."""
+    donor = shutil.copytree(folder, outputs / "donor")
     modules = channel_modules(empty_model(folder)).items()
     mask = ChannelMask({name: torch.ones(m.channels, dtype=torch.bool) for name, m in modules})
-    given = [(folder, mask, 0.4), (folder, mask, 0.7)]
+    given = [(donor, mask, 0.4), (donor, mask, 0.7)]
     return {
         "imports": peak_of(lambda: None),
-        "transfer": peak_of(lambda: transfer_checkpoint(folder, folder, mask, outputs / "a")),
+        "transfer": peak_of(lambda: transfer_checkpoint(folder, donor, mask, outputs / "a")),
         "merge": peak_of(lambda: merge_checkpoint(folder, given, outputs / "b", "largest")),
     }
 
