@@ -20,10 +20,8 @@ if TYPE_CHECKING:
 
 def add_words(steps: argparse._SubParsersAction) -> None:
     """Add the step `patch` with its own words to the steps of the command line."""
-    told, example = (
-        "make, apply, revert, inspect or describe an ability patch",
-        __doc__.partition("\n\n")[2],
-    )
+    told = "make, apply, revert, inspect or describe an ability patch"
+    example = __doc__.partition("\n\n")[2]
     step = add_step(steps, "patch", told, example)
     step.set_defaults(run=_run)
     words = step.add_subparsers(dest="word", required=True)
