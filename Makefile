@@ -32,7 +32,7 @@ study: $(READY)
 
 sweep: $(READY)
 	$(say) "Sweep of the preset $(PRESET): about 2 hours for smol and 20 minutes for tiny from nothing, seconds if nothing is missing"
-	@$(SNAKEMAKE) sweep
+	@$(SNAKEMAKE) -- sweep
 	$(say) "Done: tables in data/sweeps/$(PRESET)"
 
 figures: $(READY)
