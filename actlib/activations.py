@@ -25,7 +25,7 @@ def read_answers(
     tokens: AnswerTokens,
     callback: Callable[[str, Activations], None],
     *,
-    lent: bool = False,
+    keep: Callable[[Tensor], Tensor] = Tensor.clone,
 ) -> None:
     """Run one batch and hand on what each of these modules gives at the answer tokens.
 
@@ -38,8 +38,9 @@ def read_answers(
         batch: input_ids and attention_mask.
         tokens: where the answer tokens lie.
         callback: gets a module's name and what it gives.
-        lent: whether the callback reads what it gets at once, and changes and keeps nothing of it,
-            so that a module's output need not be copied where all of it is answer tokens.
+        keep: makes of a module's own output, where all of it is answer tokens and nothing need be
+            selected, what is handed on: a copy, unless the callback can do with the model's memory,
+            see `lent`.
 
     Raises:
         ValueError: a module's output, or the input of experts, is not batch x seq x channels.
@@ -55,7 +56,7 @@ def read_answers(
 
     def read(name: str, output: Tensor) -> None:
         found = located.select(name, output, modules[name].channels)
-        callback(name, found if lent or found.data_ptr() != output.data_ptr() else found.clone())
+        callback(name, keep(found) if found.data_ptr() == output.data_ptr() else found)
 
     def read_experts(name: str, inputs: list, _output: Tensor) -> None:
         # Hidden states and the experts chosen, by whatever names the family gives them.
@@ -68,6 +69,11 @@ def read_answers(
         hooks.enter_context(output_hooks(model, plain, read))
         hooks.enter_context(call_hooks(model, packed, read_experts))
         run_model(model, batch, tokens)
+
+
+def lent(found: Tensor) -> Tensor:
+    """The tensor itself, for who reads it at once, and changes and keeps nothing of it."""
+    return found
 
 
 class _Located:

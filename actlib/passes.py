@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from actlib.activations import Activations, read_answers
+from actlib.activations import Activations, lent, read_answers
 from actlib.channels import ChannelModule, Layout, channel_modules
 from actlib.hooks import AnswerTokens, answer_positions
 from actlib.parallel import Share
@@ -173,7 +173,7 @@ def add_part(sums: RunningSums, target: nn.Module, part: Part, take: Take) -> No
             raise ValueError(f"module {name} runs more often in the target than in the donor")
         sums.add(name, ours, theirs)
 
-    read_answers(target, sums.modules, part.batch, part.tokens, subtract, lent=True)
+    read_answers(target, sums.modules, part.batch, part.tokens, subtract, keep=lent)
     sums.tokens += len(part.tokens.rows)
     sums.require_finite()
 
@@ -181,13 +181,38 @@ def add_part(sums: RunningSums, target: nn.Module, part: Part, take: Take) -> No
 def held_activations(
     donor: nn.Module, modules: Mapping[str, ChannelModule], part: Part
 ) -> dict[str, list[Activations]]:
-    """The donor's activations of a part, a list per module: one entry for each time it ran."""
+    """The donor's activations of a part, a list per module: one entry for each time it ran.
+
+    On a CPU a copy of all logits takes as long as a good part of the forward pass, so what a module
+    returned is kept itself where all of it is answer tokens. A donor that writes over it later runs
+    a second time, with copies.
+    """
+    kept: list[tuple[Tensor, int]] = []
+
+    def keep(found: Tensor) -> Tensor:
+        if not found.is_cpu or found.is_inference():  # no count of writes to rely on
+            return found.clone()
+        kept.append((found, found._version))
+        return found
+
+    held = _held(donor, modules, part, keep)
+    if any(found._version != version for found, version in kept):
+        held = _held(donor, modules, part, Tensor.clone)
+    return held
+
+
+def _held(
+    donor: nn.Module,
+    modules: Mapping[str, ChannelModule],
+    part: Part,
+    keep: Callable[[Tensor], Tensor],
+) -> dict[str, list[Activations]]:
     held: dict[str, list[Activations]] = {}
 
     def hold(name: str, found: Activations) -> None:
         held.setdefault(name, []).append(found)
 
-    read_answers(donor, modules, part.batch, part.tokens, hold)
+    read_answers(donor, modules, part.batch, part.tokens, hold, keep=keep)
     return held
 
 

@@ -144,18 +144,19 @@ def _by_rows(
         rows: 4, or 1 for |a - b| alone.
         buffer: memory that is written over, at least 3 x channels numbers.
     """
-    channels = ours.shape[1]
-    step = max(1, CACHED_NUMBERS // channels)
-    found = torch.zeros(rows, channels, dtype=_wide(ours.device), device=ours.device)
+    step = max(1, CACHED_NUMBERS // ours.shape[1])
+    found: Tensor | None = None
     for a, b in zip(ours.split(step), theirs.split(step), strict=True):
         size = a.numel()
-        places = [buffer[part * size : (part + 1) * size].view_as(a) for part in range(3)]
-        # Numbers of two bytes are widened once, not by each operation.
-        a, b = (
-            each if each.dtype == torch.float32 else place.copy_(each)
-            for each, place in zip((a, b), places[1:], strict=True)
-        )
-        found += _few_rows(a, b, rows, places[0])
+        between, *places = (buffer[k * size : (k + 1) * size].view_as(a) for k in range(3))
+        # Numbers of two bytes are widened once, not by each operation, and then written over.
+        if a.dtype == torch.float32:
+            places = [between, between]
+        else:
+            a, b = (place.copy_(each) for each, place in zip((a, b), places, strict=True))
+        few = _few_rows(a, b, rows, between, places)
+        found = few if found is None else found.to(_wide(few.device)).add_(few)
+    assert found is not None, "there is an answer token"
     return found
 
 
@@ -164,15 +165,17 @@ def _few_rows(
     b: Float[Tensor, "tokens channels"],
     rows: int,
     between: Float[Tensor, "tokens channels"],
+    places: list[Float[Tensor, "tokens channels"]],
 ) -> Float[Tensor, "rows channels"]:
+    """Sums of few tokens; `places` may be `a` and `b` themselves, to work in the least memory."""
     sums = torch.empty(rows, a.shape[1], device=a.device)
     torch.sum(torch.sub(a, b, out=between).abs_(), dim=0, out=sums[0])
     if rows == 1:
         return sums
-    torch.sum(torch.abs(b, out=between), dim=0, out=sums[1])
+    torch.sum(torch.abs(b, out=places[1]), dim=0, out=sums[1])
     sums[1].add_(torch.abs(a, out=between).sum(dim=0)).div_(2)
     mean = torch.mean(a, dim=0, out=sums[2])
-    torch.sum(torch.sub(a, mean, out=between).square_(), dim=0, out=sums[3])
+    torch.sum(torch.sub(a, mean, out=places[0]).square_(), dim=0, out=sums[3])
     return _with_squares(sums, len(a))
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from actlib.activations import read_answers
+from actlib.activations import lent, read_answers
 from actlib.channels import Layout, channel_modules
 from actlib.hooks import AnswerTokens, evaluating, output_hooks, run_model
 
@@ -73,8 +73,8 @@ def test_what_is_kept_is_a_copy_and_what_is_lent_is_not():
     (_, kept), _ = read(model, batch, {"layer": channel_modules(model)["layer"]})
     assert torch.equal(kept, outputs[0][0]) and kept.data_ptr() != outputs[0].data_ptr()
     outputs.clear()
-    (_, lent), _ = read(model, batch, {"layer": channel_modules(model)["layer"]}, lent=True)
-    assert lent.data_ptr() == outputs[0].data_ptr()
+    (_, itself), _ = read(model, batch, {"layer": channel_modules(model)["layer"]}, keep=lent)
+    assert itself.data_ptr() == outputs[0].data_ptr()
 
 
 def test_experts_are_read_for_the_tokens_sent_to_them(family, batches):

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch import nn
 
 from actlib.channels import channel_modules
 from actlib.experts import Routed
@@ -62,6 +63,34 @@ def test_bytes_are_those_held(family, batches, name, dtype):
         for each in calls
     ]
     assert sum(each.nbytes for each in numbers) == bytes_per_token(model) * len(part.tokens.rows)
+
+
+class Overwriting(nn.Module):
+    """Scales its layer's output in place, as some models do with their logits."""
+
+    def __init__(self, scale):
+        super().__init__()
+        self.embed, self.layer = nn.Embedding(9, 4), nn.Linear(4, 4)
+        self.scale, self.runs = scale, 0
+
+    def forward(self, input_ids, attention_mask):
+        self.runs += 1
+        found = self.layer(self.embed(input_ids))
+        return found if self.scale is None else found.mul_(self.scale)
+
+
+@pytest.mark.parametrize(("scale", "runs"), [(3.0, 2), (None, 1)])
+@pytest.mark.parametrize("inference", [True, False])
+def test_a_donor_that_writes_over_its_outputs_is_held_as_it_was(scale, runs, inference):
+    model, ones = Overwriting(scale), torch.ones(1, 5, dtype=torch.long)
+    batch = {"input_ids": ones * 3, "attention_mask": ones, "answer_mask": ones}
+    (part,) = parts([batch], 100, Share())
+    with torch.inference_mode() if inference else torch.no_grad():
+        expected = model.layer(model.embed(batch["input_ids"]))[0]
+        held = held_activations(model, channel_modules(model), part)
+    (found,) = held["layer"]
+    assert torch.equal(found, expected)
+    assert model.runs == (1 if inference else runs)  # which copies, and need not run again
 
 
 def test_a_bar_tells_tokens_a_second_and_the_time_left(pair, batches, capsys):
