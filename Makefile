@@ -31,7 +31,7 @@ study: $(READY)
 	$(say) "Done: notebooks in artifacts/$(PRESET)/notebooks, figures and tables in figures/$(PRESET)"
 
 sweep: $(READY)
-	$(say) "Sweep of the preset $(PRESET): about 2 hours for smol and 20 minutes for tiny from nothing, seconds if nothing is missing"
+	$(say) "Sweep of the preset $(PRESET): about 80 minutes for smol and 12 for tiny from nothing, seconds if nothing is missing"
 	@$(SNAKEMAKE) -- sweep
 	$(say) "Done: tables in data/sweeps/$(PRESET)"
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from actlib.files.records import trace
+from actlib.files.records import lines, trace
 from actlib.study import sweeps
 from actlib.study.families import recipe
 from actlib.study.presets import ROOT, load_preset
@@ -190,6 +190,20 @@ def test_a_table_can_be_traced_to_its_models(swept):
     assert roles == {f"cells of {bundle}, seed 0" for bundle in PARTS["transfer"].bundles}
     below = {each["role"] for cells in node["inputs"] for each in cells["inputs"]}
     assert any(role.startswith("model ") for role in below)
+    first, *others = lines(node)
+    assert "seeds [0]" in first and " in " not in first  # nobody timed the merging
+    assert any(" in " in each for each in others)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_the_shipped_tables_are_those_of_their_records(path):
+    node = trace(path)
+    bundles = PARTS[path.stem].bundles
+    seeds = node["record"]["seeds"]
+    assert node["state"] == "unchanged" and node["record"]["made"]["git"]["commit"]
+    roles = {f"cells of {bundle}, seed {seed}" for bundle in bundles for seed in seeds}
+    assert {each["role"] for each in node["inputs"]} == roles
+    assert all(each["sha256"] for each in node["inputs"])
 
 
 def test_the_tables_tell_what_they_were_made_from(swept):

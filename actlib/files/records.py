@@ -302,14 +302,18 @@ def _input(role: str, place: Path | str, folder: Path, quick: bool) -> dict[str,
 
 def _told(record: Mapping[str, Any]) -> str:
     created = record.get("made", {})
-    git = created.get("git", {})
-    dirty = " with changes" if git.get("dirty") else ""
+    git, torch = created.get("git", {}), created.get("versions", {}).get("torch")
     parts = [f"made {created.get('created', 'at an unknown time')}"]
-    parts += [f"in {created['seconds']:g} s"] * ("seconds" in created)
+    if "seconds" in created:
+        parts.append(f"in {created['seconds']:g} s")
     parts += [f"{key} {record[key]}" for key in ("seed", "seeds") if key in record]
-    parts += [f"commit {git['commit'][:10]}{dirty}"] * bool(git.get("commit"))
-    parts += [f"torch {created['versions']['torch']}"] * ("torch" in created.get("versions", {}))
-    parts += [created["device"]] * ("device" in created)
+    if git.get("commit"):
+        dirty = " with changes" if git.get("dirty") else ""
+        parts.append(f"commit {git['commit'][:10]}{dirty}")
+    if torch:
+        parts.append(f"torch {torch}")
+    if "device" in created:
+        parts.append(created["device"])
     return ", ".join(parts)
 
 
