@@ -23,3 +23,12 @@ def test_other_outputs_stay_as_they_are():
     stream = {"output_type": "stream", "text": "words"}
     table = {"output_type": "execute_result", "data": {"text/html": "<table>"}}
     assert keep_notebooks.still(stream) is stream and keep_notebooks.still(table) is table
+
+
+def test_words_about_waiting_for_another_process_are_not_kept():
+    told = {"output_type": "stream", "name": "stderr"}
+    waited = "waiting for writing a record (process 7), which holds /home/ada/x.lock\n"
+    assert keep_notebooks.unwaited({**told, "text": [waited]}) is None
+    assert keep_notebooks.unwaited({**told, "text": [waited, "a\n"]}) == {**told, "text": ["a\n"]}
+    printed = {**told, "name": "stdout", "text": [waited]}
+    assert keep_notebooks.unwaited(printed) == printed

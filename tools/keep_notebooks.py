@@ -29,13 +29,23 @@ def cleaned(notebook: dict) -> dict:
         tags = cell["metadata"].get("tags")
         cell["metadata"] = {"tags": tags} if tags else {}
         if "outputs" in cell:
-            cell["outputs"] = [out for out in map(still, cell["outputs"]) if out]
+            outputs = map(unwaited, map(still, cell["outputs"]))
+            cell["outputs"] = [out for out in outputs if out]
             for out in cell["outputs"]:
                 if "image/png" in out.get("data", {}):
                     out["data"]["image/png"] = smaller(out["data"]["image/png"])
     kept = ("kernelspec", "language_info")
     notebook["metadata"] = {name: notebook["metadata"][name] for name in kept}
     return notebook
+
+
+def unwaited(output: dict | None) -> dict | None:
+    """The output without lines that tell of waiting for another process; None if that was all."""
+    if output is None or output.get("name") != "stderr":
+        return output
+    lines = "".join(output["text"]).splitlines(keepends=True)
+    kept = [line for line in lines if not line.startswith("waiting for ")]
+    return output | {"text": kept} if kept else None
 
 
 def still(output: dict) -> dict | None:

@@ -260,7 +260,7 @@ def note(paths: Iterable[Path]) -> None:
     number = re.match(r"[a-z]+(\d\d)_", paths[0].name)
     record = folder / (f"notebook{number[1]}" if number else paths[0].stem)
     record = record.with_name(record.name + ENDING)
-    with held(folder / ".record.lock", "writing a record"):
+    with held(record.with_name(f".{record.name}.lock"), "writing a record"):
         earlier = read_json(record).get("results", {}) if record.is_file() else {}
         kept = [folder / name for name in earlier if (folder / name).is_file()]
         results = dict.fromkeys([*kept, *paths])
