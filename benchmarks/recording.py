@@ -5,9 +5,12 @@ from collections.abc import Callable, Mapping
 import torch
 from transformers import PreTrainedModel
 
+from actlib.channels import channel_modules
 from actlib.hooks import AnswerTokens, evaluating, run_model
 from actlib.localize import record_differences
-from benchmarks.rows import BARE, RECORD
+from actlib.parallel import Share
+from actlib.passes import held_activations, parts
+from benchmarks.rows import BARE, HELD, RECORD
 from benchmarks.serving import NotRunError, Way
 from benchmarks.shapes import (
     Batches,
@@ -41,14 +44,22 @@ def ways(case: str, setting: Setting) -> Mapping[str, Way]:
 def recording_ways(
     donor: PreTrainedModel, target: PreTrainedModel, batches: Batches, values_only: bool = False
 ) -> dict[str, Way]:
-    """Both ways over the same batches; logits are computed at answer positions by both."""
+    """Both ways over the same batches; logits are computed at answer positions by both.
+
+    Beside them, the floor: what both models give at the answer tokens is read and let go of, with
+    nothing computed from it.
+    """
 
     def record() -> dict[str, float]:
         scores = record_differences(donor, target, batches, values_only=values_only)
         total = sum(values.double().sum().item() for values in scores.values.values())
         return {"total_difference": total * scores.tokens}
 
-    return {RECORD: Way(record), BARE: Way(lambda: run_bare(donor, target, batches))}
+    return {
+        RECORD: Way(record),
+        BARE: Way(lambda: run_bare(donor, target, batches)),
+        HELD: Way(lambda: hold(donor, target, batches)),
+    }
 
 
 def run_bare(donor: PreTrainedModel, target: PreTrainedModel, batches: Batches) -> None:
@@ -58,6 +69,15 @@ def run_bare(donor: PreTrainedModel, target: PreTrainedModel, batches: Batches) 
             tokens = AnswerTokens.of_batch(batch)
             for model in (donor, target):
                 run_model(model, batch, tokens)
+
+
+def hold(donor: PreTrainedModel, target: PreTrainedModel, batches: Batches) -> None:
+    """Each batch through the donor, then through the target, with the answer tokens held."""
+    modules = channel_modules(target)
+    with evaluating(donor, target):
+        for part in parts(batches, sum(batch["input_ids"].numel() for batch in batches), Share()):
+            for model in (donor, target):
+                held_activations(model, modules, part)
 
 
 def _on_gpu(setting: Setting) -> dict[str, Way]:

@@ -18,7 +18,7 @@ Written by `python -m benchmarks --report` from the tables in [results](results)
 what the rows mean and how fair they are is in [README.md](README.md). A ratio is the median over
 runs in turn (A B A B, the first of each not counted), in brackets the smallest and the largest; it
 is held if the median is. What stands behind a semicolon is the floor: what no implementation can do
-without, in runs of the same turns, and how many times as fast as the other that is. Letters name
+without, in runs of the same turns, and how that compares with the other. Letters name
 the machine and the commit, at the end.
 """
 _UNITS = {"seconds": "time", "extra_bytes": "extra memory", "peak_bytes": "peak memory"}
@@ -112,11 +112,12 @@ def _measured(
 
 
 def _reachable(row: Row, aim: Aim, case: str, theirs: list[float], table: Table) -> str:
-    """How many times as fast as the other no implementation can be, from the same turns."""
+    """The floor beside the other way, as the aim compares them, from the same turns."""
     least = table.series(case, row.floor, aim.measure)
-    if aim.measure != "seconds" or aim.kind != "fold" or len(least) != len(theirs):
+    if aim.measure != "seconds" or len(least) != len(theirs) or not least:
         return ""
-    return f"; {row.floor}: {_number(ratio(theirs, least).median)} ×"
+    found = ratio(theirs, least) if aim.kind == "fold" else ratio(least, theirs)
+    return f"; {row.floor}: {_number(found.median)} ×"
 
 
 def _bound(aim: Aim) -> str:

@@ -203,18 +203,22 @@ def test_growth_is_fitted_through_every_run(tmp_path):
     assert "2.00 ± 0.0" in report(tmp_path)
 
 
-def test_the_report_tells_what_no_implementation_can_pass(tmp_path):
-    row = ALL["patch-apply"]
+@pytest.mark.parametrize(
+    ("name", "said"), [("patch-apply", "3 × [3, 3], n = 2"), ("recording-cpu", "0.333 × [0.333, ")]
+)
+def test_the_report_tells_what_no_implementation_can_pass(name, said, tmp_path):
+    row = ALL[name]
+    floor = 4 if name == "patch-apply" else 0.25  # as many times as fast, or of the time
     told = {"case": row.cases[0], "measure": "seconds", **dict.fromkeys(machine.COLUMNS, "x")}
-    seconds = {row.ours: 2.0, row.others[0]: 6.0, row.others[1]: 9.0, row.floor: 1.5}
+    seconds = {row.ours: 2.0, row.floor: 1.5, **dict(zip(row.others, (6.0, 9.0), strict=False))}
     records = [
         {**told, "way": way, "turn": turn, "value": value * turn, "note": ""}
         for way, value in seconds.items()
         for turn in (1, 2)
     ]
     write(tmp_path, row.name, records)
-    (line, _) = [line for line in report(tmp_path).splitlines() if f"`{row.name}`" in line]
-    assert f"3 × [3, 3], n = 2; {row.floor}: 4 ×" in line
+    line = next(line for line in report(tmp_path).splitlines() if f"`{row.name}`" in line)
+    assert said in line and f"; {row.floor}: {floor} ×" in line
     write(tmp_path, row.name, [each for each in records if each["way"] != row.floor])
     assert row.floor not in report(tmp_path)
 
