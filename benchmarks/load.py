@@ -17,7 +17,7 @@ from transformers import LlamaConfig, PreTrainedTokenizerFast
 from actlib.evaluate import evaluate
 from actlib.localize import record_differences
 from actlib.masks import ChannelMask, random_like
-from actlib.scores import ChannelScores
+from actlib.scores import ChannelScores, channel_count
 from actlib.text.data import load_external
 from actlib.text.prompts import batches
 from benchmarks.rankings import PERCENT, heavy_tailed
@@ -31,6 +31,8 @@ EXAMPLES = (6_250, 25_000, 100_000)
 VOCABULARIES = (16_000, 64_000, 256_000)
 MODULE = 10_000  # channels of each module of a made mask
 BATCH = 128
+# Beside ours, what it cannot do without: how that grows with the size, caches and all.
+PERMUTED, CHOSEN = "torch.randperm alone", "three torch.topk alone"
 
 
 def ways(case: str, setting: Setting) -> Mapping[str, Way]:
@@ -98,6 +100,7 @@ def _mask(size: int, setting: Setting) -> dict[str, Way]:
         ChannelMask.load(path)
 
     runs = {"combine, compare, hash": combine, "two random controls": draw, "save, load": keep}
+    runs[PERMUTED] = lambda masks: torch.randperm(masks[0].total)
     return {f"{name}|{size}": _Held(made).way(run) for name, run in runs.items()}
 
 
@@ -119,9 +122,15 @@ def _scores(layers: int, setting: Setting) -> dict[str, Way]:
     def rank(scores: ChannelScores) -> None:
         scores.top(PERCENT), scores.top(PERCENT, "scaled"), scores.top(PERCENT, "contrast")
 
+    def choose(values: torch.Tensor) -> None:
+        for _ in range(3):
+            torch.topk(values, channel_count(PERCENT, len(values)), sorted=False)
+
     held = partial(heavy_tailed, layout)
     runs = {"save, load": keep, "three rankings to masks": rank}
-    return {f"{name}|{channels}": _Held(held).way(run) for name, run in runs.items()}
+    found = {f"{name}|{channels}": _Held(held).way(run) for name, run in runs.items()}
+    flat = _Held(lambda: torch.cat(list(held().values.values())))
+    return found | {f"{CHOSEN}|{channels}": flat.way(choose)}
 
 
 def _examples(size: int, setting: Setting) -> dict[str, Way]:
