@@ -6,8 +6,10 @@ Each round starts the runner anew on the same folders, waits for what this round
 training, a recording, a cell of a sweep, a notebook, the writing of a table or figure), then a
 random time, and ends the process group by SIGKILL; every other round also the children that lead
 groups of their own, as kernels do. What is no longer to be seen is waited for in vain, and what
-runs then is killed. After the last kill the runner must end well, and leave the tables, figures,
-weights and scores of an uninterrupted run, bit for bit but for columns of times.
+runs then is killed. Where all was done before the kill came, what the round is to hit and all that
+follows from it is removed, and the round begins again: every kill counted hit a live run. After the
+last one the runner must end well, and leave the tables, figures, weights and scores of an
+uninterrupted run, bit for bit but for columns of times.
 """
 
 import argparse
@@ -16,6 +18,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -36,8 +39,11 @@ HITS = {
 }
 EARLY = ("training",) * 5 + ("recording",) * 3
 LATE = ("sweep",) * 3 + ("notebook",) * 5 + ("figure",) * 4
-PATIENCE = {True: 300.0, False: 60.0}
-"""Seconds after a notebook shows for which what is early, or late, is still waited for."""
+PATIENCE = 30.0
+"""Seconds after a notebook shows for which anything else is still waited for."""
+LEFT = ("figures", "notebooks", "sweep")
+MADE = {"training": ("store", *LEFT), "recording": ("scores", *LEFT)}
+"""Folders of what a round is to hit and what follows from it; of the others those of `LEFT`."""
 TIMES = re.compile(r"(^|_)(seconds|minutes|time)(_|$)")
 CELL_BUNDLE = "sweep_transfer_rankings_seed0"
 
@@ -51,7 +57,13 @@ def main() -> int:
     mix = (*EARLY * rounds, *random.sample(LATE * rounds, len(LATE) * rounds))[: given.kills]
     log = []
     for number, wanted in enumerate(mix):
-        hit = kill_once(given, killed, wanted, also_kernels=number % 2 == 1)
+        hit = kill_once(given, killed, wanted, number % 2 == 1)
+        while hit["ended_before"] is not None:
+            if hit["ended_before"]:
+                print(f"the run ended by itself with status {hit['ended_before']}")
+                return 1
+            undo(killed, wanted)
+            hit = kill_once(given, killed, wanted, number % 2 == 1)
         log.append(hit)
         print(json.dumps(hit), flush=True)
     for folder in (killed, whole):
@@ -86,8 +98,15 @@ def start(given: argparse.Namespace, folder: Path) -> subprocess.Popen:
         )
 
 
+def undo(folder: Path, wanted: str) -> None:
+    """Remove what a round is to hit, and what follows from it."""
+    for name in MADE.get(wanted, LEFT):
+        for path in (folder / name, *folder.glob(f"store/*/{name}")):
+            shutil.rmtree(path, ignore_errors=True)
+
+
 def kill_once(
-    given: argparse.Namespace, folder: Path, wanted: str, *, also_kernels: bool
+    given: argparse.Namespace, folder: Path, wanted: str, also_kernels: bool
 ) -> dict[str, object]:
     """One round; tells what was to be hit, what ran when the kill came, and what it left behind."""
     process = start(given, folder)
@@ -98,7 +117,7 @@ def kill_once(
         seen = _shows(sign, process.pid, folder / "figures", wanted == "figure")
         if _shows(HITS["notebook"][0], process.pid, folder, False):
             later = later or time.monotonic()
-            if time.monotonic() - later > PATIENCE[wanted in EARLY]:
+            if time.monotonic() - later > PATIENCE:
                 break
     time.sleep(random.uniform(0, most))
     family = descendants(process.pid)
