@@ -234,7 +234,8 @@ def markdown(table: pd.DataFrame, brief: bool = False) -> str:
 
     Args:
         table: from `claims_table`.
-        brief: after each verdict the numbers that it turns on, in place of all before it.
+        brief: verdicts first, that of the first family with the numbers that it turns on, those of
+            the others alone.
     """
     families = list(table["family"].unique())
     lines = [f"| claim (notebook) | statement | {' | '.join(families)} |"]
@@ -245,8 +246,12 @@ def markdown(table: pd.DataFrame, brief: bool = False) -> str:
         for family in families:
             row = found.loc[family]
             shown = f"`{row.shown}`" if row.verdict == NOT_RUN else row.shown
-            short = f"**{row.verdict}**: {row.brief or shown}"
-            cells.append(short if brief else f"{shown}: **{row.verdict}**")
+            verdict = f"**{row.verdict}**"
+            if brief:
+                alone = family != families[0] and row.verdict != NOT_RUN
+                cells.append(verdict if alone else f"{verdict}: {row.brief or shown}")
+            else:
+                cells.append(f"{shown}: {verdict}")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
