@@ -1,13 +1,15 @@
 """Takes a model, in memory or in its files, from one side of a patch to the other.
 
-The sides are `before` and `after`. Everything is checked before anything is written: that the patch
-is whole, that it is made for this model, and that the model is on the side that it should leave.
+The sides are `before` and `after`. What is checked: that the patch is whole, that it is made for
+this model, and that the model is on the side that it should leave. Where one of these is not so,
+nothing is changed.
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 
 from actlib.files import notes
 from actlib.files.cards import write_card
+from actlib.files.exchanging import Swap, exchange_, swaps
 from actlib.files.folders import open_folder
 from actlib.files.headers import DTYPES
 from actlib.files.layouts import StoredParameter
@@ -34,6 +37,7 @@ from actlib.files.writing import folder_beside, require_free
 from actlib.masks import shortened
 from actlib.transfer import Selection
 
+_JOB_BYTES = 32 << 20  # Tensors that are larger are shared among threads.
 _ENTRY = ("target", "donor", "mask_sha256", "scale", "channels", "ranking", "ability")
 
 
@@ -42,13 +46,13 @@ class _Held:
     """What a model holds of one parameter that the patch changes.
 
     Attributes:
-        selection: the elements that the patch changes.
+        name: the parameter's name.
         dtype: type of the numbers.
         slabs: these elements, piece by piece.
         values: gives the model's values of a slab.
     """
 
-    selection: Selection
+    name: str
     dtype: torch.dtype
     slabs: Callable[[], Iterable[Slab]]
     values: Callable[[Slab], Tensor]
@@ -62,13 +66,21 @@ def move_model(model: nn.Module, patch: PatchFile, sides: tuple[str, str]) -> No
     """
     parameters = _require_fit(patch, model)
     matrices = {
-        name: parameters[name].detach().view(len(patch.selection(name).rows), -1)
-        for name in patch.parts
+        name: parameters[name].detach().view(-1, *(part.shape[-1:] if len(part.shape) > 1 else [1]))
+        for name, part in patch.parts.items()
     }
     held = [_held_in_memory(patch, name, matrix) for name, matrix in matrices.items()]
-    _require_side(patch, held, sides)
+    _require_types(patch, held)
+    if sides[0] == "before" and not patch.info.reversible:
+        _require_side(patch, held, sides)
+        with one_thread_each(), ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+            list(pool.map(lambda name: _set(patch, name, matrices[name], sides[1]), matrices))
+        return
     with one_thread_each(), ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        list(pool.map(lambda name: _set(patch, name, matrices[name], sides[1]), matrices))
+        list(pool.map(lambda name: patch.check(name, sides[1]), patch.parts))
+    if not exchange_(_exchanges(patch, matrices, sides)):
+        _require_side(patch, held, sides)  # Tells what is wrong.
+        raise RuntimeError(f"the model was changed by others while {patch.path} was applied")
 
 
 def move_folder(folder: Path, patch: PatchFile, out: Path, sides: tuple[str, str]) -> None:
@@ -87,7 +99,9 @@ def move_folder(folder: Path, patch: PatchFile, out: Path, sides: tuple[str, str
     ]
     entries = _noted(patch, folder, sides)
     with OpenFiles(folder) as files:
-        _require_side(patch, [_held_in_files(*each, files) for each in found], sides)
+        held = [_held_in_files(*each, files) for each in found]
+        _require_types(patch, held)
+        _require_side(patch, held, sides)
     changes = [
         Change(selection, stored, _from_patch(patch, selection.name, sides[1]))
         for selection, stored in found
@@ -96,6 +110,25 @@ def move_folder(folder: Path, patch: PatchFile, out: Path, sides: tuple[str, str
         write_changed(target, unfinished, changes)
         notes.write_patches(unfinished, entries)
         write_card(unfinished)
+
+
+def _exchanges(
+    patch: PatchFile, matrices: Mapping[str, Tensor], sides: tuple[str, str]
+) -> list[Callable[[], Iterable[Swap]]]:
+    """Every exchange that a patch asks for, as jobs of about one size; large tensors come first."""
+
+    def job(name: str, part: int, parts: int) -> Iterator[Swap]:
+        old, new = (patch.values(name, side) for side in sides)
+        for (slab, first), (_, second) in zip(old, new, strict=True):
+            yield from swaps(matrices[name], slab, first, second, part, parts)
+
+    sizes = {name: matrix.numel() * matrix.element_size() for name, matrix in matrices.items()}
+    return [
+        partial(job, name, part, parts)
+        for name in sorted(matrices, key=lambda name: -sizes[name])
+        for parts in [-(-sizes[name] // _JOB_BYTES)]
+        for part in range(parts)
+    ]
 
 
 def _set(patch: PatchFile, name: str, matrix: Tensor, side: str) -> None:
@@ -107,12 +140,12 @@ def _held_in_memory(patch: PatchFile, name: str, matrix: Tensor) -> _Held:
     def values(slab: Slab) -> Tensor:
         return take(matrix, *_indices(slab, matrix.device)).cpu()
 
-    return _Held(patch.selection(name), matrix.dtype, lambda: patch.slabs(name), values)
+    return _Held(name, matrix.dtype, lambda: patch.slabs(name), values)
 
 
 def _held_in_files(selection: Selection, stored: StoredParameter, files: OpenFiles) -> _Held:
     return _Held(
-        selection,
+        selection.name,
         DTYPES[stored.dtype],
         lambda: slabs_of(stored, selection),
         lambda slab: read(files, stored, slab),
@@ -146,13 +179,16 @@ def _require_fit(patch: PatchFile, model: nn.Module) -> Mapping[str, nn.Paramete
     return parameters
 
 
+def _require_types(patch: PatchFile, held: list[_Held]) -> None:
+    """Refuse a model of other types of numbers."""
+    for each in held:
+        wanted = DTYPES[patch.parts[each.name].dtype]
+        if each.dtype != wanted:
+            raise ValueError(f"{each.name} is {each.dtype}, and the patch is made for {wanted}")
+
+
 def _require_side(patch: PatchFile, held: list[_Held], sides: tuple[str, str]) -> None:
     """Refuse a model that is not on the first side of the patch, and a damaged patch."""
-    for each in held:
-        wanted = DTYPES[patch.parts[each.selection.name].dtype]
-        if each.dtype != wanted:
-            name = each.selection.name
-            raise ValueError(f"{name} is {each.dtype}, and the patch is made for {wanted}")
     with one_thread_each(), ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         checks = [pool.submit(patch.check, name, sides[1]) for name in patch.parts]
         fits = list(pool.map(lambda each: _on_side(patch, each, sides[0]), held))
@@ -162,13 +198,13 @@ def _require_side(patch: PatchFile, held: list[_Held], sides: tuple[str, str]) -
     if not wrong:
         return
     for each in wrong if sides[0] == "after" or patch.info.reversible else ():
-        patch.check(each.selection.name, sides[0])
-    if all(_hash(each) == getattr(patch.parts[each.selection.name], sides[1]) for each in held):
+        patch.check(each.name, sides[0])
+    if all(_hash(each) == getattr(patch.parts[each.name], sides[1]) for each in held):
         done = "already applied to" if sides[1] == "after" else "not applied to"
         raise ValueError(f"the patch {patch.path} is {done} this target")
     raise ValueError(
         f"the target does not hold the values that it had {sides[0]} the patch {patch.path} "
-        f"(their SHA-256 differs): {shortened([each.selection.name for each in wrong], 3)}; take "
+        f"(their SHA-256 differs): {shortened([each.name for each in wrong], 3)}; take "
         "the model that it was made for"
     )
 
@@ -179,8 +215,8 @@ def _on_side(patch: PatchFile, held: _Held, side: str) -> bool:
     Comparing is several times as fast as hashing, and a patch that can be reverted has the values.
     """
     if side == "before" and not patch.info.reversible:
-        return _hash(held) == patch.parts[held.selection.name].before
-    pieces = _pieces(patch, held.selection.name, side)
+        return _hash(held) == patch.parts[held.name].before
+    pieces = _pieces(patch, held.name, side)
     return all(
         same_bits(held.values(slab), pieces[slab.piece][slab.start : slab.stop])
         for slab in held.slabs()
