@@ -73,9 +73,9 @@ def moved_bytes(model: nn.Module, mask: ChannelMask, element_size: int = 2) -> i
 def patched_bytes(model: nn.Module, mask: ChannelMask, element_size: int = 2) -> int:
     """Bytes that pass between memory and cache where masked elements are compared and replaced.
 
-    The model's are read to be compared, then read and written to be replaced, each time by whole
-    cache lines; so columns of a matrix move every line that holds one of them. The patch's values
-    of both sides are read once.
+    The model's are read to be compared and replaced while they lie in the cache, and are written
+    back, by whole cache lines; so columns of a matrix move every line that holds one of them. The
+    patch's values of both sides are read once.
     """
     lines = held = 0
     for selection in selections(model, mask).values():
@@ -89,7 +89,7 @@ def patched_bytes(model: nn.Module, mask: ChannelMask, element_size: int = 2) ->
         columns = selection.columns.nonzero().flatten()
         touched = len((columns // per_line).unique()) * _LINE
         lines += rows * width + (len(selection.rows) - rows) * min(width, touched)
-    return 3 * lines + 2 * held * element_size
+    return 2 * lines + 2 * held * element_size
 
 
 def _best_time(run: Callable[[], Tensor], runs: int = 7) -> float:

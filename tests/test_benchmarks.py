@@ -232,7 +232,7 @@ def test_patched_bytes_count_whole_cache_lines():
         channels[name][5] = True
         held = {"model.embed_tokens": 128, "lm_head": 64, "model.norm": 1}[name]
         found = floors.patched_bytes(model, ChannelMask(channels))
-        assert found == 3 * lines + 2 * 2 * held
+        assert found == 2 * lines + 2 * 2 * held
 
 
 def test_runs_go_in_turn_and_the_first_round_does_not_count():

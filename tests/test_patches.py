@@ -6,6 +6,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+import actlib.files.exchanging
 import actlib.files.patches
 import actlib.files.patching
 from actlib.channels import channel_modules
@@ -304,6 +305,23 @@ def test_a_target_with_other_values_is_refused_by_name_and_kept(folders, make, t
     assert not [each for each in tmp_path.iterdir() if "out" in each.name]
 
 
+@pytest.mark.parametrize("block_bytes", [1, 1 << 22])
+def test_a_difference_in_the_last_block_leaves_the_model_bit_for_bit(
+    folders, make, monkeypatch, architecture, block_bytes
+):
+    monkeypatch.setattr(actlib.files.exchanging, "BLOCK_BYTES", block_bytes)
+    _, target = folders(architecture)
+    mask = mask_for(target)
+    path, name = make(mask), list(selections(target, mask))[-1]
+    last = dict(target.named_parameters())[name].detach()
+    index = list(selections(target, mask)[name].pieces())[-1]
+    last[index] = last[index] * torch.tensor(-1.0)
+    before = bits(target)
+    with pytest.raises(ValueError, match="the values that it had before the patch"):
+        apply_patch(target, path)
+    assert same_bits(target, before)
+
+
 def test_values_beside_the_selected_ones_may_differ(folders, make):
     _, target = folders("llama")
     mask = mask_for(target, modules={"model.layers.1.mlp.up_proj"})
@@ -457,6 +475,11 @@ NAME = "model.norm.weight"
         (spoil(f"{NAME}.rows", lambda rows: rows - 17), f"the rows of {NAME}"),
         (spoil(f"{NAME}.rows", lambda rows: rows + 16), f"the rows of {NAME}"),
         (spoil(f"{NAME}.rows", lambda rows: rows[1:].clone()), f"the indices of {NAME}"),
+        (spoil(f"{NAME}.rows", lambda rows: rows.flip(0)), f"the rows of {NAME}"),
+        (
+            spoil(f"{NAME}.rows", lambda rows: rows.clamp(rows[1])),
+            f"the rows of {NAME}",
+        ),
         (spoil(f"{NAME}.after.0", lambda values: values[None].clone()), f"the values of {NAME}"),
         (spoil(f"{NAME}.after.0", lambda values: values.half()), f"the values of {NAME}"),
         (lambda tensors, table, header: table[NAME].pop("shape"), "its metadata: KeyError"),

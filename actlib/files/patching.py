@@ -6,10 +6,9 @@ nothing is changed.
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -37,7 +36,6 @@ from actlib.files.writing import folder_beside, require_free
 from actlib.masks import shortened
 from actlib.transfer import Selection
 
-_JOB_BYTES = 32 << 20  # Tensors that are larger are shared among threads.
 _ENTRY = ("target", "donor", "mask_sha256", "scale", "channels", "ranking", "ability")
 
 
@@ -114,21 +112,14 @@ def move_folder(folder: Path, patch: PatchFile, out: Path, sides: tuple[str, str
 
 def _exchanges(
     patch: PatchFile, matrices: Mapping[str, Tensor], sides: tuple[str, str]
-) -> list[Callable[[], Iterable[Swap]]]:
-    """Every exchange that a patch asks for, as jobs of about one size; large tensors come first."""
-
-    def job(name: str, part: int, parts: int) -> Iterator[Swap]:
+) -> list[Swap]:
+    """Every exchange that a patch asks for; the largest tensors come first."""
+    found: list[Swap] = []
+    for name in sorted(matrices, key=lambda name: -matrices[name].numel()):
         old, new = (patch.values(name, side) for side in sides)
         for (slab, first), (_, second) in zip(old, new, strict=True):
-            yield from swaps(matrices[name], slab, first, second, part, parts)
-
-    sizes = {name: matrix.numel() * matrix.element_size() for name, matrix in matrices.items()}
-    return [
-        partial(job, name, part, parts)
-        for name in sorted(matrices, key=lambda name: -sizes[name])
-        for parts in [-(-sizes[name] // _JOB_BYTES)]
-        for part in range(parts)
-    ]
+            found += swaps(matrices[name], slab, first, second)
+    return found
 
 
 def _set(patch: PatchFile, name: str, matrix: Tensor, side: str) -> None:
