@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from actlib.files import notes
 from actlib.files.folders import open_folder, planned, public_name, require_matching
 from actlib.files.layouts import StoredParameter
-from actlib.files.patch_files import RESERVED, Edit, PatchInfo, digest, open_patch, write_patch
+from actlib.files.patch_files import RESERVED, PatchInfo, digest, open_patch
+from actlib.files.patch_writing import Edit, write_patch
 from actlib.files.patching import move_folder, move_model
 from actlib.files.slabs import OpenFiles, Slab, read, slabs_of
 from actlib.masks import ChannelMask
