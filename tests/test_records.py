@@ -8,7 +8,8 @@ import pytest
 from small_study import write_pair
 
 from actlib.__main__ import main
-from actlib.files.records import broken, digest_of, lines, record_beside, record_of, trace
+from actlib.files.records import digest_of, record_beside, record_of
+from actlib.files.tracing import broken, lines, trace
 
 
 @pytest.fixture

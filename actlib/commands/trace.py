@@ -25,7 +25,7 @@ def add_words(steps: argparse._SubParsersAction) -> None:
 
 
 def _run(given: argparse.Namespace) -> int:
-    from actlib.files.records import broken, lines, trace
+    from actlib.files.tracing import broken, lines, trace
 
     node = trace(Path(given.result))
     tell(given, node, "\n".join(lines(node)))
