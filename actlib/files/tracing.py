@@ -1,7 +1,7 @@
 """The way from a result back to its inputs, by the records beside them (`actlib.files.records`).
 
-    for line in lines(trace(Path("mask.safetensors"))):
-        print(line)
+for line in lines(trace(Path("mask.safetensors"))):
+print(line)
 """
 
 import os
