@@ -1,7 +1,9 @@
-"""The way from a result back to its inputs, by the records beside them (`actlib.files.records`).
+"""The way from a result back to its inputs, by the records beside them.
 
-for line in lines(trace(Path("mask.safetensors"))):
-print(line)
+    for line in lines(trace(Path("mask.safetensors"))):
+        print(line)
+
+Records are those of `actlib.files.records`.
 """
 
 import os
