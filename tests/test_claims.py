@@ -83,7 +83,7 @@ def test_markdown_has_a_row_a_claim_and_a_column_a_family(table):
 def test_in_brief_the_verdict_comes_first_and_the_first_family_has_numbers(table):
     lines = claims.markdown(table, brief=True).splitlines()
     assert "**holds**: 0.1; null 0 | **not run**: `make study` |" in lines[2]
-    assert lines[3].endswith("| **not seen here**: 0 | **holds in part (a (b))** |")
+    assert lines[3].endswith("| **not seen here**: 0 | **holds in part** (a (b)) |")
 
 
 def test_every_rule_is_told_without_its_arguments():

@@ -246,12 +246,13 @@ def markdown(table: pd.DataFrame, brief: bool = False) -> str:
         for family in families:
             row = found.loc[family]
             shown = f"`{row.shown}`" if row.verdict == NOT_RUN else row.shown
-            verdict = f"**{row.verdict}**"
             if brief:
+                word, opened, how = row.verdict.partition(" (")
+                verdict = f"**{word}**{opened}{how}"
                 alone = family != families[0] and row.verdict != NOT_RUN
                 cells.append(verdict if alone else f"{verdict}: {row.brief or shown}")
             else:
-                cells.append(f"{shown}: {verdict}")
+                cells.append(f"{shown}: **{row.verdict}**")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
