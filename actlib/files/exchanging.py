@@ -124,7 +124,7 @@ def exchange_(blocks: Sequence[Swap]) -> bool:
         blocks: no element is in two of them.
 
     Returns:
-        Whether all blocks had the old values. If not, nothing is changed.
+        Whether all blocks had the old values. If not, all is as it was.
     """
     replaced: list[Swap] = []
     left, lock = iter(blocks), threading.Lock()

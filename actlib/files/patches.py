@@ -109,7 +109,8 @@ def apply_patch(
     Raises:
         ValueError: the file is no patch or damaged, the target is not the one that the patch was
             made for (the tensor is named), the patch is already applied, or the output is taken.
-            Nothing is changed then.
+            Nothing is changed then; a model in memory, which is changed while it is checked, gets
+            its values back.
     """
     return _move(folder_or_model, path, out, ("before", "after"))
 
@@ -131,7 +132,7 @@ def revert_patch(
 
     Raises:
         ValueError: as `apply_patch`; the values are not the patch's, or the patch was made without
-            the original values. Nothing is changed then.
+            the original values. As with `apply_patch`, nothing is changed then.
     """
     return _move(folder_or_model, path, out, ("after", "before"))
 
