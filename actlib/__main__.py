@@ -16,9 +16,12 @@ has one. Exit status:
 2  no such step or option, or a number that is none
 3  a notebook of `run` failed
 4  a defect of actlib, with its traceback
+141  whoever read what is printed stopped reading, as `head` does
 """
 
 import argparse
+import os
+import signal
 import sys
 import traceback
 
@@ -28,6 +31,8 @@ from actlib.commands.words import sentence_of
 
 DEFECT = 4
 """Exit status where actlib failed in a way that nobody foresaw."""
+UNREAD = 128 + signal.SIGPIPE
+"""Exit status where the reader of the output went away, as a shell tells it."""
 COMMANDS = (run, check, channels, folders, patch, judging, trace, step)
 
 
@@ -55,7 +60,12 @@ def main(arguments: list[str] | None = None) -> int:
     """
     given = make_parser().parse_args(arguments)
     try:
-        return given.run(given) or 0
+        status = given.run(given) or 0
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left to flush
+        return UNREAD
     except (ValueError, OSError) as error:  # the latter: a file that cannot be read or written
         print(f"error: {sentence_of(error)}", file=sys.stderr)
         return 1

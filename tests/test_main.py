@@ -2,8 +2,10 @@
 
 import argparse
 import json
+import os
 import runpy
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -310,3 +312,14 @@ def test_it_runs_as_a_module(monkeypatch, capsys):
         runpy.run_module("actlib", run_name="__main__", alter_sys=True)
     assert end.value.code == 1
     assert capsys.readouterr().err.startswith("error: unknown preset 'nope'")
+
+
+def test_a_reader_that_stops_reading_is_no_mistake(tmp_path, pair):
+    for name, model in zip(("donor", "target"), pair("llama", torch.float32), strict=True):
+        model.save_pretrained(tmp_path / name)
+    command = [sys.executable, "-m", "actlib", "check", tmp_path / "donor", tmp_path / "target"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as output:
+        ran = subprocess.run(command, stdout=output, stderr=subprocess.PIPE, check=False)
+    assert (ran.returncode, ran.stderr) == (141, b"")
