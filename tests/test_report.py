@@ -36,7 +36,8 @@ def notebook(path: Path, answer: str) -> None:
 def run(small_preset, tmp_path):
     names = ["01_concentration", "03_sufficiency", "05_transfer"]
     store = tmp_path / "a store"
-    made = Run(load_preset(small_preset), small_preset, names, store / "small/figures", store)
+    preset = load_preset(small_preset)
+    made = Run(preset, small_preset, names, {}, store / "small/figures", store)
     notebook(made.executed(names[0]), "The top holds 12 %.")
     notebook(made.executed("04_stability"), "Halves agree.")
     made.figures.mkdir()
@@ -122,3 +123,27 @@ def test_a_notebook_without_an_answer_has_none(tmp_path):
 def test_gaps_in_a_table_are_dashes():
     table = pd.DataFrame({"a": [1.5, None], "b": ["x", None]})
     assert report.markdown_table(table).splitlines()[-1] == "| – | – |"
+
+
+def judged(run, items, exact):
+    """The table of notebook 00 of what each model knows."""
+    rows = [
+        {"model": model, "cell": cell, "measure": measure, "mean": mean, "items": items}
+        for model in (run.preset.roles.donor, run.preset.roles.target)
+        for cell in run.preset.lost
+        for measure, mean in (("nll", 3.0), ("exact", exact))
+    ]
+    pd.DataFrame(rows).to_csv(run.figures / "tab00_accuracies.csv", index=False)
+
+
+def test_it_warns_of_a_donor_that_solves_nothing_and_of_few_items(run):
+    lost = ", ".join(run.preset.lost)
+    forgotten(run, **dict.fromkeys(run.preset.lost, 1.0))
+    judged(run, items=40, exact=0.5)
+    assert "Warning" not in report.write_report(run, {}, 1).read_text()
+    judged(run, items=40, exact=0.0)
+    told = report.write_report(run, {}, 1).read_text()
+    assert f"the donor itself solves no test item of {lost}" in told and "only" not in told
+    judged(run, items=6, exact=0.5)
+    told = report.write_report(run, {}, 1).read_text()
+    assert f"only 6 test items of {lost}" in told and "solves" not in told

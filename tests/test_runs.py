@@ -44,6 +44,7 @@ def test_a_pair_of_ones_own_runs_what_applies_beside_its_store(own, tmp_path, mo
     assert run.figures == tmp_path / "store" / "mine" / "figures"
     assert plan("mine.yaml", figures="here").figures == tmp_path / "here"
     assert not (tmp_path / "store").exists()
+    assert list(run.left_out) == ["06", "07"] and plan("mine.yaml", "00-03").left_out == {}
 
 
 def test_a_shipped_preset_runs_everything_where_make_study_does(small_preset):
@@ -75,6 +76,10 @@ def test_numbers_that_name_no_notebook_are_refused(own, numbers, named):
         ({"lost": "fr-maths"}, "no question is of fr-maths; there are de-maths, en-maths"),
         ({"target": "./absent"}, "no model folder './absent'"),
         ({"target": "empty"}, "holds no config.json"),
+        (
+            {"target": "models/absent"},
+            "target: .*no such folder here.*start from the YAML's folder",
+        ),
         ({"target": "smaller"}, "do not fit"),
     ],
 )

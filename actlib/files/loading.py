@@ -7,6 +7,7 @@ model's own (`auto_map`) is never run and there is no switch for it: who trusts 
 with transformers, and hands the loaded model over.
 """
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,10 +73,12 @@ def _sentence(what: str, place: Path | str, error: Exception) -> str:
     reason = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
     if "ignore_mismatched_sizes" in told:
         reason = "its weights have other shapes than its config.json says"
+    offline = os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "on", "yes", "true")
+    online = "unset HF_HUB_OFFLINE and go online" if offline else "go online"
     remedy = (
         "look at these files, or copy or download the folder anew"
         if Path(place).is_dir()
-        else "name a model folder, or unset HF_HUB_OFFLINE and go online for a Hub id"
+        else f"there is no such folder here, and for a Hub id {online}"
     )
     where = "" if what else " from a folder or the Hub"
     return f"cannot load {what}{str(place)!r}{where}: {reason.rstrip('.')}; {remedy}"

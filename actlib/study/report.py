@@ -23,7 +23,8 @@ import yaml
 from actlib.files.writing import write_text
 from actlib.study.runs import DONE, Run, chosen_notebooks
 
-MOST_ROWS = 12
+MOST_ROWS = 16
+FEW_ITEMS = 12
 PACKAGES = ("actlib", "torch", "transformers", "datasets", "numpy", "pandas")
 EARLIER = "of an earlier run"
 _ANSWER = "**In one line.**"
@@ -142,8 +143,32 @@ def _gap(run: Run) -> str:
         if part == "retained" and clear.any():
             named = ", ".join(here.index[clear])
             warnings.append(f"the target is worse on {named} too, which it did not keep")
+    warnings += _doubts(run)
     line = f"**Target minus donor** (answer NLL, nats per token): {'; '.join(told)}."
     return line + "".join(f" **Warning:** {warning}." for warning in warnings)
+
+
+def _doubts(run: Run) -> list[str]:
+    """What speaks against reading much into the verdicts: few items, a donor that solves none."""
+    path = run.figures / "tab00_accuracies.csv"
+    if not path.is_file():
+        return []
+    rows = pd.read_csv(path)
+    rows = rows[rows["cell"].isin(run.preset.lost) & (rows["model"] == run.preset.roles.donor)]
+    found = []
+    none = rows.query("measure == 'exact' and mean == 0")["cell"]
+    if len(none):
+        found.append(
+            f"the donor itself solves no test item of {', '.join(none)} (exact match 0), so it is "
+            "in doubt that it has the ability"
+        )
+    few = rows.query("measure == 'nll' and items < @FEW_ITEMS")
+    if len(few):
+        found.append(
+            f"only {few['items'].min()} test items of {', '.join(few['cell'])}: intervals and "
+            "p-values of so few are too narrow, and what holds is no more than a hint"
+        )
+    return found
 
 
 def _with_interval(cell: object, row: pd.Series) -> str:
@@ -160,7 +185,7 @@ def _answers(run: Run, states: Mapping[str, str]) -> list[str]:
             lines.append(f"- [{title(path)}]({_link(path, run.folder)}){when}: {told}")
         else:
             lines.append(f"- {name}: **{state}**; log: `{run.log(name)}`")
-    lines += [f"- {number}: left out, {why}." for number, why in run.preset.left_out.items()]
+    lines += [f"- {number}: left out, {why}." for number, why in run.left_out.items()]
     return ["\n".join(lines)]
 
 

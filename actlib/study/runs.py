@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+from transformers import PreTrainedModel
+
 from actlib.files.locks import take
 from actlib.files.stored import structure, tokenizer_of
 from actlib.pairing.pairs import require_pair
@@ -42,6 +44,7 @@ class Run:
         preset: what the YAML says.
         choice: the preset's name in ``configs/``, or the absolute path of its YAML.
         notebooks: stems of those to run, such as ``01_concentration``.
+        left_out: number of each notebook that was asked for and does not apply -> why.
         figures: folder of figures and tables.
         store: folder of models, scores and executed notebooks, of all presets.
     """
@@ -49,6 +52,7 @@ class Run:
     preset: Preset
     choice: str
     notebooks: list[str]
+    left_out: dict[str, str]
     figures: Path
     store: Path
 
@@ -130,12 +134,15 @@ def plan(preset: str, notebooks: str = "", figures: str = "") -> Run:
     loaded = load_preset(preset)
     shipped = preset_file(preset).resolve().parent == CONFIGS
     wanted = chosen_notebooks(loaded, notebooks)
+    asked = asked_numbers(notebooks)
+    left_out = {number: why for number, why in loaded.left_out.items() if number in asked}
     require_models(loaded)
     require_questions(loaded)
     store = Path(os.environ.get("ACT_STORE", ROOT / "artifacts")).resolve()
     default = ROOT / "figures" / loaded.name if shipped else store / loaded.name / "figures"
     choice = loaded.name if shipped else str(preset_file(preset).resolve())
-    return Run(loaded, choice, wanted, Path(figures).resolve() if figures else default, store)
+    place = Path(figures).resolve() if figures else default
+    return Run(loaded, choice, wanted, left_out, place, store)
 
 
 def profile_folder(profile: str) -> str:
@@ -159,8 +166,21 @@ def chosen_notebooks(preset: Preset, numbers: str = "") -> list[str]:
         ValueError: the numbers are not like ``01-05`` or ``01,03``, no notebook has one of them, or
             none of them applies.
     """
-    there = {path.stem[:2]: path.stem for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
-    asked: list[str] = []
+    there, asked = _notebooks(), asked_numbers(numbers)
+    kept = [there[number] for number in there if number in asked and number not in preset.left_out]
+    if not kept:
+        reasons = [f"{number}: {preset.left_out[number]}" for number in dict.fromkeys(asked)]
+        raise ValueError(f"nothing to run; left out are {'; '.join(reasons)}")
+    return kept
+
+
+def asked_numbers(numbers: str = "") -> list[str]:
+    """Two-digit numbers that words such as ``01-05`` or ``01,03`` stand for; all if empty.
+
+    Raises:
+        ValueError: the numbers are not like that, or no notebook has one of them.
+    """
+    there, asked = _notebooks(), []
     for part in (numbers or f"{min(there)}-{max(there)}").split(","):
         found = re.fullmatch(r"\s*(\d{1,2})(?:\s*-\s*(\d{1,2}))?\s*", part)
         if not found:
@@ -170,35 +190,35 @@ def chosen_notebooks(preset: Preset, numbers: str = "") -> list[str]:
     unknown = [number for number in asked if number not in there]
     if unknown or not asked:
         raise ValueError(f"notebooks: expected numbers of {', '.join(there)}, got {numbers!r}")
-    kept = [there[number] for number in there if number in asked and number not in preset.left_out]
-    if not kept:
-        reasons = [f"{number}: {preset.left_out[number]}" for number in dict.fromkeys(asked)]
-        raise ValueError(f"nothing to run; left out are {'; '.join(reasons)}")
-    return kept
+    return asked
+
+
+def _notebooks() -> dict[str, str]:
+    """Number of each notebook -> its stem."""
+    return {path.stem[:2]: path.stem for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
 
 
 def require_models(preset: Preset) -> None:
-    """Refuse folders without a model, and a donor and target in folders that do not fit.
+    """Refuse what is no model, in a folder or on the Hub, and a donor and target that do not fit.
 
-    Nothing is loaded but configurations and tokenizers; models of the Hub are checked as they are
-    loaded.
+    Nothing is loaded but configurations and tokenizers.
 
     Raises:
-        ValueError: the sentence names the folder, or what does not fit.
+        ValueError: the sentence names the model, or what does not fit.
     """
+    models: dict[str, tuple[PreTrainedModel, str]] = {}
     for role, spec in preset.models.items():
         if isinstance(spec, LoadedModel):
             try:
                 require_place(spec.load)
+                models[role] = structure(spec.load), spec.load
             except ValueError as error:
                 told = "paths start from the YAML's folder, then from here"
                 raise ValueError(f"{role}: {error}; {told}") from error
-    specs = [preset.models[name] for name in (preset.roles.donor, preset.roles.target)]
-    places = [spec.load for spec in specs if isinstance(spec, LoadedModel)]
-    if len(places) == 2 and all(Path(place).is_dir() for place in places):
-        donor, target = places
-        tokenizers = tokenizer_of(donor), tokenizer_of(target)
-        require_pair(structure(donor), structure(target), *tokenizers)
+    roles = preset.roles
+    if roles.donor in models and roles.target in models:
+        (donor, donor_place), (target, target_place) = models[roles.donor], models[roles.target]
+        require_pair(donor, target, tokenizer_of(donor_place), tokenizer_of(target_place))
 
 
 def question_counts(preset: Preset) -> dict[str, dict[str, int]]:
