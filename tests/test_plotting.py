@@ -164,7 +164,7 @@ def test_tradeoff_follows_its_parameter():
     table = tables()[plotting.tradeoff].sample(frac=1, random_state=1)
     ax = plotting.tradeoff(table, plt.figure().add_subplot())
     assert ax.lines[0].get_ydata().tolist() == sorted(ax.lines[0].get_ydata())
-    assert [text.get_text() for text in ax.texts] == ["100", "100"]
+    assert [text.get_text() for text in ax.texts] == ["λ = 100", "λ = 100"]
 
 
 def test_panels_share_one_legend_and_are_lettered():

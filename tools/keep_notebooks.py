@@ -19,8 +19,8 @@ from PIL import Image
 from actlib.files.writing import write_text
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
-
 WIDGET = "application/vnd.jupyter.widget-view+json"
+OF_WHAT = "(Of the project's own run, copied from its last cell.)"
 
 
 def cleaned(notebook: dict) -> dict:
@@ -79,7 +79,7 @@ def with_answer(notebook: dict) -> dict:
     first = notebook["cells"][0]
     text = re.sub(
         r"\*\*Answer in one line\..*",
-        lambda _: f"**Answer in one line.** {headline} (Copied from the kept run's last cell.)",
+        lambda _: f"**Answer in one line.** {headline} {OF_WHAT}",
         "".join(first["source"]),
     )
     first["source"] = text.splitlines(keepends=True)

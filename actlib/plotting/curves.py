@@ -115,7 +115,11 @@ def sufficiency_curves(table: pd.DataFrame, ax: Axes | None = None, x: str = "to
     if x != "top_percent":  # sizes that no one chose: round numbers between them are the ticks
         steps = [m * 10.0**n for n in range(-6, 3) for m in (1, 2, 5)]
         inside = [step for step in steps if values.min() <= step <= values.max()]
-        values = pd.Series(inside or [values.min(), values.max()])
+        if len(inside) < 3:  # too few to read the ends by
+            below = [step for step in steps if step < values.min()][-1:]
+            inside = below + inside + [step for step in steps if step > values.max()][:1]
+            ax.set_xlim(inside[0], inside[-1])
+        values = pd.Series(inside)
     _log_ticks(ax, values)
     counted = x.removesuffix("_percent").replace("top", "channels").capitalize()
     ax.set(xlabel=f"{counted} moved (%)", ylabel="Recovered share of the gap")
@@ -167,7 +171,10 @@ def tradeoff(
         ax.errorbar(line["retained"], line["recovered"], **bars, **style, elinewidth=0.5)
         if len(line) > 1:  # lines start close together, so only their last point has room
             ends.append((line.iloc[-1], style["color"]))
-    _annotate_ends(ax, [(end[parameter], end["retained"], end["recovered"], c) for end, c in ends])
+    named = "λ = " if parameter == "scale" else ""
+    texts = [f"{named}{end[parameter]:g}" for end, _ in ends]
+    places = [(end["retained"], end["recovered"], color) for end, color in ends]
+    _annotate_ends(ax, [(text, *place) for text, place in zip(texts, places, strict=True)])
     ax.set(xlabel=xlabel, ylabel=ylabel)
     return legend_above(ax)
 
@@ -261,15 +268,15 @@ def panels(
     return fig
 
 
-def _annotate_ends(ax: Axes, ends: list[tuple[float, float, float, str]]) -> None:
-    """Write (value, x, y, color) beside each point, on a side that no other text has taken."""
+def _annotate_ends(ax: Axes, ends: list[tuple[str, float, float, str]]) -> None:
+    """Write (text, x, y, color) beside each point, on a side that no other text has taken."""
     points_per_pixel = 72 / ax.figure.dpi
     taken: list[np.ndarray] = []
-    for value, x, y, color in ends:
+    for text, x, y, color in ends:
         point = ax.transData.transform((x, y)) * points_per_pixel
-        text = f"{value:g}"
         sides = [np.array([across, up]) for across in (3, -3 - 4 * len(text)) for up in (3, -9)]
-        free = [s for s in sides if all((abs(point + s - t) > (8, 9)).any() for t in taken)]
+        room = 4 * len(text) + 4, 9
+        free = [s for s in sides if all((abs(point + s - t) > room).any() for t in taken)]
         side = (free or sides)[0]
         taken.append(point + side)
         ax.annotate(text, (x, y), tuple(side), textcoords="offset points", color=color)

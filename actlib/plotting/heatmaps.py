@@ -73,7 +73,7 @@ def forgetting_heatmap(
         label: What `value` is, with its unit.
     """
     grid = _grid(table, "model", "cell", "value")
-    digits = 0 if np.nanmax(np.abs(grid.to_numpy())) >= 10 else 2
+    digits = 2 - sum(np.nanmax(np.abs(grid.to_numpy())) >= limit for limit in (10, 20))
     texts = [[_number(x, digits) for x in row] for row in grid.to_numpy()]
     return _heatmap(grid, ax, cmap="viridis", bar=label, texts=texts)
 
