@@ -1,6 +1,7 @@
 # make study [PRESET=smol] [CORES=2]   build the models, run every notebook, leave figures and tables
 # make sweep [PRESET=smol] [CORES=2]   the long statistics over seeds, into data/sweeps; goes on where it stopped
 # make figures [PRESET=smol] [VENUE=neurips]   every figure from its CSV: icml, iclr, acl; no models, no torch
+# make venv                            the environment alone, in .venv
 # make lab                             JupyterLab on the first notebook
 # make bench [ROWS="rankings …"]       speed and memory against other tools and floors, benchmarks/RESULTS.md
 # make book                            the website of notebooks, figures, package and cards, in artifacts/book
@@ -22,8 +23,11 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Python caches the bytecode of what is used, rather than pip that of all that is installed.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: study sweep figures lab book test test-all lint bench coverage mutants audit lock keep clean
+.PHONY: venv study sweep figures lab book test test-all lint bench coverage mutants audit lock keep clean
 .DELETE_ON_ERROR:
+
+venv: $(READY)
+	$(say) "The environment is in .venv"
 
 study: $(READY)
 	$(say) "Study of the preset $(PRESET): about 21 minutes for smol and 10 for tiny from nothing, seconds if nothing changed"
