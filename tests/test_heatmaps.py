@@ -38,6 +38,20 @@ def test_makeup_puts_modules_outside_the_layers_first(ax):
     assert "outside" in ax.get_xlabel()
 
 
+def test_makeup_tells_each_kinds_share_of_the_mask_if_the_table_does(ax):
+    table = pd.DataFrame(
+        [
+            ("mlp.up_proj", 0, 5.0, 20.0),
+            ("mlp.up_proj", 1, 10.0, 30.4),
+            ("lm_head", -1, 80.0, 49.6),
+        ],
+        columns=["kind", "layer", "masked_percent", "of_mask_percent"],
+    )
+    heatmaps.makeup_heatmap(table, ax)
+    assert names(ax.get_yticklabels()) == ["mlp.up_proj (50 %)", "lm_head (50 %)"]
+    assert "share of the mask" in ax.get_ylabel()
+
+
 def test_makeup_thins_the_ticks_of_many_layers(ax):
     rows = [("mlp", layer, 1.0) for layer in range(80)]
     heatmaps.makeup_heatmap(pd.DataFrame(rows, columns=["kind", "layer", "masked_percent"]), ax)

@@ -22,6 +22,17 @@ def test_probes_read_labels_off_channels_against_chance(study, models, scores):
     assert (ability["accuracy"] > 0.5).all()  # their words differ, so even random channels tell
 
 
+def test_a_label_that_is_the_ability_by_another_name_is_not_asked():
+    told = probing._labels(np.array(["de-maths", "en-maths", "de-maths"]))
+    assert list(told) == ["ability"]
+    told = probing._labels(np.array(["de-maths", "en-maths", "en-science"]))
+    assert {name: list(wanted) for name, wanted in told.items()} == {
+        "ability": ["de-maths", "en-maths", "en-science"],
+        "language": ["de", "en", "en"],
+        "domain": ["maths", "maths", "science"],
+    }
+
+
 def test_probes_of_labels_that_say_nothing_find_nothing():
     rng = np.random.default_rng(0)
     features, wanted = rng.normal(size=(120, 4)), np.repeat(["x", "y"], 60)

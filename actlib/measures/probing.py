@@ -34,8 +34,8 @@ def probe_accuracies(
     regression is judged by stratified 5-fold cross-validation (scikit-learn) on recording items.
 
     Returns:
-        label (ability, language, domain), method, channels, draw, accuracy, low, high (bootstrap
-        over items), chance (share of the most frequent class).
+        label (ability; language and domain, where they differ from it), method, channels, draw,
+        accuracy, low, high (bootstrap over items), chance (share of the most frequent class).
     """
     total = sum(values.numel() for values in scores.values.values())
     order = torch.cat(list(scores.values.values())).argsort(descending=True, stable=True)
@@ -76,7 +76,12 @@ def _features(study, model, scores, channels: np.ndarray) -> tuple[np.ndarray, n
 def _labels(cells: np.ndarray) -> dict[str, np.ndarray]:
     parts = np.array([cell.partition("-")[::2] for cell in cells])
     labels = {"ability": cells, "language": parts[:, 0], "domain": parts[:, 1]}
-    return {name: wanted for name, wanted in labels.items() if len(set(wanted)) > 1}
+    told, cases = {}, len(set(cells))
+    for name, wanted in labels.items():
+        # A language that tells every ability apart is the ability by another name.
+        if len(set(wanted)) > 1 and (name == "ability" or len(set(wanted)) < cases):
+            told[name] = wanted
+    return told
 
 
 def _cross_validated(features: np.ndarray, wanted: np.ndarray) -> np.ndarray:

@@ -20,7 +20,8 @@ def makeup_heatmap(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Where a mask lies: percent of channels masked, module kinds by layers.
 
     Args:
-        table: kind, layer (-1 outside the layers, drawn first), masked_percent.
+        table: kind, layer (-1 outside the layers, drawn first), masked_percent; of_mask_percent
+            (optional), whose sum over layers is written beside each kind.
         ax: Axes to draw on; a new one if None.
     """
     grid = _grid(table, "kind", "layer", "masked_percent")
@@ -33,9 +34,14 @@ def makeup_heatmap(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     shown = [i for i, n in enumerate(layers) if n < 0 or n % step == 0 and (n or not crowded)]
     ax.set_xticks(shown, ["–" if layers[i] < 0 else str(layers[i]) for i in shown])
     plt.setp(ax.get_xticklabels(), rotation=0, ha="center")
-    ax.set_yticks(range(grid.shape[0]), grid.index)  # module names, as they are
+    names = list(map(str, grid.index))  # module names, as they are
+    told = "of_mask_percent" in table
+    if told:
+        share = table.groupby("kind")["of_mask_percent"].sum()
+        names = [f"{name} ({share[name]:.0f} %)" for name in names]
+    ax.set_yticks(range(grid.shape[0]), names)
     note = " (–: outside the layers)" if min(layers) < 0 else ""
-    ax.set(xlabel=f"Layer{note}", ylabel="")
+    ax.set(xlabel=f"Layer{note}", ylabel="Module (share of the mask)" if told else "")
     return ax
 
 
