@@ -30,7 +30,7 @@ venv: $(READY)
 	$(say) "The environment is in .venv"
 
 study: $(READY)
-	$(say) "Study of the preset $(PRESET): about 21 minutes for smol and 10 for tiny from nothing, seconds if nothing changed"
+	$(say) "Study of the preset $(PRESET): 13 to 21 minutes for smol and 6 to 10 for tiny from nothing, seconds if nothing changed"
 	@$(SNAKEMAKE)
 	$(say) "Done: notebooks in artifacts/$(PRESET)/notebooks, figures and tables in figures/$(PRESET)"
 
