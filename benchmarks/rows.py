@@ -183,7 +183,7 @@ ROWS = (
         "patching",
         "apply_patch",
         ("load_state_dict", "load files, load_state_dict"),
-        ("bfloat16",),
+        ("bfloat16", "bfloat16 file"),
         (Aim("seconds", "fold", 5.0),),
         floor=COPIED,
     ),

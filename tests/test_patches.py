@@ -11,6 +11,7 @@ import actlib.files.patches
 import actlib.files.patching
 from actlib.channels import channel_modules
 from actlib.files.checkpoints import transfer_checkpoint
+from actlib.files.patch_files import open_patch
 from actlib.files.patches import apply_patch, inspect_patch, make_patch, revert_patch
 from actlib.masks import ChannelMask
 from actlib.transfer import interpolated, parameter_percent, selections, transfer_
@@ -320,6 +321,23 @@ def test_a_difference_in_the_last_block_leaves_the_model_bit_for_bit(
     with pytest.raises(ValueError, match="the values that it had before the patch"):
         apply_patch(target, path)
     assert same_bits(target, before)
+
+
+def test_an_open_patch_is_switched_on_and_off(folders, make, tmp_path):
+    donor, target = folders()
+    mask, before = mask_for(target), bits(target)
+    path = make(mask)
+    with open_patch(path) as patch:
+        for _ in range(2):
+            apply_patch(target, patch)
+            after = bits(target)
+            with pytest.raises(ValueError, match=f"the patch {path} is already applied"):
+                apply_patch(target, patch)
+            revert_patch(target, patch)
+            assert same_bits(target, before)
+        apply_patch(tmp_path / "target", patch, tmp_path / "out")
+    apply_patch(target, path)
+    assert same_bits(target, after)
 
 
 def test_values_beside_the_selected_ones_may_differ(folders, make):

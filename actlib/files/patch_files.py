@@ -86,7 +86,7 @@ class Part:
 
 
 class PatchFile:
-    """An open patch; tensors are read from the file one at a time.
+    """An open patch, for `apply_patch` and `revert_patch`; its tensors are mapped from the file.
 
     Attributes:
         path: the file.
@@ -103,6 +103,8 @@ class PatchFile:
         self.path, self._places = path, header_of(path)
         self._data = torch.from_numpy(np.memmap(path, np.uint8, "c"))
         self._indices: dict[str, tuple[Tensor, Tensor | None]] = {}
+        self._slabs: dict[str, list[Slab]] = {}
+        self._views: dict[str, Tensor] = {}
         metadata = dict(file.metadata() or {})
         self._require_readable(metadata.pop("actlib", "{}"))
         try:
@@ -142,12 +144,15 @@ class PatchFile:
         Raises:
             ValueError: as `selection`.
         """
+        if name in self._slabs:
+            return self._slabs[name]
         rows, columns = self._checked_indices(name)
         found = [Slab(0, 0, rows, None)] if len(rows) else []
         if columns is not None and len(columns):
             others = torch.ones(_row_count(self.parts[name].shape), dtype=torch.bool)
             others = others.index_fill_(0, rows, False).nonzero().flatten()
             found += [Slab(len(found), 0, others, columns)] if len(others) else []
+        self._slabs[name] = found
         return found
 
     def values(self, name: str, side: str) -> Iterator[tuple[Slab, Tensor]]:
@@ -176,13 +181,16 @@ class PatchFile:
         Raises:
             ValueError: names the tensor.
         """
-        key = (*self._identity, name, side)
-        if key in _CHECKED:
+        if self.is_checked(name, side):
             return
         found = digest(values for _, values in self.values(name, side))
         if found != getattr(self.parts[name], side):
             raise self._damaged(f"the values of {name} {side} the patch")
-        _CHECKED.add(key)
+        _CHECKED.add((*self._identity, name, side))
+
+    def is_checked(self, name: str, side: str) -> bool:
+        """Whether `check` found these values whole already, in this process."""
+        return (*self._identity, name, side) in _CHECKED
 
     def _checked_indices(self, name: str) -> tuple[Tensor, Tensor | None]:
         """Rows and columns that are selected, read once."""
@@ -209,14 +217,18 @@ class PatchFile:
 
     def _tensor(self, key: str) -> Tensor:
         """A tensor, mapped from the file: opening each by itself takes longer than reading it."""
+        if key in self._views:
+            return self._views[key]
         place = self._places.get(key)
         types = {**DTYPES, "I64": torch.int64}
         if place is None or place.dtype not in types:
             raise self._damaged(f"it has no tensor {key}")
         raw = self._data[place.offset : place.offset + place.size]
         own = types[place.dtype].itemsize
-        raw = raw.clone() if place.offset % own else raw  # Others may write unaligned files.
-        return raw.view(types[place.dtype]).view(place.shape)
+        if place.offset % own:  # Others may write unaligned files.
+            return raw.clone().view(types[place.dtype]).view(place.shape)
+        self._views[key] = raw.view(types[place.dtype]).view(place.shape)
+        return self._views[key]
 
     def _require_readable(self, header: str) -> None:
         """Refuse other kinds of files, and formats that this version does not know."""
@@ -239,7 +251,13 @@ class PatchFile:
 
 @contextmanager
 def open_patch(path: str | os.PathLike) -> Iterator[PatchFile]:
-    """Open a patch for reading.
+    """Open a patch for reading, or to apply and revert it often without opening it anew.
+
+    with actlib.open_patch("maths.safetensors") as patch:
+        actlib.apply_patch(model, patch)
+        actlib.revert_patch(model, patch)
+
+    The file must stay as it is meanwhile.
 
     Raises:
         ValueError: there is no such file, it is cut off, or it is no patch.

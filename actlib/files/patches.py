@@ -14,6 +14,7 @@ the order in which they were made. Models are read a few megabytes at a time, ne
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from actlib.files import notes
 from actlib.files.folders import open_folder, planned, public_name, require_matching
 from actlib.files.layouts import StoredParameter
-from actlib.files.patch_files import RESERVED, PatchInfo, digest, open_patch
+from actlib.files.patch_files import RESERVED, PatchFile, PatchInfo, digest, open_patch
 from actlib.files.patch_writing import Edit, write_patch
 from actlib.files.patching import move_folder, move_model
 from actlib.files.slabs import OpenFiles, Slab, read, slabs_of
@@ -88,7 +89,7 @@ def make_patch(
 
 def apply_patch(
     folder_or_model: str | os.PathLike | nn.Module,
-    path: str | os.PathLike,
+    patch: str | os.PathLike | PatchFile,
     out: str | os.PathLike | None = None,
 ) -> Path | None:
     """Give a target the patch's values.
@@ -98,7 +99,8 @@ def apply_patch(
 
     Args:
         folder_or_model: the model folder, which stays as it is, or a model, which is changed.
-        path: the patch.
+        patch: its file, or what `open_patch` gave: who switches a patch on and off often spares
+            opening it each time.
         out: folder to write, absent or empty, for a model folder. It appears whole or not at all,
             with the same weights as `transfer_checkpoint` writes and all other files of the target;
             `act_patches.json` in it lists the patches applied, and so does its model card.
@@ -112,19 +114,19 @@ def apply_patch(
             Nothing is changed then; a model in memory, which is changed while it is checked, gets
             its values back.
     """
-    return _move(folder_or_model, path, out, ("before", "after"))
+    return _move(folder_or_model, patch, out, ("before", "after"))
 
 
 def revert_patch(
     folder_or_model: str | os.PathLike | nn.Module,
-    path: str | os.PathLike,
+    patch: str | os.PathLike | PatchFile,
     out: str | os.PathLike | None = None,
 ) -> Path | None:
     """Give a patched target its original values back, bit for bit.
 
     Args:
         folder_or_model: the patched folder, which stays as it is, or model, which is changed.
-        path: the patch; it must be reversible.
+        patch: as for `apply_patch`; it must be reversible.
         out: folder to write, as for `apply_patch`.
 
     Returns:
@@ -134,7 +136,7 @@ def revert_patch(
         ValueError: as `apply_patch`; the values are not the patch's, or the patch was made without
             the original values. As with `apply_patch`, nothing is changed then.
     """
-    return _move(folder_or_model, path, out, ("after", "before"))
+    return _move(folder_or_model, patch, out, ("after", "before"))
 
 
 def inspect_patch(path: str | os.PathLike) -> PatchInfo:
@@ -195,7 +197,7 @@ def _shareable(metadata: Mapping[str, str]) -> dict[str, str]:
 
 def _move(
     place: str | os.PathLike | nn.Module,
-    path: str | os.PathLike,
+    given: str | os.PathLike | PatchFile,
     out: str | os.PathLike | None,
     sides: tuple[str, str],
 ) -> Path | None:
@@ -205,9 +207,11 @@ def _move(
         raise ValueError("a model in memory is changed in place, so `out` must not be given")
     if not in_memory and destination is None:
         raise ValueError(f"`out` must name the folder to write, because {place} stays as it is")
-    with open_patch(path) as patch:
+    with nullcontext(given) if isinstance(given, PatchFile) else open_patch(given) as patch:
         if sides[1] == "before" and not patch.info.reversible:
-            raise ValueError(f"{path} cannot be reverted: it was made without the original values")
+            raise ValueError(
+                f"{patch.path} cannot be reverted: it was made without the original values"
+            )
         if isinstance(place, nn.Module):
             move_model(place, patch, sides)
         elif destination is not None:

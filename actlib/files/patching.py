@@ -74,8 +74,10 @@ def move_model(model: nn.Module, patch: PatchFile, sides: tuple[str, str]) -> No
         with one_thread_each(), ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
             list(pool.map(lambda name: _set(patch, name, matrices[name], sides[1]), matrices))
         return
-    with one_thread_each(), ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        list(pool.map(lambda name: patch.check(name, sides[1]), patch.parts))
+    unchecked = [name for name in patch.parts if not patch.is_checked(name, sides[1])]
+    if unchecked:
+        with one_thread_each(), ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+            list(pool.map(lambda name: patch.check(name, sides[1]), unchecked))
     if not exchange_(_exchanges(patch, matrices, sides)):
         _require_side(patch, held, sides)  # Tells what is wrong.
         raise RuntimeError(f"the model was changed by others while {patch.path} was applied")
