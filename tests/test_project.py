@@ -6,6 +6,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 from packaging.requirements import Requirement
@@ -84,7 +85,9 @@ def test_continuous_integration_runs_the_test_command_of_the_readme():
     assert re.search(r"^\$? ?make study\b", _text("README.md"), re.MULTILINE)
 
 
-def test_the_readme_tells_what_the_kept_tables_say():
+@pytest.fixture
+def kept_tables():
+    """Skip where the tables are not the kept ones."""
     changed = subprocess.run(
         ["git", "status", "--porcelain", "figures", "data/sweeps"],
         cwd=ROOT,
@@ -93,5 +96,19 @@ def test_the_readme_tells_what_the_kept_tables_say():
     )
     if changed.returncode or changed.stdout:
         pytest.skip("the tables here are those of a run of one's own, not the kept ones")
+
+
+@pytest.mark.usefixtures("kept_tables")
+def test_the_readme_tells_what_the_kept_tables_say():
     command = [sys.executable, "tools/readme_findings.py", "--check"]
     assert subprocess.run(command, cwd=ROOT, check=False).returncode == 0
+
+
+@pytest.mark.usefixtures("kept_tables")
+@pytest.mark.parametrize("family", ["smol", "tiny"])
+def test_the_sentence_of_the_readme_has_the_numbers_of_the_tables(family):
+    curves = pd.read_csv(ROOT / "figures" / family / "tab03_controls_curves.csv")
+    at = curves[curves["top_percent"] == 5].set_index("method")["recovery"]
+    ours, random = (f"{at[name]:.2f}" for name in ("act_global", "random_matched"))
+    told = rf"{ours} (of the gap )?in `{family}` \(random: {random}\)"
+    assert re.search(told, " ".join(_text("README.md").split()))

@@ -165,8 +165,8 @@ def _doubts(run: Run) -> list[str]:
     few = rows.query("measure == 'nll' and items < @FEW_ITEMS")
     if len(few):
         found.append(
-            f"only {few['items'].min()} test items of {', '.join(few['cell'])}: intervals and "
-            "p-values of so few are too narrow, and what holds is no more than a hint"
+            f"only {few['items'].min()} test items of {', '.join(few['cell'])}: intervals "
+            "of so few are too narrow and p-values too small, so what holds is no more than a hint"
         )
     return found
 
