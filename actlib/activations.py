@@ -2,7 +2,7 @@
 
     read_answers(model, modules, batch, tokens, callback)   # callback(name, found)
 
-What is found is [tokens, channels] for a module, and `Routed` for a packed projection of experts.
+What is found is `Answers` for a module, and `Routed` for a packed projection of experts.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from actlib.channels import ChannelModule, Layout
 from actlib.experts import Routed, routed_outputs
-from actlib.hooks import AnswerTokens, call_hooks, output_hooks, run_model
+from actlib.hooks import Answers, AnswerTokens, call_hooks, output_hooks, run_model
 
 Activations = Float[Tensor, "tokens channels"] | Routed
 
@@ -23,9 +23,7 @@ def read_answers(
     modules: Mapping[str, ChannelModule],
     batch: Mapping[str, Tensor],
     tokens: AnswerTokens,
-    callback: Callable[[str, Activations], None],
-    *,
-    keep: Callable[[Tensor], Tensor] = Tensor.clone,
+    callback: Callable[[str, Answers | Routed], None],
 ) -> None:
     """Run one batch and hand on what each of these modules gives at the answer tokens.
 
@@ -38,9 +36,6 @@ def read_answers(
         batch: input_ids and attention_mask.
         tokens: where the answer tokens lie.
         callback: gets a module's name and what it gives.
-        keep: makes of a module's own output, where all of it is answer tokens and nothing need be
-            selected, what is handed on: a copy, unless the callback can do with the model's memory,
-            see `lent`.
 
     Raises:
         ValueError: a module's output, or the input of experts, is not batch x seq x channels.
@@ -55,12 +50,11 @@ def read_answers(
             plain.append(name)
 
     def read(name: str, output: Tensor) -> None:
-        found = located.select(name, output, modules[name].channels)
-        callback(name, keep(found) if found.data_ptr() == output.data_ptr() else found)
+        callback(name, located.select(name, output, modules[name].channels))
 
     def read_experts(name: str, inputs: list, _output: Tensor) -> None:
         # Hidden states and the experts chosen, by whatever names the family gives them.
-        wanted = (located.select(name, each, each.shape[-1]) for each in inputs[:2])
+        wanted = (located.select(name, each, each.shape[-1]).tensor() for each in inputs[:2])
         found = routed_outputs(model.get_submodule(name), *wanted)
         for full in packed[name]:
             callback(full, found[full.rpartition(".")[2]])
@@ -71,11 +65,6 @@ def read_answers(
         run_model(model, batch, tokens)
 
 
-def lent(found: Tensor) -> Tensor:
-    """The tensor itself, for who reads it at once, and changes and keeps nothing of it."""
-    return found
-
-
 class _Located:
     """Answer tokens copied once to each device that asks, so that no module waits for the host."""
 
@@ -83,7 +72,7 @@ class _Located:
         self._on = {tokens.rows.device: tokens}
         self._first = tokens
 
-    def select(self, name: str, output: Tensor, channels: int) -> Float[Tensor, "tokens channels"]:
+    def select(self, name: str, output: Tensor, channels: int) -> Answers:
         if output.device not in self._on:
             self._on[output.device] = self._first.to(output.device)
         return self._on[output.device].select(name, output, channels)

@@ -124,6 +124,23 @@ def position_ids_of(attention_mask: Int[Tensor, "batch seq"]) -> Int[Tensor, "ba
 
 
 @dataclass(frozen=True, eq=False)
+class Answers:
+    """What a module gives at the answer tokens: rows of its output, which are not copied yet.
+
+    Attributes:
+        flat: the output, a row for each position; the model's memory, not to be changed.
+        rows: the answer tokens among them, ascending; None if all are.
+    """
+
+    flat: Float[Tensor, "positions channels"]
+    rows: Int[Tensor, " tokens"] | None
+
+    def tensor(self) -> Float[Tensor, "tokens channels"]:
+        """The answer tokens alone: a copy, or the output itself if all positions are."""
+        return self.flat if self.rows is None else self.flat.index_select(0, self.rows)
+
+
+@dataclass(frozen=True, eq=False)
 class AnswerTokens:
     """Where the answer tokens of one batch lie; padding never counts.
 
@@ -175,10 +192,8 @@ class AnswerTokens:
         """The same among the kept positions alone."""
         return self.rows * len(self.kept) + torch.searchsorted(self.kept, self.columns)
 
-    def select(self, name: str, output: Tensor, channels: int) -> Float[Tensor, "tokens channels"]:
-        """Activations of the answer tokens out of one module's output.
-
-        A copy, but for an output that is answer tokens throughout, such as logits of one item.
+    def select(self, name: str, output: Tensor, channels: int) -> Answers:
+        """The answer tokens out of one module's output.
 
         The output is [batch, seq, channels], the same with the batch flattened into the sequence,
         or [batch, kept, channels] behind a model that computes logits at `kept` only. Norms applied
@@ -194,11 +209,14 @@ class AnswerTokens:
                 output = output.transpose(1, 2)
             # Whole rows by one flat index: many times as fast on a CPU as by item and position.
             if output.ndim == 2 and len(output) == batch * seq:
-                return _rows(output, self.flat)
-            if output.ndim > 2 and tuple(output.shape[:2]) == self.shape:
-                return _rows(output.flatten(0, 1), self.flat).reshape(-1, channels)
+                return _answers(output, self.flat)
+            if output.ndim > 3 and tuple(output.shape[:2]) == self.shape:
+                heads = _answers(output.flatten(0, 1), self.flat).tensor()
+                return Answers(heads.reshape(-1, channels), None)
+            if output.ndim == 3 and tuple(output.shape[:2]) == self.shape:
+                return _answers(output.flatten(0, 1), self.flat)
             if output.ndim == 3 and tuple(output.shape[:2]) == (batch, len(self.kept)):
-                return _rows(output.flatten(0, 1), self.flat_kept)
+                return _answers(output.flatten(0, 1), self.flat_kept)
         raise ValueError(
             f"module {name} returned shape {tuple(output.shape)}, expected "
             f"{batch} x {seq} x {channels} (batch, seq, channels)"
@@ -245,9 +263,9 @@ def run_model(model: nn.Module, batch: Mapping[str, Tensor], tokens: AnswerToken
     )
 
 
-def _rows(flat: Tensor, index: Int[Tensor, " tokens"]) -> Tensor:
-    """Rows by ascending numbers, each at most once: where they are all, the tensor itself."""
-    return flat if len(index) == len(flat) else flat.index_select(0, index)
+def _answers(flat: Tensor, rows: Int[Tensor, " tokens"]) -> Answers:
+    """Rows by ascending numbers, each at most once: no numbers where they are all."""
+    return Answers(flat, None if len(rows) == len(flat) else rows)
 
 
 def _has_heads_first(output: Float[Tensor, "batch _ _ channels"], seq: int) -> bool:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from actlib.activations import Activations, read_answers
 from actlib.channels import ChannelModule, channel_modules
 from actlib.experts import Routed
-from actlib.hooks import AnswerTokens, evaluating
+from actlib.hooks import Answers, AnswerTokens, evaluating
 from actlib.masks import ChannelMask, require_fit
 from actlib.pairing.pairs import require_pair
 from actlib.parallel import Share
@@ -203,8 +203,8 @@ def _item_means(
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = defaultdict(int)
 
-    def collect(name: str, found: Activations) -> None:
-        device = found.values.device if isinstance(found, Routed) else found.device
+    def collect(name: str, found: Answers | Routed) -> None:
+        device = found.values.device if isinstance(found, Routed) else found.flat.device
         rows, index = tokens.rows.to(device), chosen[name].to(device)
         sums.setdefault(name, torch.zeros(items, len(index), device=device))
         if isinstance(found, Routed):
@@ -213,8 +213,9 @@ def _item_means(
             sums[name] += wide.view(items, -1)[:, index]
             counts[name] += 1
         else:
-            repeats = len(found) // len(rows)  # heads of a norm applied to each head
-            sums[name].index_add_(0, rows.repeat_interleave(repeats), found[:, index].float())
+            values = found.tensor()
+            repeats = len(values) // len(rows)  # heads of a norm applied to each head
+            sums[name].index_add_(0, rows.repeat_interleave(repeats), values[:, index].float())
             counts[name] += repeats
 
     modules = channel_modules(model)

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from actlib.activations import Activations, lent, read_answers
+from actlib.activations import Activations, read_answers
 from actlib.channels import ChannelModule, Layout, channel_modules
-from actlib.hooks import AnswerTokens, answer_positions
+from actlib.experts import Routed
+from actlib.hooks import Answers, AnswerTokens, answer_positions
 from actlib.parallel import Share
 from actlib.running_sums import RunningSums
 
@@ -167,13 +168,16 @@ def add_part(sums: RunningSums, target: nn.Module, part: Part, take: Take) -> No
         ValueError: a module runs more often in the target, or an activation is NaN or infinite.
     """
 
-    def subtract(name: str, theirs: Activations) -> None:
+    def subtract(name: str, theirs: Answers | Routed) -> None:
         ours = take(name)
         if ours is None:
             raise ValueError(f"module {name} runs more often in the target than in the donor")
-        sums.add(name, ours, theirs)
+        if isinstance(theirs, Routed):
+            sums.add(name, ours, theirs)
+        else:
+            sums.add(name, ours, theirs.flat, theirs.rows)
 
-    read_answers(target, sums.modules, part.batch, part.tokens, subtract, keep=lent)
+    read_answers(target, sums.modules, part.batch, part.tokens, subtract)
     sums.tokens += len(part.tokens.rows)
     sums.require_finite()
 
@@ -209,10 +213,15 @@ def _held(
 ) -> dict[str, list[Activations]]:
     held: dict[str, list[Activations]] = {}
 
-    def hold(name: str, found: Activations) -> None:
-        held.setdefault(name, []).append(found)
+    def hold(name: str, found: Answers | Routed) -> None:
+        values: Activations
+        if isinstance(found, Routed):
+            values = found
+        else:
+            values = keep(found.flat) if found.rows is None else found.tensor()
+        held.setdefault(name, []).append(values)
 
-    read_answers(donor, modules, part.batch, part.tokens, hold, keep=keep)
+    read_answers(donor, modules, part.batch, part.tokens, hold)
     return held
 
 

@@ -6,6 +6,8 @@ values, magnitudes, means, spreads = sums.results()
 """
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
@@ -14,9 +16,10 @@ from torch import Tensor
 from actlib.activations import Activations
 from actlib.channels import ChannelModule
 from actlib.experts import Routed
+from actlib.sum_loops import add_differences, add_sums, as_numbers
 
-CACHED_NUMBERS = 2**19
-"""Numbers of a buffer that is read again and again: 2 MB in float32, about a core's cache."""
+THREAD_NUMBERS = 2**20
+"""Numbers that are worth a thread of their own on a CPU: half a millisecond's work."""
 
 
 class RunningSums:
@@ -40,24 +43,56 @@ class RunningSums:
             self._ends[name] = end = end + each.channels
         self._total = end
         self._sums: dict[torch.device, Float[Tensor, "rows total"]] = {}
-        self._buffers: dict[torch.device, Float[Tensor, " numbers"]] = {}
         self._counts = dict.fromkeys(modules, 0)
 
-    def add(self, name: str, ours: Activations, theirs: Activations) -> None:
-        """Add what one module gives for the same tokens in the donor and in the target."""
+    def add(
+        self,
+        name: str,
+        ours: Activations,
+        theirs: Activations,
+        rows: Int[Tensor, " tokens"] | None = None,
+    ) -> None:
+        """Add what one module gives for the same tokens in the donor and in the target.
+
+        Args:
+            name: the module.
+            ours: the donor's activations of the tokens.
+            theirs: the target's, of these tokens or of more.
+            rows: which of the target's they are, if of more.
+        """
         if isinstance(theirs, Routed):
             assert isinstance(ours, Routed), "both models have one layout"
             ours = ours.to(theirs.values.device)
-            found, count = _routed(ours, theirs, self._rows), theirs.count
+            self._of(name, theirs.values.device).add_(_routed(ours, theirs, self._rows))
+            self._counts[name] += theirs.count
+            return
+        assert not isinstance(ours, Routed), "both models have one layout"
+        if theirs.is_cpu:
+            self._add_by_loop(name, ours.cpu(), theirs, rows)
         else:
-            assert not isinstance(ours, Routed), "both models have one layout"
-            ours, count = ours.to(theirs.device), len(theirs)
-            if theirs.is_cuda:
-                found = _by_reduction(ours, theirs, self._rows)
-            else:
-                found = _by_rows(ours, theirs, self._rows, self._buffer(ours))
-        self._of(name, found.device).add_(found)
-        self._counts[name] += count
+            theirs = theirs if rows is None else theirs.index_select(0, rows)
+            found = _by_reduction(ours.to(theirs.device), theirs, self._rows)
+            self._of(name, theirs.device).add_(found)
+        self._counts[name] += len(ours)
+
+    def _add_by_loop(
+        self, name: str, ours: Tensor, theirs: Tensor, rows: Int[Tensor, " tokens"] | None
+    ) -> None:
+        channels, sums = ours.shape[1], self._on(theirs.device).numpy()
+        rows = torch.arange(len(ours)) if rows is None else rows
+        loop = add_differences if self._rows == 1 else add_sums
+        given, place = (as_numbers(ours), as_numbers(theirs), rows.numpy()), self._place(name)
+        threads = min(torch.get_num_threads(), ours.numel() // THREAD_NUMBERS)
+        if threads < 2:
+            loop(*given, 0, channels, sums, place)
+            return
+        bounds = [channels * thread // threads for thread in range(threads + 1)]
+        shares = zip(bounds, bounds[1:], strict=False)
+        list(self._threads.map(lambda share: loop(*given, *share, sums, place), shares))
+
+    @cached_property
+    def _threads(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(torch.get_num_threads(), "sums")
 
     def require_finite(self) -> None:
         """Refuse NaN and infinity, with one wait for each device and not one for each module.
@@ -101,8 +136,8 @@ class RunningSums:
         """
         sums, _ = self.state()
         found: list[dict[str, Tensor]] = [{}, {}, {}, {}]
-        for name, each in self.modules.items():
-            rows = sums[:, self._ends[name] - each.channels : self._ends[name]]
+        for name in self.modules:
+            rows = sums[:, self._place(name) : self._ends[name]]
             rows = rows / max(self._counts[name], 1)
             if self._rows == 4:
                 # Rounding can leave a constant channel slightly below 0.
@@ -111,98 +146,42 @@ class RunningSums:
                 part[name] = row.clone()
         return found
 
-    def _buffer(self, like: Tensor) -> Float[Tensor, " numbers"]:
-        """Memory for what `_by_rows` computes, kept: new pages for each module cost as much."""
-        needed = 3 * max(CACHED_NUMBERS, like.shape[1])
-        if self._buffers.get(like.device, torch.empty(0)).numel() < needed:
-            self._buffers[like.device] = torch.empty(needed, device=like.device)
-        return self._buffers[like.device]
+    def _place(self, name: str) -> int:
+        """Where a module's channels begin in the sums."""
+        return self._ends[name] - self.modules[name].channels
 
-    def _of(self, name: str, device: torch.device) -> Float[Tensor, "rows channels"]:
-        """A module's part of the sums on a device."""
+    def _on(self, device: torch.device) -> Float[Tensor, "rows total"]:
+        """All sums of a device."""
         if device not in self._sums:
             self._sums[device] = torch.zeros(
                 self._rows, self._total, dtype=_wide(device), device=device
             )
-        end = self._ends[name]
-        return self._sums[device][:, end - self.modules[name].channels : end]
+        return self._sums[device]
 
-
-def _by_rows(
-    ours: Float[Tensor, "tokens channels"],
-    theirs: Float[Tensor, "tokens channels"],
-    rows: int,
-    buffer: Float[Tensor, " numbers"],
-) -> Float[Tensor, "rows channels"]:
-    """On a CPU: plain sums, many times as fast there as norms, over few tokens at a time.
-
-    All that is computed in between lies in a buffer that the processor's cache can hold.
-
-    Args:
-        ours: the donor's activations.
-        theirs: the target's.
-        rows: 4, or 1 for |a - b| alone.
-        buffer: memory that is written over, at least 3 x channels numbers.
-    """
-    step = max(1, CACHED_NUMBERS // ours.shape[1])
-    found: Tensor | None = None
-    for a, b in zip(ours.split(step), theirs.split(step), strict=True):
-        size = a.numel()
-        between, *places = (buffer[k * size : (k + 1) * size].view_as(a) for k in range(3))
-        # Numbers of two bytes are widened once, not by each operation, and then written over.
-        if a.dtype == torch.float32:
-            places = [between, between]
-        else:
-            a, b = (place.copy_(each) for each, place in zip((a, b), places, strict=True))
-        few = _few_rows(a, b, rows, between, places)
-        found = few if found is None else found.to(_wide(few.device)).add_(few)
-    assert found is not None, "there is an answer token"
-    return found
-
-
-def _few_rows(
-    a: Float[Tensor, "tokens channels"],
-    b: Float[Tensor, "tokens channels"],
-    rows: int,
-    between: Float[Tensor, "tokens channels"],
-    places: list[Float[Tensor, "tokens channels"]],
-) -> Float[Tensor, "rows channels"]:
-    """Sums of few tokens; `places` may be `a` and `b` themselves, to work in the least memory."""
-    sums = torch.empty(rows, a.shape[1], device=a.device)
-    torch.sum(torch.sub(a, b, out=between).abs_(), dim=0, out=sums[0])
-    if rows == 1:
-        return sums
-    torch.sum(torch.abs(b, out=places[1]), dim=0, out=sums[1])
-    sums[1].add_(torch.abs(a, out=between).sum(dim=0)).div_(2)
-    mean = torch.mean(a, dim=0, out=sums[2])
-    torch.sum(torch.sub(a, mean, out=places[0]).square_(), dim=0, out=sums[3])
-    return _with_squares(sums, len(a))
+    def _of(self, name: str, device: torch.device) -> Float[Tensor, "rows channels"]:
+        """A module's part of the sums on a device."""
+        return self._on(device)[:, self._place(name) : self._ends[name]]
 
 
 def _by_reduction(
     ours: Float[Tensor, "tokens channels"], theirs: Float[Tensor, "tokens channels"], rows: int
 ) -> Float[Tensor, "rows channels"]:
-    """On a GPU, where bytes moved count: reductions that read bf16 as float32 and keep no copy."""
-    wide = ours.float()
+    """On a GPU, where bytes moved count: reductions that read bf16 as float32 and keep no copy.
+
+    Deviations from the tokens' own mean keep in float32 what squares of a channel far from zero
+    would lose; what they say of these squares is worked out in the wider type.
+    """
+    wide = ours if ours.dtype == torch.float64 else ours.float()
     difference = torch.linalg.vector_norm(wide - theirs, 1, dim=0)
     if rows == 1:
         return difference[None]
     sizes = [torch.linalg.vector_norm(each, 1, dim=0, dtype=wide.dtype) for each in (ours, theirs)]
     variance, mean = torch.var_mean(wide, dim=0, correction=0)
     sums = torch.stack([difference, (sizes[0] + sizes[1]) / 2, mean, variance * len(ours)])
-    return _with_squares(sums, len(ours))
-
-
-def _with_squares(sums: Float[Tensor, "4 channels"], tokens: int) -> Float[Tensor, "4 channels"]:
-    """Sums of a and of a squared in the wider type, out of its mean and squared deviations.
-
-    Deviations from the tokens' own mean keep in float32 what squares of a channel far from zero
-    would lose.
-    """
-    wide = sums.to(_wide(sums.device))
-    wide[3].addcmul_(wide[2], wide[2], value=tokens)
-    wide[2].mul_(tokens)
-    return wide
+    sums = sums.to(_wide(sums.device))
+    sums[3].addcmul_(sums[2], sums[2], value=len(ours))
+    sums[2].mul_(len(ours))
+    return sums
 
 
 def _routed(ours: Routed, theirs: Routed, rows: int) -> Float[Tensor, "rows channels"]:

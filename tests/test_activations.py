@@ -1,15 +1,15 @@
-"""Activations of answer tokens are what modules return there, each call once, and copies of it."""
+"""Activations of answer tokens are what modules return there, each call once."""
 
 import pytest
 import torch
 from torch import nn
 
-from actlib.activations import lent, read_answers
+from actlib.activations import read_answers
 from actlib.channels import Layout, channel_modules
-from actlib.hooks import AnswerTokens, evaluating, output_hooks, run_model
+from actlib.hooks import Answers, AnswerTokens, evaluating, output_hooks, run_model
 
 
-def read(model, batch, modules=None, **options):
+def read(model, batch, modules=None):
     """Names and activations in the order in which they are handed on."""
     found, tokens = [], AnswerTokens.of_batch(batch)
     with evaluating(model):
@@ -19,7 +19,6 @@ def read(model, batch, modules=None, **options):
             batch,
             tokens,
             lambda *each: found.append(each),
-            **options,
         )
     return found
 
@@ -31,7 +30,7 @@ def test_they_are_the_modules_outputs_at_answer_tokens(family, batches, name):
     modules = {key: each for key, each in channel_modules(model).items() if "norm" not in key}
     with evaluating(model), output_hooks(model, modules, lambda *each: outputs.update([each])):
         run_model(model, batch, tokens)
-    found = dict(read(model, batch, modules))
+    found = {key: each.tensor() for key, each in read(model, batch, modules)}
     assert found.keys() == outputs.keys()
     flags = (batch["answer_mask"] & batch["attention_mask"]).bool()
     for key, values in found.items():
@@ -67,14 +66,18 @@ def whole_batch():
     return {"input_ids": ones * 3, "attention_mask": ones, "answer_mask": ones}
 
 
-def test_what_is_kept_is_a_copy_and_what_is_lent_is_not():
-    model, batch, outputs = Twice(), whole_batch(), []
+def test_what_is_chosen_is_a_copy_and_all_of_an_output_is_not():
+    model, outputs = Twice(), []
     model.layer.register_forward_hook(lambda _m, _i, output: outputs.append(output))
-    (_, kept), _ = read(model, batch, {"layer": channel_modules(model)["layer"]})
-    assert torch.equal(kept, outputs[0][0]) and kept.data_ptr() != outputs[0].data_ptr()
+    modules = {"layer": channel_modules(model)["layer"]}
+    (_, whole), _ = read(model, whole_batch(), modules)
+    assert whole.rows is None and whole.tensor().data_ptr() == outputs[0].data_ptr()
     outputs.clear()
-    (_, itself), _ = read(model, batch, {"layer": channel_modules(model)["layer"]}, keep=lent)
-    assert itself.data_ptr() == outputs[0].data_ptr()
+    some = whole_batch() | {"answer_mask": torch.tensor([[0, 0, 1, 0, 1]])}
+    (_, chosen), _ = read(model, some, modules)
+    assert chosen.flat.data_ptr() == outputs[0].data_ptr()
+    assert torch.equal(chosen.tensor(), outputs[0][0, [2, 4]])
+    assert isinstance(chosen, Answers) and chosen.tensor().data_ptr() != outputs[0].data_ptr()
 
 
 def test_experts_are_read_for_the_tokens_sent_to_them(family, batches):

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 import actlib.files.exchanging
-from actlib.files.exchanging import Swap, exchange_, swaps
+from actlib.files.exchanging import Swap, _BitSwap, exchange_, swaps
 from actlib.files.slabs import take, whole_slabs
 from actlib.transfer import Selection
 
@@ -68,6 +68,29 @@ def test_zeros_of_the_other_sign_differ_and_a_nan_is_itself(block_bytes):
         assert torch.equal(bits(matrix), bits(wanted) if fits else before)
 
 
+def test_elements_that_no_loop_takes_are_exchanged_as_well():
+    """Such as those of a matrix on another device, or of a transposed one."""
+    matrix, goal = torch.randn(2, 10, 37)
+    selection = Selection("p", (37, 10), torch.rand(37) < 0.5, torch.rand(10) < 0.5)
+    wanted = matrix.clone()
+    for index in selection.pieces():
+        wanted.T[index] = goal.T[index]
+    blocks = []
+    for slab in whole_slabs(selection):
+        old, new = (take(each.T.contiguous(), slab.rows, slab.columns) for each in (matrix, goal))
+        blocks += swaps(matrix.T, slab, old, new)
+    assert not any(isinstance(each, _BitSwap) for each in blocks)
+    before = matrix.clone()
+    row, column = (matrix.T != wanted.T).nonzero()[-1].tolist()
+    matrix.T[row, column] *= -1
+    differing = matrix.clone()
+    assert not exchange_(blocks)
+    assert torch.equal(matrix, differing)
+    matrix.copy_(before)
+    assert exchange_(blocks)
+    assert torch.equal(matrix, wanted)
+
+
 class Failing(Swap):
     """Fails halfway through its work."""
 
@@ -75,6 +98,7 @@ class Failing(Swap):
 
     def do(self):
         matrix, rows, _ = self._place
+        self._begun = True
         matrix[rows[0]] = 7
         raise self.error
 

@@ -155,9 +155,9 @@ def test_selection_is_the_same_from_every_output_shape():
     output = torch.arange(24.0).reshape(2, 3, 4)
     expected = torch.stack([output[0, 2], output[1, 1], output[1, 2]])
     for shaped in (output, output.reshape(6, 4), output[:, 1:]):
-        assert torch.equal(tokens.select("x", shaped, 4), expected)
+        assert torch.equal(tokens.select("x", shaped, 4).tensor(), expected)
     heads = output.reshape(2, 3, 2, 2)
-    assert torch.equal(tokens.select("x", heads, 2), expected.reshape(6, 2))
+    assert torch.equal(tokens.select("x", heads, 2).tensor(), expected.reshape(6, 2))
 
 
 def test_unexpected_output_shape_is_refused_by_name():

@@ -4,8 +4,8 @@ import weakref
 import pytest
 import torch
 
-import actlib.localize
 from actlib.channels import channel_modules
+from actlib.hooks import Answers, AnswerTokens
 from actlib.localize import record_activations, record_differences, weight_differences
 from actlib.masks import ChannelMask
 from actlib.scores import ChannelScores, pool
@@ -196,15 +196,20 @@ def test_nothing_stays_behind(pair, batches, monkeypatch):
     target.model.layers[0].train()
     flags = [[m.training for m in model.modules()] for model in (donor, target)]
     kept = []
-    select = actlib.localize.AnswerTokens.select
+    select, tensor = AnswerTokens.select, Answers.tensor
 
-    def watched(self, name, output, channels):
-        selected = select(self, name, output, channels)
-        kept.append(weakref.ref(selected))
-        assert not selected.requires_grad
-        return selected
+    def watched(found):
+        kept.append(weakref.ref(found))
+        assert not found.requires_grad
+        return found
 
-    monkeypatch.setattr(actlib.localize.AnswerTokens, "select", watched)
+    def selecting(self, name, output, channels):
+        answers = select(self, name, output, channels)
+        watched(answers.flat)
+        return answers
+
+    monkeypatch.setattr(AnswerTokens, "select", selecting)
+    monkeypatch.setattr(Answers, "tensor", lambda self: watched(tensor(self)))
     alive = []
 
     def stream():
@@ -215,7 +220,8 @@ def test_nothing_stays_behind(pair, batches, monkeypatch):
 
     record_differences(donor, target, stream())
     modules = len(channel_modules(target))
-    assert len(kept) == 2 * modules * len(batches)
+    # Outputs of both models, and the rows of the donor that are held until the target has run.
+    assert len(kept) == 3 * modules * len(batches)
     assert alive[1] <= 2  # the locals of the last call at most
     assert hook_count(donor) == hook_count(target) == 0
     assert [[m.training for m in model.modules()] for model in (donor, target)] == flags

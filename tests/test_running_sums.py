@@ -5,6 +5,7 @@ from actlib import running_sums
 from actlib.channels import Layout, channel_modules
 from actlib.localize import record_differences
 from actlib.running_sums import RunningSums
+from actlib.sum_loops import add_differences, add_sums, as_numbers
 
 
 def given(dtype=torch.float32, tokens=50):
@@ -16,13 +17,18 @@ def given(dtype=torch.float32, tokens=50):
 
 
 def computed(way, a, b, rows):
-    if way == "_by_rows":
-        return running_sums._by_rows(a, b, rows, torch.empty(3 * a.numel()))
-    return running_sums._by_reduction(a, b, rows)
+    if way == "reduction":
+        return running_sums._by_reduction(a, b, rows)
+    loop, sums = (add_sums if rows == 4 else add_differences), torch.zeros(rows, 3 + a.shape[1])
+    sums = sums.double()
+    chosen = torch.arange(len(a)).numpy()
+    loop(as_numbers(a), as_numbers(b), chosen, 0, a.shape[1], sums.numpy(), 3)
+    assert (sums[:, :3] == 0).all()
+    return sums[:, 3:]
 
 
-@pytest.mark.parametrize("way", ["_by_rows", "_by_reduction"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("way", ["loop", "reduction"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
 def test_both_ways_give_the_four_sums(way, dtype):
     a, b = (each.double() for each in given(dtype))
     found = computed(way, *given(dtype), 4)
@@ -38,11 +44,38 @@ def test_both_ways_give_the_four_sums(way, dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_few_tokens_at_a_time_give_the_same_sums(monkeypatch, dtype):
+def test_loops_are_exact_to_the_last_bit_of_float64(dtype):
     a, b = given(dtype)
-    whole = computed("_by_rows", a, b, 4)
-    monkeypatch.setattr(running_sums, "CACHED_NUMBERS", 20)  # three tokens of six channels
-    torch.testing.assert_close(computed("_by_rows", a, b, 4), whole, rtol=1e-6, atol=1e-4)
+    wide = a.double(), b.double()
+    found = computed("loop", a, b, 4)
+    expected = torch.zeros(4, 6, dtype=torch.float64)
+    for x, y in zip(*wide, strict=True):
+        expected += torch.stack([(x - y).abs(), (x.abs() + y.abs()) / 2, x, x * x])
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("rows", [4, 1])
+def test_threads_that_share_the_channels_leave_no_trace(sums, monkeypatch, rows):
+    modules, (ours, theirs) = sums.modules, torch.randn(2, 40, 16)
+    found = []
+    for numbers in (1, 2**20):
+        monkeypatch.setattr(running_sums, "THREAD_NUMBERS", numbers)
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+        found.append(RunningSums(modules, values_only=rows == 1))
+        found[-1].add("model.norm", ours, theirs)
+    (shared, _), (alone, _) = (each.state() for each in found)
+    assert torch.equal(shared, alone) and (shared != 0).sum() == rows * 16
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_of_the_target_are_chosen(sums, dtype):
+    ours, theirs = torch.randn(3, 16).to(dtype), torch.randn(7, 16).to(dtype)
+    rows = torch.tensor([0, 4, 5])
+    found = RunningSums(sums.modules)
+    found.add("model.norm", ours, theirs, rows)
+    sums.add("model.norm", ours, theirs[rows])
+    assert torch.equal(found.state()[0], sums.state()[0])
+    assert torch.equal(found.state()[1], sums.state()[1])
 
 
 @pytest.fixture

@@ -1,43 +1,30 @@
 """Replaces elements of a model in memory, if all of them are what they should be, else none.
 
-Each block is compared and at once replaced, while it lies in the processor's cache: comparing
+Each row is compared and at once replaced, while it lies in the processor's cache: comparing
 everything first and replacing it then would fetch it twice from memory, which is what takes
-longest. If a block differs, or anything fails, those replaced before it get their values back.
+longest. If a row differs, or anything fails, those replaced before it get their values back.
 
-What Python does holds up every thread, so it is done before, and the threads are left with a few
-calls of NumPy or torch for each block.
+What Python does holds up every thread, so it is little: one compiled loop does a block.
 """
 
 import os
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
 
+from actlib.compiling import compiled
 from actlib.files.slabs import Slab, as_words, one_thread_each, put_, same_bits, take, words
 
 BLOCK_BYTES = 4 << 20
-"""Size of the rows of a block: it stays in the cache, and is large beside the cost of a call."""
-
-
-class _Space(threading.local):
-    """Memory for one block, kept by each thread: getting it anew took as long as the work."""
-
-    def __init__(self) -> None:
-        self._held: dict[str, np.ndarray] = {}
-
-    def array(self, use: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        """An array for one use at a time, of any content."""
-        size = int(np.prod(shape)) * dtype.itemsize
-        if use not in self._held or self._held[use].size < size:
-            self._held[use] = np.empty(max(size, BLOCK_BYTES), np.uint8)
-        return self._held[use][:size].view(dtype).reshape(shape)
+"""Size of the rows of a block: several for each thread, and large beside the cost of a call."""
 
 
 class Swap:
-    """Elements of one matrix, and what they are exchanged for."""
+    """Elements of one matrix on any device, and what they are exchanged for."""
 
     def __init__(self, matrix: Tensor, slab: Slab, old: Tensor, new: Tensor) -> None:
         """Prepare the exchange.
@@ -51,48 +38,73 @@ class Swap:
         columns = None if slab.columns is None else slab.columns.to(matrix.device)
         self._place = matrix, slab.rows.to(matrix.device), columns
         self._old, self._new = old, new
+        self._begun = False
 
-    def fits(self, _space: _Space) -> bool:
-        """Whether the matrix has the old values, bit by bit."""
-        return same_bits(take(*self._place).cpu(), self._old)
-
-    def do(self) -> None:
-        """Set the new values."""
+    def do(self) -> bool:
+        """Set the new values where the old ones are; False as soon as one differs, bit by bit."""
+        if not same_bits(take(*self._place).cpu(), self._old):
+            return False
+        self._begun = True
         put_(*self._place, self._new.to(self._place[0].device))
+        return True
 
     def undo(self) -> None:
-        """Set the old values."""
-        put_(*self._place, self._old.to(self._place[0].device))
+        """Set the old values again where `do` has set new ones."""
+        if self._begun:
+            put_(*self._place, self._old.to(self._place[0].device))
 
 
-class _RowSwap(Swap):
-    """Whole rows of a matrix on the CPU."""
+@dataclass(frozen=True, eq=False)
+class _Bits:
+    """Elements of one matrix on the CPU, and two values for each, as integers.
 
-    def __init__(self, matrix: Tensor, slab: Slab, old: Tensor, new: Tensor) -> None:
-        self._bits, self._rows = words(matrix).numpy(), slab.rows.numpy()
-        self._old_bits, self._new_bits = (as_words(each, self._bits) for each in (old, new))
+    Attributes:
+        matrix: all of the matrix [all rows, words].
+        rows: which of its rows [rows].
+        columns: which words of these rows; None for all [columns].
+        old: the values that they should have [rows, columns].
+        new: the values that they get.
+    """
 
-    def fits(self, space: _Space) -> bool:
-        return _has(self._bits, self._rows, 0, self._old_bits, space)
+    matrix: np.ndarray
+    rows: np.ndarray
+    columns: np.ndarray | None
+    old: np.ndarray
+    new: np.ndarray
 
-    def do(self) -> None:
-        self._bits[self._rows] = self._new_bits
+    @classmethod
+    def of(cls, matrix: Tensor, slab: Slab, old: Tensor, new: Tensor) -> "_Bits":
+        """The same as integers, as wide as can be."""
+        whole = words(matrix, within_rows=slab.columns is not None).numpy()
+        columns = None if slab.columns is None else slab.columns.numpy()
+        values = as_words(old, whole), as_words(new, whole)
+        return cls(whole, slab.rows.numpy(), columns, *values)
+
+    def swap(self, start: int, stop: int, back: bool = False) -> int:
+        """Replace the old values by the new, or the new by the old, in some of the rows.
+
+        Returns:
+            The first row that is not replaced, because it had other values; or `stop`.
+        """
+        sides = (self.new, self.old) if back else (self.old, self.new)
+        if self.columns is None:
+            return _swap_rows(self.matrix, self.rows, *sides, start, stop)
+        return _swap_columns(self.matrix, self.rows, self.columns, *sides, start, stop)
+
+
+class _BitSwap(Swap):
+    """Some of these rows."""
+
+    def __init__(self, bits: _Bits, start: int, stop: int) -> None:
+        self._bits, self._start, self._stop = bits, start, stop
+        self._done = start
+
+    def do(self) -> bool:
+        self._done = self._bits.swap(self._start, self._stop)
+        return self._done == self._stop
 
     def undo(self) -> None:
-        self._bits[self._rows] = self._old_bits
-
-
-class _ColumnSwap(Swap):
-    """Columns over all rows of a matrix on the CPU."""
-
-    def __init__(self, matrix: Tensor, slab: Slab, old: Tensor, new: Tensor) -> None:
-        super().__init__(matrix, slab, old, new)
-        assert slab.columns is not None
-        self._bits, self._columns = words(matrix, within_rows=True).numpy(), slab.columns.numpy()
-        self._old_bits = as_words(old, self._bits)
-
-    def fits(self, space: _Space) -> bool:
-        return _has(self._bits, self._columns, 1, self._old_bits, space)
+        self._bits.swap(self._start, self._done, back=True)
 
 
 def swaps(matrix: Tensor, slab: Slab, old: Tensor, new: Tensor) -> Iterator[Swap]:
@@ -104,17 +116,13 @@ def swaps(matrix: Tensor, slab: Slab, old: Tensor, new: Tensor) -> Iterator[Swap
         old: values that they should have [rows of the slab, its columns].
         new: values that they get.
     """
+    if not (matrix.is_cpu and matrix.is_contiguous()):
+        yield Swap(matrix, slab, old, new)
+        return
+    bits, rows = _Bits.of(matrix, slab, old, new), slab.rows.shape[0]
     step = max(1, BLOCK_BYTES // max(1, matrix.shape[1] * matrix.element_size()))
-    for start in range(0, slab.rows.shape[0], step):
-        stop, rows = start + step, slab.rows[start : start + step]
-        first, last = int(rows[0]), int(rows[-1]) + 1
-        kind: type[Swap] = Swap
-        if matrix.is_cpu and slab.columns is None:
-            kind = _RowSwap
-        elif matrix.is_cpu and len(rows) == last - first:
-            kind = _ColumnSwap
-        block = Slab(slab.piece, start, rows - first, slab.columns)
-        yield kind(matrix[first:last], block, old[start:stop], new[start:stop])
+    for start in range(0, rows, step):
+        yield _BitSwap(bits, start, min(start + step, rows))
 
 
 def exchange_(blocks: Sequence[Swap]) -> bool:
@@ -128,7 +136,7 @@ def exchange_(blocks: Sequence[Swap]) -> bool:
     """
     replaced: list[Swap] = []
     left, lock = iter(blocks), threading.Lock()
-    stop, space = threading.Event(), _Space()
+    stop = threading.Event()
 
     def run() -> None:
         while not stop.is_set():
@@ -136,11 +144,9 @@ def exchange_(blocks: Sequence[Swap]) -> bool:
                 swap = next(left, None)
             if swap is None:
                 return
-            if not swap.fits(space):
-                stop.set()
-                return
             replaced.append(swap)  # Before it is: an interrupted one must be undone as well.
-            swap.do()
+            if not swap.do():
+                stop.set()
 
     try:
         with one_thread_each(), ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
@@ -158,14 +164,34 @@ def exchange_(blocks: Sequence[Swap]) -> bool:
     return not stop.is_set()
 
 
-def _has(bits: np.ndarray, index: np.ndarray, axis: int, values: np.ndarray, space: _Space) -> bool:
-    """Whether rows or columns of a matrix are these."""
-    found = space.array("values", values.shape, values.dtype)
-    same = space.array("same", values.shape, np.dtype(bool))
-    bits.take(index, axis=axis, out=found, mode="clip")  # As fast as can be; the index is checked.
-    return bool(np.equal(found, values, out=same).all())
-
-
 def _undo(replaced: list[Swap]) -> None:
     for swap in replaced:
         swap.undo()
+
+
+@compiled
+def _swap_rows(matrix, rows, old, new, start, stop):
+    for number in range(start, stop):
+        held, wanted, given = matrix[rows[number]], old[number], new[number]
+        different = 0
+        for word in range(len(held)):
+            different |= held[word] ^ wanted[word]
+        if different != 0:
+            return number
+        for word in range(len(held)):
+            held[word] = given[word]
+    return stop
+
+
+@compiled
+def _swap_columns(matrix, rows, columns, old, new, start, stop):
+    for number in range(start, stop):
+        held, wanted, given = matrix[rows[number]], old[number], new[number]
+        different = 0
+        for word in range(len(columns)):
+            different |= held[columns[word]] ^ wanted[word]
+        if different != 0:
+            return number
+        for word in range(len(columns)):
+            held[columns[word]] = given[word]
+    return stop
