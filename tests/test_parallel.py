@@ -44,7 +44,7 @@ def run_two(tmp_path):
             for rank in range(2)
         ]
         try:
-            told = [process.communicate(timeout=120)[1] for process in processes]
+            told = [process.communicate(timeout=600)[1] for process in processes]
         finally:
             for process in processes:
                 process.kill()
