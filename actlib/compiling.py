@@ -8,14 +8,12 @@ the user's cache; other processes then load it. `NUMBA_CACHE_DIR` names another 
 """
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from numba import njit
 
-Loop = TypeVar("Loop", bound=Callable[..., Any])
 
-
-def compiled(loop: Loop) -> Loop:
+def compiled(loop: Callable[..., Any]) -> Callable[..., Any]:
     """The compiled function, which lets other threads run while it does."""
     try:
         return njit(nogil=True, cache=True)(loop)
