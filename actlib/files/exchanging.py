@@ -19,7 +19,7 @@ from torch import Tensor
 from actlib.compiling import compiled
 from actlib.files.slabs import Slab, as_words, one_thread_each, put_, same_bits, take, words
 
-BLOCK_BYTES = 4 << 20
+BLOCK_BYTES = 16 << 20
 """Size of the rows of a block: several for each thread, and large beside the cost of a call."""
 
 
@@ -116,13 +116,18 @@ def swaps(matrix: Tensor, slab: Slab, old: Tensor, new: Tensor) -> Iterator[Swap
         old: values that they should have [rows of the slab, its columns].
         new: values that they get.
     """
-    if not (matrix.is_cpu and matrix.is_contiguous()):
-        yield Swap(matrix, slab, old, new)
-        return
-    bits, rows = _Bits.of(matrix, slab, old, new), slab.rows.shape[0]
+    bits = None
+    if matrix.is_cpu and matrix.is_contiguous():
+        bits = _Bits.of(matrix, slab, old, new)
+    rows = slab.rows.shape[0]
     step = max(1, BLOCK_BYTES // max(1, matrix.shape[1] * matrix.element_size()))
     for start in range(0, rows, step):
-        yield _BitSwap(bits, start, min(start + step, rows))
+        stop = min(start + step, rows)
+        if bits is not None:
+            yield _BitSwap(bits, start, stop)
+        else:
+            part = Slab(slab.piece, slab.start + start, slab.rows[start:stop], slab.columns)
+            yield Swap(matrix, part, old[start:stop], new[start:stop])
 
 
 def exchange_(blocks: Sequence[Swap]) -> bool:

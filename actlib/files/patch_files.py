@@ -104,7 +104,7 @@ class PatchFile:
         self._data = torch.from_numpy(np.memmap(path, np.uint8, "c"))
         self._indices: dict[str, tuple[Tensor, Tensor | None]] = {}
         self._slabs: dict[str, list[Slab]] = {}
-        self._views: dict[str, Tensor] = {}
+        self._values: dict[tuple[str, str], list[tuple[Slab, Tensor]]] = {}
         metadata = dict(file.metadata() or {})
         self._require_readable(metadata.pop("actlib", "{}"))
         try:
@@ -155,22 +155,27 @@ class PatchFile:
         self._slabs[name] = found
         return found
 
-    def values(self, name: str, side: str) -> Iterator[tuple[Slab, Tensor]]:
+    def values(self, name: str, side: str) -> list[tuple[Slab, Tensor]]:
         """Values of each piece, `before` or `after` the patch, mapped from the file.
 
-        Yields:
-            A slab that is the whole piece, and its values [rows, columns].
+        Returns:
+            Slabs that are whole pieces, and their values [rows, columns].
 
         Raises:
             ValueError: the stored values are not of the selection's shape and type.
         """
+        if (name, side) in self._values:
+            return self._values[name, side]
+        part, found = self.parts[name], []
         for slab in self.slabs(name):
             values = self._tensor(f"{name}.{side}.{slab.piece}")
-            if tuple(values.shape) != piece_shape(slab, self.parts[name].shape):
+            if tuple(values.shape) != piece_shape(slab, part.shape):
                 raise self._damaged(f"the values of {name}")
-            if values.dtype != DTYPES[self.parts[name].dtype]:
+            if values.dtype != DTYPES[part.dtype]:
                 raise self._damaged(f"the values of {name}")
-            yield slab, values.view(slab.rows.shape[0], -1)
+            found.append((slab, values.view(slab.rows.shape[0], -1)))
+        self._values[name, side] = found
+        return found
 
     def check(self, name: str, side: str) -> None:
         """Refuse a file whose values are not those that its metadata hashes.
@@ -217,8 +222,6 @@ class PatchFile:
 
     def _tensor(self, key: str) -> Tensor:
         """A tensor, mapped from the file: opening each by itself takes longer than reading it."""
-        if key in self._views:
-            return self._views[key]
         place = self._places.get(key)
         types = {**DTYPES, "I64": torch.int64}
         if place is None or place.dtype not in types:
@@ -227,8 +230,7 @@ class PatchFile:
         own = types[place.dtype].itemsize
         if place.offset % own:  # Others may write unaligned files.
             return raw.clone().view(types[place.dtype]).view(place.shape)
-        self._views[key] = raw.view(types[place.dtype]).view(place.shape)
-        return self._views[key]
+        return raw.view(types[place.dtype]).view(place.shape)
 
     def _require_readable(self, header: str) -> None:
         """Refuse other kinds of files, and formats that this version does not know."""
