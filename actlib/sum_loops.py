@@ -13,7 +13,7 @@ from torch import Tensor
 
 from actlib.compiling import compiled
 
-_AT_ONCE = 512  # channels whose sums stay in the processor's fastest cache
+_AT_ONCE = 1024  # channels whose sums stay in the processor's fastest cache
 
 
 def as_numbers(values: Tensor) -> np.ndarray:
@@ -64,9 +64,13 @@ def add_sums(a, b, rows, start, stop, sums, place):
         begin, end = place + first, place + last
         differences, sizes = sums[0, begin:end], sums[1, begin:end]
         totals, squares = sums[2, begin:end], sums[3, begin:end]
-        for token in range(len(rows)):
-            numbers = a[token, first:last], b[rows[token], first:last]
-            _add_token(*numbers, differences, sizes, totals, squares)
+        for token in range(0, len(rows) - 1, 2):
+            one = a[token, first:last], b[rows[token], first:last]
+            two = a[token + 1, first:last], b[rows[token + 1], first:last]
+            _add_two_tokens(*one, *two, differences, sizes, totals, squares)
+        if len(rows) % 2:
+            one = a[len(rows) - 1, first:last], b[rows[-1], first:last]
+            _add_token(*one, differences, sizes, totals, squares)
 
 
 @register_jitable
@@ -83,3 +87,15 @@ def _add_token(a, b, differences, sizes, totals, squares):
         sizes[channel] += (abs(x) + abs(y)) / 2
         totals[channel] += x
         squares[channel] += x * x
+
+
+@register_jitable
+def _add_two_tokens(a, b, c, d, differences, sizes, totals, squares):
+    """As `_add_token` twice, with half as many sums read and written."""
+    for channel in range(len(differences)):
+        x, y = _widened(a[channel]), _widened(b[channel])
+        v, w = _widened(c[channel]), _widened(d[channel])
+        differences[channel] = differences[channel] + abs(x - y) + abs(v - w)
+        sizes[channel] = sizes[channel] + (abs(x) + abs(y)) / 2 + (abs(v) + abs(w)) / 2
+        totals[channel] = totals[channel] + x + v
+        squares[channel] = squares[channel] + x * x + v * v
