@@ -203,22 +203,22 @@ class AnswerTokens:
         Raises:
             ValueError: the output has another shape.
         """
-        batch, seq = self.shape
-        if output.shape[-1] == channels and output.ndim >= 2:
-            if output.ndim == 4 and _has_heads_first(output, seq):
-                output = output.transpose(1, 2)
+        (batch, seq), shape = self.shape, tuple(output.shape)
+        if shape[-1:] == (channels,):
             # Whole rows by one flat index: many times as fast on a CPU as by item and position.
-            if output.ndim == 2 and len(output) == batch * seq:
-                return _answers(output, self.flat)
-            if output.ndim > 3 and tuple(output.shape[:2]) == self.shape:
-                heads = _answers(output.flatten(0, 1), self.flat).tensor()
-                return Answers(heads.reshape(-1, channels), None)
-            if output.ndim == 3 and tuple(output.shape[:2]) == self.shape:
+            if len(shape) == 3 and shape[:2] == self.shape:
                 return _answers(output.flatten(0, 1), self.flat)
-            if output.ndim == 3 and tuple(output.shape[:2]) == (batch, len(self.kept)):
+            if shape[:-1] == (batch * seq,):
+                return _answers(output, self.flat)
+            if shape[:-1] == (batch, len(self.kept)):
                 return _answers(output.flatten(0, 1), self.flat_kept)
+            if len(shape) == 4:
+                by_token = output.transpose(1, 2) if _has_heads_first(output, seq) else output
+                if tuple(by_token.shape[:2]) == self.shape:
+                    heads = _answers(by_token.flatten(0, 1), self.flat).tensor()
+                    return Answers(heads.reshape(-1, channels), None)
         raise ValueError(
-            f"module {name} returned shape {tuple(output.shape)}, expected "
+            f"module {name} returned shape {shape}, expected "
             f"{batch} x {seq} x {channels} (batch, seq, channels)"
         )
 
@@ -265,7 +265,7 @@ def run_model(model: nn.Module, batch: Mapping[str, Tensor], tokens: AnswerToken
 
 def _answers(flat: Tensor, rows: Int[Tensor, " tokens"]) -> Answers:
     """Rows by ascending numbers, each at most once: no numbers where they are all."""
-    return Answers(flat, None if len(rows) == len(flat) else rows)
+    return Answers(flat, None if rows.shape[0] == flat.shape[0] else rows)
 
 
 def _has_heads_first(output: Float[Tensor, "batch _ _ channels"], seq: int) -> bool:

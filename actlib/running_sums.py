@@ -7,7 +7,7 @@ values, magnitudes, means, spreads = sums.results()
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, reduce
 
 import torch
 from jaxtyping import Float, Int
@@ -117,11 +117,13 @@ class RunningSums:
         )
 
     def state(self) -> tuple[Float[Tensor, "rows total"], Int[Tensor, " modules"]]:
-        """All sums in float64 and all counts, on the CPU: what several processes add up."""
-        sums = torch.zeros(self._rows, self._total, dtype=torch.float64)
-        for each in self._sums.values():
-            sums += each.cpu()
-        return sums, torch.tensor(list(self._counts.values()), dtype=torch.int64)
+        """All sums in float64 and all counts, on the CPU: what several processes add up.
+
+        Sums of a CPU alone are given as they are, not copied.
+        """
+        found = [each.cpu().double() for each in self._sums.values()]
+        found = found or [torch.zeros(self._rows, self._total, dtype=torch.float64)]
+        return reduce(torch.add, found), torch.tensor([*self._counts.values()], dtype=torch.int64)
 
     def set_state(self, sums: Float[Tensor, "rows total"], counts: Int[Tensor, " modules"]) -> None:
         """Go on from these sums and counts instead of one's own."""
@@ -134,17 +136,17 @@ class RunningSums:
         Channels of a module that never ran are 0. All but the values are empty where they alone
         were summed up.
         """
-        sums, _ = self.state()
-        found: list[dict[str, Tensor]] = [{}, {}, {}, {}]
-        for name in self.modules:
-            rows = sums[:, self._place(name) : self._ends[name]]
-            rows = rows / max(self._counts[name], 1)
-            if self._rows == 4:
-                # Rounding can leave a constant channel slightly below 0.
-                rows[3] = (rows[3] - rows[2].square()).clamp_min(0).sqrt()
-            for part, row in zip(found, rows.float(), strict=False):
-                part[name] = row.clone()
-        return found
+        sums, counts = self.state()
+        channels = [each.channels for each in self.modules.values()]
+        rows = sums / counts.clamp_min(1).repeat_interleave(torch.tensor(channels))
+        if self._rows == 4:
+            # Rounding can leave a constant channel slightly below 0.
+            rows[3] = (rows[3] - rows[2].square()).clamp_min(0).sqrt()
+        parts = [
+            {name: own.clone() for name, own in zip(self.modules, row.split(channels), strict=True)}
+            for row in rows.float()
+        ]
+        return [*parts, *[{} for _ in range(4 - self._rows)]]
 
     def _place(self, name: str) -> int:
         """Where a module's channels begin in the sums."""
