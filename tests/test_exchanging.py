@@ -68,7 +68,7 @@ def test_zeros_of_the_other_sign_differ_and_a_nan_is_itself(block_bytes):
         assert torch.equal(bits(matrix), bits(wanted) if fits else before)
 
 
-def test_elements_that_no_loop_takes_are_exchanged_as_well():
+def test_elements_that_no_loop_takes_are_exchanged_as_well(block_bytes):
     """Such as those of a matrix on another device, or of a transposed one."""
     matrix, goal = torch.randn(2, 10, 37)
     selection = Selection("p", (37, 10), torch.rand(37) < 0.5, torch.rand(10) < 0.5)

@@ -44,14 +44,16 @@ def test_both_ways_give_the_four_sums(way, dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_loops_are_exact_to_the_last_bit_of_float64(dtype):
-    a, b = given(dtype)
-    wide = a.double(), b.double()
-    found = computed("loop", a, b, 4)
-    expected = torch.zeros(4, 6, dtype=torch.float64)
-    for x, y in zip(*wide, strict=True):
+@pytest.mark.parametrize("tokens", [1, 6, 7])
+@pytest.mark.parametrize("channels", [6, 2500])
+def test_loops_are_exact_to_the_last_bit_of_float64(dtype, tokens, channels):
+    """Whatever is left over of blocks of channels and of tokens in pairs."""
+    a, b = torch.randn(2, tokens, channels).to(dtype)
+    expected = torch.zeros(4, channels, dtype=torch.float64)
+    for x, y in zip(a.double(), b.double(), strict=True):
         expected += torch.stack([(x - y).abs(), (x.abs() + y.abs()) / 2, x, x * x])
-    assert torch.equal(found, expected)
+    assert torch.equal(computed("loop", a, b, 4), expected)
+    assert torch.equal(computed("loop", a, b, 1), expected[:1])
 
 
 @pytest.mark.parametrize("rows", [4, 1])
@@ -96,6 +98,15 @@ def test_results_are_means_over_the_tokens_of_all_calls(sums):
     torch.testing.assert_close(means["model.norm"], a.mean(0))
     torch.testing.assert_close(spreads["model.norm"], a.std(0, correction=0))
     assert all((part["model.embed_tokens"] == 0).all() for part in (values, means, spreads))
+
+
+def test_means_of_one_token_are_what_it_gives(sums):
+    ours, theirs = torch.randn(2, 1, 16)
+    sums.add("model.norm", ours, theirs)
+    values, magnitudes, means, spreads = (each["model.norm"] for each in sums.results())
+    assert torch.equal(values, (ours - theirs).abs()[0])
+    torch.testing.assert_close(magnitudes, (ours.abs() + theirs.abs())[0] / 2)
+    assert torch.equal(means, ours[0]) and spreads.max() < 1e-3
 
 
 def test_results_do_not_share_memory_with_the_sums(sums):
