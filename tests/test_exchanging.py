@@ -2,7 +2,7 @@ import pytest
 import torch
 
 import actlib.files.exchanging
-from actlib.files.exchanging import Swap, _BitSwap, exchange_, swaps
+from actlib.files.exchanging import Replacement, Swap, _BitSwap, exchange_, swaps
 from actlib.files.slabs import take, whole_slabs
 from actlib.transfer import Selection
 
@@ -27,7 +27,7 @@ def matrix_and_blocks(dtype, chosen=0.3, columns=0.4, width=10):
         wanted[index] = goal[index]
     for slab in whole_slabs(selection):
         old, new = (take(each, slab.rows, slab.columns) for each in (matrix, goal))
-        found += swaps(matrix, slab, old, new)
+        found += swaps(matrix, Replacement(slab, old, new))
     return matrix, wanted, found
 
 
@@ -61,7 +61,8 @@ def test_zeros_of_the_other_sign_differ_and_a_nan_is_itself(block_bytes):
     for value, found, fits in ((0.0, -0.0, False), (float("nan"), float("nan"), True)):
         matrix, wanted = torch.randn(2, 37, 10)
         matrix[20, 4] = value
-        blocks = list(swaps(matrix, *whole_slabs(everything), matrix.clone(), wanted))
+        (slab,) = whole_slabs(everything)
+        blocks = list(swaps(matrix, Replacement(slab, matrix.clone(), wanted)))
         matrix[20, 4] = found
         before = bits(matrix)
         assert exchange_(blocks) is fits
@@ -78,7 +79,7 @@ def test_elements_that_no_loop_takes_are_exchanged_as_well(block_bytes):
     blocks = []
     for slab in whole_slabs(selection):
         old, new = (take(each.T.contiguous(), slab.rows, slab.columns) for each in (matrix, goal))
-        blocks += swaps(matrix.T, slab, old, new)
+        blocks += swaps(matrix.T, Replacement(slab, old, new))
     assert not any(isinstance(each, _BitSwap) for each in blocks)
     before = matrix.clone()
     row, column = (matrix.T != wanted.T).nonzero()[-1].tolist()
@@ -112,7 +113,8 @@ def test_an_error_or_interrupt_in_any_block_is_undone(monkeypatch, error):
         before = bits(matrix)
         rows = torch.tensor([at])
         slab = whole_slabs(Selection("p", (37, 10), torch.arange(37) == at, None))[0]
-        blocks[at] = Failing(matrix, slab, matrix[rows].clone(), torch.zeros(1, 10))
+        replacement = Replacement(slab, matrix[rows].clone(), torch.zeros(1, 10))
+        blocks[at] = Failing(matrix, replacement)
         with pytest.raises(error):
             exchange_(blocks)
         assert torch.equal(bits(matrix), before)

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from torch import Tensor
@@ -23,21 +24,46 @@ BLOCK_BYTES = 16 << 20
 """Size of the rows of a block: several for each thread, and large beside the cost of a call."""
 
 
+@dataclass(frozen=True, eq=False)
+class Replacement:
+    """Elements of a parameter and two values for each, on the CPU.
+
+    Attributes:
+        slab: which elements.
+        old: the values that they should have [rows of the slab, its columns].
+        new: the values that they get.
+    """
+
+    slab: Slab
+    old: Tensor
+    new: Tensor
+
+    def words(self, width: int) -> tuple[np.ndarray, np.ndarray]:
+        """Both values as integers of so many bytes, of the same memory where it is in one piece."""
+        if width not in self._words:
+            self._words[width] = as_words(self.old, width), as_words(self.new, width)
+        return self._words[width]
+
+    @cached_property
+    def _words(self) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+        return {}
+
+    def some(self, start: int, stop: int) -> "Replacement":
+        """The same of some of the slab's rows."""
+        slab = self.slab
+        part = Slab(slab.piece, slab.start + start, slab.rows[start:stop], slab.columns)
+        return Replacement(part, self.old[start:stop], self.new[start:stop])
+
+
 class Swap:
     """Elements of one matrix on any device, and what they are exchanged for."""
 
-    def __init__(self, matrix: Tensor, slab: Slab, old: Tensor, new: Tensor) -> None:
-        """Prepare the exchange.
-
-        Args:
-            matrix: rows of a parameter, sharing its memory [rows, columns].
-            slab: the elements of `matrix`.
-            old: the values that they should have, on the CPU [rows of the slab, its columns].
-            new: the values that they get.
-        """
+    def __init__(self, matrix: Tensor, replacement: Replacement) -> None:
+        """Prepare the exchange in a matrix [rows, columns], sharing a parameter's memory."""
+        slab = replacement.slab
         columns = None if slab.columns is None else slab.columns.to(matrix.device)
         self._place = matrix, slab.rows.to(matrix.device), columns
-        self._old, self._new = old, new
+        self._old, self._new = replacement.old, replacement.new
         self._begun = False
 
     def do(self) -> bool:
@@ -73,12 +99,12 @@ class _Bits:
     new: np.ndarray
 
     @classmethod
-    def of(cls, matrix: Tensor, slab: Slab, old: Tensor, new: Tensor) -> "_Bits":
+    def of(cls, matrix: Tensor, replacement: Replacement) -> "_Bits":
         """The same as integers, as wide as can be."""
+        slab = replacement.slab
         whole = words(matrix, within_rows=slab.columns is not None).numpy()
         columns = None if slab.columns is None else slab.columns.numpy()
-        values = as_words(old, whole), as_words(new, whole)
-        return cls(whole, slab.rows.numpy(), columns, *values)
+        return cls(whole, slab.rows.numpy(), columns, *replacement.words(whole.itemsize))
 
     def swap(self, start: int, stop: int, back: bool = False) -> int:
         """Replace the old values by the new, or the new by the old, in some of the rows.
@@ -107,27 +133,23 @@ class _BitSwap(Swap):
         self._bits.swap(self._start, self._done, back=True)
 
 
-def swaps(matrix: Tensor, slab: Slab, old: Tensor, new: Tensor) -> Iterator[Swap]:
+def swaps(matrix: Tensor, replacement: Replacement) -> Iterator[Swap]:
     """The exchange of a slab, block by block.
 
     Args:
         matrix: a parameter as a matrix [all dimensions but the last, last].
-        slab: elements of it.
-        old: values that they should have [rows of the slab, its columns].
-        new: values that they get.
+        replacement: elements of it, and their values.
     """
-    bits = None
-    if matrix.is_cpu and matrix.is_contiguous():
-        bits = _Bits.of(matrix, slab, old, new)
-    rows = slab.rows.shape[0]
+    in_place = matrix.is_cpu and matrix.is_contiguous()
+    bits = _Bits.of(matrix, replacement) if in_place else None
+    rows = replacement.slab.rows.shape[0]
     step = max(1, BLOCK_BYTES // max(1, matrix.shape[1] * matrix.element_size()))
     for start in range(0, rows, step):
         stop = min(start + step, rows)
-        if bits is not None:
-            yield _BitSwap(bits, start, stop)
+        if bits is None:
+            yield Swap(matrix, replacement.some(start, stop))
         else:
-            part = Slab(slab.piece, slab.start + start, slab.rows[start:stop], slab.columns)
-            yield Swap(matrix, part, old[start:stop], new[start:stop])
+            yield _BitSwap(bits, start, stop)
 
 
 def exchange_(blocks: Sequence[Swap]) -> bool:

@@ -25,6 +25,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from actlib.files.exchanging import Replacement
 from actlib.files.headers import DTYPES, header_of
 from actlib.files.slabs import Slab
 from actlib.transfer import Selection
@@ -104,7 +105,7 @@ class PatchFile:
         self._data = torch.from_numpy(np.memmap(path, np.uint8, "c"))
         self._indices: dict[str, tuple[Tensor, Tensor | None]] = {}
         self._slabs: dict[str, list[Slab]] = {}
-        self._values: dict[tuple[str, str], list[tuple[Slab, Tensor]]] = {}
+        self._replacements: dict[tuple[str, tuple[str, str]], list[Replacement]] = {}
         metadata = dict(file.metadata() or {})
         self._require_readable(metadata.pop("actlib", "{}"))
         try:
@@ -155,27 +156,39 @@ class PatchFile:
         self._slabs[name] = found
         return found
 
-    def values(self, name: str, side: str) -> list[tuple[Slab, Tensor]]:
+    def values(self, name: str, side: str) -> Iterator[tuple[Slab, Tensor]]:
         """Values of each piece, `before` or `after` the patch, mapped from the file.
 
-        Returns:
-            Slabs that are whole pieces, and their values [rows, columns].
+        Yields:
+            A slab that is the whole piece, and its values [rows, columns].
 
         Raises:
             ValueError: the stored values are not of the selection's shape and type.
         """
-        if (name, side) in self._values:
-            return self._values[name, side]
-        part, found = self.parts[name], []
+        part = self.parts[name]
         for slab in self.slabs(name):
             values = self._tensor(f"{name}.{side}.{slab.piece}")
             if tuple(values.shape) != piece_shape(slab, part.shape):
                 raise self._damaged(f"the values of {name}")
             if values.dtype != DTYPES[part.dtype]:
                 raise self._damaged(f"the values of {name}")
-            found.append((slab, values.view(slab.rows.shape[0], -1)))
-        self._values[name, side] = found
-        return found
+            yield slab, values.view(slab.rows.shape[0], -1)
+
+    def replacements(self, name: str, sides: tuple[str, str]) -> list[Replacement]:
+        """What takes a parameter from the first side to the second, piece by piece.
+
+        Prepared once, since patches are switched on and off.
+
+        Raises:
+            ValueError: as `values`.
+        """
+        if (name, sides) not in self._replacements:
+            old, new = (self.values(name, side) for side in sides)
+            self._replacements[name, sides] = [
+                Replacement(slab, first, second)
+                for (slab, first), (_, second) in zip(old, new, strict=True)
+            ]
+        return self._replacements[name, sides]
 
     def check(self, name: str, side: str) -> None:
         """Refuse a file whose values are not those that its metadata hashes.

@@ -116,12 +116,12 @@ def _exchanges(
     patch: PatchFile, matrices: Mapping[str, Tensor], sides: tuple[str, str]
 ) -> list[Swap]:
     """Every exchange that a patch asks for; the largest tensors come first."""
-    found: list[Swap] = []
-    for name in sorted(matrices, key=lambda name: -matrices[name].numel()):
-        old, new = (patch.values(name, side) for side in sides)
-        for (slab, first), (_, second) in zip(old, new, strict=True):
-            found += swaps(matrices[name], slab, first, second)
-    return found
+    return [
+        swap
+        for name in sorted(matrices, key=lambda name: -matrices[name].numel())
+        for replacement in patch.replacements(name, sides)
+        for swap in swaps(matrices[name], replacement)
+    ]
 
 
 def _set(patch: PatchFile, name: str, matrix: Tensor, side: str) -> None:

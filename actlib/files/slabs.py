@@ -204,7 +204,7 @@ def put_(
     if columns is None:
         whole = words(matrix)
         if matrix.is_cpu:  # Four times as fast as index_copy_.
-            whole.numpy()[rows.numpy()] = as_words(values, whole)
+            whole.numpy()[rows.numpy()] = as_words(values, whole.element_size())
         else:
             whole.index_copy_(0, rows, values.contiguous().view(whole.dtype))
     elif rows.shape[0] < matrix.shape[0]:
@@ -216,7 +216,7 @@ def put_(
 def same_bits(one: Tensor, other: Tensor) -> bool:
     """Whether two matrices on the CPU are equal bit by bit: 0.0 is not -0.0, a NaN is itself."""
     bits = words(one.contiguous())
-    return np.array_equal(bits.numpy(), as_words(other, bits))
+    return np.array_equal(bits.numpy(), as_words(other, bits.element_size()))
 
 
 def words(matrix: Tensor, within_rows: bool = False) -> Tensor:
@@ -230,10 +230,10 @@ def words(matrix: Tensor, within_rows: bool = False) -> Tensor:
     return matrix.view(torch.int64 if fits else _BITS[width])
 
 
-def as_words(values: Tensor, like: Tensor | np.ndarray) -> np.ndarray:
-    """The bits of values in integers as wide as those of another tensor or array."""
+def as_words(values: Tensor, width: int) -> np.ndarray:
+    """The bits of values as integers of so many bytes, which divide a row's."""
     bits = values.contiguous().view(_BITS[values.element_size()]).numpy()
-    return bits.view(f"i{like.itemsize}")
+    return bits.view(f"i{width}")
 
 
 @contextmanager
