@@ -186,6 +186,7 @@ ROWS = (
         ("bfloat16", "bfloat16 file"),
         (Aim("seconds", "fold", 5.0),),
         floor=COPIED,
+        turns=15,
     ),
     Row(
         "rankings",
