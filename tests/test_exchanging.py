@@ -2,7 +2,8 @@ import pytest
 import torch
 
 import actlib.files.exchanging
-from actlib.files.exchanging import Replacement, Swap, _BitSwap, exchange_, swaps
+from actlib.files.exchanging import Swap, _BitSwap, exchange_, swaps
+from actlib.files.replacements import Replacement
 from actlib.files.slabs import take, whole_slabs
 from actlib.transfer import Selection
 

@@ -12,47 +12,16 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from torch import Tensor
 
 from actlib.compiling import compiled
-from actlib.files.slabs import Slab, as_words, one_thread_each, put_, same_bits, take, words
+from actlib.files.replacements import Replacement
+from actlib.files.slabs import one_thread_each, put_, same_bits, take, words
 
 BLOCK_BYTES = 16 << 20
 """Size of the rows of a block: several for each thread, and large beside the cost of a call."""
-
-
-@dataclass(frozen=True, eq=False)
-class Replacement:
-    """Elements of a parameter and two values for each, on the CPU.
-
-    Attributes:
-        slab: which elements.
-        old: the values that they should have [rows of the slab, its columns].
-        new: the values that they get.
-    """
-
-    slab: Slab
-    old: Tensor
-    new: Tensor
-
-    def words(self, width: int) -> tuple[np.ndarray, np.ndarray]:
-        """Both values as integers of so many bytes, of the same memory where it is in one piece."""
-        if width not in self._words:
-            self._words[width] = as_words(self.old, width), as_words(self.new, width)
-        return self._words[width]
-
-    @cached_property
-    def _words(self) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-        return {}
-
-    def some(self, start: int, stop: int) -> "Replacement":
-        """The same of some of the slab's rows."""
-        slab = self.slab
-        part = Slab(slab.piece, slab.start + start, slab.rows[start:stop], slab.columns)
-        return Replacement(part, self.old[start:stop], self.new[start:stop])
 
 
 class Swap:

@@ -25,8 +25,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from actlib.files.exchanging import Replacement
 from actlib.files.headers import DTYPES, header_of
+from actlib.files.replacements import Replacement
 from actlib.files.slabs import Slab
 from actlib.transfer import Selection
 
