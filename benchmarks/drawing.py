@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.ticker import NullLocator
 
 from actlib.plotting.style import figure, look, save_figure, set_theme
 from benchmarks.report import fitted
@@ -53,7 +54,12 @@ def _panel(row: Growth, runs: pd.DataFrame, lines: pd.DataFrame, ax) -> None:
         ax.plot(ends, line["factor"] * ends ** line["exponent"], color=style["color"])
     ax.set_xscale("log")
     ax.set_yscale("log")
+    sizes = sorted(runs["size"].unique())
+    ax.set_xticks(sizes, [f"{size:,.0f}" for size in sizes], fontsize=7)
+    ax.xaxis.set_minor_locator(NullLocator())
     ax.set_xlabel(row.axis[0].upper() + row.axis[1:])
     ax.set_ylabel("Seconds")
     if len(lines):
+        low, high = ax.get_ylim()
+        ax.set_ylim(low, high * (high / low) ** (0.12 * len(lines)))  # room for the legend
         ax.legend(loc="upper left", fontsize=7)

@@ -76,7 +76,7 @@ def _recording(case: str, setting: Setting) -> Callable[[], dict[str, float]]:
 
 
 def _operators(run: Callable[[], object]) -> dict[str, float]:
-    """Seconds by kind of operator; what no operator accounts for is the rest."""
+    """Seconds by kind of operator; the rest is Python and compiled loops."""
     start = time.perf_counter()
     with profile(activities=[ProfilerActivity.CPU]) as watched:
         run()
