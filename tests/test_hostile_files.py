@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from actlib.__main__ import main
+from actlib.cli import main
 from actlib.files.headers import INDEX, LONGEST_HEADER, SINGLE, stored_tensors
 from actlib.files.loading import load_pretrained
 from actlib.files.rewriting import _copy_others

@@ -89,7 +89,7 @@ def test_the_command_imports_little_and_writes_the_same_bytes(pair, tmp_path, mo
     words = ["transfer", "--mask", "mask.safetensors", "--out", "out"]
     words += ["--target", "target", "--donor", "donor"]
     code = (
-        "import sys; from actlib.__main__ import main; status = main(sys.argv[1:]); "
+        "import sys; from actlib.cli import main; status = main(sys.argv[1:]); "
         f"print(*(name for name in {HEAVY} if name in sys.modules)); sys.exit(status)"
     )
     done = subprocess.run(

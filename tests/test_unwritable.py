@@ -11,7 +11,7 @@ import torch
 from matplotlib import pyplot as plt
 from safetensors.torch import save_file
 
-from actlib.__main__ import main
+from actlib.cli import main
 from actlib.files.writing import Unwritable, file_beside, folder_beside, write_text
 from actlib.masks import ChannelMask
 from actlib.plotting.style import save_figure

@@ -24,7 +24,7 @@ JUDGING = [
         ("owner/model", "HF_HUB_OFFLINE"),
         lambda: study_data(),
     ),
-    Case("limit of 0 in judging", "eval target --limit 0", ("limit", "0", "at least 1")),
+    Case("limit of 0 in judging", "eval target --limit 0", ("limit", "0", "equal to 1"), status=2),
     Case(
         "batch that is no number",
         "eval target --tasks act_fr_maths --data data --batch-size many",
@@ -42,6 +42,7 @@ JUDGING = [
         "eval target --tasks act_fr_maths --data data --shots -1",
         ("shots", "-1"),
         lambda: study_data(),
+        status=2,
     ),
     Case("data that are not there", "eval --list --data nowhere", ("nowhere",)),
     Case(

@@ -41,7 +41,7 @@ class Case:
         command: words of the command line.
         told: what the sentence must hold: file or option, value, remedy.
         spoil: changes the working directory.
-        status: exit status; 2 is argparse's, with the usage before the sentence.
+        status: exit status; 2 of words that are no command, option or value.
     """
 
     name: str

@@ -120,6 +120,4 @@ MOVING = [
     ),
     Case("patch with metadata of its own", MAKE + " --metadata scale=2", ("scale", "patch")),
     Case("metadata without a text", MAKE + " --metadata license", ("KEY=TEXT", "license")),
-    Case("result to trace that is not there", "trace nowhere", ("nowhere", "slip")),
-    Case("result without a record", "trace donor", ("donor", "record", "anew")),
 ]

@@ -85,22 +85,25 @@ PRESETS = [
     Case(
         "seed below 0",
         "step build --preset tiny --model base --seed -1",
-        ("--seed", "-1", "at least 0"),
+        ("--seed", "-1", "equal to 0"),
+        status=2,
     ),
     Case(
         "seed below 0, recorded",
         "step record --preset tiny --seed -1",
-        ("--seed", "-1", "at least 0"),
+        ("--seed", "-1", "equal to 0"),
+        status=2,
     ),
     Case(
         "seed too large",
         "step build --preset tiny --model base --seed 4294967296",
         ("--seed", "4294967296"),
+        status=2,
     ),
     Case(
         "method that is none", "step sweep --preset tiny --part transfer --bundle magic", ("magic",)
     ),
     Case("notebook that is none", "run pair.yaml --notebooks 77", ("notebooks", "77", "01")),
-    Case("no core", RUN + " --cores 0", ("--cores", "0", "at least 1")),
+    Case("no core", RUN + " --cores 0", ("--cores", "0", "equal to 1"), status=2),
     Case("figures below a file", RUN + " --figures own.jsonl/figures", ("own.jsonl", "folder")),
 ]

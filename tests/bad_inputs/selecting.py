@@ -45,7 +45,7 @@ SELECTING = [
         ("percent", "five"),
         status=2,
     ),
-    Case("ranking that is none", MASK + " --ranking best", ("ranking", "best", "global"), status=2),
+    Case("ranking that is none", MASK + " --ranking best", ("ranking", "best", "global")),
     Case(
         "ranking without its reference", MASK + " --ranking relative", ("relative", "--reference")
     ),
@@ -75,5 +75,5 @@ SELECTING = [
         RECORD.replace("out new", "out own.jsonl"),
         ("own.jsonl", "another"),
     ),
-    Case("no step", "steal scores", ("steal", "record"), status=2),
+    Case("no step", "steal scores", ("steal", "--help"), status=2),
 ]

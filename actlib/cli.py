@@ -1,0 +1,287 @@
+"""Command line: `actlib COMMAND …`, or `python -m actlib COMMAND …`.
+
+A command is a function below: its docstring is its help, its parameters are its options, and heavy
+modules are imported inside it, so that help answers at once. `terminal` has the exit statuses.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from typer import Argument, Option
+
+from actlib.patch_commands import patch
+from actlib.study import steps
+from actlib.terminal import (
+    Folder,
+    Json,
+    Mask,
+    OutFile,
+    OutFolder,
+    Scale,
+    command,
+    load_mask,
+    new_app,
+    require_output,
+    run_app,
+    show,
+)
+
+app = new_app("Find the channels of an ability, and move them between models.")
+app.add_typer(patch, name="patch")
+app.add_typer(steps.app, name="step", hidden=True)
+
+ModelArgument = Annotated[str, Argument(help="model folder or Hub id")]
+Model = Annotated[str, Option(help="model folder or Hub id")]
+Questions = Annotated[str, Option(help="JSON lines, or a file of MGSM, GSM8K or EXAMS")]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: words of the command line; those of the process if None.
+
+    Returns:
+        The exit status, see `terminal`.
+    """
+    return run_app(app, sys.argv[1:] if arguments is None else arguments)
+
+
+@command(app, "check")
+def check(donor: ModelArgument, target: ModelArgument, as_json: Json = False) -> int:
+    """Report whether two models fit, and how far apart they are.
+
+    The exit status is 1 where they do not fit, so that scripts can ask.
+
+    Example:
+        actlib check path/to/donor path/to/target --json
+    """
+    from actlib.pairing.reports import pair_report_of
+
+    report = pair_report_of(donor, target)
+    print(json.dumps(report.to_dict(), indent=1) if as_json else report)
+    return 0 if report.fits else 1
+
+
+@command(app, "record")
+def record(
+    donor: Model,
+    target: Model,
+    questions: Questions,
+    out: OutFile,
+    limit: Annotated[int | None, Option(min=1, help="use the first questions")] = None,
+    batch_size: Annotated[int, Option(min=1, help="questions at a time")] = 16,
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16",
+    device_map: Annotated[str, Option(help="as of transformers, such as auto")] = "",
+    moments: Annotated[bool, Option("--moments", help="also means and deviations")] = False,
+    as_json: Json = False,
+) -> None:
+    """Score channels by activation differences, Eq. 2 of the paper.
+
+    Example:
+        actlib record --donor D --target T --questions de.jsonl --out scores.safetensors
+    """
+    require_output(out, questions)
+    if Path(donor).resolve() == Path(target).resolve():
+        raise ValueError(f"--donor {donor} and --target {target} are the same model; name two")
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from actlib.contexts import require_room
+    from actlib.files.loading import load_pretrained
+    from actlib.files.stored import tokenizer_of
+    from actlib.localize import record_differences
+    from actlib.text.data import load_external
+    from actlib.text.prompts import batches
+
+    rows = list(load_external(questions))[:limit]
+    tokenizer = tokenizer_of(target)
+    if tokenizer is None:
+        raise ValueError(f"the model folder {target} holds no tokenizer; save one there")
+    encoded = batches(tokenizer, rows, batch_size)
+    options = {"dtype": getattr(torch, dtype)} | ({"device_map": device_map} if device_map else {})
+    load: Callable = partial(load_pretrained, AutoModelForCausalLM, **options)
+    models = load(donor), load(target)
+    for batch in encoded:  # here, where a question still has its name
+        names = [f"the question {rows[n]['id']} of {questions}" for n in batch["index"].tolist()]
+        require_room(models[1], batch, names.__getitem__)
+    sums: dict[str, Any] = {"moments": True} if moments else {}
+    scores = record_differences(*models, encoded, progress=True, **sums)
+    if not any(values.any() for values in scores.values.values()):
+        same = f"donor {donor} and target {target} give the same activations in every channel"
+        raise ValueError(f"{same}; name two different models")
+    scores.save(out)
+    channels = sum(values.numel() for values in scores.values.values())
+    result = {"out": out, "answer_tokens": scores.tokens, "questions": len(rows)}
+    line = f"{out}: {scores.tokens} answer tokens of {len(rows)} questions"
+    show(as_json, result | {"channels": channels}, line)
+
+
+@command(app, "mask")
+def mask(
+    scores: Annotated[str, Argument(help="file of `record`")],
+    percent: Annotated[float, Option(help="share of the channels, above 0 and up to 100 (all)")],
+    out: OutFile,
+    ranking: Annotated[str, Option(help="see `actlib.scores`; global is the paper's")] = "global",
+    reference: Annotated[str | None, Option(help="scores of another ability to compare to")] = None,
+    without: Annotated[list[str] | None, Option(help="such as head or embedding")] = None,
+    as_json: Json = False,
+) -> None:
+    """Take the channels that score highest.
+
+    Example:
+        actlib mask scores.safetensors --percent 5 --out mask.safetensors
+    """
+    require_output(out, scores, reference)
+    from actlib.scores import ChannelScores, require_percent
+
+    require_percent(percent)
+    recorded = ChannelScores.load(scores)
+    if not any(values.any() for values in recorded.values.values()):
+        raise ValueError(f"the scores in {scores} are all 0; record two different models")
+    try:
+        if reference:
+            recorded = recorded.relative_to(ChannelScores.load(reference))
+        roles: dict[str, Any] = {"without": tuple(without)} if without else {}
+        chosen = recorded.top(percent, ranking=ranking, **roles)
+    except ValueError as error:
+        raise ValueError(f"{reference or scores}: {error}") from error
+    chosen.save(out)
+    result = {"out": out, "channels": chosen.count, "of": chosen.total, "percent": chosen.percent}
+    show(as_json, result, f"{out}: {chosen.count} of {chosen.total} channels")
+
+
+@command(app, "transfer")
+def transfer(
+    target: Folder,
+    donor: Folder,
+    mask: Mask,
+    out: OutFolder,
+    scale: Scale = 0.4,
+    as_json: Json = False,
+) -> None:
+    """Move masked channels towards the donor's.
+
+    Example:
+        actlib transfer --target T --donor D --mask mask.safetensors --scale 0.4 --out OUTPUT
+    """
+    require_output(out, folder=True)
+    chosen = load_mask(mask)
+    from actlib.files.checkpoints import transfer_checkpoint
+
+    transfer_checkpoint(target, donor, chosen, out, scale)
+    result = {"out": out, "channels": chosen.count, "of": chosen.total, "scale": scale}
+    show(as_json, result, out)
+
+
+@command(app, "merge")
+def merge(
+    base: Folder,
+    give: Annotated[list[str], Option(metavar="DONOR MASK SCALE", help="once for each donor")],
+    out: OutFolder,
+    collisions: Literal["sum", "average", "largest"] = "sum",
+    as_json: Json = False,
+) -> None:
+    """Merge several donors into their common base.
+
+    Example:
+        actlib merge --base B --give D1 mask1 0.4 --give D2 mask2 0.4 --out OUTPUT
+    """
+    require_output(out, folder=True)
+    if len(give) % 3:
+        raise ValueError(f"--give takes DONOR MASK SCALE, got {' '.join(give)}")
+    contributions = []
+    for donor, mask, scale in zip(*[iter(give)] * 3, strict=True):
+        try:
+            number = float(scale)
+        except ValueError:
+            words = f"--give {donor} {mask} {scale}"
+            raise ValueError(f"{words}: the scale must be a number, such as 0.4") from None
+        contributions.append((donor, load_mask(mask), number))
+    from actlib.files.merging import merge_checkpoint
+
+    report = merge_checkpoint(base, contributions, out, collisions)
+    result = {"out": out, "channels": report.union.count, "of": report.union.total}
+    result |= {"collisions": report.collisions, "rule": collisions}
+    line = f"{report.union.count} channels, {report.collisions} claimed more than once"
+    show(as_json, result, f"{out}: {line}")
+
+
+@command(app, "eval")
+def evaluate(
+    model: Annotated[str | None, Argument(help="model folder or Hub id")] = None,
+    tasks: Annotated[list[str] | None, Option(metavar="NAME ...", help="or patterns")] = None,
+    data: Annotated[list[str] | None, Option(metavar="FOLDER ...", help="local files")] = None,
+    list_: Annotated[bool, Option("--list", help="name the tasks of the local files")] = False,
+    limit: Annotated[int | None, Option(min=1, help="first items of each task")] = None,
+    batch_size: Annotated[str | None, Option(help="items in a batch, or auto")] = None,
+    shots: Annotated[int | None, Option(min=0, help="examples before each question")] = None,
+    chat: Annotated[bool, Option("--chat", help="ask through the chat template")] = False,
+    backend: Literal["hf", "vllm"] = "hf",
+    samples: Annotated[str | None, Option(help="folder for prompts and responses")] = None,
+    out: Annotated[str | None, Option(help="table to write, .csv or .json")] = None,
+    as_json: Json = False,
+) -> None:
+    """Evaluate a model by lm-evaluation-harness.
+
+    Example:
+        actlib eval MODEL --tasks mgsm_local_fr exams_local_french --data mgsm/ exams/
+    """
+    if list_:
+        from actlib.harness.local_tasks import local_tasks
+
+        print("\n".join(local_tasks(data)))
+        return
+    if model is None:
+        raise ValueError("eval needs a model folder or Hub id, or --list")
+    if out and not out.endswith((".csv", ".json")):
+        raise ValueError(f"--out must end in .csv or .json, got {out}")
+    size = int(batch_size) if batch_size and batch_size.isdigit() else batch_size
+    if size == 0 or (isinstance(size, str) and not size.startswith("auto")):
+        raise ValueError(f"--batch-size must be a number of at least 1, or auto, got {batch_size}")
+    if out:
+        require_output(out)
+    if samples:
+        require_output(samples, folder=True)
+    from actlib.files.writing import write_text
+    from actlib.harness.judging import judge
+
+    table = judge(
+        model,
+        tasks=tasks or ["act_*"],
+        data=data,
+        limit=limit,
+        batch_size=size,
+        samples=samples,
+        backend=backend,
+        num_fewshot=shots,
+        apply_chat_template=chat,
+    )
+    rows = table.to_json(orient="records", indent=1)
+    if as_json or not out:
+        print(rows if as_json else table.to_string(index=False))
+    if out:
+        write_text(Path(out), table.to_csv(index=False) if out.endswith(".csv") else rows)
+
+
+@command(app, "run")
+def run(
+    preset: Annotated[str, Argument(help="name in configs/, or a YAML file")],
+    notebooks: Annotated[str, Option(help="such as 01-05 or 01,03; all if left out")] = "",
+    cores: Annotated[int | None, Option(min=1, help="CPU cores; all, or the profile's")] = None,
+    figures: Annotated[str, Option(help="folder of figures and tables")] = "",
+    profile: Annotated[str, Option(help="folder of a Snakemake profile, for a cluster")] = "",
+    as_json: Json = False,
+) -> int:
+    """Run the notebooks on a preset or on your own pair, with a report.
+
+    Example:
+        actlib run mine.yaml --notebooks 01,03 --cores 4 --json
+    """
+    if figures:
+        require_output(figures, folder=True)
+    return steps.run_notebooks(preset, notebooks, cores, figures, profile, as_json)

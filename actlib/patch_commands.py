@@ -1,0 +1,112 @@
+"""The commands `actlib patch make`, `apply`, `revert` and `inspect`."""
+
+from typing import TYPE_CHECKING, Annotated
+
+from typer import Argument, Option
+
+from actlib.terminal import (
+    Folder,
+    Json,
+    Mask,
+    OutFile,
+    OutFolder,
+    Scale,
+    command,
+    load_mask,
+    new_app,
+    require_output,
+    show,
+)
+
+if TYPE_CHECKING:
+    from actlib.files.patch_files import PatchInfo
+
+patch = new_app("Make, apply, revert or inspect an ability patch.")
+PatchPath = Annotated[str, Argument(metavar="PATCH", help="file of the patch")]
+
+
+@command(patch, "make")
+def make(
+    target: Folder,
+    donor: Folder,
+    mask: Mask,
+    out: OutFile,
+    scale: Scale = 0.4,
+    metadata: Annotated[list[str] | None, Option(metavar="KEY=TEXT", help="to write in it")] = None,
+    irreversible: Annotated[bool, Option("--irreversible", help="half the size")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write the moved channels of a transfer to one file.
+
+    Example:
+        actlib patch make --target T --donor D --mask mask.safetensors --out maths.safetensors
+    """
+    require_output(out, mask)
+    entries = {}
+    for entry in metadata or []:
+        key, equals, entries[key] = entry.partition("=")
+        if not key or not equals:
+            raise ValueError(f"a metadata entry is KEY=TEXT, got {entry!r}")
+    chosen = load_mask(mask)
+    from actlib.files.patches import make_patch
+
+    reversible = not irreversible
+    info = make_patch(
+        target, donor, chosen, out, scale=scale, metadata=entries, reversible=reversible
+    )
+    show(as_json, info.to_dict(), _line(info))
+
+
+@command(patch, "apply")
+def apply(path: PatchPath, target: Folder, out: OutFolder) -> None:
+    """Write the patched model.
+
+    Example:
+        actlib patch apply maths.safetensors --target T --out OUTPUT
+    """
+    require_output(out, folder=True)
+    from actlib.files.patches import apply_patch
+
+    print(apply_patch(target, path, out))
+
+
+@command(patch, "revert")
+def revert(path: PatchPath, target: Folder, out: OutFolder) -> None:
+    """Write the original model.
+
+    Example:
+        actlib patch revert maths.safetensors --target OUTPUT --out RESTORED
+    """
+    require_output(out, folder=True)
+    from actlib.files.patches import revert_patch
+
+    print(revert_patch(target, path, out))
+
+
+@command(patch, "inspect")
+def inspect(
+    path: PatchPath,
+    card: Annotated[bool, Option("--card", help="print a card to publish beside it")] = False,
+    as_json: Json = False,
+) -> None:
+    """Report what a patch holds.
+
+    Example:
+        actlib patch inspect maths.safetensors --json
+    """
+    from actlib.files.patches import inspect_patch
+
+    info = inspect_patch(path)
+    if card:
+        from actlib.files.cards import patch_card
+
+        print(patch_card(info))
+        return
+    entries = (f"{key}: {text}" for key, text in info.metadata.items())
+    show(as_json, info.to_dict(), "\n".join([_line(info), *entries]))
+
+
+def _line(info: "PatchInfo") -> str:
+    share = f"{info.parameter_percent:.3g} % of the target's parameters"
+    size = f"{info.elements} elements of {len(info.tensors)} tensors, {share}, {info.bytes} bytes"
+    return f"{size}, {'reversible' if info.reversible else 'not reversible'}"
