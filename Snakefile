@@ -12,7 +12,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from actlib.files.locks import alone, take
+from actlib.folders.locks import alone, take
 from actlib.study.families import model_folder, recipe
 from actlib.study.job_needs import job_cores, job_needs
 from actlib.study.presets import LoadedModel, TunedModel, WheelModel, load_preset, preset_file

@@ -92,8 +92,8 @@ def record(
     from transformers import AutoModelForCausalLM
 
     from actlib.contexts import require_room
-    from actlib.files.loading import load_pretrained
-    from actlib.files.stored import tokenizer_of
+    from actlib.folders.loading import load_pretrained
+    from actlib.folders.stored import tokenizer_of
     from actlib.localize import record_differences
     from actlib.text.data import load_external
     from actlib.text.prompts import batches
@@ -171,7 +171,7 @@ def transfer(
     """
     require_output(out, folder=True)
     chosen = load_mask(mask)
-    from actlib.files.checkpoints import transfer_checkpoint
+    from actlib.folders.checkpoints import transfer_checkpoint
 
     transfer_checkpoint(target, donor, chosen, out, scale)
     result = {"out": out, "channels": chosen.count, "of": chosen.total, "scale": scale}
@@ -202,7 +202,7 @@ def merge(
             words = f"--give {donor} {mask} {scale}"
             raise ValueError(f"{words}: the scale must be a number, such as 0.4") from None
         contributions.append((donor, load_mask(mask), number))
-    from actlib.files.merging import merge_checkpoint
+    from actlib.folders.merging import merge_checkpoint
 
     report = merge_checkpoint(base, contributions, out, collisions)
     result = {"out": out, "channels": report.union.count, "of": report.union.total}
@@ -247,7 +247,7 @@ def evaluate(
         require_output(out)
     if samples:
         require_output(samples, folder=True)
-    from actlib.files.writing import write_text
+    from actlib.folders.writing import write_text
     from actlib.harness.judging import judge
 
     table = judge(

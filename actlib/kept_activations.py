@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from actlib.activations import Activations
 from actlib.channels import ChannelModule, Layout
 from actlib.experts import Routed
-from actlib.files.writing import file_beside, write_text
+from actlib.folders.writing import file_beside, write_text
 from actlib.passes import Part, Take, bytes_per_token, describe_model
 
 ROUTED = ("values", "tokens", "experts")

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from actlib.channels import channel_modules
-from actlib.files.writing import file_beside
+from actlib.folders.writing import file_beside
 
 MADE_BY = {
     "ChannelMask": "`actlib mask` makes one from scores",

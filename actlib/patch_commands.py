@@ -19,7 +19,7 @@ from actlib.terminal import (
 )
 
 if TYPE_CHECKING:
-    from actlib.files.patch_files import PatchInfo
+    from actlib.folders.patch_files import PatchInfo
 
 patch = new_app("Make, apply, revert or inspect an ability patch.")
 PatchPath = Annotated[str, Argument(metavar="PATCH", help="file of the patch")]
@@ -48,7 +48,7 @@ def make(
         if not key or not equals:
             raise ValueError(f"a metadata entry is KEY=TEXT, got {entry!r}")
     chosen = load_mask(mask)
-    from actlib.files.patches import make_patch
+    from actlib.folders.patches import make_patch
 
     reversible = not irreversible
     info = make_patch(
@@ -65,7 +65,7 @@ def apply(path: PatchPath, target: Folder, out: OutFolder) -> None:
         actlib patch apply maths.safetensors --target T --out OUTPUT
     """
     require_output(out, folder=True)
-    from actlib.files.patches import apply_patch
+    from actlib.folders.patches import apply_patch
 
     print(apply_patch(target, path, out))
 
@@ -78,7 +78,7 @@ def revert(path: PatchPath, target: Folder, out: OutFolder) -> None:
         actlib patch revert maths.safetensors --target OUTPUT --out RESTORED
     """
     require_output(out, folder=True)
-    from actlib.files.patches import revert_patch
+    from actlib.folders.patches import revert_patch
 
     print(revert_patch(target, path, out))
 
@@ -94,11 +94,11 @@ def inspect(
     Example:
         actlib patch inspect maths.safetensors --json
     """
-    from actlib.files.patches import inspect_patch
+    from actlib.folders.patches import inspect_patch
 
     info = inspect_patch(path)
     if card:
-        from actlib.files.cards import patch_card
+        from actlib.folders.cards import patch_card
 
         print(patch_card(info))
         return

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import TrainerCallback
 
-from actlib.files.writing import folder_beside
+from actlib.folders.writing import folder_beside
 
 COST = 50
 """A checkpoint is due after this many times what the last one took to write: 2 % of the time."""

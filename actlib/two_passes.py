@@ -18,8 +18,8 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM
 
 from actlib.channels import channel_modules
-from actlib.files.loading import load_pretrained
-from actlib.files.stored import structure
+from actlib.folders.loading import load_pretrained
+from actlib.folders.stored import structure
 from actlib.hooks import evaluating
 from actlib.kept_activations import KeptActivations
 from actlib.localize import combined_scores

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 
 from actlib.channels import channel_modules
-from actlib.files.checkpoints import transfer_checkpoint
+from actlib.folders.checkpoints import transfer_checkpoint
 from benchmarks import folders
 from benchmarks.recording import recording_ways
 from benchmarks.serving import Way

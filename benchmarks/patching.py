@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from actlib.files.patch_files import open_patch
-from actlib.files.patches import apply_patch, make_patch
+from actlib.folders.patch_files import open_patch
+from actlib.folders.patches import apply_patch, make_patch
 from benchmarks import floors, folders
 from benchmarks.rows import COPIED
 from benchmarks.serving import Way

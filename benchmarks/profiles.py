@@ -16,7 +16,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM
 
-from actlib.files.checkpoints import transfer_checkpoint
+from actlib.folders.checkpoints import transfer_checkpoint
 from benchmarks import floors, folders
 from benchmarks.recording import recording_ways
 from benchmarks.rows import RECORD

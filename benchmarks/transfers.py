@@ -4,7 +4,7 @@ import os
 import subprocess
 from collections.abc import Callable, Mapping
 
-from actlib.files.checkpoints import transfer_checkpoint
+from actlib.folders.checkpoints import transfer_checkpoint
 from benchmarks import folders
 from benchmarks.serving import NotRunError, Way
 from benchmarks.side import Setting

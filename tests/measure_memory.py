@@ -18,9 +18,9 @@ import transformers
 from safetensors.torch import save_file
 
 from actlib.channels import channel_modules
-from actlib.files.checkpoints import transfer_checkpoint
-from actlib.files.folders import empty_model
-from actlib.files.merging import merge_checkpoint
+from actlib.folders.checkpoints import transfer_checkpoint
+from actlib.folders.folders import empty_model
+from actlib.folders.merging import merge_checkpoint
 from actlib.masks import ChannelMask
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from actlib.channels import channel_modules, kind_of, layer_of, uncovered_parameters
 from actlib.evaluate import evaluate
-from actlib.files.checkpoints import transfer_checkpoint
+from actlib.folders.checkpoints import transfer_checkpoint
 from actlib.hooks import position_ids_of
 from actlib.localize import record_activations, record_differences, weight_differences
 from actlib.masks import ChannelMask

@@ -5,9 +5,9 @@ import torch
 import yaml
 
 from actlib.channels import channel_modules
-from actlib.files.cards import patch_card, write_card
-from actlib.files.checkpoints import transfer_checkpoint
-from actlib.files.patches import apply_patch, inspect_patch, make_patch, revert_patch
+from actlib.folders.cards import patch_card, write_card
+from actlib.folders.checkpoints import transfer_checkpoint
+from actlib.folders.patches import apply_patch, inspect_patch, make_patch, revert_patch
 from actlib.masks import ChannelMask
 
 OWN = """---

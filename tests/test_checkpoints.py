@@ -8,12 +8,12 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-import actlib.files.checkpoints
-import actlib.files.rewriting
-import actlib.files.slabs
-import actlib.files.writing
+import actlib.folders.checkpoints
+import actlib.folders.rewriting
+import actlib.folders.slabs
+import actlib.folders.writing
 from actlib.channels import channel_modules
-from actlib.files.checkpoints import transfer_checkpoint
+from actlib.folders.checkpoints import transfer_checkpoint
 from actlib.masks import ChannelMask
 from actlib.transfer import transfer_
 
@@ -136,11 +136,11 @@ def test_where_files_share_their_bytes_the_output_is_the_same(folders, tmp_path,
     run(tmp_path, mask)
 
     def clone(source, destination):
-        size = actlib.files.writing.os.fstat(source).st_size
-        actlib.files.writing._copy_range(source, destination, 0, size)
+        size = actlib.folders.writing.os.fstat(source).st_size
+        actlib.folders.writing._copy_range(source, destination, 0, size)
         return True
 
-    monkeypatch.setattr(actlib.files.writing, "_cloned", clone)
+    monkeypatch.setattr(actlib.folders.writing, "_cloned", clone)
     run(tmp_path, mask, output_dir="cloned")
     assert contents(tmp_path / "output") == contents(tmp_path / "cloned")
 
@@ -149,7 +149,7 @@ def test_where_files_share_their_bytes_the_output_is_the_same(folders, tmp_path,
 def test_where_a_file_is_cut_for_threads_does_not_matter(folders, tmp_path, monkeypatch, stretch):
     _, _, mask = folders("llama_tied")
     run(tmp_path, mask)
-    monkeypatch.setattr(actlib.files.rewriting, "_STRETCH_BYTES", stretch)
+    monkeypatch.setattr(actlib.folders.rewriting, "_STRETCH_BYTES", stretch)
     run(tmp_path, mask, output_dir="cut")
     assert contents(tmp_path / "output") == contents(tmp_path / "cut")
 
@@ -158,13 +158,13 @@ def test_untouched_bytes_do_not_pass_through_this_process(folders, tmp_path, mon
     _, _, mask = folders("llama")
     for name, chosen in mask.channels.items():
         chosen &= name == "model.norm"
-    read, fill = [], actlib.files.slabs._fill
+    read, fill = [], actlib.folders.slabs._fill
 
     def count(descriptor, data, offset):
         read.append(len(data))
         fill(descriptor, data, offset)
 
-    monkeypatch.setattr(actlib.files.slabs, "_fill", count)
+    monkeypatch.setattr(actlib.folders.slabs, "_fill", count)
     run(tmp_path, mask)
     assert 0 < sum(read) <= 3 * 16 * 4  # The norm of target and donor.
 
@@ -343,7 +343,7 @@ def test_nothing_half_made_is_left_after_an_error(folders, tmp_path, monkeypatch
             raise error
         return values
 
-    monkeypatch.setattr(actlib.files.checkpoints, "moved", fail)
+    monkeypatch.setattr(actlib.folders.checkpoints, "moved", fail)
     with pytest.raises(error):
         run(tmp_path, mask)
     assert only_inputs(tmp_path)

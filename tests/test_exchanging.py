@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-import actlib.files.exchanging
-from actlib.files.exchanging import Swap, _BitSwap, exchange_, swaps
-from actlib.files.replacements import Replacement
-from actlib.files.slabs import take, whole_slabs
+import actlib.folders.exchanging
+from actlib.folders.exchanging import Swap, _BitSwap, exchange_, swaps
+from actlib.folders.replacements import Replacement
+from actlib.folders.slabs import take, whole_slabs
 from actlib.transfer import Selection
 
 DTYPES = [torch.bfloat16, torch.float32, torch.float64]
@@ -13,7 +13,7 @@ DTYPES = [torch.bfloat16, torch.float32, torch.float64]
 @pytest.fixture(params=[1, 200, 1 << 22])
 def block_bytes(request, monkeypatch):
     """Blocks of one row, of a few, and of everything."""
-    monkeypatch.setattr(actlib.files.exchanging, "BLOCK_BYTES", request.param)
+    monkeypatch.setattr(actlib.folders.exchanging, "BLOCK_BYTES", request.param)
 
 
 def matrix_and_blocks(dtype, chosen=0.3, columns=0.4, width=10):
@@ -107,7 +107,7 @@ class Failing(Swap):
 
 @pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
 def test_an_error_or_interrupt_in_any_block_is_undone(monkeypatch, error):
-    monkeypatch.setattr(actlib.files.exchanging, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(actlib.folders.exchanging, "BLOCK_BYTES", 1)
     monkeypatch.setattr(Failing, "error", error)
     for at in range(0, 37, 6):
         matrix, _, blocks = matrix_and_blocks(torch.float32, 1.0, None)

@@ -14,10 +14,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from actlib.cli import main
-from actlib.files.headers import INDEX, LONGEST_HEADER, SINGLE, stored_tensors
-from actlib.files.loading import load_pretrained
-from actlib.files.rewriting import _copy_others
-from actlib.files.stored import structure
+from actlib.folders.headers import INDEX, LONGEST_HEADER, SINGLE, stored_tensors
+from actlib.folders.loading import load_pretrained
+from actlib.folders.rewriting import _copy_others
+from actlib.folders.stored import structure
 from actlib.masks import ChannelMask
 from actlib.pairing.report_rows import PairCheck, PairReport
 from actlib.scores import ChannelScores
@@ -79,7 +79,7 @@ def test_pickled_weights_are_refused_unread(folder, mark, name):
 def test_pickled_weights_beside_safetensors_are_not_read_or_carried(folder, mark, tmp_path):
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Harm(mark)))
     load_pretrained(AutoModelForCausalLM, folder)
-    from actlib.files.folders import open_folder
+    from actlib.folders.folders import open_folder
 
     out = tmp_path / "out"
     _copy_others(open_folder(folder), out)
@@ -170,7 +170,7 @@ def test_a_yaml_that_names_python_is_refused(mark, tmp_path, whole):
 
 
 def test_metadata_of_a_card_is_read_as_data(family, mark, tmp_path):
-    from actlib.files.cards import _metadata
+    from actlib.folders.cards import _metadata
 
     call = f"!!python/object/apply:os.system ['touch {mark}']"
     (tmp_path / "README.md").write_text(f"---\nlicense: {call}\n---\n")
@@ -212,7 +212,7 @@ def test_a_tokenizer_reads_no_file_outside_its_folder(folder, tmp_path):
 
 
 def test_what_a_link_leads_to_is_not_carried_along(folder, tmp_path):
-    from actlib.files.folders import open_folder
+    from actlib.folders.folders import open_folder
 
     (tmp_path / "private").write_text("key")
     (folder / "notes.txt").symlink_to(tmp_path / "private")
@@ -228,7 +228,7 @@ def test_what_a_link_leads_to_is_not_carried_along(folder, tmp_path):
 
 
 def test_links_in_the_cache_of_the_hub_are_carried(family, tmp_path):
-    from actlib.files.folders import open_folder
+    from actlib.folders.folders import open_folder
 
     model = tmp_path / "models--org--name"
     family("qwen2").save_pretrained(model / "blobs")

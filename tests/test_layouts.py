@@ -10,9 +10,9 @@ from transformers.core_model_loading import (
     WeightConverter,
 )
 
-from actlib.files.folders import empty_model, open_folder
-from actlib.files.headers import SINGLE, stored_tensors
-from actlib.files.layouts import layout_of
+from actlib.folders.folders import empty_model, open_folder
+from actlib.folders.headers import SINGLE, stored_tensors
+from actlib.folders.layouts import layout_of
 from actlib.transfer import Selection
 
 EXPERTS = "model.layers.1.mlp.experts"

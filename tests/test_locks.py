@@ -8,13 +8,13 @@ import time
 
 import pytest
 
-from actlib.files.locks import alone, held, take
+from actlib.folders.locks import alone, held, take
 from actlib.study.runs import plan
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from actlib.files.locks import held, take
+from actlib.folders.locks import held, take
 if sys.argv[2] == "take":
     take(Path(sys.argv[1]), "a run of tiny")
     print("held", flush=True)

@@ -6,13 +6,13 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-import actlib.files.exchanging
-import actlib.files.patches
-import actlib.files.patching
+import actlib.folders.exchanging
+import actlib.folders.patches
+import actlib.folders.patching
 from actlib.channels import channel_modules
-from actlib.files.checkpoints import transfer_checkpoint
-from actlib.files.patch_files import open_patch
-from actlib.files.patches import apply_patch, inspect_patch, make_patch, revert_patch
+from actlib.folders.checkpoints import transfer_checkpoint
+from actlib.folders.patch_files import open_patch
+from actlib.folders.patches import apply_patch, inspect_patch, make_patch, revert_patch
 from actlib.masks import ChannelMask
 from actlib.transfer import interpolated, parameter_percent, selections, transfer_
 
@@ -310,7 +310,7 @@ def test_a_target_with_other_values_is_refused_by_name_and_kept(folders, make, t
 def test_a_difference_in_the_last_block_leaves_the_model_bit_for_bit(
     folders, make, monkeypatch, architecture, block_bytes
 ):
-    monkeypatch.setattr(actlib.files.exchanging, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(actlib.folders.exchanging, "BLOCK_BYTES", block_bytes)
     _, target = folders(architecture)
     mask = mask_for(target)
     path, name = make(mask), list(selections(target, mask))[-1]
@@ -565,11 +565,11 @@ def test_nothing_half_made_is_left_after_an_error(folders, make, tmp_path, monke
     def fail(*_args):
         raise error
 
-    monkeypatch.setattr(actlib.files.patching, "write_changed", fail)
+    monkeypatch.setattr(actlib.folders.patching, "write_changed", fail)
     with pytest.raises(error):
         apply_patch(tmp_path / "target", path, tmp_path / "out")
     assert sorted(each.name for each in tmp_path.iterdir()) == there
-    monkeypatch.setattr(actlib.files.patches, "moved", fail)
+    monkeypatch.setattr(actlib.folders.patches, "moved", fail)
     shutil.rmtree(tmp_path / "patches")
     with pytest.raises(error):
         make(mask_for(target))

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from actlib.channels import channel_modules
-from actlib.files.headers import SINGLE, stored_tensors
-from actlib.files.patches import apply_patch, inspect_patch, make_patch
+from actlib.folders.headers import SINGLE, stored_tensors
+from actlib.folders.patches import apply_patch, inspect_patch, make_patch
 from actlib.masks import ChannelMask
 from actlib.scores import ChannelScores
 from actlib.study.presets import Preset, load_preset

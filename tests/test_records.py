@@ -5,8 +5,8 @@ import os
 import pandas as pd
 import pytest
 
-from actlib.files.records import digest_of, record_beside, record_of
-from actlib.files.tracing import broken, lines, trace
+from actlib.folders.records import digest_of, record_beside, record_of
+from actlib.folders.tracing import broken, lines, trace
 
 
 @pytest.fixture

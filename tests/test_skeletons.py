@@ -8,12 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import actlib.files.folders
+import actlib.folders.folders
 from actlib.channels import channel_modules, tied_modules
-from actlib.files.checkpoints import transfer_checkpoint
-from actlib.files.folders import empty_model
-from actlib.files.headers import SINGLE, stored_tensors
-from actlib.files.skeletons import FAMILIES, skeleton
+from actlib.folders.checkpoints import transfer_checkpoint
+from actlib.folders.folders import empty_model
+from actlib.folders.headers import SINGLE, stored_tensors
+from actlib.folders.skeletons import FAMILIES, skeleton
 from actlib.scores import ChannelScores
 
 KNOWN = ("llama", "llama_tied", "smollm", "mistral", "qwen2", "qwen3")
@@ -96,7 +96,7 @@ def test_the_command_imports_little_and_writes_the_same_bytes(pair, tmp_path, mo
         [sys.executable, "-c", code, *words], cwd=tmp_path, capture_output=True, text=True
     )
     assert (done.returncode, done.stdout.split()) == (0, ["out"]), done.stderr
-    monkeypatch.setattr(actlib.files.folders, "skeleton", lambda *_: None)
+    monkeypatch.setattr(actlib.folders.folders, "skeleton", lambda *_: None)
     transfer_checkpoint(tmp_path / "target", tmp_path / "donor", mask, tmp_path / "slow")
     for path in (tmp_path / "slow").iterdir():
         assert path.read_bytes() == (tmp_path / "out" / path.name).read_bytes(), path.name

@@ -2,10 +2,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import actlib.files.slabs
-from actlib.files.headers import SINGLE, stored_tensors
-from actlib.files.layouts import StoredParameter
-from actlib.files.slabs import (
+import actlib.folders.slabs
+from actlib.folders.headers import SINGLE, stored_tensors
+from actlib.folders.layouts import StoredParameter
+from actlib.folders.slabs import (
     OpenFiles,
     blocks_of,
     put_,
@@ -26,8 +26,8 @@ SHAPES = [(40,), (37, 6), (4, 9, 300)]
 @pytest.fixture(params=[32, 1 << 20])
 def block_bytes(request, monkeypatch):
     """Blocks of a row or two, and of everything."""
-    monkeypatch.setattr(actlib.files.slabs, "DENSE_BYTES", request.param)
-    monkeypatch.setattr(actlib.files.slabs, "SPARSE_BYTES", 40 * request.param)
+    monkeypatch.setattr(actlib.folders.slabs, "DENSE_BYTES", request.param)
+    monkeypatch.setattr(actlib.folders.slabs, "SPARSE_BYTES", 40 * request.param)
 
 
 def parameter_in(folder, shape, dtype, parts=1):
@@ -108,9 +108,9 @@ def test_few_rows_of_many_are_read_by_themselves(tmp_path, monkeypatch):
     (block,) = blocks_of(stored, selection)
     assert not block.dense
     counted = []
-    fill = actlib.files.slabs._fill
+    fill = actlib.folders.slabs._fill
     monkeypatch.setattr(
-        actlib.files.slabs, "_fill", lambda *given: (counted.append(len(given[1])), fill(*given))
+        actlib.folders.slabs, "_fill", lambda *given: (counted.append(len(given[1])), fill(*given))
     )
     with OpenFiles(tmp_path) as files:
         read(files, stored, block.slabs()[0])
@@ -145,4 +145,4 @@ def test_files_are_closed_at_the_end(tmp_path):
         descriptor = files[stored.parts[0].file]
         assert files[stored.parts[0].file] == descriptor
     with pytest.raises(OSError):
-        actlib.files.slabs.os.fstat(descriptor)
+        actlib.folders.slabs.os.fstat(descriptor)

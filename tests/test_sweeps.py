@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from actlib.files.tracing import lines, trace
+from actlib.folders.tracing import lines, trace
 from actlib.study import sweeps
 from actlib.study.families import recipe
 from actlib.study.presets import ROOT, load_preset

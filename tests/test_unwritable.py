@@ -12,7 +12,7 @@ from matplotlib import pyplot as plt
 from safetensors.torch import save_file
 
 from actlib.cli import main
-from actlib.files.writing import Unwritable, file_beside, folder_beside, write_text
+from actlib.folders.writing import Unwritable, file_beside, folder_beside, write_text
 from actlib.masks import ChannelMask
 from actlib.plotting.style import save_figure
 from actlib.study.families import build

@@ -5,13 +5,13 @@ import sys
 
 import pytest
 
-import actlib.files.writing
-from actlib.files.writing import copy_file, file_beside, folder_beside, require_free
+import actlib.folders.writing
+from actlib.folders.writing import copy_file, file_beside, folder_beside, require_free
 
 STAY = """
 import sys, time
 from pathlib import Path
-from actlib.files.writing import folder_beside
+from actlib.folders.writing import folder_beside
 with folder_beside(Path(sys.argv[1])) as unfinished:
     (unfinished / "part").write_text("half")
     print("writing", flush=True)
@@ -108,7 +108,7 @@ def test_copies_are_equal_and_have_no_permissions_of_their_source(tmp_path, size
 
 def test_where_the_kernel_cannot_copy_between_files_it_sends(tmp_path, monkeypatch):
     def fail(*_args):
-        raise OSError(actlib.files.writing.errno.EXDEV, "not here")
+        raise OSError(actlib.folders.writing.errno.EXDEV, "not here")
 
     monkeypatch.setattr(os, "copy_file_range", fail)
     (tmp_path / "a").write_bytes(data := os.urandom(300_000))
@@ -118,7 +118,7 @@ def test_where_the_kernel_cannot_copy_between_files_it_sends(tmp_path, monkeypat
 
 def test_a_full_disk_is_an_error(tmp_path, monkeypatch):
     def fail(*_args):
-        raise OSError(actlib.files.writing.errno.ENOSPC, "no space left")
+        raise OSError(actlib.folders.writing.errno.ENOSPC, "no space left")
 
     monkeypatch.setattr(os, "copy_file_range", fail)
     (tmp_path / "a").write_bytes(b"data")

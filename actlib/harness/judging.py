@@ -35,7 +35,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from actlib.files.loading import load_pretrained
+from actlib.folders.loading import load_pretrained
 from actlib.harness.local_tasks import require_harness
 from actlib.harness.names import Chosen, choose
 from actlib.harness.samples import require_free, write_samples

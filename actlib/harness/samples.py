@@ -17,7 +17,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from actlib.files.writing import folder_beside
+from actlib.folders.writing import folder_beside
 
 
 def require_free(folder: str | Path | None) -> None:

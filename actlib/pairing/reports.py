@@ -18,7 +18,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from actlib.channels import channel_modules, layer_of, tied_modules, tower_of, uncovered_parameters
-from actlib.files.stored import StoredWeights, stored_weights, structure, tokenizer_of
+from actlib.folders.stored import StoredWeights, stored_weights, structure, tokenizer_of
 from actlib.masks import shortened
 from actlib.pairing.changes import ParameterChanges, parameter_changes
 from actlib.pairing.pairs import (

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib import pyplot as plt
 
-from actlib.files.writing import file_beside
+from actlib.folders.writing import file_beside
 from actlib.plotting.registry import FIGURES, draw
 from actlib.plotting.style import save_pictures
 

@@ -21,8 +21,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from actlib.files.records import note
-from actlib.files.writing import file_beside, write_text
+from actlib.folders.records import note
+from actlib.folders.writing import file_beside, write_text
 
 NARROW = 4.5
 """Inches: figures below it fill one column of a page."""

@@ -12,9 +12,9 @@ from pathlib import Path
 import papermill
 from papermill.exceptions import PapermillExecutionError
 
-from actlib.files.locks import held
-from actlib.files.records import read_json, write_record
-from actlib.files.writing import clear_errors, move_file
+from actlib.folders.locks import held
+from actlib.folders.records import read_json, write_record
+from actlib.folders.writing import clear_errors, move_file
 
 GIVEN = ("ValueError", "Unwritable")
 """Errors of a cell that speak of something given, in one sentence."""

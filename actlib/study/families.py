@@ -32,11 +32,11 @@ from transformers import (
     set_seed,
 )
 
-from actlib.files.loading import load_pretrained
-from actlib.files.locks import held
-from actlib.files.records import content_of, digest_of
-from actlib.files.writing import folder_beside
 from actlib.finetune import finetune
+from actlib.folders.loading import load_pretrained
+from actlib.folders.locks import held
+from actlib.folders.records import content_of, digest_of
+from actlib.folders.writing import folder_beside
 from actlib.resuming import Resume
 from actlib.study.model_cards import write_card
 from actlib.study.presets import LoadedModel, Preset, ScratchModel, TunedModel, WheelModel

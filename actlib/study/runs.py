@@ -17,8 +17,8 @@ from typing import TextIO
 
 from transformers import PreTrainedModel
 
-from actlib.files.locks import take
-from actlib.files.stored import structure, tokenizer_of
+from actlib.folders.locks import take
+from actlib.folders.stored import structure, tokenizer_of
 from actlib.pairing.pairs import require_pair
 from actlib.study.presets import (
     CONFIGS,

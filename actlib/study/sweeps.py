@@ -21,9 +21,9 @@ from typing import Any
 import pandas as pd
 from tqdm.auto import tqdm
 
-from actlib.files.locks import held
-from actlib.files.records import git_state, write_record
-from actlib.files.writing import file_beside, write_text
+from actlib.folders.locks import held
+from actlib.folders.records import git_state, write_record
+from actlib.folders.writing import file_beside, write_text
 from actlib.study.families import recipe
 from actlib.study.presets import ROOT
 from actlib.study.session import Study

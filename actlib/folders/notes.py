@@ -1,7 +1,7 @@
 """What was done to a model folder, in two JSON files in it, for programs to read.
 
 `act_transfer.json` is about a transfer or merge, and those before it; `act_patches.json` lists the
-patches applied. Neither holds a path of the machine. `actlib.files.cards` tells people the same.
+patches applied. Neither holds a path of the machine. `actlib.folders.cards` tells people the same.
 """
 
 import json

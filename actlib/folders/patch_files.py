@@ -25,9 +25,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from actlib.files.headers import DTYPES, header_of
-from actlib.files.replacements import Replacement
-from actlib.files.slabs import Slab
+from actlib.folders.headers import DTYPES, header_of
+from actlib.folders.replacements import Replacement
+from actlib.folders.slabs import Slab
 from actlib.transfer import Selection
 
 KIND = "AbilityPatch"

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from actlib.files.folders import ModelFolder
-from actlib.files.headers import INDEX, PICKLED, SINGLE
-from actlib.files.layouts import StoredParameter
-from actlib.files.slabs import (
+from actlib.folders.folders import ModelFolder
+from actlib.folders.headers import INDEX, PICKLED, SINGLE
+from actlib.folders.layouts import StoredParameter
+from actlib.folders.slabs import (
     Block,
     OpenFiles,
     Slab,
@@ -32,7 +32,7 @@ from actlib.files.slabs import (
     write_block,
     write_rows,
 )
-from actlib.files.writing import copy_file, copy_ranges, sized_like
+from actlib.folders.writing import copy_file, copy_ranges, sized_like
 from actlib.transfer import Selection
 
 # In other formats the weights would still be the target's, and a loader could pick them. Pickled

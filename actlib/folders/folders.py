@@ -14,10 +14,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from actlib.files.headers import DTYPES, stored_tensors
-from actlib.files.layouts import Layout, StoredParameter, layout_of
-from actlib.files.loading import empty_model, load_pretrained
-from actlib.files.skeletons import Skeleton, skeleton
+from actlib.folders.headers import DTYPES, stored_tensors
+from actlib.folders.layouts import Layout, StoredParameter, layout_of
+from actlib.folders.loading import empty_model, load_pretrained
+from actlib.folders.skeletons import Skeleton, skeleton
 from actlib.pairing.pairs import require_pair
 from actlib.transfer import Selection
 

@@ -11,10 +11,10 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
-from actlib.files.headers import DTYPES
-from actlib.files.patch_files import FORMAT, KIND, Part, piece_shape, raw_bytes
-from actlib.files.slabs import Slab, whole_slabs
-from actlib.files.writing import file_beside
+from actlib.folders.headers import DTYPES
+from actlib.folders.patch_files import FORMAT, KIND, Part, piece_shape, raw_bytes
+from actlib.folders.slabs import Slab, whole_slabs
+from actlib.folders.writing import file_beside
 from actlib.transfer import Selection
 
 

@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 from torch import Tensor
 
-from actlib.files.slabs import Slab, as_words
+from actlib.folders.slabs import Slab, as_words
 
 
 @dataclass(frozen=True, eq=False)

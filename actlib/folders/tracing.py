@@ -3,7 +3,7 @@
     for line in lines(trace(Path("mask.safetensors"))):
         print(line)
 
-Records are those of `actlib.files.records`.
+Records are those of `actlib.folders.records`.
 """
 
 import os
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from actlib.files.records import digest_of, record_of
+from actlib.folders.records import digest_of, record_of
 
 
 def trace(result: Path) -> dict[str, Any]:

@@ -17,8 +17,8 @@ import numpy as np
 from torch import Tensor
 
 from actlib.compiling import compiled
-from actlib.files.replacements import Replacement
-from actlib.files.slabs import one_thread_each, put_, same_bits, take, words
+from actlib.folders.replacements import Replacement
+from actlib.folders.slabs import one_thread_each, put_, same_bits, take, words
 
 BLOCK_BYTES = 16 << 20
 """Size of the rows of a block: several for each thread, and large beside the cost of a call."""

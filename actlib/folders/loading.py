@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from actlib.files.headers import stored_tensors
+from actlib.folders.headers import stored_tensors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

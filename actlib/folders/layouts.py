@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from actlib.files.headers import StoredTensor
-from actlib.files.skeletons import Skeleton
+from actlib.folders.headers import StoredTensor
+from actlib.folders.skeletons import Skeleton
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from actlib.files.headers import StoredTensor
+from actlib.folders.headers import StoredTensor
 
 Tensors = Iterator[tuple[str, tuple[int, ...]]]
 

@@ -21,8 +21,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from actlib.files.headers import DTYPES, StoredTensor
-from actlib.files.layouts import StoredParameter
+from actlib.folders.headers import DTYPES, StoredTensor
+from actlib.folders.layouts import StoredParameter
 from actlib.transfer import Selection
 
 DENSE_BYTES, SPARSE_BYTES = 1 << 19, 8 << 20

@@ -13,13 +13,13 @@ from pathlib import Path
 
 from torch import Tensor
 
-from actlib.files import notes
-from actlib.files.cards import write_card
-from actlib.files.folders import open_folder, planned, public_name, require_matching
-from actlib.files.layouts import StoredParameter
-from actlib.files.rewriting import Change, write_changed
-from actlib.files.slabs import OpenFiles, Slab, read
-from actlib.files.writing import folder_beside, require_free
+from actlib.folders import notes
+from actlib.folders.cards import write_card
+from actlib.folders.folders import open_folder, planned, public_name, require_matching
+from actlib.folders.layouts import StoredParameter
+from actlib.folders.rewriting import Change, write_changed
+from actlib.folders.slabs import OpenFiles, Slab, read
+from actlib.folders.writing import folder_beside, require_free
 from actlib.masks import ChannelMask
 from actlib.transfer import moved, require_scale, selections
 

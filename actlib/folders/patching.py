@@ -14,15 +14,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from actlib.files import notes
-from actlib.files.cards import write_card
-from actlib.files.exchanging import Swap, exchange_, swaps
-from actlib.files.folders import open_folder
-from actlib.files.headers import DTYPES
-from actlib.files.layouts import StoredParameter
-from actlib.files.patch_files import PatchFile, digest
-from actlib.files.rewriting import Change, write_changed
-from actlib.files.slabs import (
+from actlib.folders import notes
+from actlib.folders.cards import write_card
+from actlib.folders.exchanging import Swap, exchange_, swaps
+from actlib.folders.folders import open_folder
+from actlib.folders.headers import DTYPES
+from actlib.folders.layouts import StoredParameter
+from actlib.folders.patch_files import PatchFile, digest
+from actlib.folders.rewriting import Change, write_changed
+from actlib.folders.slabs import (
     OpenFiles,
     Slab,
     one_thread_each,
@@ -32,7 +32,7 @@ from actlib.files.slabs import (
     slabs_of,
     take,
 )
-from actlib.files.writing import folder_beside, require_free
+from actlib.folders.writing import folder_beside, require_free
 from actlib.masks import shortened
 from actlib.transfer import Selection
 

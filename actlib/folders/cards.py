@@ -21,8 +21,8 @@ from typing import Any
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
-from actlib.files import notes
-from actlib.files.patch_files import PatchInfo
+from actlib.folders import notes
+from actlib.folders.patch_files import PatchInfo
 
 CARD, TARGET_CARD = "README.md", "README.target.md"
 _MARK = "<!-- Written by actlib from the notes in this folder, and again at each further step. -->"

@@ -20,13 +20,13 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from torch import Tensor, nn
 
-from actlib.files import notes
-from actlib.files.folders import open_folder, planned, public_name, require_matching
-from actlib.files.layouts import StoredParameter
-from actlib.files.patch_files import RESERVED, PatchFile, PatchInfo, digest, open_patch
-from actlib.files.patch_writing import Edit, write_patch
-from actlib.files.patching import move_folder, move_model
-from actlib.files.slabs import OpenFiles, Slab, read, slabs_of
+from actlib.folders import notes
+from actlib.folders.folders import open_folder, planned, public_name, require_matching
+from actlib.folders.layouts import StoredParameter
+from actlib.folders.patch_files import RESERVED, PatchFile, PatchInfo, digest, open_patch
+from actlib.folders.patch_writing import Edit, write_patch
+from actlib.folders.patching import move_folder, move_model
+from actlib.folders.slabs import OpenFiles, Slab, read, slabs_of
 from actlib.masks import ChannelMask
 from actlib.transfer import Selection, moved, require_scale, selections
 

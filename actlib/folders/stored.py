@@ -22,10 +22,10 @@ from transformers import (
 from transformers.utils.hub import cached_file, get_checkpoint_shard_files
 
 from actlib.channels import uncovered_parameters
-from actlib.files.folders import TOKENIZER_FILES
-from actlib.files.headers import DTYPES, INDEX, SINGLE, stored_tensors
-from actlib.files.layouts import StoredParameter, layout_of
-from actlib.files.loading import empty_model, load_pretrained
+from actlib.folders.folders import TOKENIZER_FILES
+from actlib.folders.headers import DTYPES, INDEX, SINGLE, stored_tensors
+from actlib.folders.layouts import StoredParameter, layout_of
+from actlib.folders.loading import empty_model, load_pretrained
 
 
 def structure(place: str | Path) -> PreTrainedModel:

@@ -19,13 +19,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from actlib.channels import channel_modules
-from actlib.files import notes
-from actlib.files.cards import write_card
-from actlib.files.folders import ModelFolder, open_folder, public_name, require_matching
-from actlib.files.layouts import StoredParameter
-from actlib.files.rewriting import Change, write_changed
-from actlib.files.slabs import OpenFiles, Slab, read, slabs_of
-from actlib.files.writing import folder_beside, require_free
+from actlib.folders import notes
+from actlib.folders.cards import write_card
+from actlib.folders.folders import ModelFolder, open_folder, public_name, require_matching
+from actlib.folders.layouts import StoredParameter
+from actlib.folders.rewriting import Change, write_changed
+from actlib.folders.slabs import OpenFiles, Slab, read, slabs_of
+from actlib.folders.writing import folder_beside, require_free
 from actlib.masks import ChannelMask, require_fit
 from actlib.merging import combined, count_collisions, largest_claims, require_mergeable
 from actlib.transfer import Selection, require_finite, require_scale, selections
