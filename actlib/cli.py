@@ -247,7 +247,7 @@ def evaluate(
         require_output(out)
     if samples:
         require_output(samples, folder=True)
-    from actlib.folders.writing import write_text
+    from actlib.files import write_text
     from actlib.harness.judging import judge
 
     table = judge(

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from actlib.activations import Activations
 from actlib.channels import ChannelModule, Layout
 from actlib.experts import Routed
-from actlib.folders.writing import file_beside, write_text
+from actlib.files import atomic_file, write_text
 from actlib.passes import Part, Take, bytes_per_token, describe_model
 
 ROUTED = ("values", "tokens", "experts")
@@ -86,7 +86,7 @@ class KeptActivations:
                 else:
                     tensors[key] = found
         tensors = {key: tensor.cpu().contiguous() for key, tensor in tensors.items()}
-        with file_beside(self._path(part)) as unfinished:
+        with atomic_file(self._path(part)) as unfinished:
             save_file(tensors, unfinished, {"part": part.digest})
 
     @contextmanager

@@ -7,26 +7,16 @@ mask_a.save("maths.safetensors")
 """
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from jaxtyping import Bool
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from actlib.channels import channel_modules
-from actlib.folders.writing import file_beside
-
-MADE_BY = {
-    "ChannelMask": "`actlib mask` makes one from scores",
-    "ChannelScores": "`actlib record` makes one",
-}
-"""Remedy for a file of that kind that is none."""
+from actlib.files import load_tensors, save_tensors
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,57 +174,6 @@ def shortened(differences: list[str], limit: int = 5) -> str:
     """
     rest = len(differences) - limit
     return "; ".join(differences[:limit]) + (f"; and {rest} more" if rest > 0 else "")
-
-
-def save_tensors(
-    path: str | os.PathLike, kind: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
-) -> None:
-    """Write named tensors to a safetensors file, whole or not at all.
-
-    The order of the names is kept in the file's metadata, because safetensors sorts its tensors and
-    ties are broken by module order; so is the SHA-256 of the tensors, which shows damage.
-    """
-    own = {"kind": kind, "order": list(tensors), "sha256": _digest(tensors)}
-    header = {"actlib": json.dumps(own), **metadata}
-    # Copies, because safetensors refuses tensors that share memory.
-    copies = {name: tensor.cpu().clone().contiguous() for name, tensor in tensors.items()}
-    with file_beside(Path(path)) as unfinished:
-        save_file(copies, unfinished, header)
-
-
-def load_tensors(path: str | os.PathLike, kind: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read tensors in their saved order, and the metadata, from a file of `save_tensors`.
-
-    Raises:
-        ValueError: there is no such file, it is of another kind, or it is damaged.
-    """
-    remedy = f"; {MADE_BY[kind]}" if kind in MADE_BY else ""
-    if not Path(path).is_file():
-        raise ValueError(f"there is no {kind} file {path}{remedy}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = dict(file.metadata() or {})
-            header = json.loads(metadata.pop("actlib", "{}"))
-            found = header.get("kind", "no actlib data")
-            if found == kind:
-                tensors = {name: file.get_tensor(name) for name in header["order"]}
-                # Files of earlier versions have no hash.
-                if header.get("sha256", "") in ("", _digest(tensors)):
-                    return tensors, metadata
-                raise SafetensorError("its numbers are not those that were saved")
-    except (SafetensorError, KeyError, TypeError, AttributeError, ValueError, OSError) as error:
-        told = f"{path} is not a readable {kind} file, or damaged: {error}{remedy}"
-        raise ValueError(told) from error
-    raise ValueError(f"{path} holds {found}, not {kind}{remedy}")
-
-
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of tensors with their names, types and shapes."""
-    state = hashlib.sha256()
-    for name, tensor in tensors.items():
-        state.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        state.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return state.hexdigest()
 
 
 def _draw(total: int, count: int, generator: torch.Generator) -> Bool[Tensor, " total"]:

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import TrainerCallback
 
-from actlib.folders.writing import folder_beside
+from actlib.files import atomic_folder
 
 COST = 50
 """A checkpoint is due after this many times what the last one took to write: 2 % of the time."""
@@ -78,7 +78,7 @@ class Checkpoints(TrainerCallback):
         """
         began = time.monotonic()
         try:
-            with folder_beside(self.resume.folder, durable=True, replace=True) as unfinished:
+            with atomic_folder(self.resume.folder, replace=True) as unfinished:
                 write(unfinished)
                 text = json.dumps(self.digest)
                 (unfinished / "training.json").write_text(text, encoding="utf-8")

@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from actlib.masks import ChannelMask, load_tensors, require_same_channels, save_tensors
+from actlib.files import load_tensors, save_tensors
+from actlib.masks import ChannelMask, require_same_channels
 
 RANKINGS = ("global", "module", "scaled", "relative", "contrast")
 SPREAD_FLOOR = 0.01  # of the module's mean spread; see `ChannelScores.top`

@@ -8,10 +8,10 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+import actlib.files
 import actlib.folders.checkpoints
 import actlib.folders.rewriting
 import actlib.folders.slabs
-import actlib.folders.writing
 from actlib.channels import channel_modules
 from actlib.folders.checkpoints import transfer_checkpoint
 from actlib.masks import ChannelMask
@@ -120,29 +120,6 @@ def test_shards_beside_a_single_file_are_left_out(folders, tmp_path):
     transfer_(target, donor, mask, 0.4)
     loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "output")
     assert torch.equal(loaded.lm_head.weight, target.lm_head.weight)
-
-
-def test_durable_output_is_the_same(folders, tmp_path):
-    _, _, mask = folders()
-    run(tmp_path, mask)
-    places = (tmp_path / "target", tmp_path / "donor", mask, tmp_path / "durable")
-    transfer_checkpoint(*places, durable=True)
-    assert contents(tmp_path / "output") == contents(tmp_path / "durable")
-
-
-def test_where_files_share_their_bytes_the_output_is_the_same(folders, tmp_path, monkeypatch):
-    """A file system with reflinks starts the output as a whole copy."""
-    _, _, mask = folders("gpt2", shard_size="9KB")
-    run(tmp_path, mask)
-
-    def clone(source, destination):
-        size = actlib.folders.writing.os.fstat(source).st_size
-        actlib.folders.writing._copy_range(source, destination, 0, size)
-        return True
-
-    monkeypatch.setattr(actlib.folders.writing, "_cloned", clone)
-    run(tmp_path, mask, output_dir="cloned")
-    assert contents(tmp_path / "output") == contents(tmp_path / "cloned")
 
 
 @pytest.mark.parametrize("stretch", [1, 3000])

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from actlib.masks import save_tensors
+from actlib.files import save_tensors
 from actlib.scores import RANKINGS, ChannelScores, channel_count, pool
 
 

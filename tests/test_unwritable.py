@@ -12,7 +12,7 @@ from matplotlib import pyplot as plt
 from safetensors.torch import save_file
 
 from actlib.cli import main
-from actlib.folders.writing import Unwritable, file_beside, folder_beside, write_text
+from actlib.files import Unwritable, atomic_file, atomic_folder, write_text
 from actlib.masks import ChannelMask
 from actlib.plotting.style import save_figure
 from actlib.study.families import build
@@ -59,13 +59,13 @@ def a_text(folder):
 
 
 def weights(folder):
-    with file_beside(folder / "out.safetensors") as unfinished:
+    with atomic_file(folder / "out.safetensors") as unfinished:
         save_file({"w": torch.zeros(SIZE)}, unfinished)
 
 
 def a_table(folder):
     frame = pd.DataFrame({"x": torch.rand(SIZE).numpy()})
-    with file_beside(folder / "out.parquet") as unfinished:
+    with atomic_file(folder / "out.parquet") as unfinished:
         frame.to_parquet(unfinished)
 
 
@@ -84,7 +84,7 @@ def a_figure(folder):
 
 
 def a_folder(folder):
-    with folder_beside(folder / "out") as unfinished:
+    with atomic_folder(folder / "out") as unfinished:
         (unfinished / "a").write_bytes(b"1" * 3 * SIZE)
 
 

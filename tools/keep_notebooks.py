@@ -16,7 +16,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from actlib.folders.writing import write_text
+from actlib.files import write_text
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 WIDGET = "application/vnd.jupyter.widget-view+json"

@@ -9,7 +9,7 @@ python tools/readme_findings.py --check    # exit status 1 if it is out of date
 import sys
 from pathlib import Path
 
-from actlib.folders.writing import write_text
+from actlib.files import write_text
 from actlib.study.claims import claims_table, markdown
 
 ROOT = Path(__file__).resolve().parents[1]

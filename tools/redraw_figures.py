@@ -17,7 +17,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 
-from actlib.folders.writing import write_text
+from actlib.files import write_text
 from actlib.plotting import WIDTHS, redraw
 from actlib.plotting.redrawing import gallery_page
 

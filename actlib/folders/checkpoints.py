@@ -13,13 +13,13 @@ from pathlib import Path
 
 from torch import Tensor
 
+from actlib.files import atomic_folder, require_free
 from actlib.folders import notes
 from actlib.folders.cards import write_card
 from actlib.folders.folders import open_folder, planned, public_name, require_matching
 from actlib.folders.layouts import StoredParameter
 from actlib.folders.rewriting import Change, write_changed
 from actlib.folders.slabs import OpenFiles, Slab, read
-from actlib.folders.writing import folder_beside, require_free
 from actlib.masks import ChannelMask
 from actlib.transfer import moved, require_scale, selections
 
@@ -30,8 +30,6 @@ def transfer_checkpoint(
     mask: ChannelMask,
     output_dir: str | os.PathLike,
     scale: float = 0.4,
-    *,
-    durable: bool = False,
 ) -> Path:
     """Write a copy of a target's folder with the masked channels moved towards a donor's.
 
@@ -45,8 +43,6 @@ def transfer_checkpoint(
         mask: channels to move.
         output_dir: folder to write, absent or empty. It appears whole or not at all.
         scale: the paper's lambda.
-        durable: wait until everything is on the disk; without it a finished output can be lost in
-            a power cut, like one of `cp`.
 
     Returns:
         The path of the output folder.
@@ -70,7 +66,7 @@ def transfer_checkpoint(
         **notes.of_mask(mask),
         "scale": scale,
     }
-    with folder_beside(output_dir, durable) as unfinished, OpenFiles(donor_dir) as files:
+    with atomic_folder(output_dir) as unfinished, OpenFiles(donor_dir) as files:
         changes = [
             Change(selection, ours, partial(_moved, files, theirs, scale, selection.name))
             for selection, ours, theirs in plan

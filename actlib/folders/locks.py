@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from actlib.folders.writing import clear_errors
+from actlib.files import clear_errors
 
 
 @contextmanager

@@ -19,13 +19,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from actlib.channels import channel_modules
+from actlib.files import atomic_folder, require_free
 from actlib.folders import notes
 from actlib.folders.cards import write_card
 from actlib.folders.folders import ModelFolder, open_folder, public_name, require_matching
 from actlib.folders.layouts import StoredParameter
 from actlib.folders.rewriting import Change, write_changed
 from actlib.folders.slabs import OpenFiles, Slab, read, slabs_of
-from actlib.folders.writing import folder_beside, require_free
 from actlib.masks import ChannelMask, require_fit
 from actlib.merging import combined, count_collisions, largest_claims, require_mergeable
 from actlib.transfer import Selection, require_finite, require_scale, selections
@@ -66,8 +66,6 @@ def merge_checkpoint(
     contributions: Sequence[tuple[str | os.PathLike, ChannelMask, float]],
     output_dir: str | os.PathLike,
     collisions: str = "sum",
-    *,
-    durable: bool = False,
 ) -> CheckpointMerge:
     """Write a copy of a base's folder to which each donor gave the channels of its mask.
 
@@ -79,7 +77,6 @@ def merge_checkpoint(
         contributions: a donor's folder, its mask and its scale, each.
         output_dir: folder to write, absent or empty. It appears whole or not at all.
         collisions: "sum", "average" or "largest", for channels that several donors claim.
-        durable: wait until everything is on the disk.
 
     Returns:
         The output folder, the union of the masks and the number of collisions.
@@ -114,7 +111,7 @@ def merge_checkpoint(
             )
         ]
         changes = _changes(base, union, given, collisions)
-        unfinished = stack.enter_context(folder_beside(output_dir, durable))
+        unfinished = stack.enter_context(atomic_folder(output_dir))
         write_changed(base, unfinished, changes)
         notes.write_transfer(base_dir, unfinished, _note(base_dir, contributions, report))
         write_card(unfinished)

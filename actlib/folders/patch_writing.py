@@ -11,10 +11,10 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
+from actlib.files import atomic_file
 from actlib.folders.headers import DTYPES
 from actlib.folders.patch_files import FORMAT, KIND, Part, piece_shape, raw_bytes
 from actlib.folders.slabs import Slab, whole_slabs
-from actlib.folders.writing import file_beside
 from actlib.transfer import Selection
 
 
@@ -50,7 +50,7 @@ def write_patch(
         edit.selection.name: Part(edit.selection.shape, edit.dtype, edit.selection.size)
         for edit in edits
     }
-    with file_beside(Path(path)) as unfinished, unfinished.open("wb") as stream:
+    with atomic_file(Path(path)) as unfinished, unfinished.open("wb") as stream:
         start = stream.write(_header(metadata, parts, layout))
         for edit in edits:
             for index in _indices(edit.selection).values():

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from actlib.files import atomic_folder, require_free
 from actlib.folders import notes
 from actlib.folders.cards import write_card
 from actlib.folders.exchanging import Swap, exchange_, swaps
@@ -32,7 +33,6 @@ from actlib.folders.slabs import (
     slabs_of,
     take,
 )
-from actlib.folders.writing import folder_beside, require_free
 from actlib.masks import shortened
 from actlib.transfer import Selection
 
@@ -106,7 +106,7 @@ def move_folder(folder: Path, patch: PatchFile, out: Path, sides: tuple[str, str
         Change(selection, stored, _from_patch(patch, selection.name, sides[1]))
         for selection, stored in found
     ]
-    with folder_beside(out) as unfinished:
+    with atomic_folder(out) as unfinished:
         write_changed(target, unfinished, changes)
         notes.write_patches(unfinished, entries)
         write_card(unfinished)

@@ -23,8 +23,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from actlib.files import write_text
 from actlib.folders.locks import held
-from actlib.folders.writing import write_text
 
 ROOT = Path(__file__).resolve().parents[2]
 ENDING = ".record.json"

@@ -6,6 +6,8 @@ Bytes that stay are copied by the kernel; those that change are read, computed a
 at a time. Copying and computing run side by side, a file each.
 """
 
+import errno
+import fcntl
 import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
@@ -16,6 +18,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from actlib.files import copy_file
 from actlib.folders.folders import ModelFolder
 from actlib.folders.headers import INDEX, PICKLED, SINGLE
 from actlib.folders.layouts import StoredParameter
@@ -32,13 +35,14 @@ from actlib.folders.slabs import (
     write_block,
     write_rows,
 )
-from actlib.folders.writing import copy_file, copy_ranges, sized_like
 from actlib.transfer import Selection
 
 # In other formats the weights would still be the target's, and a loader could pick them. Pickled
 # files can run code, and the state of a finished training is no part of the model.
 _OTHERS = ("*.h5", "*.msgpack", "*.gguf", "*.onnx", "tf_model*", "flax_model*", "consolidated*")
 _LEFT_OUT = (*PICKLED, *_OTHERS)
+_CLONE = 0x40049409  # FICLONE of linux/fs.h
+_UNABLE = {errno.ENOSYS, errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM, errno.EBADF}
 _THREADS = 4
 _STRETCH_BYTES = 128 << 20
 
@@ -186,3 +190,48 @@ def _require_inside(folder: Path, path: Path) -> None:
             f"{path} is a link to a file outside its folder, which would be copied along; put the "
             "file itself there, or remove the link"
         )
+
+
+def sized_like(source: Path, destination: Path) -> list[tuple[int, int]]:
+    """Make a file of another's size, and say which (start, stop) of its bytes are still to copy.
+
+    None are where the file system lets two files share their bytes until one is written to.
+    """
+    with source.open("rb") as reading, destination.open("wb") as writing:
+        size = os.fstat(reading.fileno()).st_size
+        if size == 0 or _cloned(reading.fileno(), writing.fileno()):
+            return []
+        os.truncate(writing.fileno(), size)
+        return [(0, size)]
+
+
+def copy_ranges(source: Path, destination: Path, ranges: Iterable[tuple[int, int]]) -> None:
+    """Copy (start, stop) of a file's bytes to the same places, none of them through this process.
+
+    Several threads may copy ranges of one file at a time.
+    """
+    with source.open("rb") as reading, destination.open("r+b") as writing:
+        for start, stop in ranges:
+            _copy_range(reading.fileno(), writing.fileno(), start, stop)
+
+
+def _cloned(source: int, destination: int) -> bool:
+    try:
+        fcntl.ioctl(destination, _CLONE, source)
+    except OSError:
+        return False
+    return True
+
+
+def _copy_range(source: int, destination: int, start: int, stop: int) -> None:
+    while start < stop:
+        try:
+            count = os.copy_file_range(source, destination, stop - start, start, start)
+        except OSError as error:
+            if error.errno not in _UNABLE:
+                raise
+            os.lseek(destination, start, os.SEEK_SET)
+            count = os.sendfile(destination, source, start, stop - start)
+        if count == 0:
+            raise OSError("a file became shorter while it was copied")
+        start += count

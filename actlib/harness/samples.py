@@ -17,7 +17,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from actlib.folders.writing import folder_beside
+from actlib.files import atomic_folder
 
 
 def require_free(folder: str | Path | None) -> None:
@@ -44,7 +44,7 @@ def write_samples(samples: Mapping[str, Sequence[Mapping]], folder: str | Path) 
         ValueError: as `require_free`.
     """
     require_free(folder)
-    with folder_beside(Path(folder).absolute(), durable=True) as unfinished:
+    with atomic_folder(Path(folder).absolute()) as unfinished:
         for task, items in samples.items():
             lines = [json.dumps(_record(item), ensure_ascii=False) + "\n" for item in items]
             text = "".join(lines)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib import pyplot as plt
 
-from actlib.folders.writing import file_beside
+from actlib.files import atomic_file
 from actlib.plotting.registry import FIGURES, draw
 from actlib.plotting.style import save_pictures
 
@@ -57,7 +57,7 @@ def redraw(
         pictures += save_pictures(fig, name, out)
         plt.close(fig)
         if out.resolve() != folder.resolve():
-            with file_beside(out / source.name) as unfinished:
+            with atomic_file(out / source.name) as unfinished:
                 shutil.copyfile(source, unfinished)
     return pictures
 

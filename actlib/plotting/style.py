@@ -21,8 +21,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
+from actlib.files import atomic_file, write_text
 from actlib.folders.records import note
-from actlib.folders.writing import file_beside, write_text
 
 NARROW = 4.5
 """Inches: figures below it fill one column of a page."""
@@ -280,9 +280,9 @@ def save_pictures(fig: Figure, name: str, directory: str | Path) -> list[Path]:
     """
     paths = [Path(directory) / f"{name}.{suffix}" for suffix in ("pdf", "png")]
     settle(fig)
-    with mpl.rc_context({"pdf.fonttype": 42}), file_beside(paths[0]) as unfinished:
+    with mpl.rc_context({"pdf.fonttype": 42}), atomic_file(paths[0]) as unfinished:
         fig.savefig(unfinished, metadata={"CreationDate": None})
-    with file_beside(paths[1]) as unfinished:
+    with atomic_file(paths[1]) as unfinished:
         fig.savefig(unfinished, dpi=300)
     return paths
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import papermill
 from papermill.exceptions import PapermillExecutionError
 
+from actlib.files import clear_errors
 from actlib.folders.locks import held
 from actlib.folders.records import read_json, write_record
-from actlib.folders.writing import clear_errors, move_file
 
 GIVEN = ("ValueError", "Unwritable")
 """Errors of a cell that speak of something given, in one sentence."""
@@ -45,7 +45,9 @@ def execute(source: Path, partial: Path, out: Path, parameters: Mapping[str, str
                     raise
                 told = f"notebook {source.stem}, cell [{error.exec_count}]: {error.evalue}"
                 raise ValueError(told) from error
-        move_file(partial, out)
+        with clear_errors(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            partial.replace(out)
         _note(source, out, parameters, started)
 
 

@@ -32,11 +32,11 @@ from transformers import (
     set_seed,
 )
 
+from actlib.files import atomic_folder
 from actlib.finetune import finetune
 from actlib.folders.loading import load_pretrained
 from actlib.folders.locks import held
 from actlib.folders.records import content_of, digest_of
-from actlib.folders.writing import folder_beside
 from actlib.resuming import Resume
 from actlib.study.model_cards import write_card
 from actlib.study.presets import LoadedModel, Preset, ScratchModel, TunedModel, WheelModel
@@ -109,7 +109,7 @@ def _make(
     assert not isinstance(spec, LoadedModel), "a model that is only loaded is not built"
     resume = Resume(folder.with_name(f".{folder.name}.training"))
     losses: list[float] = []
-    with folder_beside(folder, durable=True, replace=True) as unfinished:
+    with atomic_folder(folder, replace=True) as unfinished:
         if isinstance(spec, WheelModel):
             with tempfile.TemporaryDirectory(dir=unfinished.parent) as scratch:
                 model, tokenizer = dequantize(spec, Path(scratch))

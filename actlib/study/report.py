@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 import yaml
 
-from actlib.folders.writing import write_text
+from actlib.files import write_text
 from actlib.study.runs import DONE, Run, chosen_notebooks
 
 MOST_ROWS = 16

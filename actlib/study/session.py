@@ -28,9 +28,9 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from actlib.evaluate import ItemSet
+from actlib.files import write_text
 from actlib.folders.locks import held
 from actlib.folders.records import declare, note, write_record
-from actlib.folders.writing import write_text
 from actlib.localize import record_differences
 from actlib.pairing.pairs import require_pair
 from actlib.scores import ChannelScores, pool

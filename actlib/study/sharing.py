@@ -3,11 +3,11 @@
 info = write_patch(study, mask, 0.4, "lost")     # beside the models, its card beside the figures
 """
 
+from actlib.files import write_text
 from actlib.folders.cards import patch_card
 from actlib.folders.patch_files import PatchInfo
 from actlib.folders.patches import make_patch
 from actlib.folders.records import note
-from actlib.folders.writing import write_text
 from actlib.masks import ChannelMask
 from actlib.study.session import Study
 

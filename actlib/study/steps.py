@@ -76,7 +76,7 @@ def _record_specialists(study: "Study", seed: int) -> None:
 
 
 def _note(study: "Study", seed: int, name: str, folders: list[str]) -> None:
-    from actlib.folders.writing import write_text
+    from actlib.files import write_text
 
     note = study.store / study.preset.name / "scores" / f"seed{seed}" / f"{name}.json"
     write_text(note, json.dumps({"folders": folders}, indent=1) + "\n")

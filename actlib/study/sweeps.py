@@ -21,9 +21,9 @@ from typing import Any
 import pandas as pd
 from tqdm.auto import tqdm
 
+from actlib.files import atomic_file, write_text
 from actlib.folders.locks import held
 from actlib.folders.records import git_state, write_record
-from actlib.folders.writing import file_beside, write_text
 from actlib.study.families import recipe
 from actlib.study.presets import ROOT
 from actlib.study.session import Study
@@ -232,5 +232,5 @@ def _absent(cells: list[tuple[Cell, Path]]) -> Iterator[tuple[Cell, Path]]:
 
 
 def _write(table: pd.DataFrame, path: Path) -> None:
-    with file_beside(path) as unfinished:
+    with atomic_file(path) as unfinished:
         table.to_parquet(unfinished, index=False, compression="zstd")

@@ -17,9 +17,10 @@ from safetensors.torch import load_file, save_file
 from tiny_models import tiny_model
 
 from actlib.channels import channel_modules
+from actlib.files import save_tensors
 from actlib.folders.headers import INDEX, SINGLE
 from actlib.folders.patches import apply_patch
-from actlib.masks import ChannelMask, save_tensors
+from actlib.masks import ChannelMask
 from actlib.scores import ChannelScores
 
 DONOR = Path("donor", SINGLE)

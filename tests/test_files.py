@@ -5,14 +5,14 @@ import sys
 
 import pytest
 
-import actlib.folders.writing
-from actlib.folders.writing import copy_file, file_beside, folder_beside, require_free
+import actlib.files
+from actlib.files import atomic_file, atomic_folder, copy_file, require_free
 
 STAY = """
 import sys, time
 from pathlib import Path
-from actlib.folders.writing import folder_beside
-with folder_beside(Path(sys.argv[1])) as unfinished:
+from actlib.files import atomic_folder
+with atomic_folder(Path(sys.argv[1])) as unfinished:
     (unfinished / "part").write_text("half")
     print("writing", flush=True)
     time.sleep(60)
@@ -35,10 +35,9 @@ def hidden(folder):
     return [path for path in folder.iterdir() if path.name.startswith(".out.")]
 
 
-@pytest.mark.parametrize("durable", [False, True])
-def test_a_folder_appears_at_the_end(tmp_path, durable):
+def test_a_folder_appears_at_the_end(tmp_path):
     out = tmp_path / "new" / "out"
-    with folder_beside(out, durable) as unfinished:
+    with atomic_folder(out) as unfinished:
         (unfinished / "deep").mkdir()
         (unfinished / "deep" / "file").write_text("whole")
         assert not out.exists()
@@ -52,13 +51,13 @@ def test_a_folder_appears_at_the_end(tmp_path, durable):
 def test_a_file_replaces_another_at_the_end(tmp_path):
     out = tmp_path / "out"
     out.write_text("old")
-    with file_beside(out) as unfinished:
+    with atomic_file(out) as unfinished:
         unfinished.write_text("new")
         assert out.read_text() == "old"
     assert out.read_text() == "new" and list(tmp_path.iterdir()) == [out]
 
 
-@pytest.mark.parametrize("beside", [folder_beside, file_beside])
+@pytest.mark.parametrize("beside", [atomic_folder, atomic_file])
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
 def test_nothing_is_left_after_an_error(tmp_path, beside, error):
     with pytest.raises(error), beside(tmp_path / "out"):
@@ -70,16 +69,16 @@ def test_a_kill_leaves_a_hidden_folder_that_the_next_writer_removes(writer, tmp_
     os.kill(writer.pid, signal.SIGKILL)
     writer.wait()
     assert len(hidden(tmp_path)) == 1 and not (tmp_path / "out").exists()
-    with folder_beside(tmp_path / "other"):
+    with atomic_folder(tmp_path / "other"):
         assert len(hidden(tmp_path)) == 1  # It is of another output.
-    with folder_beside(tmp_path / "out"):
+    with atomic_folder(tmp_path / "out"):
         assert len(hidden(tmp_path)) == 1  # The writer's own.
     assert not hidden(tmp_path)
 
 
 def test_a_folder_in_use_is_left_alone(writer, tmp_path):
     (used,) = hidden(tmp_path)
-    with folder_beside(tmp_path / "out"):
+    with atomic_folder(tmp_path / "out"):
         assert used in hidden(tmp_path)
     assert (used / "out" / "part").read_text() == "half"
     assert writer.poll() is None
@@ -90,7 +89,7 @@ def test_what_only_looks_alike_is_left_alone(tmp_path):
     for path in alike:
         path.mkdir()
     (tmp_path / ".out.abcdefgh.partial").symlink_to(tmp_path / "elsewhere")
-    with folder_beside(tmp_path / "out"):
+    with atomic_folder(tmp_path / "out"):
         pass
     assert all(path.is_dir() for path in alike)
 
@@ -108,7 +107,7 @@ def test_copies_are_equal_and_have_no_permissions_of_their_source(tmp_path, size
 
 def test_where_the_kernel_cannot_copy_between_files_it_sends(tmp_path, monkeypatch):
     def fail(*_args):
-        raise OSError(actlib.folders.writing.errno.EXDEV, "not here")
+        raise OSError(actlib.files.errno.EXDEV, "not here")
 
     monkeypatch.setattr(os, "copy_file_range", fail)
     (tmp_path / "a").write_bytes(data := os.urandom(300_000))
@@ -118,7 +117,7 @@ def test_where_the_kernel_cannot_copy_between_files_it_sends(tmp_path, monkeypat
 
 def test_a_full_disk_is_an_error(tmp_path, monkeypatch):
     def fail(*_args):
-        raise OSError(actlib.folders.writing.errno.ENOSPC, "no space left")
+        raise OSError(actlib.files.errno.ENOSPC, "no space left")
 
     monkeypatch.setattr(os, "copy_file_range", fail)
     (tmp_path / "a").write_bytes(b"data")

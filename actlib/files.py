@@ -1,0 +1,258 @@
+"""Writes files and folders whole or not at all, and tensors with metadata and a hash.
+
+    with atomic_folder(output) as unfinished:
+        ...                                      # write into `unfinished`
+    with atomic_file(path) as unfinished:
+        table.to_parquet(unfinished)
+    save_tensors(path, "ChannelMask", channels, metadata)
+
+What is written grows in a hidden folder beside the output and is renamed at the end. After an error
+the hidden folder is removed. After a kill it stays until the next writer of the same output on the
+same machine removes it: its name holds the machine and the process that made it. No lock is taken,
+so shared file systems without `flock` (NFS, Lustre) work too.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+RESERVED = "actlib"
+"""Key of the metadata under which `save_tensors` keeps the kind, the order and the hash."""
+REMEDIES = {
+    "ChannelMask": "`actlib mask` makes one from scores",
+    "ChannelScores": "`actlib record` makes one",
+}
+_ENDING = ".partial"
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_CLOSED = {errno.EROFS, errno.EACCES, errno.EPERM}
+_UNABLE = {errno.ENOSYS, errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM, errno.EBADF}
+
+
+class Unwritable(OSError, ValueError):
+    """An output that its folder does not take; the sentence names the folder and the remedy."""
+
+
+def require_free(output: Path) -> None:
+    """Refuse an output folder that holds something.
+
+    Raises:
+        ValueError: names the folder.
+    """
+    if output.is_file() or (output.is_dir() and any(output.iterdir())):
+        raise ValueError(f"the output folder {output} exists and is not empty; name another")
+
+
+@contextmanager
+def atomic_folder(output: Path, *, replace: bool = False) -> Iterator[Path]:
+    """A folder that takes the name `output` at the end of the block, or goes away after an error.
+
+    Args:
+        output: absent, or an empty folder.
+        replace: `output` may hold something, which goes.
+
+    Raises:
+        Unwritable: the disk is full, or the folder around `output` cannot be written.
+    """
+    with _hidden_folder(output) as hidden:
+        unfinished = hidden / output.name
+        unfinished.mkdir()
+        yield unfinished
+        if replace and output.exists():
+            # Renamed first: a kill while it is removed must not leave a part of it in its place.
+            output.rename(hidden / "replaced")
+        unfinished.replace(output)
+
+
+@contextmanager
+def atomic_file(output: Path) -> Iterator[Path]:
+    """The path of a file to write, which takes the name `output` at the end of the block.
+
+    It is on the disk then; what `output` held before is replaced.
+
+    Raises:
+        Unwritable: the disk is full, or the folder around `output` cannot be written.
+    """
+    with _hidden_folder(output) as hidden:
+        unfinished = hidden / output.name
+        yield unfinished
+        descriptor = os.open(unfinished, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        unfinished.replace(output)
+
+
+def write_text(output: Path, text: str) -> None:
+    """Write a text file in UTF-8, whole or not at all; see `atomic_file`."""
+    with atomic_file(output) as unfinished:
+        unfinished.write_text(text, encoding="utf-8", newline="\n")
+
+
+@contextmanager
+def clear_errors(output: Path) -> Iterator[None]:
+    """Tell a full disk and a folder that cannot be written in one sentence.
+
+    Args:
+        output: what the block writes.
+
+    Raises:
+        Unwritable: the block failed for one of these reasons; other errors stay as they are.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = _reason(error, output)
+        if reason is None:
+            raise
+        raise Unwritable(reason) from error
+
+
+def copy_file(source: str | os.PathLike, destination: str | os.PathLike) -> None:
+    """Copy a file's content, without its permissions and not through this process.
+
+    Files may share their bytes afterwards, where the file system can do that.
+    """
+    with open(source, "rb") as reading, open(destination, "wb") as writing:
+        left = os.fstat(reading.fileno()).st_size
+        while left:
+            try:
+                count = os.copy_file_range(reading.fileno(), writing.fileno(), left)
+            except OSError as error:
+                if error.errno not in _UNABLE:
+                    raise
+                count = os.sendfile(writing.fileno(), reading.fileno(), None, left)
+            if count == 0:
+                raise OSError(f"{source} became shorter while it was copied")
+            left -= count
+
+
+def save_tensors(
+    path: str | os.PathLike, kind: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+) -> None:
+    """Write named tensors to a safetensors file, whole or not at all.
+
+    The order of the names is kept in the file's metadata, because safetensors sorts its tensors and
+    ties are broken by module order; so is the SHA-256 of the tensors, which shows damage.
+
+    Raises:
+        ValueError: an entry of the metadata is no text, or has the reserved key ``actlib``.
+    """
+    if RESERVED in metadata:
+        raise ValueError(f"metadata may not have the key {RESERVED!r}, which {kind} files use")
+    wrong = next((key for key, value in metadata.items() if not isinstance(value, str)), None)
+    if wrong is not None:
+        raise ValueError(
+            f"metadata must be text, but {wrong!r} is {type(metadata[wrong]).__name__}"
+        )
+    own = {"kind": kind, "order": list(tensors), "sha256": digest_tensors(tensors)}
+    # Copies, because safetensors refuses tensors that share memory.
+    copies = {name: tensor.cpu().clone().contiguous() for name, tensor in tensors.items()}
+    with atomic_file(Path(path)) as unfinished:
+        save_file(copies, unfinished, {RESERVED: json.dumps(own), **metadata})
+
+
+def load_tensors(path: str | os.PathLike, kind: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read tensors in their saved order, and the metadata, from a file of `save_tensors`.
+
+    Raises:
+        ValueError: there is no such file, it is of another kind, or it is damaged.
+    """
+    remedy = f"; {REMEDIES[kind]}" if kind in REMEDIES else ""
+    if not Path(path).is_file():
+        raise ValueError(f"there is no {kind} file {path}{remedy}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+            header = json.loads(metadata.pop(RESERVED, "{}"))
+            stored_kind = header.get("kind", "no actlib data")
+            if stored_kind == kind:
+                tensors = {name: file.get_tensor(name) for name in header["order"]}
+                if header["sha256"] == digest_tensors(tensors):
+                    return tensors, metadata
+                raise SafetensorError("its numbers are not those that were saved")
+    except (SafetensorError, KeyError, TypeError, AttributeError, ValueError, OSError) as error:
+        message = f"{path} is not a readable {kind} file, or damaged: {error}{remedy}"
+        raise ValueError(message) from error
+    raise ValueError(f"{path} holds {stored_kind}, not {kind}{remedy}")
+
+
+def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of tensors with their names, types and shapes."""
+    state = hashlib.sha256()
+    for name, tensor in tensors.items():
+        state.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        state.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return state.hexdigest()
+
+
+@contextmanager
+def _hidden_folder(output: Path) -> Iterator[Path]:
+    """A folder beside the output, of this process."""
+    with clear_errors(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale(output)
+        prefix = f".{output.name}.{_host()}-{os.getpid()}-"
+        hidden = Path(tempfile.mkdtemp(_ENDING, prefix, output.parent))
+        try:
+            yield hidden
+        finally:
+            shutil.rmtree(hidden, ignore_errors=True)
+
+
+def _remove_stale(output: Path) -> None:
+    """Remove what killed writers of the same output on this machine left."""
+    name = rf"\.{re.escape(output.name)}\.{re.escape(_host())}-(\d+)-\w{{8}}{re.escape(_ENDING)}"
+    for path in output.parent.iterdir():
+        match = re.fullmatch(name, path.name)
+        if match and path.is_dir() and not path.is_symlink() and not _is_running(int(match[1])):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)  # signal 0 only asks
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        pass  # of another user, or no number of a process: left alone
+    return True
+
+
+def _host() -> str:
+    return re.sub(r"[^\w.]", "_", socket.gethostname())
+
+
+def _reason(error: Exception, output: Path) -> str | None:
+    # Libraries in Rust have errors of their own, with the number in their words.
+    match = re.search(r"\(os error (\d+)\)", str(error))
+    number = error.errno if isinstance(error, OSError) else int(match[1]) if match else None
+    name, folder = output.name, output.parent
+    if number in _FULL:
+        return f"no space is left in {folder} for {name}: free some, or write to another disk"
+    if number in _CLOSED and _is_at(getattr(error, "filename", None), folder):
+        return f"{folder} cannot be written, so {name} was not: make it writable or name another"
+    if number == errno.EFBIG:
+        return f"{name} is larger than files may be in {folder}: raise that limit (ulimit -f)"
+    return None
+
+
+def _is_at(failed: str | None, folder: Path) -> bool:
+    """Whether what failed is in the folder or above it, and not a file that was only read."""
+    if failed is None:
+        return True
+    path = Path(os.fsdecode(failed)).absolute()
+    return path.is_relative_to(folder.absolute()) or folder.absolute().is_relative_to(path)
