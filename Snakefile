@@ -16,9 +16,9 @@ from actlib.folders.locks import alone, take
 from actlib.study.families import model_folder, recipe
 from actlib.study.job_needs import job_cores, job_needs
 from actlib.study.presets import LoadedModel, TunedModel, WheelModel, load_preset, preset_file
+from actlib.study.questions import question_files
 from actlib.study.sweep_parts import PARTS
 from actlib.study.sweeps import KEPT, MEASURING
-from actlib.text.questions import question_files
 
 CHOICE = config.get("preset", "smol")
 FIGURES = config.get("figures", "")
@@ -40,7 +40,7 @@ if workflow.is_main_process and not {"-n", "--dry-run", "--dryrun", "--lint"} & 
         sys.exit(f"error: {error}")
 CODE = sorted(str(path) for path in Path("actlib").rglob("*.py"))
 RECORDING = "localize hooks channels activations experts running_sums passes placement parallel"
-RECORDING_CODE = [f"actlib/{name}.py" for name in (*RECORDING.split(), "text/prompts")]
+RECORDING_CODE = [f"actlib/{name}.py" for name in (*RECORDING.split(), "prompts")]
 # Measured on two CPU cores; other presets have no estimate.
 MINUTES = {
     "smol": {"wheel": 0.5, "step": 0.06, "record": 1, "notebook": 2, "sweep": 6},

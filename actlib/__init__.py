@@ -19,6 +19,7 @@ _HOME = {
     "record_differences": "localize",
     "record_differences_in_two_passes": "two_passes",
     "weight_differences": "localize",
+    "batches": "prompts",
     "ablated": "interventions",
     "patched": "interventions",
     "moving": "walks",

@@ -95,8 +95,8 @@ def record(
     from actlib.folders.loading import load_pretrained
     from actlib.folders.stored import tokenizer_of
     from actlib.localize import record_differences
+    from actlib.prompts import batches
     from actlib.text.data import load_external
-    from actlib.text.prompts import batches
 
     rows = list(load_external(questions))[:limit]
     tokenizer = tokenizer_of(target)

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from actlib.contexts import require_room
 from actlib.placement import input_device
-from actlib.text.prompts import batches
+from actlib.prompts import batches
 
 
 @torch.no_grad()
@@ -71,7 +71,7 @@ def evaluate(
 
     Args:
         model: causal language model; it is left in the mode that it came in.
-        batches: from ``actlib.text.prompts.batches``; ``index`` numbers the items.
+        batches: from ``actlib.prompts.batches``; ``index`` numbers the items.
         progress: label of a progress bar; empty for none.
 
     Returns:
@@ -96,7 +96,7 @@ class ItemSet:
     """Questions tokenized and batched once, by length over all of them, to judge many models on.
 
     Attributes:
-        batches: from ``actlib.text.prompts.batches``.
+        batches: from ``actlib.prompts.batches``.
         about: what is told of each item beside its scores, one row an item, in the order of
             ``index``: ``item`` and what the caller adds, such as ``cell`` and ``cluster``.
     """
@@ -113,13 +113,7 @@ class ItemSet:
         batch_size: int,
         max_tokens: int | None = None,
     ) -> "ItemSet":
-        """Tokenize rows with ``question`` and ``answer``; see ``actlib.text.prompts.batches``.
-
-        Batches are made smaller where the last would be left with one item, since an ablation by
-        resampling needs two.
-        """
-        while batch_size > 2 and len(rows) % batch_size == 1:
-            batch_size -= 1
+        """Tokenize rows with ``question`` and ``answer``; see ``actlib.prompts.batches``."""
         return cls(batches(tokenizer, rows, batch_size, max_tokens=max_tokens), about)
 
     def judge(self, model: PreTrainedModel, *, mixed_precision: bool = False) -> pd.DataFrame:

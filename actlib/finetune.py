@@ -25,8 +25,8 @@ from transformers import (
     set_seed,
 )
 
+from actlib.prompts import Encoded, encode_rows, pad_left
 from actlib.resuming import Checkpoints, Resume, training_digest
-from actlib.text.prompts import Encoded, encode, pad_left
 
 IGNORED = -100
 
@@ -152,7 +152,7 @@ def finetune(
             the batch size, or ``lora`` would also train
             biases or whole modules. The model is as it was then.
     """
-    rows = [vars(encode(tokenizer, item["question"], item["answer"])) for item in items]
+    rows = [vars(item) for item in encode_rows(tokenizer, items)]
     if not rows:
         raise ValueError("fine-tuning needs at least one item, and none was given")
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id

@@ -17,9 +17,9 @@ from transformers import LlamaConfig, PreTrainedTokenizerFast
 from actlib.evaluate import evaluate
 from actlib.localize import record_differences
 from actlib.masks import ChannelMask, random_like
+from actlib.prompts import batches
 from actlib.scores import ChannelScores, channel_count
 from actlib.text.data import load_external
-from actlib.text.prompts import batches
 from benchmarks.rankings import PERCENT, heavy_tailed
 from benchmarks.serving import Way
 from benchmarks.shapes import channel_layout, llama, random_batches, random_pair

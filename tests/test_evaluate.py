@@ -6,7 +6,7 @@ from small_study import random_items
 
 from actlib.evaluate import answer_scores, evaluate
 from actlib.hooks import position_ids_of
-from actlib.text.prompts import Encoded, pad_left
+from actlib.prompts import Encoded, pad_left
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from transformers import GPT2Config, GPT2LMHeadModel, TrainerCallback
 from actlib.channels import channel_modules, tied_modules
 from actlib.evaluate import evaluate
 from actlib.finetune import IGNORED, answer_loss, collate, finetune, light_lora
+from actlib.prompts import Encoded, batches, encode_rows
 from actlib.study.families import small_model, small_tokenizer
 from actlib.study.presets import ScratchModel, load_preset
-from actlib.text.prompts import Encoded, batches, encode
 
 SETTINGS = {"steps": 12, "learning_rate": 5e-3, "batch_size": 4, "mixed_precision": False}
 SETTINGS |= {"progress": False}
@@ -70,7 +70,7 @@ def test_the_first_loss_is_the_mean_over_answer_tokens(fresh, tokenizer, questio
     model, lengths = fresh(), []
     judged = evaluate(model, batches(tokenizer, questions, 8))
     for item in questions:
-        lengths.append(sum(encode(tokenizer, item["question"], item["answer"]).answer_mask))
+        lengths.append(sum(encode_rows(tokenizer, [item])[0].answer_mask))
     expected = (judged["nll"] * lengths).sum() / sum(lengths)
     settings = {**SETTINGS, "steps": 1, "batch_size": 8}
     assert finetune(model, tokenizer, questions, **settings)[0] == pytest.approx(expected, abs=1e-3)
@@ -87,8 +87,8 @@ def test_labels_are_the_answers_tokens_and_nothing_else():
 
 
 def test_only_predictions_of_answer_tokens_get_a_gradient(fresh, tokenizer, questions):
-    encoded = [encode(tokenizer, item["question"], item["answer"]) for item in questions[:3]]
-    encoded.append(encode(tokenizer, "How much is it?", "A longer answer than those before it."))
+    longer = {"question": "How much is it?", "answer": "A longer answer than those before it."}
+    encoded = encode_rows(tokenizer, [*questions[:3], longer])
     batch = collate(encoded, pad_id=0)
     labels = batch.pop("labels")
     logits = fresh()(**batch).logits

@@ -353,15 +353,16 @@ def test_tables_in_a_report_show_html_as_text():
 
 
 def test_a_highlighted_prompt_shows_html_as_text(family):
-    from actlib.text import prompts
+    from actlib.prompts import Encoded
+    from actlib.study.questions import highlight
 
     class Letters:
         def decode(self, tokens, **_options):
             return "".join(map(chr, tokens))
 
     ids = [ord(letter) for letter in EVIL]
-    encoded = prompts.Encoded(ids, [place > 9 for place in range(len(ids))])
-    shown = prompts.highlight(Letters(), encoded).data
+    encoded = Encoded(ids, [place > 9 for place in range(len(ids))])
+    shown = highlight(Letters(), encoded).data
     assert "&lt;" in shown and "<script" not in shown and "<img" not in shown
 
 

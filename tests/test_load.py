@@ -9,8 +9,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from actlib.masks import ChannelMask, random_like
+from actlib.prompts import batches
 from actlib.text.data import load_external
-from actlib.text.prompts import batches
 from benchmarks.load import letters, llama_70b, made_mask, write_examples
 from benchmarks.rankings import heavy_tailed
 from benchmarks.shapes import channel_layout

@@ -8,9 +8,9 @@ from small_study import write_pair
 
 from actlib.study.own_pair import DEFAULTS, NEEDED
 from actlib.study.presets import CONFIGS, LoadedModel, load_preset
+from actlib.study.questions import PURPOSES
 from actlib.study.session import PARTS, Study
 from actlib.text.data import abilities_of, load_external
-from actlib.text.questions import PURPOSES
 
 
 @pytest.fixture

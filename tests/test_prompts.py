@@ -1,14 +1,23 @@
 """Encoding: the answer span is exact, with and without a chat template, whatever the batch."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from datasets import Dataset
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from actlib.text import generator, prompts
+from actlib import prompts
+from actlib.study.questions import highlight
 
-ROWS = generator.generate(per_cell={"validation": 3})
+DATA = Path(__file__).resolve().parents[1] / "data" / "validation"
+ROWS = [
+    json.loads(line)
+    for path in sorted(DATA.glob("*.jsonl"))
+    for line in path.read_text(encoding="utf-8").splitlines()[::20]
+]
 CHAT = (
     "{% if messages[0].role != 'system' %}<|turn|>system\nA default that nobody asked for<|end|>\n"
     "{% endif %}{% for m in messages %}<|turn|>{{ m.role }}\n{{ m.content }}<|end|>\n{% endfor %}"
@@ -48,6 +57,11 @@ def chat():
     return _tokenizer(CHAT)
 
 
+def _encode(tokenizer, question, answer, **options):
+    row = {"question": question, "answer": answer}
+    return prompts.encode_rows(tokenizer, [row], **options)[0]
+
+
 def _answer(tokenizer, ids, mask):
     return tokenizer.decode([token for token, chosen in zip(ids, mask, strict=True) if chosen])
 
@@ -55,7 +69,7 @@ def _answer(tokenizer, ids, mask):
 def test_the_span_is_the_answer_with_the_token_that_ends_the_turn(tokenizer):
     end = "<|end|>" if tokenizer.chat_template == CHAT else "<|text|>"
     for row in ROWS:
-        encoded = prompts.encode(tokenizer, row["question"], row["answer"])
+        encoded = _encode(tokenizer, row["question"], row["answer"])
         span = _answer(tokenizer, encoded.input_ids, encoded.answer_mask)
         assert span.strip() == row["answer"] + end
         first = encoded.answer_mask.index(True)
@@ -63,43 +77,43 @@ def test_the_span_is_the_answer_with_the_token_that_ends_the_turn(tokenizer):
 
 
 def test_the_prompt_does_not_depend_on_the_answer(tokenizer):
-    one, other = (prompts.encode(tokenizer, "Why?", answer) for answer in ("7", "because of x"))
+    one, other = (_encode(tokenizer, "Why?", answer) for answer in ("7", "because of x"))
     lengths = [item.answer_mask.index(True) for item in (one, other)]
     assert lengths[0] == lengths[1]
     assert one.input_ids[: lengths[0]] == other.input_ids[: lengths[0]]
 
 
 def test_the_text_is_what_the_template_writes(chat):
-    encoded = prompts.encode(chat, "Why?", "So.", system_prompt="Be brief.")
+    encoded = _encode(chat, "Why?", "So.", system_prompt="Be brief.")
     assert chat.decode(encoded.input_ids) == (
         "<|turn|>system\nBe brief.<|end|>\n<|turn|>user\nWhy?<|end|>\n<|turn|>assistant\nSo.<|end|>"
     )
-    assert "nobody asked" not in chat.decode(prompts.encode(chat, "Why?", "So.").input_ids)
+    assert "nobody asked" not in chat.decode(_encode(chat, "Why?", "So.").input_ids)
 
 
 def test_a_template_without_system_messages_gets_it_in_the_question():
     strict = _tokenizer(STRICT)
-    encoded = prompts.encode(strict, "Why?", "So.", system_prompt="Be brief.")
+    encoded = _encode(strict, "Why?", "So.", system_prompt="Be brief.")
     assert strict.decode(encoded.input_ids) == "[INST] Be brief.\n\nWhy? [/INST] So.<|text|>"
 
 
 def test_the_plain_form_names_question_and_answer():
     plain = _tokenizer()
-    encoded = prompts.encode(plain, "Why?", "So.")
+    encoded = _encode(plain, "Why?", "So.")
     assert plain.decode(encoded.input_ids) == "Question: Why?\nAnswer: So.<|text|>"
 
 
 def test_a_changed_template_is_noticed():
     tokenizer = _tokenizer(CHAT)
-    before = prompts.encode(tokenizer, "Why?", "So.")
+    before = _encode(tokenizer, "Why?", "So.")
     tokenizer.chat_template = None
-    assert prompts.encode(tokenizer, "Why?", "So.") != before
+    assert _encode(tokenizer, "Why?", "So.") != before
 
 
 @pytest.mark.parametrize(("question", "answer"), [("Why?", ""), ("Why?", " \n"), ("", "So.")])
 def test_an_empty_span_is_refused(tokenizer, question, answer):
     with pytest.raises(ValueError, match="must hold text"):
-        prompts.encode(tokenizer, question, answer)
+        _encode(tokenizer, question, answer)
 
 
 def test_batches_are_left_padded_and_hold_every_item_once(tokenizer):
@@ -111,7 +125,7 @@ def test_batches_are_left_padded_and_hold_every_item_once(tokenizer):
         assert batch["answer_mask"][:, -1].all() and batch["attention_mask"][:, -1].all()
         for row, number in enumerate(batch["index"].tolist()):
             kept = batch["attention_mask"][row].bool()
-            item = prompts.encode(tokenizer, ROWS[number]["question"], ROWS[number]["answer"])
+            item = _encode(tokenizer, ROWS[number]["question"], ROWS[number]["answer"])
             assert batch["input_ids"][row][kept].tolist() == item.input_ids
             assert batch["answer_mask"][row][kept].tolist() == item.answer_mask
             assert batch["position_ids"][row][kept].tolist() == list(range(len(item.input_ids)))
@@ -138,7 +152,7 @@ def test_sorting_saves_padding_and_can_be_turned_off(chat):
 
 
 def test_items_over_the_limit_are_left_out_with_a_warning(chat):
-    lengths = [len(prompts.encode(chat, r["question"], r["answer"]).input_ids) for r in ROWS]
+    lengths = [len(_encode(chat, r["question"], r["answer"]).input_ids) for r in ROWS]
     limit = sorted(lengths)[len(lengths) // 2]
     with pytest.warns(UserWarning, match=f"longer than {limit} tokens"):
         made = prompts.batches(chat, ROWS, 8, max_tokens=limit)
@@ -160,13 +174,97 @@ def test_a_tokenizer_without_an_end_is_refused():
     tokenizer = _tokenizer()
     tokenizer.eos_token = None
     with pytest.raises(ValueError, match="end-of-text"):
-        prompts.encode(tokenizer, "Why?", "So.")
+        _encode(tokenizer, "Why?", "So.")
 
 
 def test_highlight_shows_the_answer_apart_and_escapes_markup(chat):
-    encoded = prompts.encode(chat, "Is 1 < 2, мяч?", "Да, <b>.")
-    shown = prompts.highlight(chat, encoded).data
-    prompt, _, answer = shown.partition(prompts._ANSWER_STYLE)
+    encoded = _encode(chat, "Is 1 < 2, мяч?", "Да, <b>.")
+    shown = highlight(chat, encoded).data
+    prompt, _, answer = shown.partition("background:")
     assert "1 &lt; 2, мяч?" in prompt and "Д" not in prompt
     assert "Д" in answer and "&lt;b&gt;" not in prompt and "<b>" not in shown
     assert "\ufffd" not in shown
+
+
+def _sentencepiece(chat_template=None):
+    """In the manner of Mistral and Phi 3: a normalizer that puts `▁` before every text."""
+    pieces = ["<unk>", "<s>", "</s>", "▁", *map(chr, range(33, 127)), "\n"]
+    words = ["▁" + text for text in ("A", "An", "Ans", "So", "[")]
+    merges = [("▁", "A"), ("▁A", "n"), ("▁An", "s"), ("S", "o"), ("▁", "So"), ("▁", "[")]
+    vocab = {piece: n for n, piece in enumerate([*pieces, *words, "So"])}
+    core = Tokenizer(models.BPE(vocab, merges, unk_token="<unk>"))
+    core.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    core.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+    tokenizer.chat_template = chat_template
+    return tokenizer
+
+
+@pytest.mark.parametrize("template", [None, STRICT.replace("<|text|>", "</s>")])
+def test_an_answer_is_tokenized_as_it_is_in_the_joint_text(template):
+    tokenizer = _sentencepiece(template)
+    encoded = _encode(tokenizer, "Why?", "So.")
+    joint = "Question: Why?\nAnswer: So." if template is None else "[INST] Why? [/INST] So."
+    assert encoded.input_ids[:-1] == tokenizer(joint, add_special_tokens=False)["input_ids"]
+    answer = [n for n, chosen in zip(encoded.input_ids, encoded.answer_mask, strict=True) if chosen]
+    assert tokenizer.convert_ids_to_tokens(answer) == ["▁So", ".", "</s>"]
+
+
+def test_a_token_across_the_border_is_the_answers():
+    # The template ends with a space, which the tokenizer joins with the answer's first word.
+    tokenizer = _tokenizer("{% for m in messages %}{{ m.content }}: {% endfor %}")
+    tokenizer.add_tokens(["?: S"])
+    encoded = _encode(tokenizer, "Why?", "So.")
+    assert tokenizer.decode(encoded.input_ids) == ": Why?: So.<|text|>"
+    assert _answer(tokenizer, encoded.input_ids, encoded.answer_mask) == "?: So.<|text|>"
+
+
+def test_thoughts_that_a_template_writes_are_not_the_answers():
+    tokenizer = _tokenizer(CHAT.replace("\n{{ m.content }}", "\n{{ thoughts }}{{ m.content }}"))
+    tokenizer.chat_template = tokenizer.chat_template.replace(
+        "{{ thoughts }}", "{% if m.role == 'assistant' %}<think>\n\n</think>\n\n{% endif %}"
+    )
+    encoded = _encode(tokenizer, "Why?", "So.")
+    assert "<think>\n\n</think>\n\nSo." in tokenizer.decode(encoded.input_ids)
+    assert _answer(tokenizer, encoded.input_ids, encoded.answer_mask) == "So.<|end|>"
+
+
+def test_of_named_templates_the_default_is_used():
+    named = _tokenizer({"default": CHAT, "tool_use": STRICT})
+    assert _encode(named, "Why?", "So.") == _encode(_tokenizer(CHAT), "Why?", "So.")
+    named.chat_template = {"rag": CHAT, "tool_use": STRICT}
+    with pytest.raises(ValueError, match="named rag, tool_use and none named default"):
+        _encode(named, "Why?", "So.")
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "sizes"),
+    [(9, 4, [4, 5]), (10, 4, [4, 4, 2]), (1, 4, [1]), (3, 2, [3]), (5, 4, [5]), (2, 1, [1, 1])],
+)
+def test_a_last_item_alone_joins_the_batch_before_it(chat, count, size, sizes):
+    made = prompts.batches(chat, ROWS[:count], size)
+    assert [len(batch["index"]) for batch in made] == sizes
+    assert sorted(torch.cat([b["index"] for b in made]).tolist()) == list(range(count))
+
+
+def test_items_left_out_do_not_leave_one_alone(chat):
+    rows = [{"question": "Q?", "answer": "x" * (1 if n else 300)} for n in range(6)]
+    with pytest.warns(UserWarning, match="Left out 1 items"):
+        made = prompts.batches(chat, rows, 4, max_tokens=200)
+    assert [len(batch["index"]) for batch in made] == [5]
+    with pytest.warns(UserWarning, match="Left out 1 items"):
+        assert prompts.drop_long(chat, rows, 200) == rows[1:]
+    assert prompts.drop_long(chat, rows, None) == rows
+
+
+def test_an_answer_without_a_token_is_refused():
+    tokenizer = _tokenizer(CHAT)
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace("\u200b", "")
+    with pytest.raises(ValueError, match="no token for the answer"):
+        _encode(tokenizer, "Why?", "\u200b")

@@ -1,7 +1,7 @@
 """Every item serves one purpose, and tasks are balanced."""
 
+from actlib.study.questions import PURPOSES, partition, spread
 from actlib.text.data import load_items
-from actlib.text.questions import PURPOSES, partition, spread
 
 
 def questions(rows):

@@ -14,9 +14,9 @@ from actlib.controls import choices
 from actlib.merging import merge
 from actlib.study import experiments
 from actlib.study.presets import CONFIGS, ROOT
+from actlib.study.questions import PURPOSES
 from actlib.study.session import PARTS, Study
 from actlib.text.data import load_items
-from actlib.text.questions import PURPOSES
 
 BENCHMARKS = ROOT.parent / "shared" / "data"
 EXAMS_CELLS = {"lost": ["bg-science", "hr-science"], "retained": ["tr-science"]}

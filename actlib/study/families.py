@@ -40,8 +40,8 @@ from actlib.folders.records import content_of, digest_of
 from actlib.resuming import Resume
 from actlib.study.model_cards import write_card
 from actlib.study.presets import LoadedModel, Preset, ScratchModel, TunedModel, WheelModel
+from actlib.study.questions import data_digest, data_folder, trained_on, training_items
 from actlib.text.data import load_items
-from actlib.text.questions import data_digest, data_folder, trained_on, training_items
 
 CHAT_TEMPLATE = (
     "{% for m in messages if m['content'] %}<|{{ m['role'] }}|>{{ m['content'] }}"

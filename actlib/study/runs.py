@@ -29,9 +29,9 @@ from actlib.study.presets import (
     preset_file,
     require_place,
 )
+from actlib.study.questions import PURPOSES, Questions, data_folder, of_cell, partition
 from actlib.study.session import PARTS
 from actlib.text.data import abilities_of, load_external
-from actlib.text.questions import PURPOSES, Questions, data_folder, of_cell, partition
 
 DONE, FAILED, NOT_REACHED = "done", "failed", "not reached"
 

@@ -33,11 +33,11 @@ from actlib.folders.locks import held
 from actlib.folders.records import declare, note, write_record
 from actlib.localize import record_differences
 from actlib.pairing.pairs import require_pair
+from actlib.prompts import batches, drop_long
 from actlib.scores import ChannelScores, pool
 from actlib.study.families import build, load_model, load_pretrained, recipe
 from actlib.study.presets import ROOT, LoadedModel, Preset, TunedModel, load_preset, require_place
-from actlib.text.prompts import batches
-from actlib.text.questions import Questions, cluster_of, data_digest, data_folder
+from actlib.study.questions import Questions, cluster_of, data_digest, data_folder
 
 PARTS = 6
 RECORDING = 2  # raised when scores hold something new, so that those kept before are recorded anew
@@ -205,16 +205,15 @@ class Study:
 
     def batches(self, cell: str, purpose: str = "test", part: int | None = None) -> list[dict]:
         """Token batches of an ability; with ``part``, of one of the ``PARTS`` disjoint portions."""
-        items = self.items(cell, purpose)
+        settings = self.preset.evaluation
+        items = drop_long(self.tokenizer(), self.items(cell, purpose), settings.max_tokens)
         if part is not None and len(items) < PARTS:
             raise ValueError(
-                f"{cell!r} has {len(items)} {purpose} items, and {PARTS} parts need one each"
+                f"{cell!r} has {len(items)} {purpose} items within max_tokens="
+                f"{settings.max_tokens}, and {PARTS} parts need one each"
             )
         chosen = items if part is None else items[part::PARTS]
-        settings = self.preset.evaluation
-        return batches(
-            self.tokenizer(), chosen, settings.batch_size, max_tokens=settings.max_tokens
-        )
+        return batches(self.tokenizer(), chosen, settings.batch_size)
 
     def scores(
         self,

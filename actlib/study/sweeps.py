@@ -26,10 +26,10 @@ from actlib.folders.locks import held
 from actlib.folders.records import git_state, write_record
 from actlib.study.families import recipe
 from actlib.study.presets import ROOT
+from actlib.study.questions import data_digest
 from actlib.study.session import Study
 from actlib.study.sweep_channels import Cell
 from actlib.study.sweep_parts import PARTS, Part, require_sweep
-from actlib.text.questions import data_digest
 
 KEPT = Path(os.environ.get("ACT_SWEEPS", ROOT / "data" / "sweeps"))
 MEASURING = 1  # raised when a measurement changes its meaning, so that cells are measured anew

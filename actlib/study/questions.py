@@ -4,16 +4,23 @@ Questions(preset).items("fr-maths", "test")
 """
 
 import hashlib
+import html
 import random
 from collections.abc import Iterable, Mapping
+from itertools import groupby
 from pathlib import Path
+from typing import Any, cast
 
 from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
 
+from actlib.prompts import Encoded
 from actlib.study.presets import ROOT, Data, Preset
 from actlib.text.data import abilities_of, load_external, load_items
 from actlib.text.generator import require_known
 
+_PROMPT_STYLE = "color:#777"
+_ANSWER_STYLE = "background:#cfe8f7;color:#00436b;border:1px solid #0072b2;border-radius:2px"
 PURPOSES = {"recording": "train", "validation": "validation", "test": "test"}
 """Split of the shipped data that each purpose draws on."""
 
@@ -158,3 +165,38 @@ class Questions:
         if folder is None or self._has_splits:  # the shipped questions have splits
             return load_items(folder, split=PURPOSES[purpose], tasks=data.tasks)
         return partition(load_external(folder), purpose)
+
+
+def _runs(tokenizer: PreTrainedTokenizerBase, encoded: Encoded) -> list[tuple[str, bool]]:
+    """Text of each token, and whether it is the answer's; tokens of one character are joined."""
+    runs: list[tuple[str, bool]] = []
+    pending: list[int] = []
+    last = len(encoded.input_ids) - 1
+    for position, (token, in_answer) in enumerate(
+        zip(encoded.input_ids, encoded.answer_mask, strict=True)
+    ):
+        pending.append(token)
+        text = cast(str, tokenizer.decode(pending))  # a list only for several sequences
+        closes = position == last or encoded.answer_mask[position + 1] != in_answer
+        if "\ufffd" not in text or closes:
+            runs.append((text, in_answer))
+            pending = []
+    return runs
+
+
+def highlight(tokenizer: PreTrainedTokenizerBase, encoded: Encoded) -> Any:
+    """Show an item in a notebook: the prompt in gray, the answer's tokens colored and boxed.
+
+    Returns:
+        An `IPython.display.HTML` object.
+    """
+    from IPython.display import HTML
+
+    spans: list[str] = []
+    for in_answer, group in groupby(_runs(tokenizer, encoded), key=lambda run: run[1]):
+        shown = [html.escape(text).replace("\n", "↵<br>") for text, _ in group]
+        style = _ANSWER_STYLE if in_answer else _PROMPT_STYLE
+        pieces = shown if in_answer else ["".join(shown)]
+        spans.extend(f'<span style="{style}">{piece}</span>' for piece in pieces)
+    body = "".join(spans)
+    return HTML(f'<div style="font-family:monospace;white-space:pre-wrap">{body}</div>')

@@ -1,0 +1,261 @@
+"""Turn questions and answers into left-padded token batches in which the answer span is exact.
+
+    for batch in batches(tokenizer, rows, batch_size=16):  # rows with `question` and `answer`
+        model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], ...)
+
+Prompt and answer are tokenized as one text, so the ids are those that the tokenizer gives the whole
+conversation. The answer begins at the first token that is not the prompt's own, and ends with the
+end-of-turn token. Padding on the left lets the answers of a batch share its last positions.
+"""
+
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from jinja2 import TemplateError
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+_QUESTION = "QUESTION-GOES-HERE"
+_ANSWER = "ANSWER-GOES-HERE"
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids of a prompt with its answer, and which of them are the answer's."""
+
+    input_ids: list[int]
+    answer_mask: list[bool]
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """What surrounds a question and an answer: text before and after, and the ids at either end."""
+
+    start_ids: tuple[int, ...]
+    before: str
+    after: str
+    lead: str
+    end_ids: tuple[int, ...]
+
+
+def encode_rows(
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Iterable[Mapping[str, Any]],
+    system_prompt: str = "",
+) -> list[Encoded]:
+    """Token ids of questions with their answers, and the positions of the answers.
+
+    With a chat template, it writes the turns, with an explicit system message, empty or not, so
+    that it adds no default of its own; of several named templates, the one named `default`.
+    Without, the form is `Question: ...` and, on the next line, `Answer: ...`.
+
+    Args:
+        tokenizer: of the model that the items are for.
+        rows: with `question` and `answer`: a list of dicts or a `datasets.Dataset`.
+        system_prompt: text of the system message.
+
+    Returns:
+        One item a row, whose mask is true at the answer's tokens, the end-of-turn token included.
+
+    Raises:
+        ValueError: a question or an answer is empty, the tokenizer has no token to end with or none
+            for an answer, or its template cannot be used.
+    """
+    pairs = [(row["question"].strip(), row["answer"].strip()) for row in rows]
+    for question, answer in pairs:
+        if not question or not answer:
+            raise ValueError(
+                f"Question and answer must hold text; got {question!r} and {answer!r}."
+            )
+    if not pairs:
+        return []
+    frame = _frame(tokenizer, system_prompt)
+    prompts = [f"{frame.before}{question}{frame.after}" for question, _ in pairs]
+    texts = [f"{p}{frame.lead}{answer}" for p, (_, answer) in zip(prompts, pairs, strict=True)]
+    options = {"add_special_tokens": False, "return_attention_mask": False}
+    prompt_ids = tokenizer(prompts, **options)["input_ids"]
+    joint_ids = tokenizer(texts, **options)["input_ids"]
+    encoded = []
+    for prompt, joint, (_, answer) in zip(prompt_ids, joint_ids, pairs, strict=True):
+        shared = _shared_length(prompt, joint)
+        if shared == len(joint):
+            raise ValueError(
+                f"The tokenizer {tokenizer.name_or_path} has no token for the answer {answer!r}."
+            )
+        ids = [*frame.start_ids, *joint, *frame.end_ids]
+        n_prompt = len(frame.start_ids) + shared
+        encoded.append(Encoded(ids, [False] * n_prompt + [True] * (len(ids) - n_prompt)))
+    return encoded
+
+
+def batches(
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Iterable[Mapping[str, Any]],
+    batch_size: int,
+    *,
+    max_tokens: int | None = None,
+    system_prompt: str = "",
+    sort_by_length: bool = True,
+) -> list[dict[str, Tensor]]:
+    """Left-padded batches of questions with their answers.
+
+    A last batch of one item joins the batch before it, since statistics over a batch, and ablation
+    by resampling, need two.
+
+    Args:
+        tokenizer: of the model that the batches are for.
+        rows: with `question` and `answer`: a list of dicts or a `datasets.Dataset`.
+        batch_size: items in a batch.
+        max_tokens: longer items are left out with a warning; `index` lacks their numbers.
+        system_prompt: text of the system message.
+        sort_by_length: put items of like length together, which saves padding.
+
+    Returns:
+        Mappings of input_ids, attention_mask, answer_mask (bool) and position_ids, each
+        batch x seq, and `index`, the number of each item in `rows`.
+
+    Raises:
+        ValueError: the batch size is below one, no item is left, or as `encode_rows`.
+    """
+    if batch_size < 1:
+        raise ValueError(f"The batch size must be at least 1; got {batch_size}.")
+    encoded = encode_rows(tokenizer, rows, system_prompt)
+    order = _within(encoded, max_tokens)
+    if not order:
+        raise ValueError(
+            f"No item to batch: {len(encoded)} given, none within {max_tokens} tokens."
+        )
+    if sort_by_length:
+        order.sort(key=lambda n: len(encoded[n].input_ids))
+    starts = list(range(0, len(order), batch_size))
+    if batch_size > 1 and len(starts) > 1 and starts[-1] == len(order) - 1:
+        starts.pop()
+    chunks = [order[i:j] for i, j in zip(starts, [*starts[1:], len(order)], strict=True)]
+    pad_id = next((n for n in (tokenizer.pad_token_id, tokenizer.eos_token_id) if n is not None), 0)
+    return [
+        {**pad_left([encoded[n] for n in chunk], pad_id), "index": torch.tensor(chunk)}
+        for chunk in chunks
+    ]
+
+
+def drop_long(
+    tokenizer: PreTrainedTokenizerBase, rows: list[dict], max_tokens: int | None
+) -> list[dict]:
+    """Rows that have at most `max_tokens` tokens, answer included; a warning counts the others."""
+    if max_tokens is None:
+        return rows
+    return [rows[n] for n in _within(encode_rows(tokenizer, rows), max_tokens)]
+
+
+def pad_left(encoded: list[Encoded], pad_id: int = 0) -> dict[str, Tensor]:
+    """Tensors of one batch, each batch x seq: input_ids, attention_mask, answer_mask, position_ids.
+
+    Raises:
+        ValueError: there is no item.
+    """
+    if not encoded:
+        raise ValueError("A batch needs at least one item.")
+    width = max(len(item.input_ids) for item in encoded)
+    padding = [width - len(item.input_ids) for item in encoded]
+    items = list(zip(padding, encoded, strict=True))
+    attention = torch.tensor([[0] * n + [1] * (width - n) for n in padding])
+    return {
+        "input_ids": torch.tensor([[pad_id] * n + item.input_ids for n, item in items]),
+        "attention_mask": attention,
+        "answer_mask": torch.tensor([[False] * n + item.answer_mask for n, item in items]),
+        "position_ids": (attention.cumsum(1) - 1).clamp(min=0),
+    }
+
+
+def _within(encoded: list[Encoded], max_tokens: int | None) -> list[int]:
+    """Numbers of the items that are not too long; a warning counts the others."""
+    if max_tokens is None:
+        return list(range(len(encoded)))
+    fitting = [n for n, item in enumerate(encoded) if len(item.input_ids) <= max_tokens]
+    if len(fitting) < len(encoded):
+        left_out = len(encoded) - len(fitting)
+        warnings.warn(f"Left out {left_out} items longer than {max_tokens} tokens.", stacklevel=3)
+    return fitting
+
+
+def _shared_length(prompt: list[int], joint: list[int]) -> int:
+    """How many tokens a prompt has in common with the text that goes on after it."""
+    differing = (n for n, (a, b) in enumerate(zip(prompt, joint, strict=False)) if a != b)
+    return next(differing, min(len(prompt), len(joint)))
+
+
+def _frame(tokenizer: PreTrainedTokenizerBase, system_prompt: str) -> _Frame:
+    """Find what a tokenizer's template, or the plain form, writes around question and answer."""
+    template = _chat_template(tokenizer)
+    if not template:
+        starts = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
+        start_ids = (tokenizer.bos_token_id,) if starts else ()
+        opening = f"{system_prompt}\n\n" if system_prompt else ""
+        return _Frame(start_ids, f"{opening}Question: ", "\nAnswer:", " ", _end_ids(tokenizer))
+    prompt = _render(tokenizer, template, system_prompt, None)
+    if prompt.count(_QUESTION) != 1:
+        raise ValueError(
+            f"The chat template of the tokenizer {tokenizer.name_or_path} does not write the "
+            "user's message exactly once; mend it, or take it away to ask without one."
+        )
+    before, after = prompt.split(_QUESTION)
+    written, _, tail = _render(tokenizer, template, system_prompt, _ANSWER).partition(_ANSWER)
+    lead = written.removeprefix(prompt) if written.startswith(prompt) else ""
+    if lead.strip():  # such as an empty block of thoughts: written for the model, not by it
+        spaces = len(lead) - len(lead.rstrip(" "))
+        after, lead = f"{after}{lead.rstrip(' ')}", " " * spaces
+    return _Frame((), before, after, lead, _end_ids(tokenizer, tail))
+
+
+def _chat_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """The template that transformers would use without tools, or None where there is none."""
+    templates = tokenizer.chat_template
+    if not isinstance(templates, dict) or not templates:
+        return templates or None
+    if "default" not in templates:
+        raise ValueError(
+            f"The tokenizer {tokenizer.name_or_path} has chat templates named "
+            f"{', '.join(sorted(templates))} and none named default; set tokenizer.chat_template "
+            "to one of them."
+        )
+    return templates["default"]
+
+
+def _render(
+    tokenizer: PreTrainedTokenizerBase, template: str, system_prompt: str, answer: str | None
+) -> str:
+    """Text of the chat template up to the answer, or with the answer and what closes its turn."""
+    user = {"role": "user", "content": _QUESTION}
+    reply = [] if answer is None else [{"role": "assistant", "content": answer}]
+    options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": answer is None}
+    options["chat_template"] = template
+    system = {"role": "system", "content": system_prompt}
+    try:
+        return cast(str, tokenizer.apply_chat_template([system, user, *reply], **options))
+    except TemplateError:  # some templates refuse a system message
+        folded = {**user, "content": f"{system_prompt}\n\n{_QUESTION}".strip()}
+        try:
+            return cast(str, tokenizer.apply_chat_template([folded, *reply], **options))
+        except TemplateError as error:
+            raise ValueError(
+                f"The chat template of the tokenizer {tokenizer.name_or_path} cannot be used "
+                f"({error}); mend it, or take it away to ask without one."
+            ) from error
+
+
+def _end_ids(tokenizer: PreTrainedTokenizerBase, tail: str = "") -> tuple[int, ...]:
+    """First special token of what a template writes after an answer, or the end-of-text token."""
+    special = set(tokenizer.all_special_ids)
+    special.update(k for k, token in tokenizer.added_tokens_decoder.items() if token.special)
+    for token in tokenizer(tail, add_special_tokens=False)["input_ids"] if tail else ():
+        if token in special:
+            return (token,)
+    if tokenizer.eos_token_id is None:
+        raise ValueError(
+            f"The tokenizer {tokenizer.name_or_path} has no end-of-text token, so an answer cannot "
+            "be ended; set eos_token in its tokenizer_config.json."
+        )
+    return (tokenizer.eos_token_id,)
