@@ -5,16 +5,36 @@ answer tokens, and only the positions that predict an answer token reach the LM 
 
     finetune(model, tokenizer, items, steps=120, learning_rate=3e-4, seed=0)
     finetune(model, tokenizer, items, steps=120, learning_rate=3e-3, lora=light_lora(16))
+    finetune(model, tokenizer, items, steps=5000, learning_rate=1e-5, checkpoints=folder)
+
+The last keeps the Trainer's own checkpoint of every ``checkpoint_steps`` and of the end, one at a
+time, about three times the model's size in float32. After a kill, the same call resumes from it: on
+the CPU to the same weights and losses, bit for bit, as without the kill. Other weights, items,
+settings or versions are another training, with a checkpoint of its own in the folder; one of fewer
+steps has none. Remove the folder once the result is saved.
+
+Run by several processes (`torchrun`, `accelerate launch`), each with the same model and items, it
+trains one model, the same in all: they share each batch of ``batch_size``. The weights differ from
+those of one process by rounding, and where the items are no multiple of the batch: the last batch
+of a pass is then filled up from the pass's first items.
 """
 
 import copy
+import hashlib
+import json
+import math
+import shutil
 import tempfile
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 
 import torch
+import transformers
 from jaxtyping import Float, Int
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
     PreTrainedModel,
@@ -26,7 +46,6 @@ from transformers import (
 )
 
 from actlib.prompts import Encoded, encode_rows, pad_left
-from actlib.resuming import Checkpoints, Resume, training_digest
 
 IGNORED = -100
 
@@ -60,8 +79,6 @@ def collate(items: list[Encoded], pad_id: int) -> dict[str, Tensor | int]:
 class _AnswerTrainer(Trainer):
     """Trainer whose loss reads logits and labels that are cut to the answer's positions."""
 
-    checkpoints: Checkpoints | None = None
-
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         labels = inputs.pop("labels")
         outputs = model(**inputs)
@@ -77,12 +94,13 @@ class _AnswerTrainer(Trainer):
         self.state.log_history.append(dict(logs))
 
     def _save_checkpoint(self, model, trial):
-        if self.checkpoints is not None:
-            self.checkpoints.save(lambda folder: self._save_into(folder, model, trial))
-
-    def _save_into(self, folder, model, trial):
-        self.args.output_dir = str(folder)
-        super()._save_checkpoint(model, trial)
+        """Without room for a checkpoint the training goes on, with a warning."""
+        try:
+            super()._save_checkpoint(model, trial)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            partial = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+            shutil.rmtree(partial, ignore_errors=True)
+            warnings.warn(f"the training continues without this checkpoint: {error}", stacklevel=2)
 
 
 def light_lora(rank: int = 16) -> LoraConfig:
@@ -119,7 +137,8 @@ def finetune(
     callbacks: Iterable[TrainerCallback] = (),
     progress: bool = True,
     lora: LoraConfig | None = None,
-    resume: Resume | None = None,
+    checkpoints: str | Path | None = None,
+    checkpoint_steps: int = 25,
 ) -> list[float]:
     """Fine-tune ``model`` in place on the answers of ``items``: all parameters, or through LoRA.
 
@@ -127,34 +146,25 @@ def finetune(
     rounded away); with ``mixed_precision`` the matrix products run in bfloat16. AdamW without
     weight decay, linear warm-up, cosine decay. Batches mix all items in an order fixed by ``seed``
     (batches of similar length would each hold one task, and learn far slower): the same seed, data
-    and thread count give the same weights.
+    and thread count give the same weights. ``checkpoints`` is a folder to resume from.
 
-    Run by several processes (`torchrun`, `accelerate launch`), each with the same model and items,
-    it trains one model, the same in all: they share each batch of ``batch_size``. The weights
-    differ from those of one process by rounding, and where the items are no multiple of the batch:
-    the last batch of a pass is then filled up from the pass's first items.
-
-    With ``lora``, adapters are trained and then merged into the weights they adapt, so that the
-    model has its own modules and parameter names again; the adapters' start is fixed by ``seed``
-    too. LoRA usually wants a learning rate about ten times that of full fine-tuning (Schulman et
-    al. 2025, LoRA Without Regret). Callbacks get the wrapped model meanwhile. If training fails,
-    the model gets back the weights that it had.
-
-    With ``resume``, a long training keeps its last checkpoint, and one that was killed goes on from
-    it: on the CPU to the same weights and losses, bit for bit, as without the kill. Callbacks see
-    only the steps that are then left.
+    With ``lora``, adapters are trained and then merged into the weights they adapt; their start is
+    fixed by ``seed`` too. LoRA usually wants a learning rate about ten times that of full
+    fine-tuning (Schulman et al. 2025, LoRA Without Regret). Callbacks get the wrapped model. If
+    training fails, the model gets back the weights that it had.
 
     Returns:
         The training loss of each step, in nats per answer token.
 
     Raises:
-        ValueError: there is no item, an item has an empty answer, the processes are no divisor of
-            the batch size, or ``lora`` would also train
-            biases or whole modules. The model is as it was then.
+        ValueError: there is no item, an item has an empty answer, a number is out of its range, the
+            processes are no divisor of the batch size, or ``lora`` would also train biases or whole
+            modules. The model is unchanged then.
     """
     rows = [vars(item) for item in encode_rows(tokenizer, items)]
     if not rows:
         raise ValueError("fine-tuning needs at least one item, and none was given")
+    _require_settings(steps, batch_size, checkpoint_steps, learning_rate)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     schedule = {
         "max_steps": steps,
@@ -166,11 +176,26 @@ def finetune(
         "seed": seed,
         "data_seed": seed,
         "disable_tqdm": not progress,
+        "save_steps": checkpoint_steps,
     }
     with nullcontext(model) if lora is None else _adapted(model, lora, seed) as trained:
-        losses = _train(trained, rows, pad, schedule, list(callbacks), resume)
+        output = None
+        if checkpoints is not None and steps > checkpoint_steps:
+            output = Path(checkpoints) / _training_digest(trained, rows, schedule, lora)
+        losses = _train(trained, rows, pad, schedule, list(callbacks), output)
     model.eval()
     return losses
+
+
+def _require_settings(
+    steps: int, batch_size: int, checkpoint_steps: int, learning_rate: float
+) -> None:
+    counts = {"steps": steps, "batch_size": batch_size, "checkpoint_steps": checkpoint_steps}
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name} must be at least 1, got {count}")
+    if not 0 < learning_rate < math.inf:
+        raise ValueError(f"learning_rate must be a positive number, got {learning_rate}")
 
 
 def _train(
@@ -179,25 +204,22 @@ def _train(
     pad: int,
     schedule: Mapping,
     callbacks: list[TrainerCallback],
-    resume: Resume | None,
+    output: Path | None,
 ) -> list[float]:
-    found = None
-    if resume is not None:
-        checkpoints = Checkpoints(resume, training_digest(model, rows, schedule))
-        callbacks, found = [*callbacks, checkpoints], resume.found(checkpoints.digest)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as scratch:
         arguments = TrainingArguments(
-            output_dir=folder,
+            output_dir=str(output or scratch),
+            save_strategy="steps" if output else "no",
+            save_total_limit=1,
             lr_scheduler_type="cosine",
             optim="adamw_torch_fused",
             weight_decay=0.0,
             adam_beta2=0.98,
             remove_unused_columns=False,
             dataloader_pin_memory=False,
-            save_strategy="no",
             logging_steps=1,
             report_to=[],
-            accelerator_config={"split_batches": True},  # a batch is shared, not one for each
+            accelerator_config={"split_batches": True},  # the processes share a batch
             **schedule,
         )
         if arguments.train_batch_size % arguments.world_size:
@@ -212,9 +234,36 @@ def _train(
             data_collator=lambda batch: collate([Encoded(**row) for row in batch], pad),
             callbacks=callbacks,
         )
-        trainer.checkpoints = checkpoints if resume is not None else None
-        trainer.train(resume_from_checkpoint=str(found) if found else None)
+        last = output and _last_checkpoint(output)
+        trainer.train(resume_from_checkpoint=str(last) if last else None)
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def _last_checkpoint(output: Path) -> Path | None:
+    """The last whole checkpoint, or None; what a kill left half-written is removed."""
+    whole = []
+    for folder in output.glob("checkpoint-*"):
+        try:  # the Trainer writes its state last
+            state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+            whole.append((state["global_step"], folder))
+        except (OSError, ValueError):
+            shutil.rmtree(folder, ignore_errors=True)
+    return max(whole)[1] if whole else None
+
+
+def _training_digest(
+    model: torch.nn.Module, rows: list[dict], schedule: Mapping, lora: LoraConfig | None
+) -> str:
+    """Name of a training: its initial weights, tokens, settings and versions."""
+    versions = [torch.__version__, transformers.__version__]
+    adapters = lora and lora.to_dict()
+    settings = json.dumps([rows, schedule, adapters, versions], sort_keys=True, default=str)
+    digest = hashlib.sha256(settings.encode())
+    for name, parameter in model.named_parameters():
+        values = parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        about = f"{name} {tuple(parameter.shape)} {parameter.dtype} {parameter.requires_grad}"
+        digest.update(about.encode() + values.numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 @contextmanager

@@ -243,6 +243,19 @@ def test_lora_that_would_train_other_parameters_is_refused(fresh, tokenizer, que
     assert traces(model) == before
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("steps", 0), ("batch_size", 0), ("checkpoint_steps", 0), ("learning_rate", 0.0)]
+    + [("learning_rate", float("nan")), ("learning_rate", float("inf"))],
+)
+def test_a_number_out_of_its_range_changes_nothing(fresh, tokenizer, questions, name, value):
+    model = fresh()
+    before = bits(model)
+    with pytest.raises(ValueError, match=f"{name} must be .*, got {value}"):
+        finetune(model, tokenizer, questions, **SETTINGS | {name: value})
+    assert all(p.equal(before[key]) for key, p in model.named_parameters())
+
+
 def test_a_rank_is_positive():
     assert light_lora(8).r == 8
     with pytest.raises(ValueError, match="at least 1, got 0"):

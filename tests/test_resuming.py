@@ -1,10 +1,10 @@
-"""A killed training goes on from its last checkpoint, to the bits of one that was not killed."""
+"""A killed training resumes from its last checkpoint, to the bits of one that was not killed."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,8 +12,7 @@ from small_study import SIZES, write_preset
 from transformers import TrainerCallback
 
 from actlib.finetune import finetune, light_lora
-from actlib.resuming import Resume, training_digest
-from actlib.study.families import small_model, small_tokenizer
+from actlib.study.families import build, small_model, small_tokenizer
 from actlib.study.presets import ScratchModel, load_preset
 
 ITEMS = [{"question": f"{n} + {n}?", "answer": f"It is {2 * n}."} for n in range(1, 9)]
@@ -24,9 +23,25 @@ SETTINGS |= {"mixed_precision": False}
 class Stop(TrainerCallback):
     """Ends a training as a kill would, as far as its checkpoint goes: without a last word."""
 
+    def __init__(self, step):
+        self.step = step
+
     def on_step_begin(self, args, state, control, **_kwargs):
-        if state.global_step == 7:
+        if state.global_step == self.step:
             raise KeyboardInterrupt
+
+    def on_train_end(self, *_args, **_kwargs):
+        raise KeyboardInterrupt
+
+
+class Count(TrainerCallback):
+    """Keeps the numbers of the steps that it sees."""
+
+    def __init__(self):
+        self.steps = []
+
+    def on_step_end(self, args, state, control, **_kwargs):
+        self.steps.append(state.global_step)
 
 
 @pytest.fixture(scope="module")
@@ -34,110 +49,128 @@ def tokenizer(small_preset):
     return small_tokenizer(load_preset(small_preset), 400)
 
 
-def fresh(tokenizer):
-    torch.manual_seed(0)
-    spec = {"scratch": SIZES, "cells": [], "steps": 1, "learning_rate": 1, "batch_size": 1}
-    return small_model(ScratchModel(**spec), tokenizer)
+@pytest.fixture
+def trained(tokenizer):
+    """`trained(**settings)`: weights and losses of the same small model after a training."""
+
+    def train(change=0.0, **settings):
+        torch.manual_seed(0)
+        spec = {"scratch": SIZES, "cells": [], "steps": 1, "learning_rate": 1, "batch_size": 1}
+        model = small_model(ScratchModel(**spec), tokenizer)
+        with torch.no_grad():
+            next(model.parameters()).flatten()[0] += change
+        losses = finetune(model, tokenizer, ITEMS, **SETTINGS | settings)
+        return torch.cat([each.detach().flatten() for each in model.parameters()]), losses
+
+    return train
 
 
-def trained(tokenizer, **settings):
-    model = fresh(tokenizer)
-    losses = finetune(model, tokenizer, ITEMS, **SETTINGS | settings)
-    return torch.cat([each.detach().flatten() for each in model.parameters()]), losses
+def saved(folder):
+    return {path.name for path in folder.glob("*/checkpoint-*")}
 
 
-@pytest.mark.parametrize("lora", [None, light_lora(4)])
-@pytest.mark.parametrize("mixed", [False, True])
-def test_an_interrupted_training_gives_the_same_bits(tokenizer, tmp_path, lora, mixed):
+@pytest.mark.parametrize(("lora", "mixed"), [(None, True), (light_lora(4), False)])
+def test_an_interrupted_training_gives_the_same_bits(trained, tmp_path, lora, mixed):
     settings = {"lora": lora, "mixed_precision": mixed}
-    whole = trained(tokenizer, **settings)
-    resume = Resume(tmp_path / "state", seconds=0)
+    expected, losses = trained(**settings)
+    saving = {"checkpoints": tmp_path, "checkpoint_steps": 3}
     with pytest.raises(KeyboardInterrupt):
-        trained(tokenizer, **settings, resume=resume, callbacks=[Stop()])
-    assert list(resume.folder.glob("checkpoint-*"))
-    steps = []
-
-    class Count(TrainerCallback):
-        def on_step_end(self, args, state, control, **_kwargs):
-            steps.append(state.global_step)
-
-    again = trained(tokenizer, **settings, resume=resume, callbacks=[Count()])
-    assert again[0].equal(whole[0]) and again[1] == whole[1]
-    assert len(steps) < SETTINGS["steps"] and steps[-1] == SETTINGS["steps"]
+        trained(**settings, **saving, callbacks=[Stop(7)])
+    assert saved(tmp_path) == {"checkpoint-6"}
+    count = Count()
+    weights, found = trained(**settings, **saving, callbacks=[count])
+    assert weights.equal(expected) and found == losses
+    assert count.steps == list(range(7, 13))
 
 
-def test_one_checkpoint_is_kept_and_of_this_training_alone(tokenizer, tmp_path):
-    resume = Resume(tmp_path / "state", seconds=0)
+@pytest.mark.parametrize("step", [5, 8, 99])
+def test_every_step_is_one_to_resume_from(trained, tmp_path, step):
+    """Within a pass of two steps, between two passes, and after the last step."""
+    expected, losses = trained()
+    saving = {"checkpoints": tmp_path, "checkpoint_steps": 1}
     with pytest.raises(KeyboardInterrupt):
-        trained(tokenizer, resume=resume, callbacks=[Stop()])
-    assert len(list(resume.folder.glob("checkpoint-*"))) == 1
-    other = trained(tokenizer, resume=resume, learning_rate=1e-3)
-    assert other[0].equal(trained(tokenizer, learning_rate=1e-3)[0])
-    resume.forget()
-    assert not list(tmp_path.iterdir())
+        trained(**saving, callbacks=[Stop(step)])
+    assert saved(tmp_path) == {f"checkpoint-{min(step, 12)}"}
+    weights, found = trained(**saving)
+    assert weights.equal(expected) and found == losses
 
 
-def test_a_short_training_writes_nothing(tokenizer, tmp_path):
-    trained(tokenizer, resume=Resume(tmp_path / "state"))
-    assert not list(tmp_path.iterdir())
+def test_a_half_written_checkpoint_is_not_resumed_from(trained, tmp_path):
+    expected, _ = trained()
+    saving = {"checkpoints": tmp_path, "checkpoint_steps": 3}
+    with pytest.raises(KeyboardInterrupt):
+        trained(**saving, callbacks=[Stop(7)])
+    (whole,) = tmp_path.glob("*/checkpoint-6")
+    half = shutil.copytree(whole, whole.with_name("checkpoint-9"))
+    (half / "trainer_state.json").write_text('{"global_step": 9, "log_his')
+    assert trained(**saving)[0].equal(expected)
+    (half / "trainer_state.json").unlink(missing_ok=True)
+    assert trained(**saving)[0].equal(expected)
 
 
-def test_without_room_for_a_checkpoint_the_training_goes_on(tokenizer, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "other", [{"learning_rate": 1e-3}, {"seed": 1}, {"change": 1e-3}, {"lora": light_lora(4)}]
+)
+def test_another_training_does_not_resume(trained, tmp_path, other):
+    saving = {"checkpoints": tmp_path, "checkpoint_steps": 3}
+    with pytest.raises(KeyboardInterrupt):
+        trained(**saving, callbacks=[Stop(7)])
+    count = Count()
+    assert trained(**other, **saving, callbacks=[count])[0].equal(trained(**other)[0])
+    assert count.steps == list(range(1, 13))
+
+
+def test_adapters_of_another_scale_do_not_resume(trained, tmp_path):
+    one, other = light_lora(4), light_lora(4)
+    other.lora_alpha = 32
+    saving = {"checkpoints": tmp_path, "checkpoint_steps": 3}
+    with pytest.raises(KeyboardInterrupt):
+        trained(lora=one, **saving, callbacks=[Stop(7)])
+    assert trained(lora=other, **saving)[0].equal(trained(lora=other)[0])
+
+
+def test_without_room_for_a_checkpoint_the_training_goes_on(trained, tmp_path, monkeypatch):
     def fail(*_args, **_options):
         raise OSError(28, "No space left on device")
 
+    expected, _ = trained()
     monkeypatch.setattr(torch, "save", fail)
-    with pytest.warns(UserWarning, match="without a checkpoint: no space is left"):
-        found = trained(tokenizer, resume=Resume(tmp_path / "state", seconds=0))
-    assert found[0].equal(trained(tokenizer)[0])
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_training_is_named_by_its_start_its_data_and_its_settings(tokenizer):
-    model, rows = fresh(tokenizer), [{"ids": [1, 2]}]
-    digest = training_digest(model, rows, {"steps": 1})
-    assert digest == training_digest(fresh(tokenizer), rows, {"steps": 1})
-    assert digest != training_digest(model, [{"ids": [1, 3]}], {"steps": 1})
-    assert digest != training_digest(model, rows, {"steps": 2})
-    with torch.no_grad():
-        next(model.parameters()).flatten()[0] += 1e-3
-    assert digest != training_digest(model, rows, {"steps": 1})
+    with pytest.warns(UserWarning, match="continues without this checkpoint: .*No space left"):
+        weights, _ = trained(checkpoints=tmp_path, checkpoint_steps=6)
+    assert weights.equal(expected)
+    assert not saved(tmp_path)
 
 
 BUILD = """
 import sys
 from pathlib import Path
 import torch
-from actlib.study import families
+from actlib.study.families import build
 from actlib.study.presets import load_preset
 torch.set_num_threads(1)
-families.Resume = lambda folder: __import__("actlib.resuming").resuming.Resume(folder, seconds=0)
-families.build(load_preset(sys.argv[1]), "base", 0, Path(sys.argv[2]), progress=False)
+build(load_preset(sys.argv[1]), "base", 0, Path(sys.argv[2]), progress=False)
 """
 
 
 def test_a_build_killed_in_training_leaves_no_model_and_then_makes_the_same(small_preset, tmp_path):
     models = {"base": {"scratch": SIZES, "vocabulary": 400, "cells": ["en-science"]}}
-    models["base"] |= {"steps": 60, "learning_rate": 3e-3, "batch_size": 8}
+    models["base"] |= {"steps": 150, "learning_rate": 3e-3, "batch_size": 8}
     small = load_preset(small_preset)
     models = small.model_dump(exclude_none=True)["models"] | models
     preset = write_preset(tmp_path / "long.yaml", small.data.path, models=models, name="long")
-    command = [sys.executable, "-c", BUILD, preset]
-    killed, whole = tmp_path / "killed", tmp_path / "whole"
-    folder, state = (
-        killed / "long/models" / name for name in ("base-seed0", ".base-seed0.training")
+    command = [sys.executable, "-c", BUILD, preset, tmp_path / "killed"]
+    folder, training = (
+        tmp_path / "killed/long/models" / name for name in ("base-seed0", ".base-seed0.training")
     )
-    process = subprocess.Popen([*command, killed], start_new_session=True)
-    while not list(state.glob("checkpoint-*")):
+    process = subprocess.Popen(command, start_new_session=True)
+    while not saved(training):
         assert process.poll() is None, "it ended before it was killed"
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not folder.exists()
-    for store in (killed, whole):
-        subprocess.run([*command, store], check=True)
-    other = whole / "long/models/base-seed0"
+    subprocess.run(command, check=True)
+    whole = build(load_preset(preset), "base", 0, tmp_path / "whole", progress=False)
     for name in ("model.safetensors", "tokenizer.json", "config.json"):
-        assert (folder / name).read_bytes() == (other / name).read_bytes(), name
-    left = {path.name for path in folder.parent.iterdir()}
+        assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
+    left = {path.name for path in folder.parent.iterdir() if path.suffix != ".lock"}
     assert left == {"base-seed0"}, "what the killed build left is gone"
-    assert Path(folder / "built.json").is_file()

@@ -10,6 +10,7 @@ goes on from its last checkpoint.
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -37,7 +38,6 @@ from actlib.finetune import finetune
 from actlib.folders.loading import load_pretrained
 from actlib.folders.locks import held
 from actlib.folders.records import content_of, digest_of
-from actlib.resuming import Resume
 from actlib.study.model_cards import write_card
 from actlib.study.presets import LoadedModel, Preset, ScratchModel, TunedModel, WheelModel
 from actlib.study.questions import data_digest, data_folder, trained_on, training_items
@@ -107,14 +107,14 @@ def _make(
 ) -> None:
     spec, began = preset.models[name], time.monotonic()
     assert not isinstance(spec, LoadedModel), "a model that is only loaded is not built"
-    resume = Resume(folder.with_name(f".{folder.name}.training"))
+    checkpoints = folder.with_name(f".{folder.name}.training")
     losses: list[float] = []
     with atomic_folder(folder, replace=True) as unfinished:
         if isinstance(spec, WheelModel):
             with tempfile.TemporaryDirectory(dir=unfinished.parent) as scratch:
                 model, tokenizer = dequantize(spec, Path(scratch))
         else:
-            model, tokenizer, losses = _train(preset, spec, start, seed, bar, resume)
+            model, tokenizer, losses = _train(preset, spec, start, seed, bar, checkpoints)
         model.to(getattr(torch, preset.dtype)).save_pretrained(unfinished)
         tokenizer.save_pretrained(unfinished)
         told = {"recipe": recipe(preset, name, seed), "model": name, "seed": seed}
@@ -122,7 +122,7 @@ def _make(
         told |= _record(preset, unfinished, folder, start, time.monotonic() - began)
         (unfinished / "built.json").write_text(json.dumps(told))
         write_card(unfinished, preset, name, seed)
-    resume.forget()
+    shutil.rmtree(checkpoints, ignore_errors=True)
 
 
 def _record(
@@ -173,7 +173,7 @@ def _train(
     start: Path | str | None,
     seed: int,
     bar: bool,
-    resume: Resume,
+    checkpoints: Path,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, list[float]]:
     seed += getattr(spec, "seed_offset", 0)
     set_seed(seed)
@@ -195,7 +195,7 @@ def _train(
         seed=seed,
         mixed_precision=preset.dtype == "bfloat16",
         progress=bar,
-        resume=resume,
+        checkpoints=checkpoints,
     )
     return model, tokenizer, losses
 
