@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -239,10 +240,13 @@ def answer_positions(batch: Mapping[str, Tensor]) -> Bool[Tensor, "batch seq"]:
     return batch["answer_mask"].bool() & batch["attention_mask"].bool()
 
 
-def run_model(model: nn.Module, batch: Mapping[str, Tensor], tokens: AnswerTokens) -> None:
+def run_model(model: nn.Module, batch: Mapping[str, Tensor], tokens: AnswerTokens) -> Any:
     """One forward pass over a batch, with logits at answer positions only where the model can.
 
     Positions are computed from the attention mask; other entries of the batch are ignored.
+
+    Returns:
+        What the model returns; logits are [batch, seq, vocabulary] or [batch, kept, vocabulary].
 
     Raises:
         ValueError: an item is longer than the model's context, or a token is unknown to it.
@@ -255,12 +259,38 @@ def run_model(model: nn.Module, batch: Mapping[str, Tensor], tokens: AnswerToken
         "use_cache": False,
         "logits_to_keep": tokens.kept.to(device),
     }
-    accepted = inspect.signature(model.forward).parameters
-    model(
+    accepted = accepted_arguments(model)
+    return model(
         input_ids=batch["input_ids"].to(device),
         attention_mask=attention_mask,
         **{key: value for key, value in optional.items() if key in accepted},
     )
+
+
+def accepted_arguments(model: nn.Module) -> set[str]:
+    """Names of what a model's forward takes.
+
+    A wrapper that passes everything on, such as peft's, takes what the model inside it takes, or
+    position ids at least: a left-padded batch without them gives other numbers, silently.
+
+    Raises:
+        ValueError: the model puts learned tokens before the prompt.
+    """
+    if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
+        raise ValueError(
+            "expected a plain model or one with LoRA, got a peft model with a learned prompt: its "
+            "own tokens move the answer to other positions"
+        )
+    from transformers import PreTrainedModel  # at hand where a model of it is
+
+    parameters = inspect.signature(model.forward).parameters
+    accepted = set(parameters)
+    if isinstance(model, PreTrainedModel) or "position_ids" in accepted:
+        return accepted
+    if any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values()):
+        inner = next((each for each in model.modules() if isinstance(each, PreTrainedModel)), None)
+        accepted |= set(inspect.signature(inner.forward).parameters) if inner else {"position_ids"}
+    return accepted
 
 
 def _answers(flat: Tensor, rows: Int[Tensor, " tokens"]) -> Answers:

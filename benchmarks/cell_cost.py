@@ -24,7 +24,7 @@ from collections.abc import Callable, Mapping, Sequence
 import pandas as pd
 from transformers import PreTrainedModel
 
-from actlib.evaluate import evaluate
+from actlib.evaluation import evaluate
 from actlib.masks import ChannelMask
 from actlib.study.session import Study
 from actlib.transfer import transfer_, transferred

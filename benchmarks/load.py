@@ -14,7 +14,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
-from actlib.evaluate import evaluate
+from actlib.evaluation import evaluate
 from actlib.localize import record_differences
 from actlib.masks import ChannelMask, random_like
 from actlib.prompts import batches

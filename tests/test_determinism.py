@@ -15,7 +15,7 @@ sys.path.insert(0, "tests")
 from safetensors.torch import save_file
 from tiny_models import VOCAB, tiny_model
 from actlib import random_like, record_differences, transfer_
-from actlib.evaluate import evaluate
+from actlib.evaluation import evaluate
 from actlib.localize import weight_differences
 
 torch.set_num_threads(int(sys.argv[2]))

@@ -8,7 +8,7 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, TrainerCallback
 
 from actlib.channels import channel_modules, tied_modules
-from actlib.evaluate import evaluate
+from actlib.evaluation import evaluate
 from actlib.finetune import IGNORED, answer_loss, collate, finetune, light_lora
 from actlib.prompts import Encoded, batches, encode_rows
 from actlib.study.families import small_model, small_tokenizer

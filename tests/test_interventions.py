@@ -9,7 +9,7 @@ import transformers
 from torch import nn
 
 from actlib.channels import channel_modules, kind_of
-from actlib.evaluate import evaluate
+from actlib.evaluation import evaluate
 from actlib.hooks import evaluating, output_hooks, position_ids_of
 from actlib.interventions import ABLATIONS, ablated, patched
 from actlib.localize import record_differences

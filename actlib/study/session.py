@@ -27,7 +27,6 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from actlib.evaluate import ItemSet
 from actlib.files import write_text
 from actlib.folders.locks import held
 from actlib.folders.records import declare, note, write_record
@@ -36,6 +35,7 @@ from actlib.pairing.pairs import require_pair
 from actlib.prompts import batches, drop_long
 from actlib.scores import ChannelScores, pool
 from actlib.study.families import build, load_model, load_pretrained, recipe
+from actlib.study.item_sets import ItemSet
 from actlib.study.presets import ROOT, LoadedModel, Preset, TunedModel, load_preset, require_place
 from actlib.study.questions import Questions, cluster_of, data_digest, data_folder
 
@@ -332,7 +332,7 @@ class Study:
         """
         wide = self.preset.dtype == "bfloat16" and model.dtype == torch.float32
         items = self.item_set(tuple(cells), *(purposes or ("test",)))
-        table = items.judge(model, mixed_precision=wide)
+        table = items.evaluate(model, mixed_precision=wide)
         return table.sort_values("item", kind="stable", ignore_index=True).assign(**labels)
 
     def save_table(self, table: pd.DataFrame, name: str) -> pd.DataFrame:

@@ -1,0 +1,171 @@
+"""Evaluation by one forward pass agrees with decoding, and with likelihoods computed at length."""
+
+import pytest
+import torch
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
+from small_study import random_items
+
+from actlib import evaluate
+from actlib.hooks import position_ids_of
+from actlib.prompts import Encoded, pad_left
+
+
+@torch.no_grad()
+def slow_nll(model, ids, answer):
+    """Mean over answer tokens of -log p, one item alone, from all logits."""
+    likelihood = model(input_ids=ids[None]).logits[0, :-1].double().log_softmax(-1)
+    losses = [-likelihood[n - 1, ids[n]] for n in range(len(ids)) if answer[n]]
+    return float(torch.stack(losses).mean())
+
+
+def assert_nll(model, batches, expected):
+    found = torch.tensor(evaluate(model, batches)["nll"].to_numpy())
+    torch.testing.assert_close(found, torch.tensor(expected), atol=2e-5, rtol=2e-5)
+
+
+def test_nll_is_the_reference_of_full_logits(family, architecture, items, collate):
+    model = family(architecture)
+    expected = [slow_nll(model, *item) for item in items]
+    for size in (1, 2, 6):
+        for side in ("left", "right"):
+            assert_nll(model, collate(items, size, side), expected)
+
+
+def test_the_nll_of_an_item_is_the_sum_over_its_tokens(family, items, collate):
+    table = evaluate(family(), collate(items))
+    assert table["tokens"].tolist() == [int(answer.sum()) for _, answer in items]
+    assert table["nll_sum"].to_numpy() == pytest.approx(table["nll"] * table["tokens"], rel=1e-6)
+
+
+def test_exact_match_is_what_greedy_decoding_writes(family, architecture):
+    model, exact = family(architecture), []
+    model.generation_config.eos_token_id = None
+    encoded = []
+    for number, prompt in enumerate(random_items(12, low=3, high=8)):
+        length = 2 + number % 4
+        written = model.generate(
+            input_ids=prompt[None],
+            attention_mask=torch.ones_like(prompt)[None],
+            do_sample=False,
+            max_new_tokens=length,
+        )[0]
+        wanted = written.clone()
+        if number % 3 == 0:  # one token is another, anywhere in the answer
+            wanted[-1 - number % length] = (wanted[-1 - number % length] + 1) % 60
+        exact.append(bool(wanted.equal(written)))
+        mask = [False] * len(prompt) + [True] * length
+        encoded.append(Encoded(wanted.tolist(), mask))
+    assert evaluate(model, [pad_left(encoded, 2)])["exact"].astype(bool).tolist() == exact
+    assert 0 < sum(exact) < len(exact)
+
+
+def test_rows_follow_the_items_whatever_the_order_of_the_batches(family, items, collate):
+    batches = collate(items, 2)
+    first = evaluate(family(), batches)
+    for number, batch in enumerate(batches):
+        batch["index"] = torch.tensor([2 * number, 2 * number + 1])
+    assert evaluate(family(), batches[::-1]).equals(first)
+    assert first["item"].tolist() == list(range(len(items)))
+
+
+def test_tokens_of_the_prompt_are_not_scored(family, items, collate):
+    model = family()
+    ids, answer = items[0]
+    longer = answer.clone()
+    longer[int(answer.int().argmax()) - 1] = True
+    short, long = (evaluate(model, collate([(ids, mask)], 1)) for mask in (answer, longer))
+    assert short["nll"][0] == pytest.approx(slow_nll(model, ids, answer), abs=1e-5)
+    assert long["nll"][0] == pytest.approx(slow_nll(model, ids, longer), abs=1e-5)
+    assert abs(short["nll"][0] - long["nll"][0]) > 1e-3
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_mode_of_the_model_stays_even_after_an_error(family, items, collate, training):
+    model = family("gpt2").train(training)  # has dropout
+    once, twice = (evaluate(model, collate(items, 3)) for _ in range(2))
+    assert once.equals(twice)
+    assert model.training is training
+    with pytest.raises(ValueError, match="at least one batch"):
+        evaluate(model, [])
+    assert model.training is training
+
+
+class Wrapper(torch.nn.Module):
+    """Passes on what it is called with, as data-parallel wrappers do."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, *args, **kwargs):
+        return self.model(*args, **kwargs)
+
+
+class Plain(Wrapper):
+    """A model of which no more can be asked than all logits of some tokens."""
+
+    def forward(self, input_ids, attention_mask):
+        positions = position_ids_of(attention_mask)
+        return self.model(input_ids, attention_mask=attention_mask, position_ids=positions)
+
+
+class Unknown(torch.nn.Module):
+    """No model of transformers, whose forward names nothing; right only with position ids."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.run = [model]  # hidden in a list, so that no module is found inside
+        self.anchor = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, **inputs):
+        return self.run[0](**inputs)
+
+
+def lora(model):
+    wrapped = get_peft_model(model, LoraConfig(target_modules="all-linear", r=2))
+    for name, parameter in wrapped.named_parameters():
+        if "lora" in name:
+            parameter.data.normal_(std=0.5)
+    return wrapped
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "qwen2"])
+@pytest.mark.parametrize("wrap", [Wrapper, Plain, Unknown, lora])
+def test_a_wrapped_model_counts_positions_without_the_padding(
+    family, items, collate, wrap, architecture
+):
+    model = wrap(family(architecture).eval()).eval()
+    inner = model if wrap is lora else family(architecture).eval()
+    expected = [slow_nll(inner, *item) for item in items]
+    assert_nll(model, collate(items, 6), expected)
+
+
+def spoil(model):
+    next(model.parameters()).data[:] = float("nan")
+    return model
+
+
+def with_prompt(model):
+    return get_peft_model(model, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2))
+
+
+REFUSALS = {
+    "an answer without a prompt": (None, {"answer_mask": 1}, "follows at least one prompt token"),
+    "no answer": (None, {"answer_mask": 0}, "answer span"),
+    "another shape": (None, {"answer_mask": slice(1)}, "need one shape"),
+    "a token beyond the vocabulary": (None, {"input_ids": 10_000}, "token 10000"),
+    "NaN among the weights": (spoil, {}, "NaN for item 0"),
+    "a learned prompt": (with_prompt, {}, "learned prompt"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_refusals(family, items, collate, case):
+    change, entries, message = REFUSALS[case]
+    (batch,) = collate(items, 6)
+    for key, value in entries.items():
+        full = isinstance(value, int)
+        batch[key] = torch.full_like(batch[key], value) if full else batch[key][:, value]
+    model = change(family()) if change else family()
+    with pytest.raises(ValueError, match=message):
+        evaluate(model, [batch])
