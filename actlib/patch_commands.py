@@ -98,7 +98,7 @@ def inspect(
 
     info = inspect_patch(path)
     if card:
-        from actlib.folders.cards import patch_card
+        from actlib.cards import patch_card
 
         print(patch_card(info))
         return

@@ -1,13 +1,13 @@
+"""Cards say what was done, keep the target's terms, and show the text of others as text."""
+
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
 
-from actlib.channels import channel_modules
-from actlib.folders.cards import patch_card, write_card
-from actlib.folders.checkpoints import transfer_checkpoint
-from actlib.folders.patches import apply_patch, inspect_patch, make_patch, revert_patch
+from actlib.cards import describe_step, model_card, patch_card, public_name, read_steps, write_card
 from actlib.masks import ChannelMask
 
 OWN = """---
@@ -20,152 +20,131 @@ datasets: [secret/data]
 
 Use it well.
 """
+EVIL = "<script>alert(1)</script> [x](javascript:alert(2)) | `a` \n\n# big --- {title} {{ 1 + 1 }}"
 
 
-@pytest.fixture
-def folders(pair, tmp_path):
-    """Donor and target under tmp_path; gives a mask made of the target."""
-    donor, target = pair("llama")
-    donor.save_pretrained(tmp_path / "donor")
-    target.save_pretrained(tmp_path / "target")
-    found = channel_modules(target).items()
-    return {name: torch.arange(each.channels) % 7 == 0 for name, each in found}
+def mask(**metadata):
+    return ChannelMask({"norm": torch.tensor([True, False, False, False])}, metadata)
 
 
-def transferred(tmp_path, channels, metadata=None, output="out", target="target"):
-    mask = ChannelMask(channels, metadata or {})
-    transfer_checkpoint(tmp_path / target, tmp_path / "donor", mask, tmp_path / output, 0.25)
-    return (tmp_path / output / "README.md").read_text(), mask
+def step(target="someone/target", donor="someone/donor", **metadata):
+    return describe_step("transfer", target, donor, mask(**metadata), 0.25)
 
 
-def metadata_of(card):
-    _, block, _ = card.split("---\n", 2)
-    return yaml.safe_load(block)
+def written(folder, *steps, own=None):
+    """The card of a folder after these steps."""
+    if own is not None:
+        (folder / "README.md").write_text(own)
+    write_card(folder, [*read_steps(folder), *steps])
+    return (folder / "README.md").read_text()
 
 
-def test_the_card_says_what_was_done(folders, tmp_path):
-    card, mask = transferred(tmp_path, folders, {"ranking": "module", "ability": "maths"})
-    told = metadata_of(card)
-    assert told["base_model"] == ["target", "donor"] and told["library_name"] == "transformers"
-    assert "license" not in told
-    row = next(line for line in card.splitlines() if line.startswith("| transfer"))
-    for part in ("donor", "0.25", "module", "maths", mask.digest, str(mask.count)):
-        assert part in row
-    assert f"{mask.percent:.3g} %" in row and "torch" in card
-    assert str(tmp_path) not in card
-    note = json.loads((tmp_path / "out" / "act_transfer.json").read_text())
-    assert (note["ranking"], note["ability"], note["method"]) == ("module", "maths", "transfer")
-    assert str(tmp_path) not in json.dumps(note)
+def front(card):
+    return yaml.safe_load(card.split("---\n", 2)[1])
 
 
-def test_the_targets_card_is_kept_beside_and_its_license_carried(folders, tmp_path):
-    (tmp_path / "target" / "README.md").write_text(OWN)
-    card, _ = transferred(tmp_path, folders)
-    told = metadata_of(card)
-    assert (told["license"], told["language"]) == ("apache-2.0", ["de", "en"])
-    assert told["pipeline_tag"] == "text-generation" and "datasets" not in told
-    assert (tmp_path / "out" / "README.target.md").read_text() == OWN
+def rows(card):
+    return [line for line in card.splitlines() if line.startswith("| ")]
+
+
+def test_the_card_and_the_list_of_steps_say_what_was_done(tmp_path):
+    card = written(tmp_path, step(ranking="module", ability="maths"))
+    assert front(card)["base_model"] == ["someone/target", "someone/donor"]
+    assert front(card)["library_name"] == "transformers" and "license" not in front(card)
+    for part in ("someone/donor", "1 (25 %)", "0.25", "module", "maths", mask().digest):
+        assert f"| {part} |" in rows(card)[-1]
+    (noted,) = json.loads((tmp_path / "actlib.json").read_text())
+    assert (noted["channels"], noted["percent"], noted["scale"]) == (1, 25.0, 0.25)
+    assert noted["mask_sha256"] == mask().digest and "torch" in noted["created_with"]
+    write_card(tmp_path, [*read_steps(tmp_path), step(ranking="scaled")])
+    later = rows((tmp_path / "README.md").read_text())
+    assert ["module" in row for row in later[-2:]] == [True, False]
+
+
+def test_of_a_merge_the_card_tells_each_donor_and_the_collisions(tmp_path):
+    rule = {"collisions": "sum", "collided_channels": 3}
+    steps = [describe_step("merge", "base", name, mask(), 0.5, **rule) for name in ("a/x", "a/y")]
+    card = written(tmp_path, *steps)
+    assert front(card)["base_model"] == ["a/x", "a/y"] and len(rows(card)) == 4
+    assert "Channels that several donors claimed: 3 by the rule sum." in card
+
+
+@pytest.mark.parametrize("name", ["target", "models/target", "../models/target", ".cache"])
+def test_a_local_folder_has_no_path_and_is_no_base_model(tmp_path, monkeypatch, name):
+    (tmp_path / "here" / "models").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "here" / name).mkdir(parents=True)
+    card = written(tmp_path, step(name, tmp_path / "here" / name))
+    assert "base_model" not in front(card) and "/" not in public_name(name)
+    assert str(tmp_path) not in card + (tmp_path / "actlib.json").read_text()
+
+
+def test_a_folder_of_the_hubs_cache_has_its_name_on_the_hub(tmp_path):
+    cached = tmp_path / "models--org--name" / "snapshots" / "abc"
+    cached.mkdir(parents=True)
+    assert public_name(cached) == "org/name"
+
+
+def test_the_targets_card_is_kept_beside_and_comes_back(tmp_path):
+    card = written(tmp_path, step(), own=OWN)
+    assert (front(card)["license"], front(card)["language"]) == ("apache-2.0", ["de", "en"])
+    assert front(card)["pipeline_tag"] == "text-generation" and "datasets" not in front(card)
     assert "README.target.md" in card and "Use it well" not in card
+    assert front(written(tmp_path, step()))["license"] == "apache-2.0"
+    assert (tmp_path / "README.target.md").read_text() == OWN
+    write_card(tmp_path, [])
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"README.md": OWN}
+    write_card(tmp_path, [])
+    assert (tmp_path / "README.md").read_text() == OWN
 
 
 @pytest.mark.parametrize(
-    "own",
-    [
-        "no metadata at all",
-        "---\nlicense: [\n---\n",
-        "---\n- a\n---\n",
-        "---\nlicense: {a: b}\n---\n",
-    ],
+    "own", ["nothing", "---\nlicense: [\n---\n", "---\n- a\n---\n", "---\nlicense: {a: b}\n---\n"]
 )
-def test_a_card_that_states_nothing_readable_carries_nothing(folders, tmp_path, own):
-    (tmp_path / "target" / "README.md").write_text(own)
-    card, _ = transferred(tmp_path, folders)
-    assert "license" not in metadata_of(card)
-    assert (tmp_path / "out" / "README.target.md").read_text() == own
+def test_a_card_that_states_nothing_readable_carries_nothing(tmp_path, own):
+    assert "license" not in front(written(tmp_path, step(), own=own))
+    assert (tmp_path / "README.target.md").read_text() == own
 
 
-def test_text_from_metadata_stays_text(folders, tmp_path):
-    evil = "<script>alert(1)</script> [x](javascript:alert(2)) | `a` \n\n# big --- {title}"
-    card, _ = transferred(tmp_path, folders, {"ranking": evil, "ability": "<!-- "})
-    assert "<script" not in card and "](javascript" not in card and "\n# big" not in card
-    assert card.count("<!--") == 1
-    rows = [line for line in card.splitlines() if line.startswith("|")]
-    assert len({line.count("|") for line in rows}) == 1 and len(rows) == 3
+def test_text_of_others_stays_text(tmp_path):
+    card = written(tmp_path, step(EVIL, EVIL, ranking=EVIL, ability="<!-- "))
+    patch = patch_card(info({"donor": EVIL, "ability": EVIL, "created_with": EVIL}))
+    for text in (card, patch):
+        assert "<script" not in text and "](javascript" not in text and "\n# big" not in text
+    assert card.count("<!--") == 1 and len({row.count("|") for row in rows(card)}) == 1
+    with_code = model_card("title", {}, summary="{{ 1 + 1 }}", sections={"Use": "{% raw %}"})
+    assert "{{ 1 + 1 }}" in with_code and "## Use\n\n{% raw %}" in with_code
 
 
-def test_a_second_transfer_tells_of_the_first(folders, tmp_path):
-    (tmp_path / "target" / "README.md").write_text(OWN)
-    transferred(tmp_path, folders, {"ranking": "module"}, "middle")
-    card, _ = transferred(tmp_path, folders, {"ranking": "scaled"}, "out", "middle")
-    rows = [line for line in card.splitlines() if line.startswith("| transfer")]
-    assert ["module" in row for row in rows] == [True, False]
-    assert metadata_of(card)["license"] == "apache-2.0"
-    assert (tmp_path / "out" / "README.target.md").read_text() == OWN
-    note = json.loads((tmp_path / "out" / "act_transfer.json").read_text())
-    assert note["target"] == "middle" and [each["target"] for each in note["earlier"]] == ["target"]
+@pytest.mark.parametrize("text", ["{", "{}", "[3]", "[" * 100_000])
+def test_a_broken_list_of_steps_is_one_sentence(tmp_path, text):
+    (tmp_path / "actlib.json").write_text(text)
+    with pytest.raises(ValueError, match=r"actlib.json is not .*remove it"):
+        read_steps(tmp_path)
 
 
-def test_paths_in_older_notes_are_not_passed_on(folders, tmp_path):
-    note = {"donor": "/home/me/models/secret", "target": "org/model", "scale": 0.4}
-    (tmp_path / "target" / "act_transfer.json").write_text(json.dumps(note))
-    card, _ = transferred(tmp_path, folders)
-    assert "/home/me" not in card + (tmp_path / "out" / "act_transfer.json").read_text()
-    assert "org/model" in metadata_of(card)["base_model"]
+def test_steps_of_strangers_are_shown_as_far_as_they_go(tmp_path):
+    (tmp_path / "actlib.json").write_text('[{}, {"percent": "a lot", "scale": [1]}]')
+    assert len(rows(written(tmp_path, step()))) == 5
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"earlier": 3}'])
-def test_a_broken_note_is_one_sentence_and_nothing_is_written(folders, tmp_path, text):
-    (tmp_path / "target" / "act_transfer.json").write_text(text)
-    with pytest.raises(ValueError, match=r"act_transfer.json is not"):
-        transferred(tmp_path, folders)
-    assert {path.name for path in tmp_path.iterdir()} == {"donor", "target"}
-
-
-@pytest.mark.parametrize("own", [OWN, None])
-def test_a_reverted_patch_gives_the_targets_card_back(folders, tmp_path, own):
-    if own:
-        (tmp_path / "target" / "README.md").write_text(own)
-    mask, path = ChannelMask(folders, {"ability": "maths"}), tmp_path / "patch"
-    make_patch(tmp_path / "target", tmp_path / "donor", mask, path)
-    apply_patch(tmp_path / "target", path, tmp_path / "out")
-    card = (tmp_path / "out" / "README.md").read_text()
-    row = next(line for line in card.splitlines() if line.startswith("| patch"))
-    assert mask.digest in row and "maths" in row and "0.4" in row
-    assert metadata_of(card).get("license") == ("apache-2.0" if own else None)
-    revert_patch(tmp_path / "out", path, tmp_path / "back")
-    names = [{each.name for each in (tmp_path / part).iterdir()} for part in ("target", "back")]
-    assert names[0] == names[1]
-    assert own is None or (tmp_path / "back" / "README.md").read_text() == own
-
-
-def test_a_patch_on_a_transferred_model_reverts_to_its_card(folders, tmp_path):
-    card, _ = transferred(tmp_path, folders)
-    other = {name: chosen.roll(1) for name, chosen in folders.items()}
-    path = tmp_path / "patch"
-    make_patch(tmp_path / "out", tmp_path / "donor", ChannelMask(other), path)
-    apply_patch(tmp_path / "out", path, tmp_path / "both")
-    both = (tmp_path / "both" / "README.md").read_text()
-    assert "| transfer" in both and "| patch" in both
-    revert_patch(tmp_path / "both", path, tmp_path / "back")
-    assert (tmp_path / "back" / "README.md").read_text() == card
+def info(metadata, reversible=True):
+    amounts = {"tensors": {"a": 7, "b": 5}, "elements": 12345, "parameter_percent": 3.21}
+    return SimpleNamespace(metadata=metadata, reversible=reversible, bytes=10**7, **amounts)
 
 
 @pytest.mark.parametrize("reversible", [True, False])
-def test_the_card_of_a_patch_says_what_it_is_and_acts_on_nothing(folders, tmp_path, reversible):
-    mask, path = ChannelMask(folders, {"ability": "<b>maths</b>"}), tmp_path / "patch"
-    told = {"target": "someone/target", "donor": "someone/donor"}
-    options = {"scale": 0.25, "metadata": told, "reversible": reversible}
-    info = make_patch(tmp_path / "target", tmp_path / "donor", mask, path, **options)
-    card = patch_card(inspect_patch(path))
-    assert metadata_of(card)["base_model"] == ["someone/target", "someone/donor"]
-    row = next(line for line in card.splitlines() if line.startswith("| parameters"))
-    assert f"{info.elements:,}" in row and f"{info.parameter_percent:.3g} %" in row
-    assert mask.digest in card and "0.25" in card and "<b>" not in card
-    assert ("patch revert" in card) == reversible
+def test_the_card_of_a_patch_says_what_it_is(reversible):
+    metadata = {key: str(value) for key, value in step(ability="maths").items()}
+    card = patch_card(info(metadata, reversible))
+    assert front(card)["base_model"] == ["someone/target", "someone/donor"]
+    assert card.split("---\n")[2].startswith("\n# Ability patch: maths for someone/target\n")
+    for row in ("parameters | 12,345 (3.21 % of all), in 2 tensors", "channels | 1 (25 %)"):
+        assert f"| {row} |" in card
+    assert mask().digest in card and ("patch revert" in card) == reversible
 
 
-def test_a_folder_without_notes_keeps_its_card(tmp_path):
-    (tmp_path / "README.md").write_text(OWN)
-    write_card(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
-    assert (tmp_path / "README.md").read_text() == OWN
+def test_a_patch_that_says_nothing_has_a_card_without_models():
+    card = patch_card(info({"target": "target", "donor": "donor"}))
+    assert "base_model" not in front(card) and "| channels | not stated |" in card
+    assert "# Ability patch: channels for one target" in patch_card(info({}))

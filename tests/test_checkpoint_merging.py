@@ -101,13 +101,12 @@ def test_equal_donors_tie(specialists, tmp_path):
 def test_the_folder_says_what_was_merged(specialists, tmp_path):
     _, given = specialists("llama", 2)
     report = merge_checkpoint(tmp_path / "base", stored(tmp_path, given), tmp_path / "out")
-    note = json.loads((tmp_path / "out" / "act_transfer.json").read_text())
+    steps = json.loads((tmp_path / "out" / "actlib.json").read_text())
+    note = steps[0]
     assert (note["method"], note["target"], note["collisions"]) == ("merge", "base", "sum")
     assert note["collided_channels"] == report.collisions > 0
-    assert [each["donor"] for each in note["contributions"]] == ["donor1", "donor2"]
-    assert [each["mask_sha256"] for each in note["contributions"]] == [
-        mask.digest for _, mask, _ in given
-    ]
+    assert [each["donor"] for each in steps] == ["donor1", "donor2"]
+    assert [each["mask_sha256"] for each in steps] == [mask.digest for _, mask, _ in given]
     assert str(tmp_path) not in (tmp_path / "out" / "README.md").read_text()
 
 

@@ -62,7 +62,7 @@ def test_same_bytes_as_in_memory(folders, tmp_path, any_architecture, dtype, sha
     transfer_(target, donor, mask, 0.4)
     target.save_pretrained(tmp_path / "memory", max_shard_size=shard_size)
     found, expected = contents(tmp_path / "output"), contents(tmp_path / "memory")
-    for name in ("act_transfer.json", "README.md"):
+    for name in ("actlib.json", "README.md"):
         found.pop(name)
     assert found == expected
     assert found != before == contents(tmp_path / "target")
@@ -83,7 +83,7 @@ def test_experts_of_either_storage_move_to_either(folders, tmp_path):
             run(tmp_path, mask, target_dir=ours, donor_dir=theirs, output_dir=out)
             names = {path.name for path in (tmp_path / ours).iterdir()}
             found = {path.name for path in (tmp_path / out).iterdir()}
-            assert found == names | {"act_transfer.json", "README.md"}
+            assert found == names | {"actlib.json", "README.md"}
             loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / out)
             for key, value in target.state_dict().items():
                 assert torch.equal(loaded.state_dict()[key], value), key
@@ -154,7 +154,7 @@ def test_output_loads_and_says_what_was_done(folders, tmp_path):
     run(tmp_path, mask, scale=0.25)
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "output")
     assert type(model) is type(target)
-    note = json.loads((tmp_path / "output" / "act_transfer.json").read_text())
+    (note,) = json.loads((tmp_path / "output" / "actlib.json").read_text())
     assert note["mask_sha256"] == mask.digest
     assert (note["scale"], note["channels"], note["percent"]) == (0.25, mask.count, mask.percent)
     assert note["donor"].endswith("donor") and note["target"].endswith("target")

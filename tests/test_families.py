@@ -159,7 +159,7 @@ def test_an_error_in_training_leaves_what_was_there(preset_of, monkeypatch, tmp_
 
 def test_an_error_in_writing_leaves_nothing(preset_of, trainings, monkeypatch, tmp_path):
     preset = preset_of()
-    monkeypatch.setattr(families, "write_card", lambda *arguments: 1 / 0)
+    monkeypatch.setattr(families, "trained_card", lambda *arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         build(preset, "base", 0, tmp_path, progress=False)
     assert not list(model_folder(preset, "base", 0, tmp_path).parent.iterdir())

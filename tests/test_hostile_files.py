@@ -13,6 +13,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from actlib.cards import write_card
 from actlib.cli import main
 from actlib.folders.headers import INDEX, LONGEST_HEADER, SINGLE, stored_tensors
 from actlib.folders.loading import load_pretrained
@@ -169,12 +170,11 @@ def test_a_yaml_that_names_python_is_refused(mark, tmp_path, whole):
         load_preset(path)
 
 
-def test_metadata_of_a_card_is_read_as_data(family, mark, tmp_path):
-    from actlib.folders.cards import _metadata
-
+def test_metadata_of_a_card_is_read_as_data(mark, tmp_path):
     call = f"!!python/object/apply:os.system ['touch {mark}']"
     (tmp_path / "README.md").write_text(f"---\nlicense: {call}\n---\n")
-    assert not _metadata(tmp_path / "README.md")
+    write_card(tmp_path, [{"method": "patch"}])
+    assert "license" not in (tmp_path / "README.md").read_text()
 
 
 # Places

@@ -43,7 +43,7 @@ def weights(folder):
     return {
         name: data
         for name, data in contents(folder).items()
-        if not name.startswith(("act_", "README"))
+        if not name.startswith(("actlib", "README"))
     }
 
 
@@ -205,9 +205,8 @@ def test_the_metadata_say_what_was_done_and_name_no_local_path(folders, make, tm
     told = info.metadata
     assert (told["donor"], told["target"]) == ("someone/model", "target")
     assert (told["mask_sha256"], told["ranking"]) == (mask.digest, "difference")
-    assert float(told["scale"]) == 0.25 and float(told["channel_percent"]) == mask.percent
-    libraries = json.loads(told["created_with"])
-    assert libraries["actlib"] == actlib.__version__ and libraries["torch"]
+    assert float(told["scale"]) == 0.25 and float(told["percent"]) == mask.percent
+    assert told["created_with"].startswith(f"actlib {actlib.__version__}, torch ")
     assert told["license"] == "apache-2.0"
     assert str(tmp_path).encode() not in path.read_bytes()
     assert json.loads(json.dumps(info.to_dict()))["elements"] == info.elements
@@ -276,15 +275,15 @@ def test_the_folder_lists_its_patches(folders, make, tmp_path):
     apply_patch(tmp_path / "target", paths[0], tmp_path / "a")
     apply_patch(tmp_path / "a", paths[1], tmp_path / "b")
     revert_patch(tmp_path / "b", paths[0], tmp_path / "c")
-    listed = [json.loads((tmp_path / each / "act_patches.json").read_text()) for each in "abc"]
+    listed = [json.loads((tmp_path / each / "actlib.json").read_text()) for each in "abc"]
     assert [[entry["scale"] for entry in each] for each in listed] == [
         ["0.4"],
         ["0.4", "0.5"],
         ["0.5"],
     ]
     assert listed[2][0]["mask_sha256"] == masks[1].digest
-    (tmp_path / "a" / "act_patches.json").write_text("{}")
-    with pytest.raises(ValueError, match="is not a list of patches"):
+    (tmp_path / "a" / "actlib.json").write_text("{}")
+    with pytest.raises(ValueError, match="is not a list of steps"):
         apply_patch(tmp_path / "a", paths[1], tmp_path / "d")
     assert not (tmp_path / "d").exists()
 

@@ -21,9 +21,8 @@ from pathlib import Path
 from sphinx.cmd.build import build_main
 
 import actlib
-from actlib.study.model_cards import produced, published_card
 from actlib.study.presets import load_preset
-from actlib.study.sharing import CARD
+from actlib.study.sharing import CARD, trained_card, trained_models
 
 ROOT = Path(__file__).resolve().parents[1]
 CONTENTS: dict[str, tuple[str, ...]] = {
@@ -247,18 +246,23 @@ def card_pages() -> dict[str, str]:
     made, rows = {}, []
     for family in FAMILIES:
         preset = load_preset(family)
-        for name in produced(preset):
+        for name in trained_models(preset):
             path = f"models/{family}-{name}.md"
-            made[path] = published_card(preset, name)
+            made[path] = without_front_matter(trained_card(preset, name))
             rows.append(f"- [{family}: {name}]({family}-{name}.md)")
         card = ROOT / "figures" / family / CARD
         if card.is_file():
             path = f"models/{family}-patch.md"
-            made[path] = card.read_text(encoding="utf-8").split("---\n", 2)[2].lstrip()
+            made[path] = without_front_matter(card.read_text(encoding="utf-8"))
             rows.append(f"- [{family}: the patch of notebook 05]({family}-patch.md)")
     listed = "\n".join(path.removeprefix("models/").removesuffix(".md") for path in made)
     text = f"{MODELS}\n{chr(10).join(rows)}\n\n```{{toctree}}\n:hidden:\n\n{listed}\n```\n"
     return {"models/index.md": text, **made}
+
+
+def without_front_matter(card: str) -> str:
+    """A card's page, without the metadata that model hubs read."""
+    return card.split("---\n", 2)[2].lstrip()
 
 
 if __name__ == "__main__":

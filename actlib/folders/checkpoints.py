@@ -13,10 +13,9 @@ from pathlib import Path
 
 from torch import Tensor
 
+from actlib.cards import describe_step, read_steps, write_card
 from actlib.files import atomic_folder, require_free
-from actlib.folders import notes
-from actlib.folders.cards import write_card
-from actlib.folders.folders import open_folder, planned, public_name, require_matching
+from actlib.folders.folders import open_folder, planned, require_matching
 from actlib.folders.layouts import StoredParameter
 from actlib.folders.rewriting import Change, write_changed
 from actlib.folders.slabs import OpenFiles, Slab, read
@@ -34,8 +33,8 @@ def transfer_checkpoint(
     """Write a copy of a target's folder with the masked channels moved towards a donor's.
 
     Same values as `transfer_` in memory, in the dtype in which the target is stored. The folder
-    also gets `act_transfer.json`, which says what was done, and a model card, which says it to
-    people; the target's own card is kept beside it as `README.target.md`.
+    also gets `actlib.json`, which says what was done, and a model card, which says it to people;
+    the target's own card is kept beside it as `README.target.md`.
 
     Args:
         target_dir: Hugging Face folder with safetensors weights, in one file or several.
@@ -59,21 +58,15 @@ def transfer_checkpoint(
     donor = open_folder(donor_dir, like=target)
     require_matching(donor, target)
     plan = planned(selections(target.model, mask), target, donor)
-    note = {
-        "method": "transfer",
-        "target": public_name(target_dir),
-        "donor": public_name(donor_dir),
-        **notes.of_mask(mask),
-        "scale": scale,
-    }
+    step = describe_step("transfer", target_dir, donor_dir, mask, scale)
+    steps = [*read_steps(target_dir), step]
     with atomic_folder(output_dir) as unfinished, OpenFiles(donor_dir) as files:
         changes = [
             Change(selection, ours, partial(_moved, files, theirs, scale, selection.name))
             for selection, ours, theirs in plan
         ]
         write_changed(target, unfinished, changes)
-        notes.write_transfer(target_dir, unfinished, note)
-        write_card(unfinished)
+        write_card(unfinished, steps)
     return output_dir
 
 

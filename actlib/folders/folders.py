@@ -156,18 +156,6 @@ def planned(
     ]
 
 
-def public_name(folder: Path) -> str:
-    """What to call a folder in something that is published: no path of the machine.
-
-    A folder in the Hub's cache has the name of its model on the Hub.
-    """
-    path = folder.resolve()
-    cached = path.parent.parent.name
-    if path.parent.name == "snapshots" and cached.startswith("models--"):
-        return cached.removeprefix("models--").replace("--", "/")
-    return path.name
-
-
 def _configuration(folder: Path) -> dict | None:
     try:
         told = json.loads((folder / "config.json").read_text(encoding="utf-8"))

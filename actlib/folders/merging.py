@@ -18,11 +18,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from actlib.cards import describe_step, read_steps, write_card
 from actlib.channels import channel_modules
 from actlib.files import atomic_folder, require_free
-from actlib.folders import notes
-from actlib.folders.cards import write_card
-from actlib.folders.folders import ModelFolder, open_folder, public_name, require_matching
+from actlib.folders.folders import ModelFolder, open_folder, require_matching
 from actlib.folders.layouts import StoredParameter
 from actlib.folders.rewriting import Change, write_changed
 from actlib.folders.slabs import OpenFiles, Slab, read, slabs_of
@@ -93,6 +92,14 @@ def merge_checkpoint(
     donors = [_fitting(base, *each) for each in contributions]
     union = ChannelMask(reduce(or_, masks).channels, {"combined": "union"})
     report = CheckpointMerge(output_dir, union, count_collisions(masks), collisions)
+    steps = read_steps(base_dir) + [
+        describe_step(
+            *("merge", base_dir, donor, mask, scale),
+            collisions=collisions,
+            collided_channels=report.collisions,
+        )
+        for donor, mask, scale in contributions
+    ]
     with ExitStack() as stack:
         files = [stack.enter_context(OpenFiles(donor.path)) for donor in donors]
         ours = stack.enter_context(OpenFiles(base_dir))
@@ -113,8 +120,7 @@ def merge_checkpoint(
         changes = _changes(base, union, given, collisions)
         unfinished = stack.enter_context(atomic_folder(output_dir))
         write_changed(base, unfinished, changes)
-        notes.write_transfer(base_dir, unfinished, _note(base_dir, contributions, report))
-        write_card(unfinished)
+        write_card(unfinished, steps)
     return report
 
 
@@ -126,15 +132,6 @@ def _fitting(
     require_fit(base.model, mask)
     require_scale(scale)
     return donor
-
-
-def _note(base_dir: Path, contributions: Sequence[tuple], report: CheckpointMerge) -> dict:
-    given = [
-        {"donor": public_name(Path(donor)), **notes.of_mask(mask), "scale": scale}
-        for donor, mask, scale in contributions
-    ]
-    told = {"collisions": report.rule, "collided_channels": report.collisions}
-    return {"method": "merge", "target": public_name(base_dir), **told, "contributions": given}
 
 
 def _changes(

@@ -36,7 +36,7 @@ FORMAT = 1
 # Entries that the file's own content decides; those who make a patch cannot set them.
 RESERVED = frozenset(
     ("actlib", "tensors", "reversible", "parameters", "scale", "mask_sha256", "channels")
-    + ("channel_percent", "created_with")
+    + ("percent", "created_with", "method")
 )
 _NO_HASH = "0" * 64
 _CHECKED: set[tuple] = set()  # (device, file, size, time of the last change, tensor, side)

@@ -11,7 +11,6 @@ where they differ. So patches of disjoint elements apply in any order, and overl
 the order in which they were made. Models are read a few megabytes at a time, never whole.
 """
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
@@ -20,8 +19,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from torch import Tensor, nn
 
-from actlib.folders import notes
-from actlib.folders.folders import open_folder, planned, public_name, require_matching
+from actlib.cards import describe_step
+from actlib.folders.folders import open_folder, planned, require_matching
 from actlib.folders.layouts import StoredParameter
 from actlib.folders.patch_files import RESERVED, PatchFile, PatchInfo, digest, open_patch
 from actlib.folders.patch_writing import Edit, write_patch
@@ -69,10 +68,10 @@ def make_patch(
         raise ValueError(f"a patch is one file, and {path} is a folder")
     if mask.count == 0:
         raise ValueError("a patch needs at least one masked channel, and the mask is empty")
-    roles = {"target": public_name(target_folder), "donor": public_name(donor_folder)}
-    keys: tuple[str, ...] = ("ability", "ranking")
-    known = {key: mask.metadata[key] for key in keys if key in mask.metadata}
-    told = _shareable({**roles, **known, **(metadata or {})})
+    step = describe_step("patch", target_folder, donor_folder, mask, scale)
+    own = {key: str(value) for key, value in step.items() if key in RESERVED}
+    known = {key: str(value) for key, value in step.items() if key not in RESERVED}
+    told = _shareable({**known, **(metadata or {})})
     target = open_folder(target_folder)
     donor = open_folder(donor_folder, like=target)
     require_matching(donor, target)
@@ -82,7 +81,8 @@ def make_patch(
             values = partial(_changes, selection, (files, ours), (donated, theirs), scale)
             edit = Edit(selection, ours.dtype, values)
             _require_same_copies(edits.setdefault(selection.name, edit), edit)
-        told |= _description(mask, scale, sum(each.numel() for each in target.model.parameters()))
+        parameters = sum(each.numel() for each in target.model.parameters())
+        told |= {**own, "parameters": str(parameters)}
         write_patch(path, told, edits.values(), reversible)
     return inspect_patch(path)
 
@@ -169,17 +169,6 @@ def _require_same_copies(first: Edit, second: Edit) -> None:
     if first.dtype != second.dtype or len(hashes) > 1:
         name = first.selection.name
         raise ValueError(f"the target's files hold {name} twice, with different values")
-
-
-def _description(mask: ChannelMask, scale: float, parameters: int) -> dict[str, str]:
-    return {
-        "mask_sha256": mask.digest,
-        "channels": str(mask.count),
-        "channel_percent": repr(mask.percent),
-        "scale": repr(float(scale)),
-        "parameters": str(parameters),
-        "created_with": json.dumps(notes.libraries()),
-    }
 
 
 def _shareable(metadata: Mapping[str, str]) -> dict[str, str]:

@@ -14,9 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from actlib.cards import read_steps, write_card
 from actlib.files import atomic_folder, require_free
-from actlib.folders import notes
-from actlib.folders.cards import write_card
 from actlib.folders.exchanging import Swap, exchange_, swaps
 from actlib.folders.folders import open_folder
 from actlib.folders.headers import DTYPES
@@ -35,8 +34,6 @@ from actlib.folders.slabs import (
 )
 from actlib.masks import shortened
 from actlib.transfer import Selection
-
-_ENTRY = ("target", "donor", "mask_sha256", "scale", "channels", "ranking", "ability")
 
 
 @dataclass(frozen=True)
@@ -97,7 +94,7 @@ def move_folder(folder: Path, patch: PatchFile, out: Path, sides: tuple[str, str
         for selection in map(patch.selection, patch.parts)
         for stored in target.located(selection, "target")
     ]
-    entries = _noted(patch, folder, sides)
+    steps = _steps(patch, folder, sides)
     with OpenFiles(folder) as files:
         held = [_held_in_files(*each, files) for each in found]
         _require_types(patch, held)
@@ -108,8 +105,7 @@ def move_folder(folder: Path, patch: PatchFile, out: Path, sides: tuple[str, str
     ]
     with atomic_folder(out) as unfinished:
         write_changed(target, unfinished, changes)
-        notes.write_patches(unfinished, entries)
-        write_card(unfinished)
+        write_card(unfinished, steps)
 
 
 def _exchanges(
@@ -220,14 +216,11 @@ def _hash(held: _Held) -> str:
     return digest(held.values(slab) for slab in held.slabs())
 
 
-def _noted(patch: PatchFile, folder: Path, sides: tuple[str, str]) -> list[dict]:
-    """The folder's list of applied patches, with this one added or taken away."""
-    told, listed = patch.info.metadata, notes.patches(folder)
-    entry = {key: told[key] for key in _ENTRY if key in told}
-    entry |= {"percent": told["channel_percent"]} if "channel_percent" in told else {}
-    entry |= {"created_with": told["created_with"]} if "created_with" in told else {}
+def _steps(patch: PatchFile, folder: Path, sides: tuple[str, str]) -> list[dict]:
+    """The folder's steps, with this patch added or taken away."""
+    own, steps = dict(patch.info.metadata), read_steps(folder)
     if sides[1] == "after":
-        return [*listed, entry]
-    if entry in listed:
-        listed.remove(entry)
-    return listed
+        return [*steps, own]
+    if own in steps:
+        steps.remove(own)
+    return steps

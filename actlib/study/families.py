@@ -38,9 +38,9 @@ from actlib.finetune import finetune
 from actlib.folders.loading import load_pretrained
 from actlib.folders.locks import held
 from actlib.folders.records import content_of, digest_of
-from actlib.study.model_cards import write_card
 from actlib.study.presets import LoadedModel, Preset, ScratchModel, TunedModel, WheelModel
 from actlib.study.questions import data_digest, data_folder, trained_on, training_items
+from actlib.study.sharing import trained_card
 from actlib.text.data import load_items
 
 CHAT_TEMPLATE = (
@@ -121,7 +121,8 @@ def _make(
         told |= {"training_loss": losses, "preset": preset.name}
         told |= _record(preset, unfinished, folder, start, time.monotonic() - began)
         (unfinished / "built.json").write_text(json.dumps(told))
-        write_card(unfinished, preset, name, seed)
+        card = trained_card(preset, name, seed)
+        (unfinished / "README.md").write_text(card, encoding="utf-8")
     shutil.rmtree(checkpoints, ignore_errors=True)
 
 

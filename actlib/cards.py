@@ -1,0 +1,222 @@
+"""Model cards: of folders that a transfer, merge or patch made, of trained models, and of patches.
+
+    step = describe_step("transfer", "target", "donor", mask, scale=0.4)
+    write_card(folder, [*read_steps(folder), step])            # in the copy of the target's folder
+    print(patch_card(inspect_patch("maths.safetensors")))      # to publish beside the patch
+
+`actlib.json` in a folder lists its steps for programs, and the card in README.md tells people the
+same. Neither holds a path of the machine. The target's own card goes beside it as
+`README.target.md`: what that card reports was measured on the target, while its terms and warnings
+must not get lost. Its license, language and task are taken over as metadata.
+
+The prose stands in `templates/`. Names, rankings and abilities come from whoever made a mask or a
+patch. They appear as plain text, whatever HTML or Markdown is in them.
+"""
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub.utils import validate_repo_id
+
+import actlib
+from actlib.masks import ChannelMask
+
+if TYPE_CHECKING:
+    from actlib.folders.patch_files import PatchInfo
+
+CARD, TARGET_CARD, STEPS = "README.md", "README.target.md", "actlib.json"
+_MARK = "<!-- Written by actlib from what it did; it replaces this card at each further step. -->"
+_TEMPLATES = Path(__file__).parent / "templates"
+_TAGS = ["ability-transfer", "act", "actlib"]
+_CARRIED = ("license", "license_name", "license_link", "language", "pipeline_tag")
+_UNKNOWN = "not stated"
+
+
+def describe_step(
+    method: str,
+    target: str | os.PathLike,
+    donor: str | os.PathLike,
+    mask: ChannelMask,
+    scale: float,
+    **more: Any,
+) -> dict[str, Any]:
+    """What a folder's list of steps says of one donor's channels.
+
+    Args:
+        method: "transfer", "merge" or "patch".
+        target: folder that was changed, or the model's name.
+        donor: folder or name of the model whose channels were moved.
+        mask: the channels; its hash, size, ranking and ability are noted.
+        scale: the paper's lambda.
+        **more: further entries, such as `collisions`, the rule of a merge.
+    """
+    libraries = ("torch", "transformers", "safetensors")
+    versions = [f"actlib {actlib.__version__}", *(f"{name} {version(name)}" for name in libraries)]
+    return {
+        "method": method,
+        "target": public_name(target),
+        "donor": public_name(donor),
+        "scale": float(scale),
+        "channels": mask.count,
+        "percent": mask.percent,
+        "mask_sha256": mask.digest,
+        **{key: mask.metadata[key] for key in ("ranking", "ability") if key in mask.metadata},
+        **more,
+        "created_with": ", ".join(versions),
+    }
+
+
+def public_name(model: str | os.PathLike) -> str:
+    """What to call a folder in something that is published: no path of the machine.
+
+    A folder in the Hub's cache has the name of its model there; a name on the Hub stays.
+    """
+    path = Path(model)
+    if not path.exists() and _is_hub_name(str(model)):
+        return str(model)
+    path = path.resolve()
+    cached = path.parent.parent.name
+    if path.parent.name == "snapshots" and cached.startswith("models--"):
+        return cached.removeprefix("models--").replace("--", "/")
+    return path.name
+
+
+def read_steps(folder: str | os.PathLike) -> list[dict[str, Any]]:
+    """What was done to a folder, the first step first; empty where nothing was.
+
+    Raises:
+        ValueError: the list is there and is not readable.
+    """
+    path = Path(folder) / STEPS
+    try:
+        steps = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not readable as JSON: {error}; remove it") from error
+    if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
+        raise ValueError(f"{path} is not a list of steps; remove it to go on without it")
+    return steps
+
+
+def write_card(folder: str | os.PathLike, steps: Sequence[Mapping[str, Any]]) -> None:
+    """Write a folder's list of steps and its card, or give it the target's own card back.
+
+    Args:
+        folder: a copy of the target's folder.
+        steps: all that was done to it, as `describe_step`; none gives the target's card back.
+    """
+    card, kept = Path(folder) / CARD, Path(folder) / TARGET_CARD
+    if card.is_file() and _MARK not in card.read_text(encoding="utf-8", errors="replace"):
+        card.replace(kept)
+    if steps:
+        text = json.dumps(list(steps), indent=2, ensure_ascii=False)
+        (Path(folder) / STEPS).write_text(f"{text}\n", encoding="utf-8")
+        card.write_text(_folder_card(steps, kept), encoding="utf-8")
+        return
+    for path in (card, Path(folder) / STEPS):
+        path.unlink(missing_ok=True)
+    if kept.is_file():
+        kept.replace(card)
+
+
+def model_card(title: str, metadata: Mapping[str, Any], **parts: Any) -> str:
+    """A model's card in Markdown, from `templates/model_card.md`.
+
+    Args:
+        title: of the page, as Markdown; see `plain` for text of others.
+        metadata: what model hubs read, such as license and language.
+        **parts: what the template shows; of a trained model its `summary`, and `sections`, headings
+            with their text.
+    """
+    data = ModelCardData(library_name="transformers", ignore_metadata_errors=True, **metadata)
+    path = str(_TEMPLATES / "model_card.md")
+    return f"{ModelCard.from_template(data, template_path=path, title=title, **parts)}\n"
+
+
+def patch_card(info: "PatchInfo") -> str:
+    """The card of a patch in Markdown, from what the patch says of itself."""
+    names = [info.metadata.get(role, "") for role in ("target", "donor")]
+    card = ModelCard.from_template(
+        ModelCardData(base_model=_hub_names(names), tags=[*_TAGS, "patch"]),
+        template_path=str(_TEMPLATES / "patch_card.md"),
+        info=info,
+        stated={key: plain(text) for key, text in info.metadata.items()},
+        amount=_amount(info.metadata),
+    )
+    return f"{card}\n"
+
+
+def plain(text: object) -> str:
+    """Text as text: on one line, and with nothing in it that HTML or Markdown would act on."""
+    marks = r"[&<>\"'\\`*_{}\[\]()#|~$!:@]"
+    return re.sub(marks, lambda mark: f"&#{ord(mark[0])};", " ".join(str(text).split()))
+
+
+def _folder_card(steps: Sequence[Mapping[str, Any]], target_card: Path) -> str:
+    """The card of a folder that was changed in steps."""
+    target = str(steps[0].get("target", "the target"))
+    donors = list(dict.fromkeys(str(step.get("donor", "a donor")) for step in steps))
+    carried = _read_metadata(target_card)
+    collisions = [
+        f"{step.get('collided_channels', 'some')} by the rule {step['collisions']}"
+        for step in steps
+        if "collisions" in step
+    ]
+    return model_card(
+        f"{plain(target)}, with channels of {plain(', '.join(donors))}",
+        {"base_model": _hub_names([target, *donors]), "tags": _TAGS, **carried},
+        mark=_MARK,
+        target=plain(target),
+        steps=[
+            {**{key: plain(text) for key, text in step.items()}, "amount": _amount(step)}
+            for step in steps
+        ],
+        collisions=plain(", ".join(dict.fromkeys(collisions))),
+        target_card=TARGET_CARD if target_card.is_file() else "",
+        record=STEPS,
+    )
+
+
+def _amount(known: Mapping[str, Any]) -> str:
+    """Number of channels and their share, as far as a step or a patch says so."""
+    try:
+        share = f" ({float(known['percent']):.3g} %)"
+    except (KeyError, TypeError, ValueError):
+        share = ""
+    return plain(known.get("channels", _UNKNOWN)) + share
+
+
+def _hub_names(names: Sequence[str]) -> list[str] | None:
+    """Those names that lead to a model on the Hub, once each: OWNER/NAME."""
+    return [name for name in dict.fromkeys(names) if _is_hub_name(name)] or None
+
+
+def _is_hub_name(name: str) -> bool:
+    try:
+        validate_repo_id(name)
+    except ValueError:
+        return False
+    return "/" in name
+
+
+def _read_metadata(card: Path) -> dict[str, Any]:
+    """What a card states of license, language and task."""
+    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+    try:
+        stated = (
+            ModelCard(text, ignore_metadata_errors=True).data.to_dict() if "---" in text else {}
+        )
+    except (ValueError, TypeError, yaml.YAMLError):
+        return {}  # Metadata that nobody can read state nothing.
+    texts = {key: stated[key] for key in _CARRIED if isinstance(stated.get(key), str | list)}
+    return {
+        key: text
+        for key, text in texts.items()
+        if text and all(isinstance(part, str) for part in text)
+    }
