@@ -18,7 +18,8 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from actlib import plotting
-from actlib.measures.analysis import mask_makeup
+from actlib.analysis.nulls import composition
+from actlib.channels import kind_of, layer_of
 from actlib.scores import RANKINGS, ChannelScores, require_percent
 
 PERCENTS = (0.5, 1, 2, 5, 10, 20, 50)
@@ -90,7 +91,10 @@ def channel_map(
 
     def draw(percent: float, ranking: str) -> Figure:
         fig, ax = plotting.figure("full", 0.5)
-        plotting.makeup_heatmap(mask_makeup(scores.top(percent, ranking)), ax)
+        mask = scores.top(percent, ranking).channels
+        kinds = {name: kind_of(name) for name in mask}
+        layers = {name: layer_of(name) for name in mask}
+        plotting.makeup_heatmap(composition(mask, kinds, layers), ax)
         return fig
 
     return View(draw, percent=_slider("p (%)", stops, float(percent)), ranking=_menu(offered))
@@ -100,16 +104,16 @@ def transfer_explorer(table: pd.DataFrame, method: str = "act_global") -> View:
     """What each setting of p and λ recovers and keeps, among all settings of its method.
 
     Args:
-        table: method, top_percent, scale, recovered, kept, on_frontier (see
-            `actlib.measures.frontiers.frontier_table`).
+        table: method, top_percent, scale, recovered, retained, on_frontier (see
+            `actlib.analysis.frontier.frontier_table`).
         method: shown first; the first of the table if it is not there.
 
     Raises:
-        ValueError: the table holds no setting with a defined recovered and kept share.
+        ValueError: the table holds no setting with a defined recovered and retained share.
     """
-    table = table.dropna(subset=["recovered", "kept"])
+    table = table.dropna(subset=["recovered", "retained"])
     if table.empty:
-        raise ValueError("the table holds no setting with a defined recovered and kept share")
+        raise ValueError("the table holds no setting with a defined recovered and retained share")
     methods = list(dict.fromkeys(table["method"]))
     chosen = _menu(methods, method if method in methods else methods[0])
     percent = _slider("p (%)", *_stops(table, chosen.value, "top_percent"))
@@ -137,10 +141,12 @@ def _explored(settings: pd.DataFrame, percent: float, scale: float) -> Figure:
     here = settings[(settings["top_percent"] == percent) & (settings["scale"] == scale)]
     told = f"p = {percent:g} %, λ = {scale:g}: not tried"
     if len(here):
-        kept, recovered = here["kept"].iloc[0], here["recovered"].iloc[0]
-        told = f"p = {percent:g} %, λ = {scale:g}: recovered {recovered:.2f}, kept {kept:.2f}"
+        retained, recovered = here["retained"].iloc[0], here["recovered"].iloc[0]
+        told = (
+            f"p = {percent:g} %, λ = {scale:g}: recovered {recovered:.2f}, retained {retained:.2f}"
+        )
         ring = {"marker": "o", "markersize": 11, "markerfacecolor": "none"}
-        ax.plot(kept, recovered, **ring, markeredgecolor="black", zorder=5)
+        ax.plot(retained, recovered, **ring, markeredgecolor="black", zorder=5)
     ax.text(0.02, 0.02, told, transform=ax.transAxes, va="bottom")
     return fig
 

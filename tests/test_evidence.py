@@ -200,11 +200,15 @@ def test_a_verdict_needs_a_corrected_p_value_below_the_level():
 
 
 def test_a_frontier_is_on_test_items_only_where_all_trials_were_judged_on_them(transfer):
-    assert set(evidence.frontier_rows(transfer)["purpose"]) == {"test"}
+    assert set(evidence.frontier_rows(transfer, LOST, RETAINED)["purpose"]) == {"test"}
     picked = (transfer["purpose"] == "validation") | (transfer["top_percent"] != 5)
-    found = evidence.frontier_rows(transfer[picked])
+    found = evidence.frontier_rows(transfer[picked], LOST, RETAINED)
     assert set(found["purpose"]) == {"validation"}
     assert set(found["method"]) == {"act_global", "random_matched", "donor", "target"}
+    assert set(zip(found["cell"], found["part"], strict=True)) == {
+        *((cell, "lost") for cell in LOST),
+        *((cell, "retained") for cell in RETAINED),
+    }
 
 
 def test_panels_part_rankings_from_the_rest_and_share_what_both_are_read_against():

@@ -108,7 +108,7 @@ def frontier():
         ("interpolation", 0.9, 0.7, True),
         ("interpolation", -3.0, 0.7, False),
     ]
-    return pd.DataFrame(rows, columns=["method", "recovered", "kept", "on_frontier"])
+    return pd.DataFrame(rows, columns=["method", "recovered", "retained", "on_frontier"])
 
 
 def areas():

@@ -7,7 +7,7 @@ from matplotlib import colors
 from matplotlib import pyplot as plt
 
 from actlib import plotting
-from actlib.measures.frontiers import hypervolume
+from actlib.analysis.frontier import hypervolume
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +25,7 @@ def frontier():
         ("act_global", 20, 1.0, 0.7, 0.3, False),
         ("random_matched", 5, 1.0, 0.3, 0.6, True),
     ]
-    names = ["method", "top_percent", "scale", "recovered", "kept", "on_frontier"]
+    names = ["method", "top_percent", "scale", "recovered", "retained", "on_frontier"]
     return pd.DataFrame(rows, columns=names)
 
 
@@ -80,7 +80,7 @@ def test_the_area_under_a_staircase_is_the_hypervolume(ax):
         x, y = staircase(ax, method)
         assert (x[0], y[-1]) == (0, 0)
         area = (np.diff(x) * y[1:]).sum()  # a step before each point: at its own height
-        assert area == pytest.approx(hypervolume(trials["recovered"], trials["kept"]))
+        assert area == pytest.approx(hypervolume(trials["recovered"], trials["retained"]))
 
 
 def test_pareto_marks_both_ends_and_every_trial(ax):
@@ -93,14 +93,14 @@ def test_pareto_marks_both_ends_and_every_trial(ax):
 
 def test_pareto_counts_what_lies_far_outside(ax):
     table = frontier()
-    table.loc[2, ["recovered", "kept"]] = (-5.0, 0.2)
+    table.loc[2, ["recovered", "retained"]] = (-5.0, 0.2)
     plotting.pareto(table, ax)
     assert ax.texts[-1].get_text() == "1 of 4 trials lie outside"
     assert ax.get_ylim()[0] > -0.5 and ax.get_ylim()[1] > 1
 
 
 def test_pareto_leaves_undefined_trials_out(ax):
-    plotting.pareto(frontier().assign(kept=np.nan, on_frontier=False), ax)
+    plotting.pareto(frontier().assign(retained=np.nan, on_frontier=False), ax)
     *ends, note = [text.get_text() for text in ax.texts]
     assert ends == ["Target", "Donor"] and note.startswith("undefined")
 

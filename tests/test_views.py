@@ -33,7 +33,7 @@ def table():
     """Settings of two methods that tried different p and λ."""
     rows = [("act_global", p, s, p / 100, s) for p in (5.0, 20.0) for s in (0.5, 1.0)]
     rows += [("interpolation", 100.0, s, s, 1 - s) for s in (0.25, 0.5, 0.75)]
-    columns = ["method", "top_percent", "scale", "recovered", "kept"]
+    columns = ["method", "top_percent", "scale", "recovered", "retained"]
     return pd.DataFrame(rows, columns=columns).assign(on_frontier=True, gap_clear=True)
 
 

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from actlib.measures.statistics import half_normal_ccdf
+from actlib.analysis.nulls import half_normal_ccdf
 from actlib.plotting.style import (
     NULL,
     figure,

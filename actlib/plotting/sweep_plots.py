@@ -13,26 +13,26 @@ _STRENGTHS = {"lost": 1.0, "retained": 0.4}
 
 
 def pareto(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Recovered against kept of every trial, with the frontier of each method as a staircase.
+    """Recovered against retained of every trial, with the frontier of each method as a staircase.
 
     Below and left of a staircase lies what the method matches or beats; its part in the unit square
-    is the area of `frontiers.frontier_areas`. Faint points are dominated. Trials farther than 0.5
+    is the area of `frontier.frontier_areas`. Faint points are dominated. Trials farther than 0.5
     outside the unit square are counted in a note, and not shown.
 
     Args:
-        table: method, recovered, kept (fractions of the gap between donor and target), on_frontier
-            (see `frontiers.frontier_table`). Undefined trials are left out.
+        table: method, recovered, retained (fractions of the gap between donor and target) and
+            on_frontier (see `frontier.frontier_table`). Undefined trials are left out.
         ax: Axes to draw on; the current ones if None.
     """
     ax = ax or plt.gca()
-    for style, trials in series(table.dropna(subset=["recovered", "kept"]), "method"):
+    for style, trials in series(table.dropna(subset=["recovered", "retained"]), "method"):
         dots = {"color": style["color"], "marker": style["marker"], "linestyle": ""}
-        ax.plot(trials["kept"], trials["recovered"], **dots, alpha=0.25, markeredgewidth=0)
-        best = trials[trials["on_frontier"].astype(bool)].sort_values("kept")
-        x = [min(0, best["kept"].min()), *best["kept"], best["kept"].max()]
+        ax.plot(trials["retained"], trials["recovered"], **dots, alpha=0.25, markeredgewidth=0)
+        best = trials[trials["on_frontier"].astype(bool)].sort_values("retained")
+        x = [min(0, best["retained"].min()), *best["retained"], best["retained"].max()]
         y = [best["recovered"].iloc[0], *best["recovered"], min(0, best["recovered"].min())]
         ax.step(x, y, where="pre", color=style["color"], linewidth=0.8)
-        ax.plot(best["kept"], best["recovered"], **dots)
+        ax.plot(best["retained"], best["recovered"], **dots)
         ax.plot([], [], **style)  # the legend shows the line with its points
     for end, place, rise in (("target", (1, 0), -9), ("donor", (0, 1), 9)):
         style = look(end) | {"label": "_", "linestyle": "", "markersize": 6}
@@ -40,7 +40,7 @@ def pareto(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
         around: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "va": "center"}
         ax.annotate(label_of(end), place, (0, rise), **around)
     _frame(ax, table)
-    if table[["recovered", "kept"]].dropna().empty:
+    if table[["recovered", "retained"]].dropna().empty:
         empty_note(ax, "undefined: no clear gap between\ndonor and target on both axes")
     ax.set(xlabel="Retained (0: donor, 1: target)", ylabel="Recovered (0: target, 1: donor)")
     return legend_above(ax)
@@ -52,7 +52,7 @@ def area_bars(table: pd.DataFrame, ax: Axes | None = None, against: str = "act_g
     The method that the others are compared with is drawn full, and its area as a line.
 
     Args:
-        table: method, area, low, high (0 to 1), trials (count; see `frontiers.frontier_areas`).
+        table: method, area, low, high (0 to 1), trials (count; see `frontier.frontier_areas`).
             Methods whose area is undefined are left out.
         ax: Axes to draw on; the current ones if None.
         against: The method to highlight.
@@ -118,10 +118,10 @@ def ablation_bars(
 
 def _frame(ax: Axes, table: pd.DataFrame) -> None:
     """Limits around the unit square with room for two names, and a note on what lies beyond."""
-    points = table[["kept", "recovered"]].dropna()
+    points = table[["retained", "recovered"]].dropna()
     near = points[((points >= -0.5) & (points <= 1.5)).all(axis=1)]
     low, high = near.min().fillna(0) - 0.06, near.max().fillna(1) + 0.06
-    ax.set_xlim(min(low["kept"], -0.08), max(high["kept"], 1.08))
+    ax.set_xlim(min(low["retained"], -0.08), max(high["retained"], 1.08))
     ax.set_ylim(min(low["recovered"], -0.18), max(high["recovered"], 1.14))
     beyond = len(points) - len(near)
     if beyond:

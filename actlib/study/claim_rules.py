@@ -12,8 +12,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from actlib.measures.intervals import Interval, bootstrap_interval
-from actlib.measures.statistics import seed_interval
+from actlib.analysis.stats import Interval, bootstrap, student_interval
 from actlib.plotting.style import label_of
 from actlib.study.evidence import verdicts
 from actlib.study.findings import (
@@ -94,7 +93,7 @@ def concentrated(rows: pd.DataFrame) -> Finding:
     parts = {name: rows[rows["ranking"] == name] for name in ("raw", "scaled")}
     above = {n: (r["share_percent"] > r["null_share_percent"]).all() for n, r in parts.items()}
     held = {
-        name: interval(*seed_interval(part["share_percent"].to_numpy()), 1)
+        name: interval(*student_interval(part["share_percent"].to_numpy()), 1)
         for name, part in parts.items()
     }
     null = f"{rows['null_share_percent'].mean():.1f} %"
@@ -187,7 +186,7 @@ def stable(channels: pd.DataFrame) -> Finding:
     """
     halves, pairs, chance, _ = _overlaps(channels, "global")
     rows = _channel_rows(channels, "halves", "global")
-    beyond = bootstrap_interval((rows["jaccard"] - rows["expected_jaccard"]).to_numpy())
+    beyond = bootstrap((rows["jaccard"] - rows["expected_jaccard"]).to_numpy())
     scaled, others, *_ = _overlaps(channels, "scaled")
     shown = (
         f"split halves overlap {interval(*halves)}, two abilities {interval(*pairs)}, matched "
@@ -209,7 +208,7 @@ def recovers(areas: pd.DataFrame, settled: pd.DataFrame) -> Finding:
     trials. Holds if more than both; in part if more than one of them.
 
     Args:
-        areas: as `frontiers.frontier_areas` gives them, against ``act_global``.
+        areas: as `frontier.frontier_areas` gives them, against ``act_global``.
         settled: the first table of `evidence.settled`, told and not judged.
     """
     if areas["area"].isna().any():
@@ -348,7 +347,7 @@ def _overlaps(channels: pd.DataFrame, ranking: str) -> tuple[Interval, Interval,
     pairs = _channel_rows(channels, "overlap", ranking)
     pairs = pairs[pairs["null"] == "matched"]
     excess = pairs["jaccard"] - pairs["expected_jaccard"]
-    found = (bootstrap_interval(values.to_numpy()) for values in (halves, pairs["jaccard"], excess))
+    found = (bootstrap(values.to_numpy()) for values in (halves, pairs["jaccard"], excess))
     of_halves, of_pairs, beyond = found
     return of_halves, of_pairs, float(pairs["expected_jaccard"].mean()), beyond
 

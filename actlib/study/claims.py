@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from actlib.measures.frontiers import frontier_areas
+from actlib.analysis.frontier import frontier_areas
 from actlib.study import claim_rules as rules
 from actlib.study import evidence
 from actlib.study.claim_rules import Missing
@@ -101,7 +101,7 @@ def _sufficient(family: Family) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def _recovers(family: Family) -> tuple[pd.DataFrame, pd.DataFrame]:
     rows, study = family.rows("transfer"), family.study
-    areas = frontier_areas(evidence.frontier_rows(rows), study.lost, study.retained)
+    areas = frontier_areas(evidence.frontier_rows(rows, study.lost, study.retained))
     return areas, evidence.settled(rows, study.lost, study.retained)[0]
 
 

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 
+from actlib.analysis import stats
 from actlib.controls.choices import ACT_RANKINGS
-from actlib.measures.intervals import corrected, paired_test
 from actlib.study.tables import ITEM, best_trials, recovery_table, score_means, scored, trial_table
 
 ENDS = ("donor", "target")
@@ -255,7 +255,7 @@ def verdicts(table: pd.DataFrame, level: float = 0.05) -> list[str]:
     return words
 
 
-def frontier_rows(rows: pd.DataFrame) -> pd.DataFrame:
+def frontier_rows(rows: pd.DataFrame, lost: Sequence[str], retained: Sequence[str]) -> pd.DataFrame:
     """Rows of one purpose that hold every trial: on test items, or else on validation items.
 
     A kept sweep judges every trial on both, so its frontier can be drawn on test items. A notebook
@@ -265,7 +265,14 @@ def frontier_rows(rows: pd.DataFrame) -> pd.DataFrame:
     Args:
         rows: method, top_percent, scale, purpose, and the rest of the part ``transfer``; of donor
             and target for both purposes.
+        lost: abilities whose items measure what is recovered.
+        retained: abilities whose items measure what is retained.
+
+    Returns:
+        The rows with the column part, as `actlib.analysis.frontier` takes them.
     """
+    parts = dict.fromkeys(lost, "lost") | dict.fromkeys(retained, "retained")
+    rows = rows.assign(part=rows["cell"].map(parts)).dropna(subset=["part"])
     moved = rows[~rows["method"].isin(ENDS)]
     trials = {
         purpose: set(map(tuple, group[["method", "top_percent", "scale"]].to_numpy()))
@@ -319,14 +326,11 @@ def _merge_trials(rows: pd.DataFrame) -> pd.DataFrame:
 def _against(items: pd.DataFrame, method: str, by: Sequence[str]) -> list[dict]:
     """``method`` minus each other method, paired by item and seed; draws are averaged first."""
     table = scored(items[[n for n in (*ITEM, *by, "draw", "nll", "exact") if n in items]], "nll")
-    own = table[table["method"] == method]
-    found = []
-    for name in table["method"].unique():
-        if name != method and len(own):
-            test = paired_test(own, table[table["method"] == name], RESAMPLES)
-            row = {"difference": test.estimate, "low": test.low, "high": test.high}
-            found.append({"against": name, **row, "p_value": test.p_value})
-    return found
+    found = stats.differences(table, method, resamples=RESAMPLES)
+    found = found.rename(columns={"method": "against", "low": "high", "high": "low"})
+    turned = ["difference", "low", "high"]  # the other way round: `method` minus the other
+    found[turned] = -found[turned]
+    return found[["against", *turned, "p_value"]].to_dict("records")
 
 
 def _renamed(row: Mapping, name: str) -> dict:
@@ -339,4 +343,4 @@ def _renamed(row: Mapping, name: str) -> dict:
 def _with_corrected(rows: list[dict], first: Sequence[str]) -> pd.DataFrame:
     columns = [*first, "difference", "low", "high", "p_value"]
     table = pd.DataFrame(rows, columns=columns)
-    return table.assign(p_corrected=corrected(table["p_value"]) if len(table) else [])
+    return table.assign(p_corrected=stats.correct_p_values(table["p_value"]))

@@ -6,7 +6,7 @@ from typing import TypedDict
 
 import pandas as pd
 
-from actlib.measures import analysis
+from actlib.analysis import nulls
 from actlib.study.presets import Sweep
 from actlib.study.session import PARTS, Study
 
@@ -47,9 +47,11 @@ def measure_channels(
 
 def _concentration(study: Study, seed: int) -> pd.DataFrame:
     scores = study.scores(study.lost, seed)
-    tables = [analysis.concentration_table(scores, scaled=scaled) for scaled in (False, True)]
-    table = pd.concat(tables, ignore_index=True)
-    return table[table["group"] == "all"].drop(columns=["group", "name"])
+    tables = [
+        nulls.concentration(scores.ranked(ranking)).assign(ranking=name)
+        for name, ranking in (("raw", "global"), ("scaled", "scaled"))
+    ]
+    return pd.concat(tables, ignore_index=True).drop(columns="name")
 
 
 def _of(study: Study, seed: int, cell: str, parts: Sequence[int]):
@@ -60,7 +62,9 @@ def _of(study: Study, seed: int, cell: str, parts: Sequence[int]):
 def _overlap(study: Study, seed: int) -> pd.DataFrame:
     found = {cell: _of(study, seed, cell, range(PARTS)) for cell in study.cells}
     tables = [
-        analysis.overlap_table({c: s.top(PERCENT, r) for c, s in found.items()}).assign(ranking=r)
+        nulls.overlap_table({c: s.top(PERCENT, r).channels for c, s in found.items()}).assign(
+            ranking=r
+        )
         for r in RANKINGS
     ]
     table = pd.concat(tables, ignore_index=True)
@@ -78,10 +82,9 @@ def _halves(study: Study, seed: int) -> pd.DataFrame:
     for cell in study.cells:
         first, second = (_of(study, seed, cell, half) for half in halves)
         for ranking in RANKINGS:
-            null = analysis.matched_overlap(
-                first.top(PERCENT, ranking), second.top(PERCENT, ranking)
-            )
-            agreed = analysis.rank_agreement(first, second, PERCENT, ranking)
-            agreed["expected_jaccard"] = null["expected_jaccard"]
+            one, other = (half.top(PERCENT, ranking).channels for half in (first, second))
+            agreed = {"top_percent": PERCENT, **nulls.overlap(one, other)}
+            agreed |= nulls.rank_agreement(first.ranked(ranking), second.ranked(ranking))
+            agreed["expected_jaccard"] = nulls.overlap(one, other, True)["expected_jaccard"]
             rows.append({"ability_a": cell, "ability_b": cell, "ranking": ranking, **agreed})
     return pd.DataFrame(rows)

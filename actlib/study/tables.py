@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
-from actlib.measures.intervals import paired_difference, recovery, score_table
+from actlib.analysis import stats
 
 ITEM = ["seed", "purpose", "cell", "item", "cluster"]
 """Columns that name an item."""
@@ -29,52 +29,22 @@ def scored(items: pd.DataFrame, measure: str) -> pd.DataFrame:
     return table.groupby(keys, sort=False, as_index=False, dropna=False)[["score"]].mean()
 
 
-def recovery_table(
-    items: pd.DataFrame, by: Sequence[str], measure: str = "nll", **options
-) -> pd.DataFrame:
-    """Recovered share of the gap for each group, with interval, gap and numbers.
-
-    ``items`` hold the rows of methods ``donor`` and ``target`` beside those of the transfers;
-    ``by`` may name ``cell``, in which case each cell has its own gap.
-
-    Returns:
-        The columns of ``by``, recovery, low, high (fractions; NaN where the gap is not clear), gap,
-        gap_low, gap_high, gap_clear, items, seeds.
-    """
-    table = scored(items, measure)
-    rows = []
-    moved = table[~table["method"].isin(["donor", "target"])]
-    for key, group in moved.groupby(list(by), sort=False):
-        same = table[table["cell"].isin(group["cell"].unique())]
-        found = recovery(
-            group, same[same["method"] == "target"], same[same["method"] == "donor"], **options
-        )
-        rows.append(dict(zip(by, key, strict=True)) | found._asdict())
-    return pd.DataFrame(rows).rename(columns={"estimate": "recovery"})
+def recovery_table(items: pd.DataFrame, by: Sequence[str], measure: str = "nll") -> pd.DataFrame:
+    """`actlib.analysis.stats.recovery` of a measure."""
+    return stats.recovery(scored(items, measure), by)
 
 
 def difference_table(
     items: pd.DataFrame, by: Sequence[str], against: str, measure: str = "nll"
 ) -> pd.DataFrame:
-    """Mean score of each method minus that of the method ``against``, paired by item and seed.
-
-    Returns:
-        The columns of ``by``, method, difference, low, high, in the measure's unit; above zero the
-        method is better.
-    """
-    table, rows = scored(items, measure), []
-    for key, group in table.groupby(list(by), sort=False):
-        other = group[group["method"] == against]
-        for method in group["method"].unique():
-            if method != against and len(other):
-                found = paired_difference(group[group["method"] == method], other)
-                rows.append((*key, method, *found))
-    return pd.DataFrame(rows, columns=[*by, "method", "difference", "low", "high"])
+    """`actlib.analysis.stats.differences` of a measure, above zero where the method is better."""
+    table = stats.differences(scored(items, measure), against, by, resamples=2000)
+    return table[[*by, "method", "difference", "low", "high"]]
 
 
 def score_means(items: pd.DataFrame, by: Sequence[str], measure: str) -> pd.DataFrame:
     """Mean score of each group of columns with its interval; higher is better."""
-    return score_table(scored(items, measure), list(by))
+    return stats.means(scored(items, measure), by)
 
 
 def trial_table(items: pd.DataFrame, lost: Iterable[str], by: Sequence[str]) -> pd.DataFrame:

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from actlib.measures import probing
+from actlib.study import probes
 
 
 def test_probes_read_labels_off_channels_against_chance(study, models, scores):
-    found = probing.probe_accuracies(study, models[1], scores, [2, 16], draws=2)
+    found = probes.probe_accuracies(study, models[1], scores, [2, 16], draws=2)
     assert found[["accuracy", "low", "high", "chance"]].stack().between(0, 1).all()
     assert ((found["low"] <= found["accuracy"]) & (found["accuracy"] <= found["high"])).all()
     chances = found.groupby("label")["chance"].first().to_dict()
@@ -23,9 +23,9 @@ def test_probes_read_labels_off_channels_against_chance(study, models, scores):
 
 
 def test_a_label_that_is_the_ability_by_another_name_is_not_asked():
-    told = probing._labels(np.array(["de-maths", "en-maths", "de-maths"]))
+    told = probes._labels(np.array(["de-maths", "en-maths", "de-maths"]))
     assert list(told) == ["ability"]
-    told = probing._labels(np.array(["de-maths", "en-maths", "en-science"]))
+    told = probes._labels(np.array(["de-maths", "en-maths", "en-science"]))
     assert {name: list(wanted) for name, wanted in told.items()} == {
         "ability": ["de-maths", "en-maths", "en-science"],
         "language": ["de", "en", "en"],
@@ -36,20 +36,20 @@ def test_a_label_that_is_the_ability_by_another_name_is_not_asked():
 def test_probes_of_labels_that_say_nothing_find_nothing():
     rng = np.random.default_rng(0)
     features, wanted = rng.normal(size=(120, 4)), np.repeat(["x", "y"], 60)
-    assert abs(probing._cross_validated(features, wanted).mean() - 0.5) < 0.2
+    assert abs(probes._cross_validated(features, wanted).mean() - 0.5) < 0.2
     features[:60, 1] += 4
-    assert probing._cross_validated(features, wanted).mean() > 0.95
+    assert probes._cross_validated(features, wanted).mean() > 0.95
 
 
 def test_the_channels_that_are_probed_are_the_highest_scores(study, models, scores, monkeypatch):
-    seen, original = [], probing.record_activations
+    seen, original = [], probes.record_activations
 
     def note(model, batches, mask):
         seen.append(mask)
         return original(model, batches, mask)
 
-    monkeypatch.setattr(probing, "record_activations", note)
-    probing.probe_accuracies(study, models[1], scores, [5], draws=1)
+    monkeypatch.setattr(probes, "record_activations", note)
+    probes.probe_accuracies(study, models[1], scores, [5], draws=1)
     total = scores.top(100).count
     best = scores.top(100 * 5.5 / total)
     assert best.count == 5

@@ -1,20 +1,14 @@
 """Bootstrap intervals: coverage on known cases, pairing, and the design over seeds."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from actlib.measures.intervals import (
-    _first_draws,
-    bootstrap_interval,
-    bootstrap_p,
-    corrected,
-    joint_means,
-    paired_difference,
-    paired_test,
-    recovery,
-    score_table,
-)
+from actlib.analysis import stats
+from actlib.analysis.resampling import resample_means
 
 
 def items(scores, seeds=None):
@@ -25,11 +19,29 @@ def items(scores, seeds=None):
     return table if seeds is not None or len(grid) > 1 else table.drop(columns="seed")
 
 
+def compare(a, b, **options):
+    """One row: `a` minus `b`."""
+    both = pd.concat([a.assign(method="a"), b.assign(method="b")], ignore_index=True)
+    return stats.differences(both, "b", **options).iloc[0]
+
+
+def recover(moved, target, donor, **options):
+    """One row: the share that `moved` recovers."""
+    parts = {"moved": moved, "target": target, "donor": donor}
+    table = pd.concat([frame.assign(method=name) for name, frame in parts.items()])
+    return stats.recovery(table, ["method"], **options).iloc[0]
+
+
+def ends(table, **options):
+    """Estimate, low and high of the mean of one table."""
+    return stats.means(table, [], **options).loc[0, ["mean", "low", "high"]]
+
+
 def test_interval_covers_the_mean_at_its_level():
     rng = np.random.default_rng(0)
     hits = 0
     for number in range(400):
-        found = bootstrap_interval(rng.exponential(size=80), resamples=400, seed=number)
+        found = stats.bootstrap(rng.exponential(size=80), resamples=400, seed=number)
         hits += found.low <= 1.0 <= found.high
     # 95 % nominal; percentile intervals of skewed samples of 80 run a little under
     assert 0.90 <= hits / 400 <= 0.975
@@ -37,39 +49,38 @@ def test_interval_covers_the_mean_at_its_level():
 
 def test_interval_has_the_width_of_the_standard_error():
     values = np.random.default_rng(1).normal(5, 2, 400)
-    found = bootstrap_interval(values, resamples=4000)
+    found = stats.bootstrap(values, resamples=4000)
     assert found.estimate == pytest.approx(values.mean())
     assert found.high - found.low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.06)
-    narrow = bootstrap_interval(values, resamples=4000, level=0.5)
-    assert narrow.high - narrow.low < 0.5 * (found.high - found.low)
 
 
 def test_interval_of_another_statistic_is_fixed_by_its_seed():
     values = np.random.default_rng(2).exponential(size=101)
-    first, again = (bootstrap_interval(values, np.median, seed=3) for _ in range(2))
+    first, again = (stats.bootstrap(values, np.median, seed=3) for _ in range(2))
     assert first == again and first.estimate == np.median(values)
-    assert first != bootstrap_interval(values, np.median, seed=4)
+    assert first != stats.bootstrap(values, np.median, seed=4)
+    assert np.isnan(stats.bootstrap(np.array([3.0]))[1:]).all()
     with pytest.raises(ValueError, match="at least one value"):
-        bootstrap_interval(np.array([]))
+        stats.bootstrap(np.array([]))
 
 
 def test_paired_difference_removes_shared_difficulty():
     rng = np.random.default_rng(0)
     difficulty = rng.normal(0, 5, 200)
     a, b = items(difficulty + 0.5 + rng.normal(0, 0.1, 200)), items(difficulty)
-    found = paired_difference(a, b.sample(frac=1, random_state=0))  # order must not matter
-    assert found.estimate == pytest.approx(0.5, abs=0.05)
+    found = compare(a, b.sample(frac=1, random_state=0))  # order must not matter
+    assert found.difference == pytest.approx(0.5, abs=0.05)
     assert found.high - found.low < 0.05
 
 
 def test_unpaired_frames_are_refused():
     one = items([1.0, 0.0, 1.0])
     with pytest.raises(ValueError, match="same items"):
-        paired_difference(one, items([1.0, 0.0]))
+        compare(one, items([1.0, 0.0]))
     with pytest.raises(ValueError, match="twice"):
-        paired_difference(one, pd.concat([one, one]))
+        compare(one, pd.concat([one, one]))
     with pytest.raises(ValueError, match="NaN"):
-        paired_difference(one, one.assign(score=[1.0, np.nan, 0.0]))
+        compare(one, one.assign(score=[1.0, np.nan, 0.0]))
 
 
 def test_recovery_of_known_shares():
@@ -77,9 +88,9 @@ def test_recovery_of_known_shares():
     target, donor = rng.normal(0.2, 0.05, 300), rng.normal(0.8, 0.05, 300)
     for share in (0.0, 0.25, 1.0, 1.5):
         moved = items(target + share * (donor - target))
-        found = recovery(moved, items(target), items(donor))
-        assert found.gap_clear and found.items == 300 and found.seeds == 1
-        assert found.estimate == pytest.approx(share)
+        found = recover(moved, items(target), items(donor))
+        assert found.gap_clear and found["items"] == 300 and found.seeds == 1
+        assert found.recovery == pytest.approx(share)
         # the same items in the same resample: an exact share leaves no uncertainty
         assert (found.low, found.high) == pytest.approx((share, share))
 
@@ -89,22 +100,55 @@ def test_recovery_covers_the_truth():
     for number in range(120):
         easy = rng.normal(0, 0.1, 120)
         scores = [(rng.random(120) < p + easy) * 1.0 for p in (0.5, 0.3, 0.7)]
-        found = recovery(*map(items, scores), resamples=300, seed=number)
+        found = recover(*map(items, scores), resamples=300, seed=number)
         hits += found.gap_clear and found.low <= 0.5 <= found.high
     assert 0.90 <= hits / 120 <= 0.99
 
 
+def test_abilities_have_their_own_gap_and_settings_share_it():
+    parts = {"target": (0.0, np.nan), "donor": (1.0, np.nan), "act": (0.5, 5), "random": (0.2, 20)}
+    table = pd.concat(
+        items([share * gap + noise for noise in (0.1, 0.2, 0.4)]).assign(
+            method=name,
+            top_percent=percent,
+            cell=cell,
+            item=lambda t, c=cell: c + t["item"].map(str),
+        )
+        for name, (share, percent) in parts.items()
+        for cell, gap in (("fr", 2.0), ("ru", -3.0))
+    )
+    apart = stats.recovery(table, ["cell", "method", "top_percent"])
+    assert apart["gap"].tolist() == pytest.approx([2, 2, -3, -3])
+    assert apart["recovery"].tolist() == pytest.approx([0.5, 0.2, 0.5, 0.2])
+    assert list(apart["method"]) == ["act", "random"] * 2 and set(apart["items"]) == {3}
+    with pytest.raises(ValueError, match="gap between them"):
+        stats.recovery(table[table["method"] != "donor"], ["method"])
+    with pytest.raises(ValueError, match="same items"):
+        stats.recovery(table[(table["method"] != "act") | (table["cell"] == "fr")], ["method"])
+
+
+def test_draws_are_averaged_and_the_baseline_is_taken_away():
+    table = pd.concat(
+        items([1.0, 3.0]).assign(method=name, draw=draw, score=lambda t, x=shift: t["score"] + x)
+        for name, draw, shift in (("a", 0, 0.0), ("b", 0, 1.0), ("b", 1, 2.0), ("c", 0, -1.0))
+    )
+    found = stats.differences(table, "a")
+    assert list(found["method"]) == ["b", "c"] and set(found["baseline"]) == {"a"}
+    assert found["difference"].tolist() == [1.5, -1.0] and (found["items"] == 2).all()
+    assert stats.differences(table, "absent").empty
+
+
 def test_recovery_works_where_lower_is_better():
     nll = np.random.default_rng(0).normal(3, 0.1, 100)
-    found = recovery(items(nll - 1), items(nll), items(nll - 2))
-    assert found.estimate == pytest.approx(0.5) and found.gap < 0 and found.gap_clear
+    found = recover(items(nll - 1), items(nll), items(nll - 2))
+    assert found.recovery == pytest.approx(0.5) and found.gap < 0 and found.gap_clear
 
 
 def test_recovery_of_an_unclear_gap_is_undefined():
     rng = np.random.default_rng(0)
-    found = recovery(*(items(rng.normal(0, 1, 50)) for _ in range(3)))
+    found = recover(*(items(rng.normal(0, 1, 50)) for _ in range(3)))
     assert not found.gap_clear and found.gap_low < 0 < found.gap_high
-    assert np.isnan([found.estimate, found.low, found.high]).all()
+    assert np.isnan([found.recovery, found.low, found.high]).all()
 
 
 def covered(crossed, datasets=100):
@@ -116,7 +160,7 @@ def covered(crossed, datasets=100):
         table = items(seed_effect + item_effect + rng.normal(0, 1, (12, 40)))
         if not crossed:
             table["item"] += 1000 * table["seed"]
-        low, high = score_table(table.assign(all=0), ["all"], 300, number).loc[0, ["low", "high"]]
+        low, high = ends(table, resamples=300, seed=number)[1:]
         hits += low <= 0 <= high
     return hits / datasets
 
@@ -127,19 +171,11 @@ def test_intervals_over_seeds_cover_in_both_designs(crossed):
     assert 0.87 <= covered(crossed) <= 1.0
 
 
-def test_a_frame_without_seeds_holds_for_each():
-    scores = np.random.default_rng(0).random((3, 50))
-    target = np.zeros(50)
-    short = paired_difference(items(scores), items(target))
-    spelled_out = paired_difference(items(scores), items(np.tile(target, (3, 1))))
-    assert short == spelled_out and short.estimate == pytest.approx(scores.mean())
-
-
 def test_seeds_count_equally_and_widen_the_interval():
     rng = np.random.default_rng(0)
     table = pd.concat([items(rng.normal(m, 0.1, 60), 1).assign(seed=m) for m in (0, 1, 2, 3, 4)])
-    pooled = bootstrap_interval(table["score"].to_numpy())
-    found = score_table(table.assign(model="m"), ["model"]).iloc[0]
+    pooled = stats.bootstrap(table["score"].to_numpy())
+    found = stats.means(table, []).iloc[0]
     assert found["mean"] == pytest.approx(pooled.estimate) and found["seeds"] == 5
     assert found["high"] - found["low"] > 3 * (pooled.high - pooled.low)
 
@@ -148,14 +184,9 @@ def test_score_table_keeps_groups_apart_and_in_order():
     table = pd.concat(
         [items([v] * 10).assign(model=m, language="de") for m, v in (("b", 1.0), ("a", 0.25))]
     )
-    found = score_table(table, ["model", "language"])
+    found = stats.means(table, ["model", "language"])
     assert list(found["model"]) == ["b", "a"] and list(found["mean"]) == [1.0, 0.25]
     assert (found["low"] == found["mean"]).all() and (found["items"] == 10).all()
-
-
-def ends(table, **options):
-    """Estimate, low and high of the mean of one table."""
-    return score_table(table.assign(all=0), ["all"], **options).loc[0, ["mean", "low", "high"]]
 
 
 @pytest.mark.parametrize("nested", [False, True])
@@ -165,8 +196,8 @@ def test_clusters_of_one_item_change_nothing_to_the_last_bit(nested):
     for frame in frames:
         frame["item"] += 1000 * frame["seed"] * nested
     named = [f.assign(cluster=[f"c{item * 7919 % 10007}" for item in f["item"]]) for f in frames]
-    assert paired_test(*frames[:2]) == paired_test(*named[:2])
-    assert recovery(*frames) == recovery(*named)
+    assert compare(*frames[:2]).equals(compare(*named[:2]))
+    assert recover(*frames).equals(recover(*named))
     assert list(ends(frames[0])) == list(ends(named[0]))
 
 
@@ -188,7 +219,7 @@ def test_a_resample_averages_the_items_it_drew():
     table = items([0.0, 0.0, 0.0, 1.0]).set_index(["item"])
     table = pd.concat({0: table}, names=["seed"])
     clusters = pd.Series(["a", "a", "a", "b"], index=range(4))
-    (found,) = joint_means([table], clusters, resamples=4000)
+    (found,) = resample_means([table], clusters, resamples=4000)
     # of two clusters: a and a (1/4), a and b (1/2, one of four items), b and b (1/4)
     values, counts = np.unique(found.draws, return_counts=True)
     assert values.tolist() == [0, 0.25, 1] and found.point[0] == 0.25
@@ -207,7 +238,7 @@ def test_clusters_within_seeds_leave_seeds_their_equal_weight():
         frame["cluster"] += 1000 * frame["seed"]
     table = pd.concat(frames).set_index(["seed", "item"])
     clusters = table.droplevel(0)["cluster"]
-    (found,) = joint_means([table[["score"]]], clusters, resamples=400)
+    (found,) = resample_means([table[["score"]]], clusters, resamples=400)
     assert np.unique(found.draws.round(1)).tolist() == [0, 0.5, 1]
 
 
@@ -223,21 +254,11 @@ def test_intervals_over_clusters_cover():
     assert 0.88 <= hits / 150 <= 0.99 and naive / 150 < 0.8
 
 
-def test_one_frame_may_tell_the_clusters_of_all():
-    table = items(np.random.default_rng(0).normal(size=20))
-    told = table.assign(cluster=table["item"] // 2)
-    other = table.assign(score=0.0)
-    assert paired_test(told, other) == paired_test(table, other.assign(cluster=told["cluster"]))
-
-
 def test_an_item_has_one_cluster():
     table = items([0.0, 1.0, 2.0]).assign(cluster=[0, 0, 1])
-    with pytest.raises(ValueError, match="one cluster"):
-        paired_test(table, table.assign(cluster=[0, 1, 1]))
-    with pytest.raises(ValueError, match="one cluster"):
-        paired_test(table, table.assign(cluster=[0, np.nan, 1]))
-    with pytest.raises(ValueError, match="one cluster"):  # item 3 has none
-        score_table(pd.concat([table, items([0, 0, 0, 1.0]).tail(1)]).assign(all=0), ["all"])
+    for clusters in ([0, 1, 1], [0, np.nan, 1]):
+        with pytest.raises(ValueError, match="one cluster"):
+            compare(table, table.assign(cluster=clusters))
 
 
 def test_tables_drawn_jointly_share_their_seeds():
@@ -247,36 +268,35 @@ def test_tables_drawn_jointly_share_their_seeds():
         items(effect + rng.normal(0, 0.01, (5, size))).set_index(["seed", "item"])
         for size in (8, 30)
     ]
-    first, second = (found.draws[:, 0] for found in joint_means(tables))
+    first, second = (found.draws[:, 0] for found in resample_means(tables))
     assert np.corrcoef(first, second)[0, 1] > 0.999
     with pytest.raises(ValueError, match="same seeds"):
-        joint_means([tables[0], tables[1].drop(index=0)])
+        resample_means([tables[0], tables[1].drop(index=0)])
 
 
 def test_p_values_of_counted_draws():
     draws = np.array([-1.0] * 3 + [1.0] * 96)
-    assert bootstrap_p(draws) == bootstrap_p(-draws) == pytest.approx(2 * 4 / 100)
-    assert bootstrap_p(np.ones(99)) == pytest.approx(2 / 100)
-    assert bootstrap_p(np.zeros(99)) == 1
-    assert np.isnan(bootstrap_p([np.nan, 1.0])) and np.isnan(bootstrap_p([]))
+    assert stats.p_value(draws) == stats.p_value(-draws) == pytest.approx(2 * 4 / 100)
+    assert stats.p_value(np.ones(99)) == pytest.approx(2 / 100)
+    assert stats.p_value(np.zeros(99)) == 1
+    assert np.isnan(stats.p_value([np.nan, 1.0])) and np.isnan(stats.p_value([]))
 
 
 def test_the_test_agrees_with_its_interval():
     rng = np.random.default_rng(0)
     base = rng.normal(0, 1, 100)
     better = items(base + 1 + rng.normal(0, 0.5, 100))
-    clear = paired_test(better, items(base))
+    clear = compare(better, items(base), resamples=2000)
     assert clear.p_value == pytest.approx(2 / 2001) and clear.low > 0
-    assert clear[:3] == paired_difference(better, items(base))
     for shift in (-0.1, 0.0, 0.05, 0.1, 0.15):
-        found = paired_test(items(base + shift + rng.normal(0, 0.5, 100)), items(base))
+        found = compare(items(base + shift + rng.normal(0, 0.5, 100)), items(base))
         assert (found.p_value < 0.05) == (found.low > 0 or found.high < 0)
 
 
 def test_p_values_are_near_uniform_without_a_difference():
     rng = np.random.default_rng(1)
     found = [
-        paired_test(items(rng.normal(size=60)), items(rng.normal(size=60)), 400, seed).p_value
+        compare(*(items(rng.normal(size=60)) for _ in "ab"), resamples=400, seed=seed).p_value
         for seed in range(300)
     ]
     assert np.quantile(found, [0.1, 0.5, 0.9]) == pytest.approx([0.1, 0.5, 0.9], abs=0.09)
@@ -286,26 +306,50 @@ def test_p_values_are_near_uniform_without_a_difference():
 def test_correction_by_hand():
     # m = 3, 1 + 1/2 + 1/3 = 11/6; sorted p times m times that over the rank, from above at most 1
     p_values = [0.04, 0.001, 0.5]
-    assert corrected(p_values) == pytest.approx(
+    assert stats.correct_p_values(p_values) == pytest.approx(
         [0.04 * 3 / 2 * 11 / 6, 0.001 * 3 * 11 / 6, 0.5 * 11 / 6]
     )
-    assert corrected([0.01, 0.01]) == pytest.approx([0.015, 0.015])  # 0.01 * 2 / 2 * 3/2
-    assert corrected([0.9, 0.9]) == pytest.approx([1, 1])
+    assert stats.correct_p_values([0.01, 0.01]) == pytest.approx(
+        [0.015, 0.015]
+    )  # 0.01 * 2 / 2 * 3/2
+    assert stats.correct_p_values([0.9, 0.9]) == pytest.approx([1, 1])
 
 
 def test_correction_counts_only_the_tests_that_were_made():
-    found = corrected([0.01, np.nan, 0.5])
-    assert np.isnan(found[1]) and found[[0, 2]] == pytest.approx(corrected([0.01, 0.5]))
-    assert corrected([]).size == 0
+    found = stats.correct_p_values([0.01, np.nan, 0.5])
+    assert np.isnan(found[1]) and found[[0, 2]] == pytest.approx(
+        stats.correct_p_values([0.01, 0.5])
+    )
+    assert stats.correct_p_values([]).size == 0
     with pytest.raises(ValueError, match="between 0 and 1"):
-        corrected([0.5, 1.5])
+        stats.correct_p_values([0.5, 1.5])
 
 
-@pytest.mark.parametrize("resamples", [500, 200_000])  # in one block of draws, and in several
-def test_kept_draws_are_those_of_a_fresh_generator(resamples):
-    one, two = (items(np.random.default_rng(n).normal(size=(3, 12)), seeds=3) for n in (5, 6))
-    _first_draws.cache_clear()
-    fresh = paired_test(one, two, resamples)
-    assert paired_test(one, two, resamples) == fresh
-    paired_test(*(each[each["seed"] < 2] for each in (one, two)), resamples)
-    assert paired_test(one, two, resamples) == fresh != paired_test(one, two, resamples, seed=1)
+def test_students_interval_covers_as_often_as_it_says():
+    draws = np.random.default_rng(0).normal(3.0, 2.0, size=(4000, 3))
+    ends = np.array([stats.student_interval(values) for values in draws])
+    covered = ((ends[:, 1] < 3.0) & (3.0 < ends[:, 2])).mean()
+    assert covered == pytest.approx(0.95, abs=0.015)
+    assert np.allclose(ends[:, 0], draws.mean(axis=1))
+
+
+def test_one_seed_has_no_interval():
+    mean, low, high = stats.student_interval(np.array([4.0]))
+    assert mean == 4.0 and np.isnan([low, high]).all()
+    assert stats.student_interval(np.array([4.0, 4.0])) == (4.0, 4.0, 4.0)
+    with pytest.raises(ValueError, match="at least one"):
+        stats.student_interval(np.array([]))
+
+
+def test_tables_of_bootstraps_name_their_groups():
+    table = pd.DataFrame({"ranking": ["b", "b", "a", "a"], "jaccard": [0.1, 0.3, 0.5, 0.5]})
+    found = stats.bootstrap_table(table, ["ranking"], "jaccard")
+    assert list(found.columns) == ["ranking", "jaccard", "low", "high", "count"]
+    assert found["jaccard"].tolist() == pytest.approx([0.2, 0.5]) and list(found["count"]) == [2, 2]
+    assert found["low"].tolist() == pytest.approx([0.1, 0.5])
+
+
+def test_analysis_does_not_import_torch():
+    names = "frontier, nulls, resampling, stats"
+    code = f"import sys; from actlib.analysis import {names}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

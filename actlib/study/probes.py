@@ -14,9 +14,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from transformers import PreTrainedModel
 
+from actlib.analysis.stats import bootstrap
 from actlib.localize import record_activations
 from actlib.masks import ChannelMask
-from actlib.measures.intervals import bootstrap_interval
 from actlib.scores import ChannelScores
 from actlib.study.session import Study
 
@@ -51,7 +51,7 @@ def probe_accuracies(
             columns = np.searchsorted(union, channels[:count])
             for label, wanted in _labels(cells).items():
                 right = _cross_validated(features[:, columns], wanted)
-                found = bootstrap_interval(right)._asdict()
+                found = bootstrap(right)._asdict()
                 rows.append(
                     {"label": label, "method": method, "channels": count, "draw": draw}
                     | {"accuracy": found["estimate"], "low": found["low"], "high": found["high"]}

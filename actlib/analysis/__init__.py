@@ -1,0 +1,1 @@
+"""Tables in, numbers and pictures out; nothing here imports torch."""

@@ -1,1 +1,0 @@
-"""Statistics of scores, masks and results; nothing here runs a model."""
