@@ -20,6 +20,7 @@ _HOME = {
     "record_differences_in_two_passes": "two_passes",
     "weight_differences": "localize",
     "batches": "prompts",
+    "load_questions": "questions",
     "evaluate": "evaluation",
     "ablated": "interventions",
     "patched": "interventions",

@@ -96,9 +96,9 @@ def record(
     from actlib.folders.stored import tokenizer_of
     from actlib.localize import record_differences
     from actlib.prompts import batches
-    from actlib.text.data import load_external
+    from actlib.questions import load_questions
 
-    rows = list(load_external(questions))[:limit]
+    rows = load_questions(questions)[:limit]
     tokenizer = tokenizer_of(target)
     if tokenizer is None:
         raise ValueError(f"the model folder {target} holds no tokenizer; save one there")

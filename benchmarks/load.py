@@ -18,8 +18,8 @@ from actlib.evaluation import evaluate
 from actlib.localize import record_differences
 from actlib.masks import ChannelMask, random_like
 from actlib.prompts import batches
+from actlib.questions import load_questions
 from actlib.scores import ChannelScores, channel_count
-from actlib.text.data import load_external
 from benchmarks.rankings import PERCENT, heavy_tailed
 from benchmarks.serving import Way
 from benchmarks.shapes import channel_layout, llama, random_batches, random_pair
@@ -139,13 +139,13 @@ def _examples(size: int, setting: Setting) -> dict[str, Way]:
     write_examples(path, size)
 
     def rows() -> list[dict[str, Any]]:
-        return load_external(path).to_list()
+        return load_questions(path)
 
     def cut() -> list[dict[str, torch.Tensor]]:
         return batches(tokenizer, rows(), BATCH)
 
     return {
-        f"load|{size}": Way(lambda: len(load_external(path)) and None),
+        f"load|{size}": Way(lambda: len(load_questions(path)) and None),
         f"tokenize, batch|{size}": _Held(rows).way(lambda rows: batches(tokenizer, rows, BATCH)),
         f"record|{size}": _Held(cut).way(lambda made: record_differences(*pair, made)),
     }

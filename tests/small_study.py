@@ -2,6 +2,7 @@
 
 import copy
 import json
+import random
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from actlib.study.families import small_tokenizer
 from actlib.study.presets import load_preset
-from actlib.text.data import load_items
+from actlib.study.questions import load_items
 
 LANGUAGES = ("en", "fr")
 ITEMS = {"train": 48, "validation": 16, "test": 16}
@@ -65,10 +66,21 @@ def write_data(folder: Path) -> Path:
     for split, count in ITEMS.items():
         (folder / split).mkdir(parents=True)
         for language in LANGUAGES:
-            items = load_items(split=split, languages=[language], limit_per_cell=count // 4)
+            items = _drawn(load_items(split=split, languages=[language]), count // 4)
             lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in items]
             (folder / split / f"{language}.jsonl").write_text("".join(lines), encoding="utf-8")
     return folder
+
+
+def _drawn(items: list[dict], count: int) -> list[dict]:
+    """As many items of each task, drawn by its name, in the order they have."""
+    chosen = set()
+    for task in dict.fromkeys(row["task"] for row in items):
+        names = [row["id"] for row in items if row["task"] == task]
+        first = items[0]
+        random.Random("/".join(["0", first["split"], first["language"], task])).shuffle(names)
+        chosen |= set(names[:count])
+    return [row for row in items if row["id"] in chosen]
 
 
 def write_preset(path: Path, data: Path | None, start: dict | None = None, **changes) -> str:

@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from actlib.masks import ChannelMask, random_like
 from actlib.prompts import batches
-from actlib.text.data import load_external
+from actlib.questions import load_questions
 from benchmarks.load import letters, llama_70b, made_mask, write_examples
 from benchmarks.rankings import heavy_tailed
 from benchmarks.shapes import channel_layout
@@ -37,7 +37,7 @@ def rankings(size, folder):
 
 def loading(size, folder):
     write_examples(folder / f"{size}.jsonl", size)
-    return lambda: load_external(folder / f"{size}.jsonl")
+    return lambda: load_questions(folder / f"{size}.jsonl")
 
 
 def batching(size, folder):

@@ -6,11 +6,11 @@ import pytest
 import yaml
 from small_study import write_pair
 
+from actlib.questions import abilities_of, load_questions
 from actlib.study.own_pair import DEFAULTS, NEEDED
 from actlib.study.presets import CONFIGS, LoadedModel, load_preset
 from actlib.study.questions import PURPOSES
 from actlib.study.session import PARTS, Study
-from actlib.text.data import abilities_of, load_external
 
 
 @pytest.fixture
@@ -160,10 +160,10 @@ def test_abilities_come_by_name_or_by_language_and_domain(tmp_path):
     path = tmp_path / "rows.jsonl"
     lines = [json.dumps({"question": f"q{n}", "answer": "a", **r}) for n, r in enumerate(rows)]
     path.write_text("\n".join(lines))
-    items = load_external(path)
+    items = load_questions(path)
     assert abilities_of(items) == ["de-maths", "verse"]
     path.write_text(lines[0] + '\n{"question": "q", "answer": "a"}')
     with pytest.raises(ValueError, match="rows.jsonl, line 2: needs 'ability'"):
-        load_external(path)
+        load_questions(path)
     path.write_text('{"question": "q", "answer": "a"}')  # a file of one ability needs no name
-    assert abilities_of(load_external(path)) == ["und-own"]
+    assert abilities_of(load_questions(path)) == ["und-own"]

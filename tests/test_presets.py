@@ -13,7 +13,7 @@ from actlib.study.presets import (
     load_preset,
     preset_file,
 )
-from actlib.text.data import load_items
+from actlib.study.questions import load_items
 
 SHIPPED = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
 

@@ -15,9 +15,9 @@ from actlib.channels import channel_modules
 from actlib.folders.headers import SINGLE, stored_tensors
 from actlib.folders.patches import apply_patch, inspect_patch, make_patch
 from actlib.masks import ChannelMask
+from actlib.questions import load_questions
 from actlib.scores import ChannelScores
 from actlib.study.presets import Preset, load_preset
-from actlib.text.data import load_external
 from actlib.transfer import transfer_
 
 # Derandomized, so that a run of continuous integration is no lottery.
@@ -204,7 +204,7 @@ def test_questions_come_back_as_they_were_written(tmp_path, pairs):
     for ascii_only in (True, False):
         lines = [json.dumps(row, ensure_ascii=ascii_only) + "\n" for row in rows]
         path.write_text("".join(lines), encoding="utf-8", newline="")
-        items = load_external(path, format="own")
+        items = load_questions(path, format="own")
         assert [(row["question"], row["answer"]) for row in items] == pairs
 
 
@@ -224,7 +224,7 @@ def test_any_rows_are_read_or_refused_by_file_and_line(tmp_path, rows, kind):
     path = tmp_path / f"own{kind}"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     try:
-        assert len(load_external(path)) <= len(rows)
+        assert len(load_questions(path)) <= len(rows)
     except ValueError as error:
         assert path.name in str(error) and "\n" not in str(error)
 
@@ -234,7 +234,7 @@ def test_any_rows_are_read_or_refused_by_file_and_line(tmp_path, rows, kind):
 def test_any_bytes_for_questions_are_read_or_refused(tmp_path, data):
     path = tmp_path / "own.jsonl"
     path.write_bytes(data)
-    loaded(lambda: load_external(path))
+    loaded(lambda: load_questions(path))
 
 
 KEYS = ["donor", "target", "base", "questions", "lost", "retained", "name", "seeds", "dtype"]

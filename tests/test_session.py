@@ -14,9 +14,8 @@ from actlib.controls import choices
 from actlib.merging import merge
 from actlib.study import experiments
 from actlib.study.presets import CONFIGS, ROOT
-from actlib.study.questions import PURPOSES
+from actlib.study.questions import PURPOSES, load_items
 from actlib.study.session import PARTS, Study
-from actlib.text.data import load_items
 
 BENCHMARKS = ROOT.parent / "shared" / "data"
 EXAMS_CELLS = {"lost": ["bg-science", "hr-science"], "retained": ["tr-science"]}

@@ -25,8 +25,8 @@ from pathlib import Path
 import yaml
 
 from actlib.harness.rows import exams_row, json_lines
-from actlib.text.data import SHIPPED
 
+SHIPPED = Path(__file__).resolve().parents[2] / "data"
 TEMPLATES = Path(__file__).parent / "tasks"
 Task = dict[str, object]
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from datasets import Dataset, DatasetDict
 
-from actlib.text import lines
-from actlib.text.data import load_external, load_items
+from actlib import question_files
+from actlib.questions import load_questions
 
 
 def json_lines(path: str | Path) -> list[dict]:
@@ -20,7 +20,7 @@ def json_lines(path: str | Path) -> list[dict]:
     Raises:
         ValueError: a line is not a JSON object; the sentence names it.
     """
-    return [row for _, row in lines.json_lines(Path(path))]
+    return [row for _, row in question_files.json_lines(Path(path))]
 
 
 def questions(path: str, language: str, domain: str, **_: object) -> DatasetDict:
@@ -34,7 +34,13 @@ def questions(path: str, language: str, domain: str, **_: object) -> DatasetDict
     splits = ["test", *["train"] * (Path(path, "train", f"{language}.jsonl").is_file())]
     return DatasetDict(
         {
-            split: load_items(path, split=split, languages=[language], domains=[domain])
+            split: Dataset.from_list(
+                [
+                    row
+                    for row in load_questions(Path(path, split), "own")
+                    if (row["language"], row["domain"]) == (language, domain)
+                ]
+            )
             for split in splits
         }
     )
@@ -67,7 +73,7 @@ def mgsm(path: str, **_: object) -> DatasetDict:
     """
     rows = [
         {"id": row["id"], "question": row["question"], "answer": None, "answer_number": number}
-        for row in load_external(path, "mgsm")
+        for row in load_questions(path, "mgsm")
         for number in [row["value"]]
     ]
     return DatasetDict({"test": Dataset.from_list(rows)})

@@ -39,9 +39,8 @@ from actlib.folders.loading import load_pretrained
 from actlib.folders.locks import held
 from actlib.folders.records import content_of, digest_of
 from actlib.study.presets import LoadedModel, Preset, ScratchModel, TunedModel, WheelModel
-from actlib.study.questions import data_digest, data_folder, trained_on, training_items
+from actlib.study.questions import data_digest, data_folder, load_items, trained_on, training_items
 from actlib.study.sharing import trained_card
-from actlib.text.data import load_items
 
 CHAT_TEMPLATE = (
     "{% for m in messages if m['content'] %}<|{{ m['role'] }}|>{{ m['content'] }}"

@@ -16,8 +16,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from actlib.text.data import abilities_of, load_external
-from actlib.text.generator import require_known
+from actlib.questions import abilities_of, load_questions, require_known
 
 NEEDED = ("donor", "target", "questions", "lost", "retained")
 MODELS = ("donor", "target", "base", "second_donor")
@@ -158,7 +157,7 @@ def _require(raw: Mapping, folder: Path) -> None:
         return
     told = f"missing: {', '.join(missing)}; a pair of your own needs {', '.join(NEEDED)}"
     if raw.get("questions"):
-        held = abilities_of(load_external(_questions(raw, folder)))
+        held = abilities_of(load_questions(_questions(raw, folder)))
         told += f"; the questions hold the abilities {', '.join(held)}"
     raise ValueError(told)
 

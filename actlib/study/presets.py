@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Discriminator,
@@ -22,12 +23,16 @@ from pydantic import (
     model_validator,
 )
 
+from actlib.questions import normalize_name, require_known
 from actlib.study.own_pair import given_by_hand, read_content
 from actlib.study.yaml_files import read_yaml
-from actlib.text.generator import DOMAINS, LANGUAGES, TASKS, require_known
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
+LANGUAGES = ("en", "de", "es", "fr", "ru")
+DOMAINS = ("maths", "science")
+TASKS = ("sum_words", "purchase", "neutrons", "motion")
+"""What the shipped questions hold, written by `data/make_questions.py`."""
 
 
 class Strict(BaseModel):
@@ -38,7 +43,7 @@ class Strict(BaseModel):
 
 Name = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
 """What becomes the name of a folder: letters, digits, '.', '_' or '-'."""
-Ability = Annotated[str, Field(pattern=r"^[^<>&`|\\/\p{Cc}]+$")]
+Ability = Annotated[str, Field(pattern=r"^[^<>&`|\\/\p{Cc}]+$"), AfterValidator(normalize_name)]
 """Shown in tables and part of names of files, so that it holds no mark-up and no path."""
 
 

@@ -6,18 +6,22 @@ Questions(preset).items("fr-maths", "test")
 import hashlib
 import html
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any, cast
 
-from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from actlib.prompts import Encoded
+from actlib.questions import (
+    SPLITS,
+    abilities_of,
+    load_questions,
+    normalize_text,
+    require_known,
+)
 from actlib.study.presets import ROOT, Data, Preset
-from actlib.text.data import abilities_of, load_external, load_items
-from actlib.text.generator import require_known
 
 _PROMPT_STYLE = "color:#777"
 _ANSWER_STYLE = "background:#cfe8f7;color:#00436b;border:1px solid #0072b2;border-radius:2px"
@@ -49,29 +53,57 @@ def data_digest(data: Data) -> str:
     return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
 
 
-def of_cell(items: Dataset, cell: str) -> Dataset:
-    """Items of one ability, named ``language-domain``, or as the questions name it.
+def load_items(
+    folder: Path | str | None = None,
+    split: str = "test",
+    languages: Sequence[str] | None = None,
+    tasks: Sequence[str] | None = None,
+) -> list[dict]:
+    """Rows of a split of the shipped questions, or of a folder laid out as they are.
+
+    Args:
+        folder: holds `SPLIT/LANGUAGE.jsonl`; the shipped one if None.
+        split: `train`, `validation` or `test`.
+        languages: codes such as `fr`; all if None.
+        tasks: such as `sum_words`; all if None.
+
+    Raises:
+        ValueError: there is no such file, or no row has a language or task that is named.
+    """
+    require_known("split", [split], SPLITS)
+    rows = load_questions(Path(folder or ROOT / "data") / split, "own")
+    for column, wanted in (("language", languages), ("task", tasks)):
+        if wanted is not None:
+            require_known(column, wanted, list(dict.fromkeys(row[column] for row in rows)))
+            rows = [row for row in rows if row[column] in wanted]
+    if not rows:
+        raise ValueError(
+            f"No item of {folder or 'data'} has a language of {languages} and a task of {tasks}."
+        )
+    return rows
+
+
+def of_ability(items: Iterable[dict], ability: str) -> list[dict]:
+    """Items of one ability.
 
     Raises:
         ValueError: there are none; the sentence names the abilities there are.
     """
-    columns = zip(items["language"][:], items["domain"][:], strict=True)
-    found = [n for n, pair in enumerate(columns) if "-".join(filter(None, pair)) == cell]
-    if not found:
-        require_known("ability", [cell], abilities_of(items))
-    return items.select(found)
+    items = list(items)
+    require_known("ability", [ability], abilities_of(items))
+    return [row for row in items if row["ability"] == ability]
 
 
 def training_items(preset: Preset, cells: list[str], seed: int) -> list[dict]:
     """Training questions of some cells, in an order fixed by the seed."""
     data = trained_on(preset)
     items = load_items(data_folder(data), split="train", tasks=data.tasks)
-    rows = [row for cell in cells for row in of_cell(items, cell)]
+    rows = [row for cell in cells for row in of_ability(items, cell)]
     random.Random(seed).shuffle(rows)
     return rows
 
 
-def spread(items: Dataset, count: int) -> list[dict]:
+def spread(items: Iterable[dict], count: int) -> list[dict]:
     """The first items of each task in turn, ``count`` at most, so that tasks are balanced."""
     groups: dict[str, list[dict]] = {}
     for row in items:
@@ -81,28 +113,28 @@ def spread(items: Dataset, count: int) -> list[dict]:
     return turns[:count]
 
 
-def cluster_of(row: Mapping, otherwise: str) -> str:
-    """What computation an item asks: its domain and operands; ``otherwise`` where it has none.
+def cluster_of(row: Mapping) -> str:
+    """What an item asks: its domain and operands, or else its text, however it is stored.
 
-    Languages, wordings and tasks of one domain may ask the same computation, so such items are not
-    independent; intervals resample computations, not items.
+    Languages, wordings and tasks of one domain may ask the same computation, and a text may come
+    twice. Such items are not independent; intervals resample clusters, not items.
 
-    >>> cluster_of({"domain": "maths", "operands": [6, 20]}, otherwise="item 7")
+    >>> cluster_of({"domain": "maths", "operands": [6, 20]})
     'maths 6.20'
-    >>> cluster_of({"domain": "trivia", "operands": []}, otherwise="item 7")
-    'item 7'
     """
-    operands = row.get("operands") or []
-    return f"{row['domain']} {'.'.join(map(str, operands))}" if operands else otherwise
+    if row.get("operands"):
+        return f"{row['domain']} {'.'.join(map(str, row['operands']))}"
+    return f"text {_text_digest(row)[:16]}"
 
 
-def partition(items: Dataset, purpose: str) -> Dataset:
+def partition(items: Iterable[dict], purpose: str) -> list[dict]:
     """Items of data without splits of its own for a purpose: a third each, by hash of the text."""
-    order = list(PURPOSES)
-    thirds = [
-        order[int(hashlib.sha256(row["question"].encode()).hexdigest(), 16) % 3] for row in items
-    ]
-    return items.select([n for n, third in enumerate(thirds) if third == purpose])
+    place = list(PURPOSES).index(purpose)
+    return [row for row in items if int(_text_digest(row), 16) % 3 == place]
+
+
+def _text_digest(row: Mapping) -> str:
+    return hashlib.sha256(normalize_text(row["question"]).encode()).hexdigest()
 
 
 class Questions:
@@ -116,7 +148,7 @@ class Questions:
         self.preset = preset
         path = preset.data.path
         self._has_splits = path is None or (ROOT / path / "train").is_dir()
-        self._of_purpose: dict[str, Dataset] = {}
+        self._of_purpose: dict[str, list[dict]] = {}
 
     def items(self, cell: str, purpose: str = "test") -> list[dict]:
         """Questions of an ability for ``recording``, ``validation`` or ``test``; none is in two.
@@ -130,7 +162,7 @@ class Questions:
             raise ValueError(f"unknown purpose {purpose!r}: expected one of {', '.join(PURPOSES)}")
         if purpose not in self._of_purpose:
             self._of_purpose[purpose] = self._all(purpose)
-        found = of_cell(self._of_purpose[purpose], cell)
+        found = of_ability(self._of_purpose[purpose], cell)
         if len(found) == 0:
             raise ValueError(f"the data hold no {purpose} item of {cell!r}")
         return spread(found, getattr(self.preset.evaluation, f"{purpose}_items"))
@@ -149,7 +181,7 @@ class Questions:
         """
         items = load_items(folder or None, split="train", tasks=["purchase", "motion"])
         if cell in abilities_of(items):
-            return "other_source", spread(of_cell(items, cell), count)
+            return "other_source", spread(of_ability(items, cell), count)
         return "other_items", self.items(cell, "validation")[:count]
 
     def training(self, cells: Iterable[str], seed: int) -> list[dict]:
@@ -160,11 +192,11 @@ class Questions:
         random.Random(seed).shuffle(rows)
         return rows
 
-    def _all(self, purpose: str) -> Dataset:
+    def _all(self, purpose: str) -> list[dict]:
         data, folder = self.preset.data, data_folder(self.preset.data)
         if folder is None or self._has_splits:  # the shipped questions have splits
             return load_items(folder, split=PURPOSES[purpose], tasks=data.tasks)
-        return partition(load_external(folder), purpose)
+        return partition(load_questions(folder), purpose)
 
 
 def _runs(tokenizer: PreTrainedTokenizerBase, encoded: Encoded) -> list[tuple[str, bool]]:

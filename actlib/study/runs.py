@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from actlib.folders.locks import take
 from actlib.folders.stored import structure, tokenizer_of
 from actlib.pairing.pairs import require_pair
+from actlib.questions import abilities_of, load_questions
 from actlib.study.presets import (
     CONFIGS,
     ROOT,
@@ -29,9 +30,8 @@ from actlib.study.presets import (
     preset_file,
     require_place,
 )
-from actlib.study.questions import PURPOSES, Questions, data_folder, of_cell, partition
+from actlib.study.questions import PURPOSES, Questions, data_folder, of_ability, partition
 from actlib.study.session import PARTS
-from actlib.text.data import abilities_of, load_external
 
 DONE, FAILED, NOT_REACHED = "done", "failed", "not reached"
 
@@ -238,14 +238,14 @@ def require_questions(preset: Preset) -> None:
     """
     questions, path = Questions(preset), data_folder(preset.data)
     if path is not None and not (path / "train").is_dir():
-        items = load_external(path)
+        items = load_questions(path)
         absent = [cell for cell in preset.cells if cell not in abilities_of(items)]
         if absent:
             there = ", ".join(abilities_of(items))
             raise ValueError(f"no question is of {', '.join(absent)}; there are {there}")
         least = {"recording": PARTS, "validation": 1, "test": 1}
         for cell in preset.cells:
-            own = of_cell(items, cell)
+            own = of_ability(items, cell)
             found = {purpose: len(partition(own, purpose)) for purpose in PURPOSES}
             if any(found[purpose] < least[purpose] for purpose in PURPOSES):
                 told = ", ".join(f"{count} for {purpose}" for purpose, count in found.items())

@@ -305,7 +305,7 @@ class Study:
                     found = self.items(cell, purpose)
                     rows += found
                     about += [
-                        (cell, purpose, f"{cell}/{n}", cluster_of(row, f"{cell}/{n}"))
+                        (cell, purpose, f"{cell}/{n}", cluster_of(row))
                         for n, row in enumerate(found)
                     ]
             settings = self.preset.evaluation

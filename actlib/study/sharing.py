@@ -19,6 +19,7 @@ from actlib.folders.records import note
 from actlib.masks import ChannelMask
 from actlib.study.presets import (
     CONFIGS,
+    LANGUAGES,
     ROOT,
     AnyModel,
     LoadedModel,
@@ -28,7 +29,6 @@ from actlib.study.presets import (
     WheelModel,
     load_preset,
 )
-from actlib.text.generator import LANGUAGES
 
 if TYPE_CHECKING:
     from actlib.study.session import Study

@@ -5,7 +5,8 @@ units and currencies and plural rules from CLDR through Babel, nuclides from per
 a computation belongs to training, validation or test depends on a hash of its operands alone, so it
 falls on the same side in every language, task and domain, whatever the seed.
 
-Run `python -m actlib.text.generator --output data` to write the shipped files anew.
+Run `python data/make_questions.py --output data` to write the shipped files again. It needs Babel,
+num2words and periodictable: `pip install -e ".[dev]"`. The wordings are in `phrases.py` beside it.
 """
 
 import argparse
@@ -21,8 +22,9 @@ from babel import Locale
 from babel.numbers import get_currency_name
 from babel.units import format_unit
 from num2words import num2words
+from phrases import PHRASES
 
-from actlib.text.phrases import PHRASES
+from actlib.questions import SPLITS, require_known, split_of
 
 LANGUAGES = tuple(PHRASES)
 TASK_DOMAINS = {
@@ -33,8 +35,6 @@ TASK_DOMAINS = {
 }
 TASKS = tuple(TASK_DOMAINS)
 DOMAINS = tuple(dict.fromkeys(TASK_DOMAINS.values()))
-SPLIT_PERCENTS = {"train": 80, "validation": 8, "test": 12}
-SPLITS = tuple(SPLIT_PERCENTS)
 PER_CELL = {"train": 600, "validation": 60, "test": 120}
 SMALL_PER_CELL = {"train": 400, "validation": 30, "test": 40}
 SMALL_TASKS = ("sum_words", "neutrons")
@@ -62,16 +62,6 @@ def operand_key(task: str, operands: Sequence[int]) -> str:
     operation = OPERATIONS[task]
     ordered = operands if operation == "difference" else sorted(operands)
     return ":".join([operation, *map(str, ordered)])
-
-
-def split_of(key: str) -> str:
-    """Split that a computation belongs to, by a stable hash of its name."""
-    bucket = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") % 100
-    for split, percent in SPLIT_PERCENTS.items():
-        if bucket < percent:
-            return split
-        bucket -= percent
-    raise AssertionError("the split percents do not add up to 100")
 
 
 @cache
@@ -201,17 +191,6 @@ def _cell(
         f"Task {task} in {language} has only about {len(rows)} different {split} questions, "
         f"fewer than the {count} asked for."
     )
-
-
-def require_known(name: str, given: Iterable[str], choices: Sequence[str]) -> None:
-    """Refuse values outside a list of choices.
-
-    Raises:
-        ValueError: a value is not among the choices; the sentence names them.
-    """
-    for value in given:
-        if value not in choices:
-            raise ValueError(f"Unknown {name} {value!r}; choose from {', '.join(choices)}.")
 
 
 def generate(

@@ -1,0 +1,156 @@
+"""Read numbers as languages write them: decimal marks, groups of digits, digits of any script.
+
+    parse_number("1.200,5", "de")  # 1200.5
+    find_numbers("Also 3 + 4 = 7.", "de")  # [3, 4, 7]
+
+A mark between digits is read by the first rule that fits:
+
+1. The Arabic marks are what they are; an apostrophe or a narrow space groups digits.
+2. Two kinds of marks: the last one is the decimal mark. One mark several times: it groups.
+3. A point or comma that cannot group, since no three digits follow it, or a zero or more than three
+   digits stand before it, is the decimal mark: `3,5` is 3.5 in English too.
+4. Else, as in `1,200`, the language decides. Where it is unknown, the text has no value.
+"""
+
+import re
+import unicodedata
+
+_COMMA = frozenset(
+    "af az be bg bs ca cs da de el es et eu fi fo fr gl hr hu hy id is it ka kk ky lt lv mk nb "
+    "nl nn no pl pt ro ru sk sl sq sr sv tg tk tr uk uz vi".split()
+)
+"""Languages that write a decimal comma, and may group digits by spaces."""
+_POINT = frozenset(
+    "am bn en gu he hi ja kn ko ml mn mr ms my ne pa si sw ta te th ur yo yue zh zu".split()
+)
+_PLACES = dict.fromkeys(
+    "az-Arab az-Cyrl de-CH de-LI es-419 es-BR es-BZ es-CU es-DO es-GT es-HN es-MX es-NI es-PA "
+    "es-PE es-PR es-SV es-US it-CH kk-Arab".split(),
+    ".",
+) | dict.fromkeys(
+    "en-AT en-BE en-CZ en-DE en-DK en-ES en-FI en-FR en-HU en-ID en-IT en-NL en-NO en-PL en-PT "
+    "en-RO en-SE en-SI en-SK en-ZA ms-Arab-BN ms-BN ms-ID sw-CD".split(),
+    ",",
+)
+"""Places that write another decimal mark than their language; from CLDR."""
+_SAME = str.maketrans(
+    {
+        **dict.fromkeys("\u2212\u2010\u2011\uff0d", "-"),
+        **dict.fromkeys("\u2019\uff07\u066c", "'"),
+        **dict.fromkeys("\u00a0\u2007\u2009", "\u202f"),
+        **dict.fromkeys("\u200e\u200f\u061c", None),  # marks of direction
+        **{"\uff0c": ",", "\uff0e": "."},
+    }
+)
+_NUMBER = re.compile(
+    r"(?:(?<![\w)])-)?"  # a sign, not a minus between two terms
+    r"(?:(?<!\d)\d{1,3}(?:\x20\d{3})+(?!\d)(?:[.,]\d+)?|"  # groups by plain spaces
+    r"(?:(?<![\w.])\.)?\d+(?:[.,'\u202f\u066b]\d+)*)"
+)
+_UNSPACED = re.compile(_NUMBER.pattern.replace(r"\x20", "(?!)"))
+_GLUED = re.compile(r"\d[/:^]$|^[/:^]\d")  # parts of fractions, times and powers
+_MULTIPLIERS = tuple("十百千万亿億萬兆")
+
+
+def parse_number(text: str, language: str = "und") -> int | float | None:
+    """The number that a text consists of, by the language's locale; None where it is none.
+
+    A sign, a currency's symbol, a percent sign and punctuation may stand beside it; letters or a
+    second number may not, so that `3 or 4`, `2 million` and `1/2` have no value.
+
+    Args:
+        text: digits of any script.
+        language: code, with a region where that matters (`de`, `es-MX`); `und` if unknown.
+
+    >>> parse_number("3,5", "de"), parse_number("1,200", "en"), parse_number("1,200")
+    (3.5, 1200, None)
+    """
+    text = _plain(text)
+    matches = list(_pattern(language).finditer(text))
+    if len(matches) != 1:
+        return None
+    beside = text[: matches[0].start()] + text[matches[0].end() :]
+    if any(unicodedata.category(letter)[0] in "LN" for letter in beside):
+        return None
+    return _read(text, matches[0], language)
+
+
+def find_numbers(text: str, language: str = "und") -> list[int | float | None]:
+    """Every number of a text, in order, each as in `parse_number`; None for one without a value."""
+    text = _plain(text)
+    return [_read(text, match, language) for match in _pattern(language).finditer(text)]
+
+
+def format_number(number: int | float) -> str:
+    """A number in plain digits, such as `1200` or `-3.5`.
+
+    >>> format_number(3.50), format_number(1200.0)
+    ('3.5', '1200')
+    """
+    return str(int(number)) if number == int(number) else repr(number)
+
+
+def _plain(text: str) -> str:
+    """A text whose digits are those of ASCII, and whose signs have one form each."""
+    digits = (unicodedata.decimal(letter, None) for letter in text)
+    pairs = zip(text, digits, strict=True)
+    return "".join(old if new is None else str(new) for old, new in pairs).translate(_SAME)
+
+
+def _pattern(language: str) -> re.Pattern[str]:
+    return _NUMBER if _decimal_mark(language) == "," else _UNSPACED
+
+
+def _decimal_mark(language: str) -> str | None:
+    """Decimal mark of a language, or None where it is unknown."""
+    parts = language.replace("_", "-").split("-")
+    for code in ("-".join(parts), "-".join(parts[:2])):
+        if code in _PLACES:
+            return _PLACES[code]
+    base = parts[0].lower()
+    return "," if base in _COMMA else "." if base in _POINT else None
+
+
+def _read(text: str, match: re.Match[str], language: str) -> int | float | None:
+    """Value of a number that was found in a text."""
+    before, after = text[: match.start()], text[match.end() :]
+    if _GLUED.search(before[-2:]) or _GLUED.search(after[:2]) or after.startswith(_MULTIPLIERS):
+        return None
+    sign, body = (-1, match[0][1:]) if match[0].startswith("-") else (1, match[0])
+    if body.startswith("."):
+        body = f"0{body}"
+    marks = re.sub(r"\d", "", body)
+    mark = _mark_of(body, marks, language) if marks else ""
+    if mark is None:
+        return None
+    whole, _, fraction = body.rpartition(mark) if mark else (body, "", "")
+    groups = re.split(r"\D", whole)
+    if len(set(re.sub(r"\d", "", whole))) > 1:
+        return None  # groups divided by two kinds of marks
+    if len(groups) > 1 and not _grouped([len(group) for group in groups]):
+        return None
+    digits = "".join(groups)
+    return sign * (float(f"{digits}.{fraction}") if mark else int(digits))
+
+
+def _mark_of(body: str, marks: str, language: str) -> str | None:
+    """Decimal mark of a number with marks: a character, "" for none, None where it is unclear."""
+    last = marks[-1]
+    if "\u066b" in marks:
+        return "\u066b" if marks.count("\u066b") == 1 and last == "\u066b" else None
+    if len(set(marks)) > 1:
+        return last if last in ".," and marks.count(last) == 1 else None
+    if last not in ".," or len(marks) > 1:
+        return ""
+    before, after = body.split(last)
+    if len(after) != 3 or len(before) > 3 or before.startswith("0"):
+        return last
+    decimal = _decimal_mark(language)
+    return None if decimal is None else last if last == decimal else ""
+
+
+def _grouped(sizes: list[int]) -> bool:
+    """Whether digits stand in groups of three, or, as in India, of two and a last one of three."""
+    first, *middle, last = sizes
+    size = middle[0] if middle else 3
+    return last == 3 and first <= size and size in (2, 3) and set(middle) <= {size}

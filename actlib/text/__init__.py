@@ -1,1 +1,0 @@
-"""Questions with worked answers, and how a model is asked them."""

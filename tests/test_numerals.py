@@ -1,0 +1,92 @@
+"""Numbers mean what their language's locale says, or nothing; checked against CLDR."""
+
+import pytest
+from babel import Locale, localedata
+from babel.numbers import format_decimal
+from hypothesis import given
+from hypothesis import strategies as st
+
+from actlib.numerals import find_numbers, format_number, parse_number
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "number"),
+    [
+        ("3,5", "de", 3.5),
+        ("1.200", "de", 1200),
+        ("1,200", "de", 1.2),
+        ("80.000 €", "de", 80000),
+        ("1'200.5", "de-CH", 1200.5),
+        ("1,200", "en", 1200),
+        ("$1,450,000", "en", 1450000),
+        ("1.200", "en", 1.2),
+        ("3,5", "en", 3.5),  # no three digits: it cannot group
+        ("0.125", "de", 0.125),  # a zero before it: nor can this
+        (".5", "en", 0.5),
+        ("1,200", "es-MX", 1200),
+        ("1 200,5", "fr", 1200.5),
+        ("1\u202f200", "fr", 1200),
+        ("٤٢", "ar", 42),
+        ("٣٫٥", "ar", 3.5),
+        ("١٬٢٠٠", "ar", 1200),
+        ("۱۲", "fa", 12),
+        ("१२", "hi", 12),
+        ("१,२०,०००", "hi", 120000),
+        ("１，２００", "ja", 1200),
+        ("−3", "en", -3),
+        ("50 %", "de", 50),
+        ("1,234,567.5", "und", 1234567.5),
+        ("1200", "und", 1200),
+    ],
+)
+def test_a_number_is_read_by_its_locale(text, language, number):
+    assert parse_number(text, language) == number
+
+
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        *[(text, "und") for text in ("1,200", "1.200")],
+        *[(text, "en") for text in ("", "x", "1/2", "12:30", "3 or 4", "2 million", "½", "10²")],
+        *[
+            (text, "en")
+            for text in ("3,5,7", "1.2.3", "12,345,6", "1 200", "5-3", "1e5", "18 cats")
+        ],
+        ("1.000.00", "de"),
+        ("8万", "zh"),
+        ("1,2’3", "de"),
+    ],
+)
+def test_what_is_unclear_has_no_value(text, language):
+    assert parse_number(text, language) is None
+
+
+NUMBERS = (7, 1200, 3.5, 1234.5, 1234567, 0.125, -42, 12.345, 200000)
+
+
+@pytest.mark.parametrize("code", sorted(localedata.locale_identifiers()))
+def test_no_number_of_any_locale_is_read_wrong(code):
+    locale = Locale.parse(code)
+    if "root" in code or locale.number_symbols.get("latn") is None:
+        pytest.skip("no digits of its own")
+    language = code.replace("_", "-")
+    for number in NUMBERS:
+        text = format_decimal(number, locale=locale)
+        assert parse_number(text, language) in (number, None), text
+        if len(code) == 2 and parse_number("1,234", language) is not None:
+            assert parse_number(text, language) == number, text
+
+
+@given(st.integers(-(10**12), 10**12), st.sampled_from(["en", "de", "fr", "hi", "ja", "ru"]))
+def test_numbers_come_back_as_they_were_written(number, code):
+    for grouped in (True, False):
+        text = format_decimal(number, locale=code, group_separator=grouped)
+        assert parse_number(text, code) == number
+    assert parse_number(format_number(number), code) == number
+
+
+def test_the_numbers_of_a_text_come_in_order():
+    text = "Also 3 + 4 = 7. Dann 1.200 oder 3,5."
+    assert find_numbers(text, "de") == [3, 4, 7, 1200, 3.5]
+    assert find_numbers("20-30, -5 and 1/2", "en") == [20, 30, -5, None, None]
+    assert find_numbers("80 000 $ et 2 300,5; 2010 100", "fr") == [80000, 2300.5, 2010, 100]

@@ -1,0 +1,71 @@
+"""Every item serves one purpose, tasks are balanced, and doubles are one cluster."""
+
+import unicodedata
+
+import pytest
+
+from actlib.study.questions import PURPOSES, cluster_of, load_items, partition, spread
+
+
+def questions(rows):
+    return {row["question"] for row in rows}
+
+
+def test_spread_takes_turns_and_never_more_than_there_are():
+    rows = [{"task": task, "n": n} for task, count in (("a", 5), ("b", 2)) for n in range(count)]
+    assert [(row["task"], row["n"]) for row in spread(rows, 5)] == [
+        *[("a", 0), ("b", 0), ("a", 1), ("b", 1), ("a", 2)]
+    ]
+    assert len(spread(rows, 100)) == 7
+
+
+def test_partition_gives_every_item_one_purpose_whatever_the_order():
+    items = load_items(split="test", languages=["en"])
+    parts = {purpose: questions(partition(items, purpose)) for purpose in PURPOSES}
+    assert set.union(*parts.values()) == questions(items)
+    assert sum(map(len, parts.values())) == len(questions(items))
+    assert questions(partition(items[::-1], "test")) == parts["test"]
+    assert all(len(part) > len(items) / 5 for part in parts.values())
+
+
+WRITTEN = ["Né où, dis ?", " Né où,  dis ?\n", "Né où,\r\ndis\u00a0?", "\ufeffNé où, dis ?"]
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+@pytest.mark.parametrize("text", WRITTEN)
+def test_a_question_stays_one_however_it_is_stored(text, form):
+    one = {"domain": "trivia", "question": WRITTEN[0]}
+    again = {**one, "question": unicodedata.normalize(form, text)}
+    other = {**one, "question": "Née où, dis ?"}
+    assert cluster_of(one) == cluster_of(again) != cluster_of(other)
+    purposes = [[p for p in PURPOSES if partition([row], p)] for row in (one, again)]
+    assert purposes[0] == purposes[1] and len(purposes[0]) == 1
+
+
+def test_a_cluster_is_a_computation_where_there_is_one():
+    one = {"domain": "maths", "question": "What is 2 plus 3?", "operands": [2, 3]}
+    assert cluster_of(one) == cluster_of({**one, "question": "Was ist 2 plus 3?"})
+    assert cluster_of(one) != cluster_of({**one, "operands": [2, 4]})
+
+
+def test_items_are_those_of_a_split_of_languages_and_tasks():
+    items = load_items(split="test", languages=["fr", "ru"], tasks=["neutrons", "motion"])
+    assert {(row["language"], row["domain"]) for row in items} == {
+        ("fr", "science"),
+        ("ru", "science"),
+    }
+    assert len(items) == 2 * 2 * 120
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"languages": ["xx"]}, "de, en, es, fr, ru"),
+        ({"tasks": ["poetry"]}, "sum_words"),
+        ({"split": "dev"}, "train, validation, test"),
+        ({"folder": "nowhere"}, "nowhere"),
+    ],
+)
+def test_what_is_not_there_is_refused_by_name(arguments, named):
+    with pytest.raises(ValueError, match=named):
+        load_items(**arguments)
