@@ -7,15 +7,19 @@ gate_up) counts as one module whose channels are all its rows, and so does a pro
 experts that is packed into one tensor: its channels come expert by expert.
 
     for name, found in channel_modules(model).items():
-        print(name, kind_of(name), layer_of(name), found.channels)
+        print(name, found.role, kind_of(name), layer_of(name), found.channels)
 """
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import cast
 
 from torch import nn
+
+ROLES = ("embedding", "head", "linear", "norm", "router", "expert")
+"""What a module is to its model; a linear layer that is none of the others is "linear"."""
 
 
 class Layout(Enum):
@@ -33,12 +37,22 @@ class ChannelModule:
 
     A packed projection of experts is no module of its own. It has the name of its parameter, such
     as ``model.layers.0.mlp.experts.down_proj``, and `module` is the one that holds it.
+
+    Attributes:
+        name: in `named_modules()`, or of packed experts in `named_parameters()`.
+        module: which holds the parameters.
+        channels: how many there are.
+        layout: where a channel lies in the weight.
+        role: one of `ROLES`. It goes by what the module is, not by its name: the model says which
+            is its LM head, every lookup table is an embedding, and a linear layer that chooses
+            among experts is a router. A shared expert, which sees every token, is "linear".
     """
 
     name: str
     module: nn.Module
     channels: int
     layout: Layout
+    role: str = "linear"
 
     @property
     def weight(self) -> nn.Parameter:
@@ -64,15 +78,16 @@ class ChannelModule:
 
 def channel_modules(model: nn.Module) -> dict[str, ChannelModule]:
     """Every module of the model that has channels, by name, in the order of `named_modules()`."""
-    found = {}
+    found, special = {}, _special_roles(model)
     for name, module in model.named_modules():
         for own, packed in packed_projections(module).items():
             full = f"{name}.{own}" if name else own
             channels = packed.shape[0] * packed.shape[1]
-            found[full] = ChannelModule(full, module, channels, Layout.PACKED)
+            found[full] = ChannelModule(full, module, channels, Layout.PACKED, "expert")
         described = _describe(module)
         if described is not None:
-            found[name] = ChannelModule(name, module, *described)
+            role = special.get(id(module)) or _role_of(module, described[1])
+            found[name] = ChannelModule(name, module, *described, role)
     return found
 
 
@@ -184,6 +199,52 @@ def _describe(module: nn.Module) -> tuple[int, Layout] | None:
     if is_router and is_leaf and fits and own["weight"].ndim == 2:
         return len(own["weight"]), Layout.ROW
     return None
+
+
+def _role_of(module: nn.Module, layout: Layout) -> str:
+    """Role of a module by its type alone."""
+    if layout is Layout.ENTRY:
+        return "norm"
+    if isinstance(module, nn.Embedding):
+        return "embedding"
+    return "router" if "router" in type(module).__name__.lower() else "linear"
+
+
+def _special_roles(model: nn.Module) -> dict[int, str]:
+    """Roles that a module has by its place, by the module's id: the head, routers and experts."""
+    roles: dict[int, str] = {}
+    for module in model.modules():
+        children = dict(module.named_children())
+        for name, child in children.items():
+            roles |= _roles_beside(child, {k: v for k, v in children.items() if k != name})
+    for module in model.modules():
+        try:  # what holds no language model has no head, or says that it cannot tell
+            head = module.get_output_embeddings()  # type: ignore[operator]
+        except (AttributeError, NotImplementedError):
+            continue
+        if head is not None:
+            roles[id(head)] = "head"
+    return roles
+
+
+def _roles_beside(experts: nn.Module, siblings: Mapping[str, nn.Module]) -> dict[int, str]:
+    """Roles where `experts` is a list of experts: a linear layer beside it has an output for each.
+
+    Empty where nothing beside it chooses among its parts.
+    """
+    packed = packed_projections(experts)
+    count = len(experts) if isinstance(experts, nn.ModuleList) else 0
+    count = next(iter(packed.values())).shape[0] if packed else count
+    routers = [
+        each
+        for each in siblings.values()
+        if "router" in type(each).__name__.lower()
+        or (count > 1 and getattr(each, "out_features", None) == count)
+    ]
+    if not count or not routers:
+        return {}
+    within = {id(each): "expert" for each in experts.modules()}
+    return within | {id(router): "router" for router in routers}
 
 
 def _is_conv1d(module: nn.Module) -> bool:

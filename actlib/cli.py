@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from typer import Argument, Option
 
 from actlib.patch_commands import patch
+from actlib.rankings import RANKINGS
 from actlib.study import steps
 from actlib.terminal import (
     Folder,
@@ -126,7 +127,9 @@ def mask(
     scores: Annotated[str, Argument(help="file of `record`")],
     percent: Annotated[float, Option(help="share of the channels, above 0 and up to 100 (all)")],
     out: OutFile,
-    ranking: Annotated[str, Option(help="see `actlib.scores`; global is the paper's")] = "global",
+    ranking: Annotated[
+        str, Option(help=f"{', '.join(RANKINGS)}; see `actlib.rankings`")
+    ] = "global",
     reference: Annotated[str | None, Option(help="scores of another ability to compare to")] = None,
     without: Annotated[list[str] | None, Option(help="such as head or embedding")] = None,
     as_json: Json = False,
@@ -137,7 +140,8 @@ def mask(
         actlib mask scores.safetensors --percent 5 --out mask.safetensors
     """
     require_output(out, scores, reference)
-    from actlib.scores import ChannelScores, require_percent
+    from actlib.scores import ChannelScores
+    from actlib.topk import require_percent
 
     require_percent(percent)
     recorded = ChannelScores.load(scores)
@@ -146,8 +150,7 @@ def mask(
     try:
         if reference:
             recorded = recorded.relative_to(ChannelScores.load(reference))
-        roles: dict[str, Any] = {"without": tuple(without)} if without else {}
-        chosen = recorded.top(percent, ranking=ranking, **roles)
+        chosen = recorded.top(percent, ranking, without=without or ())
     except ValueError as error:
         raise ValueError(f"{reference or scores}: {error}") from error
     chosen.save(out)

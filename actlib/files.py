@@ -140,6 +140,21 @@ def copy_file(source: str | os.PathLike, destination: str | os.PathLike) -> None
             left -= count
 
 
+def require_metadata(metadata: Mapping[str, str], reserved: tuple[str, ...] = (RESERVED,)) -> None:
+    """Refuse metadata that a file could not hold or would not give back.
+
+    Raises:
+        ValueError: a key is reserved, or an entry is no text.
+    """
+    for key, value in metadata.items():
+        if key in reserved:
+            raise ValueError(
+                f"metadata must not use the key {key!r}, which actlib keeps for itself; rename it"
+            )
+        if not isinstance(value, str):
+            raise ValueError(f"metadata must be text, got {key!r}: {value!r}; write it as str(...)")
+
+
 def save_tensors(
     path: str | os.PathLike, kind: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 ) -> None:
@@ -151,13 +166,7 @@ def save_tensors(
     Raises:
         ValueError: an entry of the metadata is no text, or has the reserved key ``actlib``.
     """
-    if RESERVED in metadata:
-        raise ValueError(f"metadata may not have the key {RESERVED!r}, which {kind} files use")
-    wrong = next((key for key, value in metadata.items() if not isinstance(value, str)), None)
-    if wrong is not None:
-        raise ValueError(
-            f"metadata must be text, but {wrong!r} is {type(metadata[wrong]).__name__}"
-        )
+    require_metadata(metadata)
     own = {"kind": kind, "order": list(tensors), "sha256": digest_tensors(tensors)}
     # Copies, because safetensors refuses tensors that share memory.
     copies = {name: tensor.cpu().clone().contiguous() for name, tensor in tensors.items()}

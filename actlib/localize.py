@@ -83,7 +83,7 @@ def record_differences(
         progress: show a bar over the batches, with tokens a second and the time left.
         held_bytes: most that is held of the donor's activations. A batch whose answer tokens need
             more runs in several parts; an item that needs more runs alone.
-        values_only: leave out magnitudes, means and spreads, which take most of the arithmetic. The
+        values_only: leave out magnitudes, means and stds, which take most of the arithmetic. The
             rankings "global", the paper's, and "module" need none of them.
 
     Raises:
@@ -130,7 +130,7 @@ def combined_scores(
         raise ValueError("there is no batch to record")
     tokens = sum(share.gathered(sums.tokens))
     sums.set_state(*(share.summed(part) for part in sums.state()))
-    values, magnitudes, means, spreads = sums.results()
+    values, magnitudes, means, stds = sums.results()
     found = {
         "method": "activation difference",
         "data_hash": hashlib.sha256(b"".join(sorted(digests))).hexdigest(),
@@ -138,7 +138,13 @@ def combined_scores(
         "tokens": str(tokens),
     }
     return ChannelScores(
-        values, magnitudes, tokens, found | dict(metadata), means=means, spreads=spreads
+        values,
+        magnitudes,
+        tokens,
+        found | dict(metadata),
+        means,
+        stds,
+        roles={name: each.role for name, each in sums.modules.items()},
     )
 
 
@@ -146,7 +152,7 @@ def weight_differences(donor: nn.Module, target: nn.Module) -> ChannelScores:
     """L2 norm of each channel's parameter difference, bias included: a control without data.
 
     The magnitudes are the mean of the two models' norms of the channel's parameters. There are no
-    means and no spreads, since there are no tokens.
+    means and no stds, since there are no tokens.
 
     Raises:
         ValueError: the models do not fit, or parameters of one are offloaded.
@@ -163,7 +169,8 @@ def weight_differences(donor: nn.Module, target: nn.Module) -> ChannelScores:
             magnitudes[name] = (norms[0] + norms[1]) / 2
     metadata = pair_metadata(describe_model(donor), describe_model(target))
     metadata |= {"method": "weight difference", "tokens": "0"}
-    return ChannelScores(values, magnitudes, 0, metadata)
+    roles = {name: each.role for name, each in theirs.items()}
+    return ChannelScores(values, magnitudes, 0, metadata, roles=roles)
 
 
 def record_activations(

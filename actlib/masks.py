@@ -16,7 +16,10 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from actlib.channels import channel_modules
-from actlib.files import load_tensors, save_tensors
+from actlib.files import load_tensors, require_metadata, save_tensors
+
+ORIGIN = ("ability", "percent", "ranking", "side", "without", "control", "combined")
+"""Metadata that a short description of a mask names."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +33,22 @@ class ChannelMask:
 
     channels: dict[str, Bool[Tensor, " channels"]]
     metadata: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse metadata that no file could hold."""
+        require_metadata(self.metadata)
+
+    def __repr__(self) -> str:
+        """Size and origin in three lines, whatever the size of the model."""
+        counts = {name: int(selected.sum()) for name, selected in self.channels.items()}
+        most = sorted(filter(counts.get, counts), key=lambda name: -counts[name])[:3]
+        origin = [f"{key} {self.metadata[key]}" for key in ORIGIN if self.metadata.get(key)]
+        share = f", {self.percent:.3g} %" if self.total else ""
+        return (
+            f"ChannelMask of {self.count:,} among {self.total:,} channels{share}\n"
+            f"  most in {', '.join(f'{name} ({counts[name]:,})' for name in most) or 'no module'}\n"
+            f"  {', '.join(origin) or 'of unknown origin'}"
+        )
 
     @property
     def count(self) -> int:

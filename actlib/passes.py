@@ -11,6 +11,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -226,10 +227,14 @@ def _held(
 
 
 def describe_model(model: nn.Module) -> dict[str, str]:
-    """Name, revision and dtype of a model, for the metadata of scores; empty where unknown."""
+    """Name, revision and dtype of a model, for the metadata of scores; empty where unknown.
+
+    Of a folder the name is its last part: where it lies on this machine concerns nobody else.
+    """
     config = getattr(model, "config", None)
+    name = getattr(config, "name_or_path", "") or ""
     return {
-        "name": getattr(config, "name_or_path", "") or "",
+        "name": Path(name).name if Path(name).is_absolute() or Path(name).is_dir() else name,
         "revision": getattr(config, "_commit_hash", None) or "",
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
     }

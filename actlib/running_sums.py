@@ -2,7 +2,7 @@
 
 sums = RunningSums(modules)
 sums.add(name, ours, theirs)            # a donor's and a target's activations of some tokens
-values, magnitudes, means, spreads = sums.results()
+values, magnitudes, means, stds = sums.results()
 """
 
 from collections.abc import Mapping
@@ -131,7 +131,7 @@ class RunningSums:
         self._counts = dict(zip(self.modules, counts.tolist(), strict=True))
 
     def results(self) -> list[dict[str, Float[Tensor, " channels"]]]:
-        """Values, magnitudes, donor's means and spreads in float32 on the CPU, in module order.
+        """Values, magnitudes, donor's means and stds in float32 on the CPU, in module order.
 
         Channels of a module that never ran are 0. All but the values are empty where they alone
         were summed up.

@@ -20,10 +20,11 @@ from matplotlib.figure import Figure
 from actlib import plotting
 from actlib.analysis.nulls import composition
 from actlib.channels import kind_of, layer_of
-from actlib.scores import RANKINGS, ChannelScores, require_percent
+from actlib.rankings import RANKINGS
+from actlib.scores import ChannelScores
+from actlib.topk import require_percent
 
 PERCENTS = (0.5, 1, 2, 5, 10, 20, 50)
-_REFERENCED = ("relative", "contrast")
 _DPI = 110
 
 
@@ -87,7 +88,7 @@ def channel_map(
     stops = sorted({float(stop) for stop in (*percents, percent)})
     for stop in stops:
         require_percent(stop)
-    offered = [name for name in RANKINGS if scores.off is not None or name not in _REFERENCED]
+    offered = [name for name, rule in RANKINGS.items() if scores.off or not rule.off_needs]
 
     def draw(percent: float, ranking: str) -> Figure:
         fig, ax = plotting.figure("full", 0.5)

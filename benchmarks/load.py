@@ -19,7 +19,8 @@ from actlib.localize import record_differences
 from actlib.masks import ChannelMask, random_like
 from actlib.prompts import batches
 from actlib.questions import load_questions
-from actlib.scores import ChannelScores, channel_count
+from actlib.scores import ChannelScores
+from actlib.topk import channel_count
 from benchmarks.rankings import PERCENT, heavy_tailed
 from benchmarks.serving import Way
 from benchmarks.shapes import channel_layout, llama, random_batches, random_pair

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from actlib.scores import ChannelScores, channel_count
+from actlib.scores import ChannelScores
+from actlib.topk import channel_count
 from benchmarks.serving import Way
 from benchmarks.shapes import channel_layout, qwen_7b, tiny
 from benchmarks.side import Setting
@@ -44,7 +45,7 @@ def heavy_tailed(layout: Mapping[str, int]) -> ChannelScores:
         }
 
     scores, off = (
-        ChannelScores(drawn(1.0), drawn(0.5), 1000, means=drawn(0.5), spreads=drawn(1.0))
+        ChannelScores(drawn(1.0), drawn(0.5), 1000, means=drawn(0.5), stds=drawn(1.0))
         for _ in range(2)
     )
     return scores.relative_to(off)

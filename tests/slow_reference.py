@@ -94,7 +94,7 @@ def answer_activations(model, items, heads_first=False):
 
 
 def expected_scores(donor, target, items, heads_first=False):
-    """Values, magnitudes, donor's means and spreads, by module, from everything at once."""
+    """Values, magnitudes, donor's means and stds, by module, from everything at once."""
     ours, theirs = (answer_activations(model, items, heads_first) for model in (donor, target))
     return {
         "values": {name: (ours[name] - theirs[name]).abs().mean(0) for name in theirs},
@@ -102,7 +102,7 @@ def expected_scores(donor, target, items, heads_first=False):
             name: (ours[name].abs() + theirs[name].abs()).mean(0) / 2 for name in theirs
         },
         "means": {name: ours[name].mean(0) for name in theirs},
-        "spreads": {name: ours[name].std(0, correction=0) for name in theirs},
+        "stds": {name: ours[name].std(0, correction=0) for name in theirs},
     }
 
 

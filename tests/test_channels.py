@@ -220,6 +220,41 @@ def test_a_router_that_is_no_single_matrix_is_listed(parameters):
     assert uncovered_parameters(router) == list(parameters)
 
 
+def roles_of(model):
+    roles = {}
+    for name, each in channel_modules(model).items():
+        roles.setdefault(each.role, set()).add(kind_of(name))
+    return roles
+
+
+def test_every_family_has_one_head_and_its_other_roles(family, any_architecture):
+    model = family(any_architecture)
+    modules = channel_modules(model)
+    heads = [each.module for each in modules.values() if each.role == "head"]
+    assert heads == [model.get_output_embeddings()]
+    assert modules[next(iter(modules))].role == "embedding"
+    for each in modules.values():
+        assert (each.role == "norm") == (each.layout is Layout.ENTRY)
+        assert (each.role == "expert") == (each.layout is Layout.PACKED)
+    routers = roles_of(model).get("router", set())
+    moe = any(word in any_architecture for word in ("moe", "mixtral", "gpt_oss", "llama4"))
+    assert len(routers) == moe
+
+
+def test_roles_go_by_what_a_module_is_and_not_by_its_name(family):
+    assert roles_of(family("gpt2"))["embedding"] == {"wte", "wpe"}
+    experts = nn.ModuleList([nn.Sequential(nn.Linear(4, 4)) for _ in range(3)])
+    parts = {"chooses": nn.Linear(4, 3), "branches": experts, "other": nn.Linear(4, 4)}
+    roles = roles_of(nn.ModuleDict({"block": nn.ModuleDict(parts)}))
+    assert {role: len(kinds) for role, kinds in roles.items()} == {
+        "router": 1,
+        "expert": 1,
+        "linear": 1,
+    }
+    shared = channel_modules(family("qwen2_moe"))["model.layers.0.mlp.shared_expert.up_proj"]
+    assert shared.role == "linear"
+
+
 @pytest.mark.parametrize("architecture", ["gemma2", "gemma3"])
 def test_a_norm_that_adds_one_to_its_weight_has_its_entries_as_channels(family, architecture):
     model = family(architecture)

@@ -29,9 +29,9 @@ def compared(made):
     values = {
         name: torch.rand(len(part), generator=generator) for name, part in made.values.items()
     }
-    spreads = {name: part + 0.1 for name, part in values.items()}
+    stds = {name: part + 0.1 for name, part in values.items()}
     zeros = {name: torch.zeros_like(part) for name, part in values.items()}
-    return made.relative_to(ChannelScores(values, made.magnitudes, 9, {}, zeros, spreads))
+    return made.relative_to(ChannelScores(values, made.magnitudes, 9, {}, zeros, stds))
 
 
 def per_module(mask):

@@ -77,7 +77,7 @@ def assert_moments(scores, donor, items, tolerance=1e-5):
     expected = {name: each.mean(0) for name, each in stored.items()}
     assert_close(scores.means, expected, tolerance)
     expected = {name: each.std(0, correction=0) for name, each in stored.items()}
-    assert_close(scores.spreads, expected, tolerance)
+    assert_close(scores.stds, expected, tolerance)
 
 
 @pytest.mark.parametrize("size", [1, 2, 6])
@@ -87,7 +87,7 @@ def test_means_and_spreads_are_the_donors_over_answer_tokens(
     donor, target = pair(architecture)
     scores = record_differences(donor, target, collate(items, size))
     assert_moments(scores, donor, items)
-    assert all(each.dtype == torch.float32 for each in scores.spreads.values())
+    assert all(each.dtype == torch.float32 for each in scores.stds.values())
 
 
 @pytest.mark.parametrize("architecture", ["llama_tied", "gpt2"])
@@ -106,11 +106,11 @@ def test_spreads_survive_a_channel_far_from_zero(pair, items, collate):
     name = "transformer.h.0.mlp.c_fc"
     with torch.no_grad():
         donor.transformer.h[0].mlp.c_fc.bias[3] = 3e3
-    spreads = record_differences(donor, target, collate(items)).spreads[name]
+    stds = record_differences(donor, target, collate(items)).stds[name]
     outputs = [activations_of(donor, ids)[name][answer] for ids, answer in items]
     expected = torch.cat(outputs).std(0, correction=0).float()
     assert expected[3] > 0.1
-    torch.testing.assert_close(spreads, expected, rtol=2e-3, atol=0)
+    torch.testing.assert_close(stds, expected, rtol=2e-3, atol=0)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "mixtral"])
@@ -122,7 +122,7 @@ def test_values_alone_are_the_same_and_rank_as_the_paper_does(
     whole = record_differences(donor, target, batches)
     alone = record_differences(donor, target, batches, values_only=True)
     assert all(torch.equal(alone.values[name], whole.values[name]) for name in whole.values)
-    assert (alone.magnitudes, alone.means, alone.spreads) == ({}, {}, {})
+    assert (alone.magnitudes, alone.means, alone.stds) == ({}, {}, {})
     masks = [scores.top(20.0).channels for scores in (alone, whole)]
     assert all(torch.equal(masks[0][name], masks[1][name]) for name in whole.values)
     alone.save(tmp_path / "scores.safetensors")
@@ -140,7 +140,7 @@ def test_constant_channels_have_no_spread(pair, items, collate):
         donor.transformer.ln_f.weight.zero_()
     # Over many tokens, the mean of the squares rounds to below the square of the mean.
     scores = record_differences(donor, target, collate(items * 20, 7))
-    assert (scores.spreads["transformer.ln_f"] < 1e-6).all()
+    assert (scores.stds["transformer.ln_f"] < 1e-6).all()
     torch.testing.assert_close(scores.means["transformer.ln_f"], donor.transformer.ln_f.bias.data)
 
 
@@ -310,7 +310,7 @@ def test_weight_differences_are_norms_over_each_channel(pair):
     torch.testing.assert_close(scores.values["model.embed_tokens"][2], column.norm().detach())
     sizes = (donor.model.norm.weight.abs() + target.model.norm.weight.abs()) / 2
     torch.testing.assert_close(scores.magnitudes["model.norm"], sizes.detach())
-    assert (scores.tokens, scores.means, scores.spreads) == (0, {}, {})
+    assert (scores.tokens, scores.means, scores.stds) == (0, {}, {})
 
 
 def test_weight_differences_of_conv1d_are_columns(pair):

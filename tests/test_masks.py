@@ -126,17 +126,6 @@ def test_a_mask_holds_rows_of_yes_and_no(tmp_path, tensor):
         ChannelMask.load(tmp_path / "mask")
 
 
-@pytest.mark.parametrize(
-    ("metadata", "message"),
-    [({"percent": 5}, "'percent' is int"), ({"actlib": "{}"}, "may not have the key 'actlib'")],
-)
-def test_metadata_that_could_not_be_read_again_is_refused(tmp_path, metadata, message):
-    bad = ChannelMask({"a": torch.ones(2, dtype=torch.bool)}, metadata)
-    with pytest.raises(ValueError, match=message):
-        bad.save(tmp_path / "mask.safetensors")
-    assert list(tmp_path.iterdir()) == []
-
-
 @pytest.mark.parametrize("per_module", [True, False])
 def test_random_controls_match_the_count_and_follow_the_seed(per_module):
     mask = mask_of(1)

@@ -64,7 +64,7 @@ def test_two_processes_give_the_scores_of_one(run_two, pair, items, collate):
         for found in each:
             assert found.tokens == alone.tokens
             assert found.metadata | {"tokens": ""} == alone.metadata | {"tokens": ""}
-            for part in ("values", "magnitudes", "means", "spreads"):
+            for part in ("values", "magnitudes", "means", "stds"):
                 ours, other = getattr(found, part), getattr(alone, part)
                 for module in other:
                     torch.testing.assert_close(ours[module], other[module], rtol=1e-6, atol=1e-7)

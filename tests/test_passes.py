@@ -44,7 +44,7 @@ def test_scores_do_not_depend_on_how_batches_are_split(pair, batches, held_bytes
     expected = record_differences(donor, target, batches)
     found = record_differences(donor, target, batches, held_bytes=held_bytes)
     assert found.metadata == expected.metadata
-    for part in ("values", "magnitudes", "means", "spreads"):
+    for part in ("values", "magnitudes", "means", "stds"):
         ours, theirs = getattr(found, part), getattr(expected, part)
         for name in theirs:
             torch.testing.assert_close(ours[name], theirs[name], rtol=1e-5, atol=1e-5)

@@ -30,7 +30,7 @@ def test_offloaded_models_score_as_those_in_memory(pair, batches, tmp_path, how,
     ]
     assert any(parameter.is_meta for parameter in models[0].parameters())
     found = record_differences(*models, batches)
-    for part in ("values", "means", "spreads"):
+    for part in ("values", "means", "stds"):
         ours, theirs = getattr(found, part), getattr(expected, part)
         assert all(torch.equal(ours[module], theirs[module]) for module in theirs), part
     mask = ChannelMask({key: values > values.median() for key, values in found.values.items()})

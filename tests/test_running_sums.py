@@ -92,21 +92,21 @@ def test_results_are_means_over_the_tokens_of_all_calls(sums):
     for ours, theirs in calls:
         sums.add("model.norm", ours.clone(), theirs.clone())
     a, b = torch.cat(calls, dim=1)
-    values, magnitudes, means, spreads = sums.results()
+    values, magnitudes, means, stds = sums.results()
     torch.testing.assert_close(values["model.norm"], (a - b).abs().mean(0))
     torch.testing.assert_close(magnitudes["model.norm"], (a.abs() + b.abs()).mean(0) / 2)
     torch.testing.assert_close(means["model.norm"], a.mean(0))
-    torch.testing.assert_close(spreads["model.norm"], a.std(0, correction=0))
-    assert all((part["model.embed_tokens"] == 0).all() for part in (values, means, spreads))
+    torch.testing.assert_close(stds["model.norm"], a.std(0, correction=0))
+    assert all((part["model.embed_tokens"] == 0).all() for part in (values, means, stds))
 
 
 def test_means_of_one_token_are_what_it_gives(sums):
     ours, theirs = torch.randn(2, 1, 16)
     sums.add("model.norm", ours, theirs)
-    values, magnitudes, means, spreads = (each["model.norm"] for each in sums.results())
+    values, magnitudes, means, stds = (each["model.norm"] for each in sums.results())
     assert torch.equal(values, (ours - theirs).abs()[0])
     torch.testing.assert_close(magnitudes, (ours.abs() + theirs.abs())[0] / 2)
-    assert torch.equal(means, ours[0]) and spreads.max() < 1e-3
+    assert torch.equal(means, ours[0]) and stds.max() < 1e-3
 
 
 def test_results_do_not_share_memory_with_the_sums(sums):

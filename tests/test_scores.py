@@ -3,19 +3,24 @@ from dataclasses import replace
 import pytest
 import torch
 
+from actlib import rankings
 from actlib.files import save_tensors
-from actlib.scores import RANKINGS, ChannelScores, channel_count, pool
+from actlib.masks import ChannelMask
+from actlib.plotting.style import label_of
+from actlib.rankings import RANKINGS
+from actlib.scores import ChannelScores, pool
+from actlib.topk import channel_count
 
 
 def tensors(values):
     return {name: torch.tensor(v, dtype=torch.float32) for name, v in values.items()}
 
 
-def scores_of(values, magnitudes=None, spreads=None):
+def scores_of(values, magnitudes=None, stds=None):
     values = tensors(values)
     ones = {name: torch.ones_like(v) for name, v in values.items()}
     magnitudes = tensors(magnitudes) if magnitudes else ones
-    found = {"means": ones, "spreads": tensors(spreads)} if spreads else {}
+    found = {"means": ones, "stds": tensors(stds)} if stds else {}
     return ChannelScores(values, magnitudes, 12, {"donor": "d", "tokens": "12"}, **found)
 
 
@@ -59,9 +64,110 @@ def test_counts_are_exact_where_floats_are_not():
 
 def test_at_least_one_channel():
     scores = scores_of({"a": [1.0, 3.0, 2.0]})
-    scores = scores.relative_to(scores_of({"a": [0.0] * 3}, spreads={"a": [1.0] * 3}))
-    for ranking in RANKINGS:
-        assert picked(scores.top(0.001, ranking)) == {"a": [1]}
+    scores = scores.relative_to(scores_of({"a": [0.0] * 3}, stds={"a": [1.0] * 3}))
+    for name in RANKINGS.keys() - {"module"}:
+        assert picked(scores.top(0.001, name)) == {"a": [1]}
+
+
+def test_a_percent_below_one_channel_of_every_module_is_refused_with_the_least_that_works():
+    scores = ChannelScores({f"m{n}": torch.arange(1.0, 8) for n in range(300)}, {}, 1)
+    with pytest.raises(ValueError, match=r"largest of which has 7; .* at least 14.2858 %"):
+        scores.top(14.2857, "module")
+    assert scores.top(14.2858, "module").count == 300
+    uneven = scores_of({"large": [*range(1, 31)], "small": [1, 2]})
+    with pytest.raises(ValueError, match="at least 3.3334 %"):
+        uneven.bottom(3.3333, "module")
+    assert picked(uneven.bottom(3.3334, "module")) == {"large": [0], "small": []}
+
+
+def test_scores_that_are_all_zero_are_refused():
+    for ranking in ("global", "module"):
+        with pytest.raises(ValueError, match="all 0"):
+            scores_of({"a": [0.0, 0.0], "b": [0.0]}).top(100, ranking)
+    with pytest.raises(ValueError, match="all 0"):
+        replace(scores_of({"a": [0.0], "head": [1.0]}), roles=ROLES).top(100, without="head")
+
+
+ROLES = {"a": "linear", "b": "norm", "head": "head"}
+
+
+def test_without_ranks_the_channels_of_the_other_modules():
+    values = {"head": [9.0] * 50, "a": [*range(1, 31)], "b": [*range(20)]}
+    scores = replace(scores_of(values), roles=ROLES)
+    alone = replace(scores_of({name: values[name] for name in "ab"}), roles=ROLES)
+    for name in ("global", "module", "scaled"):
+        for end in ("top", "bottom"):
+            mask = getattr(scores, end)(10, name, without="head")
+            expected = getattr(alone, end)(10, name)
+            assert picked(mask) == {"head": [], **picked(expected)}
+            assert list(mask.channels) == list(values) and mask.metadata["without"] == "head"
+    assert scores.top(10, without=["head", "norm"]).channels["a"].sum() == 3
+    assert "without" not in scores.top(10).metadata
+
+
+def test_without_takes_what_a_module_is():
+    scores = replace(scores_of({"a": [1.0], "b": [2.0], "head": [3.0]}), roles=ROLES)
+    for without, message in (
+        ("lm_head", "one of embedding, head, linear, norm, router, expert; got 'lm_head'"),
+        (["head", "heads"], "got 'heads'"),
+        (["head", "norm", "linear"], "no module is left to rank without head, norm, linear"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            scores.top(50, without=without)
+    with pytest.raises(ValueError, match="do not say what their modules are; record them again"):
+        replace(scores, roles={}).top(50, without="head")
+
+
+def test_roles_go_through_files_and_pools(tmp_path):
+    scores = replace(scores_of({"a": [1.0], "b": [2.0], "head": [3.0]}), roles=ROLES)
+    scores.save(tmp_path / "scores")
+    loaded = ChannelScores.load(tmp_path / "scores")
+    assert loaded.roles == ROLES and loaded.metadata == scores.metadata
+    assert pool([loaded, loaded]).roles == ROLES
+
+
+def test_a_new_ranking_is_one_function(monkeypatch):
+    monkeypatch.setitem(RANKINGS, "smallest", None)  # so that it is gone afterwards
+
+    @rankings.ranking("smallest", legend="ACT, smallest", needs=("means",))
+    def invert(scores):
+        return {name: scores.means[name] - d for name, d in scores.values.items()}
+
+    scores = replace(random_scores(), means={"z": torch.zeros(70), "a": torch.zeros(130)})
+    assert scores.top(10, "smallest").digest == scores.bottom(10).digest
+    assert label_of("act_smallest") == "ACT, smallest"
+    with pytest.raises(ValueError, match='"smallest" needs means, .*moments=True'):
+        random_scores().top(10, "smallest")
+
+
+def test_the_repr_is_a_few_lines_whatever_the_model():
+    values = {f"layers.{n}": torch.rand(7) for n in range(300)}
+    scores = ChannelScores(values, values, 12, {"donor": "d", "target": "t", "data_hash": "0" * 64})
+    assert repr(scores).splitlines() == [
+        "ChannelScores of 2,100 channels in 300 modules",
+        "  values, magnitudes over 12 answer tokens",
+        "  donor d, target t",
+    ]
+    mask = scores_of({"a": [1.0] * 30, "b": [2.0] * 10}).top(50, "scaled")
+    assert repr(mask).splitlines() == [
+        "ChannelMask of 20 among 40 channels, 50 %",
+        "  most in a (10), b (10)",
+        "  percent 50, ranking scaled, side top",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"), [({"actlib": "mine"}, "'actlib'"), ({"n": 3}, "'n': 3")]
+)
+def test_metadata_that_no_file_would_give_back_is_refused(tmp_path, metadata, message):
+    row = torch.ones(1, dtype=torch.bool)
+    with pytest.raises(ValueError, match=f"metadata must .*{message}"):
+        ChannelScores({"a": row.float()}, {}, 1, metadata)
+    with pytest.raises(ValueError, match=f"metadata must .*{message}"):
+        ChannelMask({"a": row}, metadata)
+    with pytest.raises(ValueError, match=f"metadata must .*{message}"):
+        save_tensors(tmp_path / "file", "ChannelMask", {"a": row}, metadata)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("percent", [0, -1, 100.01, float("nan"), float("inf")])
@@ -78,7 +184,7 @@ def test_unknown_ranking_is_refused_with_the_choices():
 
 
 def test_nan_scores_are_refused():
-    broken = scores_of({"a": [1.0, float("nan")]}, spreads={"a": [1.0, float("nan")]})
+    broken = scores_of({"a": [1.0, float("nan")]}, stds={"a": [1.0, float("nan")]})
     whole = scores_of({"a": [1.0, 2.0]})
     with pytest.raises(ValueError, match="NaN"):
         broken.top(50)
@@ -169,7 +275,7 @@ def test_round_trip_is_exact(tmp_path):
     scores = scores_of(made, {"z": [4.0, 5.0], "a": [6.0]}, {"z": [0.1, 0.2], "a": [0.3]})
     scores.save(tmp_path / "scores.safetensors")
     loaded = ChannelScores.load(tmp_path / "scores.safetensors")
-    for part in ("values", "magnitudes", "means", "spreads"):
+    for part in ("values", "magnitudes", "means", "stds"):
         ours, theirs = getattr(scores, part), getattr(loaded, part)
         assert list(ours) == list(theirs) == ["z", "a"]
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
@@ -181,20 +287,20 @@ def test_files_without_means_and_spreads_load(tmp_path):
     save_tensors(tmp_path / "old", "ChannelScores", kept, {"tokens": "7", "ability": "maths"})
     loaded = ChannelScores.load(tmp_path / "old")
     assert torch.equal(loaded.magnitudes["a"], kept["magnitudes:a"])
-    assert (loaded.tokens, loaded.means, loaded.spreads) == (7, {}, {})
+    assert (loaded.tokens, loaded.means, loaded.stds) == (7, {}, {})
 
 
 def test_masks_say_how_they_were_ranked():
     metadata = random_scores().top(5, "scaled").metadata
     assert (metadata["percent"], metadata["ranking"], metadata["donor"]) == ("5", "scaled", "d")
     assert "off" not in metadata
-    off = replace(random_scores(), metadata={"data_hash": "abc"})
+    off = replace(scores_of({"z": [0.0] * 70, "a": [0.0] * 130}), metadata={"data_hash": "abc"})
     assert random_scores().relative_to(off).top(5, "contrast").metadata["off"] == "abc"
 
 
 def test_relative_counts_in_units_of_the_donors_spread_elsewhere():
-    scores = scores_of({"a": [1.0, 8.0, 0.5], "b": [3.0]}, spreads={"a": [9.0] * 3, "b": [9.0]})
-    off = scores_of({"a": [5.0] * 3, "b": [5.0]}, spreads={"a": [1.0, 16.0, 1.0], "b": [1.0]})
+    scores = scores_of({"a": [1.0, 8.0, 0.5], "b": [3.0]}, stds={"a": [9.0] * 3, "b": [9.0]})
+    off = scores_of({"a": [5.0] * 3, "b": [5.0]}, stds={"a": [1.0, 16.0, 1.0], "b": [1.0]})
     found = scores.relative_to(off).ranked("relative")
     # One hundredth of the mean spread, 6 and 1, is added to each spread.
     torch.testing.assert_close(found["a"], torch.tensor([1 / 1.06, 8 / 16.06, 0.5 / 1.06]))
@@ -204,15 +310,15 @@ def test_relative_counts_in_units_of_the_donors_spread_elsewhere():
 def test_relative_passes_over_a_channel_that_swings_anyway():
     scores = scores_of({"a": [100.0, 1.0, 2.0, 1.5]})
     assert picked(scores.top(25)) == {"a": [0]}
-    calm = scores.relative_to(scores_of({"a": [1.0] * 4}, spreads={"a": [1e4, 1.0, 1.0, 1.0]}))
+    calm = scores.relative_to(scores_of({"a": [1.0] * 4}, stds={"a": [1e4, 1.0, 1.0, 1.0]}))
     assert picked(calm.top(25, "relative")) == {"a": [2]}
     assert picked(calm.bottom(25, "relative")) == {"a": [0]}
 
 
 def test_relative_gives_dead_channels_nothing():
     values = {"a": [0.0, 1e-7, 1.0, 2.0], "silent": [0.0, 3.0]}
-    spreads = {"a": [0.0, 0.0, 1.0, 1.0], "silent": [0.0, 0.0]}
-    scores = scores_of(values).relative_to(scores_of(values, spreads=spreads))
+    stds = {"a": [0.0, 0.0, 1.0, 1.0], "silent": [0.0, 0.0]}
+    scores = scores_of(values).relative_to(scores_of(values, stds=stds))
     found = scores.ranked("relative")
     assert found["a"][0] == 0
     assert 0 < found["a"][1] < 1e-4 < found["a"][2]
@@ -229,11 +335,12 @@ def test_contrast_takes_away_what_differs_as_much_elsewhere():
     assert picked(scores.relative_to(off).bottom(25, "contrast")) == {"a": [], "b": [1]}
 
 
-def test_contrast_of_a_recording_to_itself_is_zero_and_ranks_by_order():
+def test_contrast_of_a_recording_to_itself_is_zero_and_ranks_nothing():
     scores = random_scores()
     alike = scores.relative_to(scores)
     assert not flat(alike.ranked("contrast")).any()
-    assert picked(alike.top(1, "contrast")) == {"z": [0, 1], "a": []}
+    with pytest.raises(ValueError, match="all 0"):
+        alike.top(1, "contrast")
 
 
 def test_the_reference_changes_no_other_ranking():
@@ -249,9 +356,10 @@ def test_rankings_ask_for_their_reference():
     for ranking in ("relative", "contrast"):
         with pytest.raises(ValueError, match=f'"{ranking}" needs a reference.*relative_to'):
             scores.top(5, ranking)
-    plain = scores.relative_to(random_scores())
+    zeros = scores_of({"z": [0.0] * 70, "a": [0.0] * 130})
+    plain = scores.relative_to(zeros)
     assert plain.top(5, "contrast").count == 10
-    with pytest.raises(ValueError, match="needs spreads"):
+    with pytest.raises(ValueError, match="needs stds.*moments=True"):
         plain.top(5, "relative")
 
 
@@ -273,7 +381,7 @@ def test_neither_files_nor_pools_keep_the_reference(tmp_path):
 
 def test_pooled_moments_are_those_of_all_tokens_together():
     generator = torch.Generator().manual_seed(0)
-    # Parts of unequal size and far apart: neither the mean of the spreads nor that of the
+    # Parts of unequal size and far apart: neither the mean of the stds nor that of the
     # variances would do.
     recordings = [
         torch.randn(count, 5, generator=generator, dtype=torch.float64) * width + middle
@@ -281,23 +389,21 @@ def test_pooled_moments_are_those_of_all_tokens_together():
     ]
     parts = []
     for activations in recordings:
-        means, spreads = activations.mean(0).float(), activations.std(0, correction=0).float()
+        means, stds = activations.mean(0).float(), activations.std(0, correction=0).float()
         given = [{"a": each} for each in (activations.abs().mean(0).float(), means)]
-        parts.append(
-            ChannelScores(*given, len(activations), means={"a": means}, spreads={"a": spreads})
-        )
+        parts.append(ChannelScores(*given, len(activations), means={"a": means}, stds={"a": stds}))
     everything = torch.cat(recordings)
     pooled = pool(parts)
     torch.testing.assert_close(pooled.means["a"], everything.mean(0).float())
-    torch.testing.assert_close(pooled.spreads["a"], everything.std(0, correction=0).float())
+    torch.testing.assert_close(pooled.stds["a"], everything.std(0, correction=0).float())
     again = pool([pool(parts[:2]), parts[2]])
-    torch.testing.assert_close(again.spreads["a"], pooled.spreads["a"])
+    torch.testing.assert_close(again.stds["a"], pooled.stds["a"])
 
 
 def test_pools_with_a_part_without_moments_have_none():
-    with_moments = scores_of({"a": [1.0, 3.0]}, spreads={"a": [1.0, 2.0]})
+    with_moments = scores_of({"a": [1.0, 3.0]}, stds={"a": [1.0, 2.0]})
     without = scores_of({"a": [3.0, 3.0]})
     pooled = pool([with_moments, without])
-    assert (pooled.means, pooled.spreads) == ({}, {})
+    assert (pooled.means, pooled.stds) == ({}, {})
     assert pooled.values["a"].tolist() == [2, 3]
-    assert pool([with_moments]).spreads["a"].tolist() == [1, 2]
+    assert pool([with_moments]).stds["a"].tolist() == [1, 2]

@@ -9,7 +9,7 @@ from actlib.localize import record_differences
 from actlib.passes import bytes_per_token
 from actlib.two_passes import record_differences_in_two_passes
 
-PARTS = ("values", "magnitudes", "means", "spreads")
+PARTS = ("values", "magnitudes", "means", "stds")
 
 
 def assert_same_bits(found, expected):

@@ -4,7 +4,8 @@ import torch
 from actlib.controls.choices import whole_modules
 from actlib.localize import weight_differences
 from actlib.masks import require_fit
-from actlib.scores import RANKINGS, ChannelScores
+from actlib.rankings import RANKINGS
+from actlib.scores import ChannelScores
 
 
 def scores_of(sizes, levels, magnitudes=None):
@@ -47,8 +48,8 @@ def test_modules_are_compared_in_their_own_units_unless_asked_otherwise():
 def test_every_ranking_can_order_the_modules_even_below_zero():
     scores = scores_of({"a": 10, "b": 10}, {"a": 1, "b": 2})
     off = scores_of({"a": 10, "b": 10}, {"a": 2, "b": 5})
-    spreads = {"a": torch.full((10,), 1.0), "b": torch.full((10,), 10.0)}
-    off = ChannelScores(off.values, off.magnitudes, 9, spreads=spreads)
+    stds = {"a": torch.full((10,), 1.0), "b": torch.full((10,), 10.0)}
+    off = ChannelScores(off.values, off.magnitudes, 9, stds=stds)
     found = {r: taken(whole_modules(scores.relative_to(off), 50, r)) for r in RANKINGS}
     assert found.pop("contrast") == ["a"]  # -1 against -3
     assert found.pop("relative") == ["a"]  # 1 against 2 tenths

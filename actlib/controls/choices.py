@@ -14,16 +14,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import torch
 
 from actlib.masks import ChannelMask, random_like
+from actlib.rankings import RANKINGS
 from actlib.scores import ChannelScores
 
-ACT_RANKINGS = {
-    "act_global": "global",
-    "act_module": "module",
-    "act_scaled": "scaled",
-    "act_relative": "relative",
-    "act_contrast": "contrast",
-}
-"""Rankings of activation differences; the first is the paper's. See `ChannelScores.top`."""
+ACT_RANKINGS = {f"act_{name}": name for name in RANKINGS}
+"""Rankings of activation differences; the first is the paper's. See `actlib.rankings`."""
 
 WEIGHT_RANKINGS = {"weight_difference": "global", "weight_scaled": "scaled"}
 """Rankings of channels by the L2 norm of their parameter difference, which need no data."""
@@ -47,7 +42,7 @@ def whole_modules(scores: ChannelScores, percent: float, ranking: str = "scaled"
     Args:
         scores: channel scores, with their reference if the ranking needs one.
         percent: share of the channels, above 0 and up to 100; the count is that of `scores.top`.
-        ranking: one of `actlib.scores.RANKINGS`, whose values are averaged; "scaled" by default,
+        ranking: one of `actlib.rankings.RANKINGS`, whose values are averaged; "scaled" by default,
             since raw means compare modules of different units. "global" and "module" average the
             same values.
 

@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 
 from actlib.files import atomic_file, write_text
 from actlib.folders.records import note
+from actlib.rankings import RANKINGS
 
 NARROW = 4.5
 """Inches: figures below it fill one column of a page."""
@@ -104,6 +105,8 @@ def label_of(key: object) -> str:
     Keys of up to three letters stay as they are, being language codes, and so do keys with a
     hyphen, being abilities: their names are whoever wrote the questions'.
     """
+    if str(key).startswith("act_") and str(key)[4:] in RANKINGS:
+        return RANKINGS[str(key)[4:]].legend
     text = str(key).replace("_", " ")
     as_written = len(text) <= 3 or "-" in text
     return LABELS.get(str(key), text if as_written else text[0].upper() + text[1:])

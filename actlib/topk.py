@@ -1,0 +1,82 @@
+"""Marks the best channels: how many a percent is, and which they are.
+
+    best_of_all({"norm": values}, percent=5, highest=True)    # module name to bool [channels]
+
+Ties go by module order, then by channel index.
+"""
+
+import math
+from collections.abc import Mapping
+from fractions import Fraction
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+def require_percent(*percents: float) -> None:
+    """Refuse what is no share of the channels.
+
+    Raises:
+        ValueError: a percent is not above 0 and up to 100.
+    """
+    for percent in percents:
+        if not 0 < percent <= 100:
+            raise ValueError(f"percent must be above 0 and at most 100, got {percent:g}")
+
+
+def channel_count(percent: float, channels: int, least: int = 1) -> int:
+    """Floor of percent/100 times the channels, but no less than `least`.
+
+    Computed in fractions of the decimal number, since 29 / 100 * 100 in floats is below 29.
+
+    Raises:
+        ValueError: the percent is not above 0 and up to 100.
+    """
+    require_percent(percent)
+    return max(least, int(Fraction(str(float(percent))) * channels / 100))
+
+
+def best_of_all(
+    values: Mapping[str, Float[Tensor, " channels"]], percent: float, highest: bool
+) -> dict[str, Bool[Tensor, " channels"]]:
+    """Mark the best channels of all modules together."""
+    flat = torch.cat(list(values.values()))
+    best = _best(flat, channel_count(percent, flat.numel()), highest)
+    parts = best.split([part.numel() for part in values.values()])
+    return {name: part.clone() for name, part in zip(values, parts, strict=True)}
+
+
+def best_in_each(
+    values: Mapping[str, Float[Tensor, " channels"]], percent: float, highest: bool
+) -> dict[str, Bool[Tensor, " channels"]]:
+    """Mark the best channels of each module.
+
+    Raises:
+        ValueError: the percent is less than one channel of every module.
+    """
+    counts = {name: channel_count(percent, part.numel(), 0) for name, part in values.items()}
+    if not any(counts.values()):
+        largest = max(part.numel() for part in values.values())
+        least = math.ceil(100 / largest * 1e4) / 1e4
+        raise ValueError(
+            f"{percent:g} % is less than one channel of every module, the largest of which has "
+            f'{largest}; ranking "module" needs at least {least:g} %'
+        )
+    return {name: _best(part, counts[name], highest) for name, part in values.items()}
+
+
+def _best(values: Float[Tensor, " channels"], count: int, highest: bool) -> Tensor:
+    """Mark the `count` best values; of those equal to the last of them, the first in order.
+
+    Selecting costs O(channels), where a stable sort gives the same channels at several times that.
+    """
+    if not 0 < count < values.numel():
+        return torch.full(values.shape, count > 0, dtype=torch.bool, device=values.device)
+    best = torch.topk(values, count, largest=highest, sorted=False).values
+    last = best.min() if highest else best.max()
+    selected = values > last if highest else values < last
+    missing = count - int(selected.sum())
+    tied = (values == last).nonzero().flatten()
+    selected[tied[:missing]] = True
+    return selected
