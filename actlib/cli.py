@@ -98,6 +98,7 @@ def record(
     from actlib.localize import record_differences
     from actlib.prompts import batches
     from actlib.questions import load_questions
+    from actlib.vocabulary import fit_vocabulary_
 
     rows = load_questions(questions)[:limit]
     tokenizer = tokenizer_of(target)
@@ -107,6 +108,9 @@ def record(
     options = {"dtype": getattr(torch, dtype)} | ({"device_map": device_map} if device_map else {})
     load: Callable = partial(load_pretrained, AutoModelForCausalLM, **options)
     models = load(donor), load(target)
+    own = tokenizer_of(donor)
+    if own is not None:
+        fit_vocabulary_(*models, own, tokenizer)
     for batch in encoded:  # here, where a question still has its name
         names = [f"the question {rows[n]['id']} of {questions}" for n in batch["index"].tolist()]
         require_room(models[1], batch, names.__getitem__)

@@ -33,7 +33,7 @@ from actlib.channels import Layout, channel_modules
 from actlib.exchanges import exchange
 from actlib.hooks import editing_hooks, evaluating, output_hooks, rehearsing
 from actlib.masks import ChannelMask, require_fit, require_same_channels
-from actlib.pairing.pairs import require_pair
+from actlib.pairs import require_pair
 from actlib.placement import input_device
 
 ABLATIONS = ("zero", "mean", "resample")

@@ -22,7 +22,7 @@ from actlib.channels import ChannelModule, channel_modules
 from actlib.experts import Routed
 from actlib.hooks import Answers, AnswerTokens, evaluating
 from actlib.masks import ChannelMask, require_fit
-from actlib.pairing.pairs import require_pair
+from actlib.pairs import require_pair
 from actlib.parallel import Share
 from actlib.passes import (
     HELD_BYTES,

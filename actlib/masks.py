@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from actlib.channels import channel_modules
 from actlib.files import load_tensors, require_metadata, save_tensors
+from actlib.weights import require_unwrapped
 
 ORIGIN = ("ability", "percent", "ranking", "side", "without", "control", "combined")
 """Metadata that a short description of a mask names."""
@@ -175,11 +176,12 @@ def require_same_channels(
 
 
 def require_fit(model: nn.Module, mask: ChannelMask) -> None:
-    """Refuse a mask whose modules or channel numbers are not the model's.
+    """Refuse a mask whose modules or channel numbers are not the model's, and a model of peft.
 
     Raises:
         ValueError: names what differs.
     """
+    require_unwrapped(model)
     expected = {name: found.channels for name, found in channel_modules(model).items()}
     found = {name: selected.numel() for name, selected in mask.channels.items()}
     require_same_channels(expected, found, "the mask is of another model")

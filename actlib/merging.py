@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from actlib.localize import weight_differences
 from actlib.masks import ChannelMask, require_fit
-from actlib.pairing.pairs import require_pair
+from actlib.pairs import require_pair
 from actlib.placement import require_in_memory
 from actlib.transfer import Index, require_finite, require_scale, selections
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from actlib.channels import channel_modules
 from actlib.masks import ChannelMask, require_fit
-from actlib.pairing.pairs import require_pair
+from actlib.pairs import require_pair
 from actlib.placement import require_in_memory
 
 Index = tuple[Tensor | slice, ...]

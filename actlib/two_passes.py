@@ -23,7 +23,7 @@ from actlib.folders.stored import structure
 from actlib.hooks import evaluating
 from actlib.kept_activations import KeptActivations
 from actlib.localize import combined_scores
-from actlib.pairing.pairs import require_pair
+from actlib.pairs import require_pair
 from actlib.parallel import Share
 from actlib.passes import (
     HELD_BYTES,

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from actlib.masks import ChannelMask
-from actlib.pairing.pairs import require_pair
+from actlib.pairs import require_pair
 from actlib.placement import require_in_memory
 from actlib.transfer import Selection, moved, require_scale, selections
 

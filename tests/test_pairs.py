@@ -1,129 +1,244 @@
+"""Which models fit, and in what words the others are refused."""
+
+import copy
 import time
 from types import SimpleNamespace
 
+import peft
 import pytest
 import torch
 import transformers
 from torch import nn
+from torch.nn.utils import parametrizations
+from torch.nn.utils import prune as pruning
 
-from actlib.pairing.pairs import check_pair, require_pair
+from actlib import ablated, preserved, record_activations, record_differences, transfer_
+from actlib.channels import channel_modules
+from actlib.masks import ChannelMask
+from actlib.pairs import check_pair, require_pair
+from actlib.vocabulary import fit_vocabulary_
 
 
-def tokenizer(vocabulary=("a", "b"), **special):
+def tokenizer(vocabulary=("a", "b"), added=(), **special):
     return SimpleNamespace(
         get_vocab=lambda: {token: index for index, token in enumerate(vocabulary)},
         special_tokens_map=special,
+        added_tokens_decoder={index: vocabulary[index] for index in added},
     )
 
 
-def test_models_that_differ_only_in_weights_fit(pair, architecture):
-    assert check_pair(*pair(architecture)) == []
+def gemma4(global_head_dim=8, **settings):
+    """Its layers with full attention have heads of another size than the others."""
+    config = transformers.Gemma4TextConfig(
+        vocab_size=61,
+        vocab_size_per_layer_input=61,
+        hidden_size=16,
+        hidden_size_per_layer_input=4,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=6,
+        global_head_dim=global_head_dim,
+        layer_types=["sliding_attention", "full_attention"],
+        **settings,
+    )
+    return transformers.Gemma4ForCausalLM(config)
 
 
-def test_other_architecture_is_named(family):
-    assert any("architecture" in each for each in check_pair(family("llama"), family("gpt2")))
+def test_models_that_differ_only_in_weights_fit(pair, any_architecture):
+    assert check_pair(*pair(any_architecture)) == []
 
 
-def test_each_wrong_shape_is_named(family):
+# What is done to the donor, and what has to be named of it.
+def remove_module(model):
+    del model.model.layers[1].mlp.down_proj
+
+
+def remove_bias(model):
+    model.model.layers[0].self_attn.q_proj.bias = None
+
+
+def narrow_layer(model):
+    model.model.layers[1].mlp.up_proj = nn.Linear(16, 30, bias=False)
+
+
+def narrow_norm(model):
+    model.model.norm.weight = nn.Parameter(model.model.norm.weight[:8])
+
+
+def add_parameter(model):
+    model.model.layers[1].experts = nn.Module()
+    model.model.layers[1].experts.packed = nn.Parameter(torch.zeros(2, 4))
+
+
+def add_row(model):
+    model.resize_token_embeddings(62)
+
+
+def wrap_codes(model):
+    """As bitsandbytes, torchao and quanto do: the codes in a parameter of a class of their own."""
+
+    class Params4bit(nn.Parameter):
+        pass
+
+    weight = model.model.layers[1].mlp.up_proj.weight
+    model.model.layers[1].mlp.up_proj.weight = Params4bit(weight.data)
+
+
+def cast(dtype):
+    def change(model):
+        weight = model.model.layers[1].mlp.up_proj.weight
+        model.model.layers[1].mlp.up_proj.weight = nn.Parameter(weight.to(dtype), False)
+
+    return change
+
+
+def pack(model):
+    """As GPTQ and AWQ do: a module without parameters, its codes in buffers."""
+    packed = nn.Module()
+    packed.register_buffer("qweight", torch.zeros(2, 24, dtype=torch.int32))
+    packed.register_buffer("scales", torch.zeros(1, 24))
+    model.model.layers[1].mlp.up_proj = packed
+
+
+def quantize_by_torch(model):
+    torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, inplace=True)
+
+
+def quantize_elsewhere(model):
+    model.is_quantized, model.quantization_method = True, "mxfp4"
+
+
+def normalize(model):
+    parametrizations.weight_norm(model.model.layers[1].mlp.up_proj)
+
+
+def prune(model):
+    pruning.l1_unstructured(model.model.layers[1].mlp.up_proj, "weight", 0.5)
+
+
+def add_adapter(model):
+    model.add_adapter(peft.LoraConfig(target_modules=["up_proj"]))
+
+
+REFUSALS = [
+    (remove_module, "module model.layers.1.mlp.down_proj only in the target"),
+    (remove_bias, "q_proj.bias absent against 16"),
+    (narrow_layer, "layers.1.mlp.up_proj.weight 30 x 16 against 24 x 16"),
+    (narrow_norm, "model.norm.weight 8 against 16"),
+    (add_parameter, "model.layers.1.experts.packed 2 x 4 against absent"),
+    (add_row, "vocabulary of 62 against 61 rows; if one tokenizer only adds .*fit_vocabulary_"),
+    (wrap_codes, "layers.1.mlp.up_proj holds weight as Params4bit, .* without quantization"),
+    (cast(torch.int8), "layers.1.mlp.up_proj holds weight as int8, .* without quantization"),
+    (cast(torch.float8_e4m3fn), "holds weight as float8_e4m3fn, .* without quantization"),
+    (pack, "layers.1.mlp.up_proj holds qweight as int32, .* without quantization"),
+    (quantize_by_torch, "self_attn.q_proj.* holds packed integers .* without quantization"),
+    (quantize_elsewhere, "the model is quantized .mxfp4.; .* without quantization"),
+    (normalize, "layers.1.mlp.up_proj has a weight that is computed .* make it permanent"),
+    (prune, "layers.1.mlp.up_proj has a weight that is computed .* make it permanent"),
+    (add_adapter, "mlp.up_proj is wrapped by peft .Linear., .* by merge_and_unload"),
+]
+
+
+@pytest.mark.filterwarnings("ignore:torch.ao")
+@pytest.mark.parametrize(("change", "words"), REFUSALS)
+def test_every_reason_is_named_by_check_and_transfer(family, change, words):
     donor, target = family("qwen2"), family("qwen2")
-    target.model.layers[1].mlp.up_proj = nn.Linear(16, 30, bias=False)
-    target.model.norm.weight = nn.Parameter(target.model.norm.weight[:8])
+    channels = {name: each.channels for name, each in channel_modules(target).items()}
+    mask = ChannelMask({name: torch.ones(count).bool() for name, count in channels.items()})
+    change(donor)
     mismatches = check_pair(donor, target)
-    assert len(mismatches) == 2
-    assert any("layers.1.mlp.up_proj.weight 24 x 16 against 30 x 16" in m for m in mismatches)
-    assert any("model.norm.weight 16 against 8" in each for each in mismatches)
-
-
-def test_missing_bias_and_missing_module_are_named(family):
-    donor, target = family("qwen2"), family("qwen2")
-    target.model.layers[0].self_attn.q_proj.bias = None
-    del donor.model.layers[1].mlp.down_proj
-    mismatches = "; ".join(check_pair(donor, target))
-    assert "q_proj.bias 16 against absent" in mismatches
-    assert "layers.1.mlp.down_proj only in the target" in mismatches
-
-
-@pytest.mark.parametrize("shape", [(3, 4), None])
-def test_parameter_of_no_channel_is_compared_too(family, shape):
-    donor, target = family("qwen2"), family("qwen2")
-    donor.model.layers[1].experts = nn.Module()
-    donor.model.layers[1].experts.packed = nn.Parameter(torch.zeros(2, 4))
-    if shape:
-        target.model.layers[1].experts = nn.Module()
-        target.model.layers[1].experts.packed = nn.Parameter(torch.zeros(shape))
-    told = "3 x 4" if shape else "absent"
-    assert check_pair(donor, target) == [
-        f"model.layers.1.experts.packed 2 x 4 against {told}",
-    ]
-
-
-def test_vocabulary_size_is_named(family):
-    donor, target = family("llama"), family("llama")
-    donor.resize_token_embeddings(70)
-    assert any("vocab_size 70 against 61" in each for each in check_pair(donor, target))
-
-
-def test_tied_against_untied_is_named(family):
-    assert any("tied" in each for each in check_pair(family("llama"), family("llama_tied")))
-
-
-def test_same_shapes_with_other_heads_are_named(family):
-    config = transformers.LlamaConfig(**family("llama").config.to_diff_dict())
-    config.num_attention_heads, config.head_dim = 8, 4
-    config.num_key_value_heads = 2
-    mismatches = check_pair(family("llama"), transformers.LlamaForCausalLM(config))
-    assert any("num_attention_heads 4 against 8" in each for each in mismatches)
-
-
-@pytest.mark.parametrize(
-    ("other", "expected"),
-    [
-        (tokenizer("abc"), "2 against 3 tokens"),
-        (tokenizer("ba"), "2 tokens under other ids"),
-        (tokenizer(eos_token="b"), "eos_token None against b"),
-    ],
-)
-def test_tokenizers_are_compared(family, other, expected):
-    mismatches = check_pair(family(), family(), tokenizer(), other)
     assert len(mismatches) == 1
-    assert expected in mismatches[0]
+    before = copy.deepcopy(target.state_dict())
+    for refuse in (lambda: require_pair(donor, target), lambda: transfer_(target, donor, mask)):
+        with pytest.raises(ValueError, match=f"do not fit: .*{words}"):
+            refuse()
+    assert all(torch.equal(value, before[name]) for name, value in target.state_dict().items())
 
 
-def test_padding_token_may_differ(family):
-    assert check_pair(family(), family(), tokenizer(), tokenizer(pad_token="b")) == []
+@pytest.mark.parametrize("change", [wrap_codes, cast(torch.uint8), pack, prune, add_adapter])
+def test_both_models_quantized_or_wrapped_alike_do_not_fit(family, change):
+    models = family("qwen2"), family("qwen2")
+    for model in models:
+        change(model)
+    ours, theirs = check_pair(*models)
+    assert ours.startswith("in the donor") and theirs.startswith("in the target")
 
 
-def test_refusal_names_five_mismatches_and_counts_the_rest(family):
-    mismatches = check_pair(family("llama"), family("gpt2"))
-    with pytest.raises(ValueError, match=f"and {len(mismatches) - 5} more") as refusal:
-        require_pair(family("llama"), family("gpt2"))
-    assert all(each in str(refusal.value) for each in mismatches[:5])
-    assert mismatches[5] not in str(refusal.value)
+def test_models_of_peft_fit_once_their_adapters_are_merged(family):
+    wrapped = peft.get_peft_model(family("qwen2"), peft.LoraConfig(target_modules=["up_proj"]))
+    (mismatch,) = check_pair(wrapped, family("qwen2"))
+    assert "PeftModel" in mismatch and "merge_and_unload" in mismatch
+    assert check_pair(wrapped.merge_and_unload(), family("qwen2")) == []
+
+
+def test_nothing_is_read_from_or_written_into_a_model_of_peft(family, batches):
+    plain = family("qwen2")
+    channels = {name: each.channels for name, each in channel_modules(plain).items()}
+    mask = ChannelMask({name: torch.ones(count).bool() for name, count in channels.items()})
+    wrapped = peft.get_peft_model(plain, peft.LoraConfig(target_modules=["up_proj"]))
+    for use in (
+        lambda: record_activations(wrapped, batches, mask),
+        lambda: ablated(wrapped, mask, "zero").__enter__(),
+        lambda: preserved(wrapped, mask).__enter__(),
+        lambda: record_differences(wrapped, family("qwen2"), batches),
+    ):
+        with pytest.raises(ValueError, match="PeftModel.* merge_and_unload"):
+            use()
+
+
+def test_the_configuration_of_a_quantized_model_does_not_fit(family):
+    """As a folder is opened: on the meta device, where the modules do not show it."""
+    model = family("qwen2").to("meta")
+    model.config.quantization_config = {"quant_method": "gptq", "bits": 4}
+    (mismatch,) = check_pair(model, family("qwen2"))
+    assert "quantized (gptq)" in mismatch
+
+
+def test_positions_and_masks_in_buffers_are_no_codes(pair):
+    models = pair("qwen2")
+    for model in models:
+        model.register_buffer("position_ids", torch.arange(8)[None])
+        model.register_buffer("bias", torch.ones(1, 1, 8, 8).tril().bool())
+    assert check_pair(*models) == []
+
+
+def test_other_architecture_and_other_ties_are_named(family):
+    assert "architecture Llama" in check_pair(family("llama"), family("gpt2"))[0]
+    assert any("tied" in each for each in check_pair(family("llama"), family("llama_tied")))
 
 
 @pytest.mark.parametrize(
     ("architecture", "setting", "value"),
     [
         ("gpt2", "activation_function", "relu"),
+        ("gpt2", "n_head", 2),
         ("gemma2", "hidden_activation", "silu"),
         ("gemma3", "query_pre_attn_scalar", 8),
         ("qwen3", "head_dim", 3),
+        ("llama", "rope_parameters", {"rope_theta": 1e4, "partial_rotary_factor": 0.5}),
         ("mixtral", "num_experts_per_tok", 3),
     ],
 )
 def test_a_setting_that_leaves_shapes_alone_is_named(family, architecture, setting, value):
     donor, target = family(architecture), family(architecture)
     setattr(donor.config, setting, value)
-    (mismatch,) = check_pair(donor, target)
-    assert f"{value} against {getattr(target.config, setting)}" in mismatch
+    mismatches = check_pair(donor, target)
+    value = value["partial_rotary_factor"] if isinstance(value, dict) else value
+    assert mismatches and all(
+        f" {value} against" in f" {each}" or "head_dim" in each for each in mismatches
+    )
 
 
 @pytest.mark.parametrize(
     ("architecture", "setting", "value"),
     [
         ("llama", "rope_parameters", {"rope_type": "default", "rope_theta": 1e6}),
+        ("llama", "rope_parameters", {"rope_theta": 1e4, "partial_rotary_factor": 1.0}),
         ("mistral", "sliding_window", None),
         ("llama", "rms_norm_eps", 1e-3),
+        ("qwen2", "head_dim", 4),  # as computed where it is left out
         ("gpt2", "layer_norm_epsilon", 1e-3),
     ],
 )
@@ -133,6 +248,93 @@ def test_settings_in_which_working_pairs_differ_are_left_to_the_report(
     donor = family(architecture)
     setattr(donor.config, setting, value)
     assert check_pair(donor, family(architecture)) == []
+
+
+def test_settings_held_layer_by_layer_are_compared_so():
+    assert check_pair(gemma4(), gemma4()) == []
+    mismatches = check_pair(gemma4(global_head_dim=12), gemma4())
+    assert "head_dim of layer 1 12 against 8" in mismatches
+    assert not any("layer 0 " in each for each in mismatches)
+    # Where its layers are all alike, a model holds one value for all of them.
+    assert "head_dim of layer 1 6 against 8" in check_pair(gemma4(global_head_dim=6), gemma4())
+    # Heads of each layer may differ without changing a shape.
+    ours, theirs = gemma4(), gemma4()
+    for model, heads in ((ours, 2), (theirs, 8)):
+        model.config.per_layer_config = {1: {"num_attention_heads": heads}}
+    assert check_pair(ours, theirs) == ["num_attention_heads of layer 1 2 against 8"]
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        (tokenizer("ba"), "2 tokens under other ids"),
+        (tokenizer("ac"), "1 tokens under other ids"),
+        (tokenizer("cab"), "2 tokens under other ids"),
+    ],
+)
+def test_other_tokens_are_a_mismatch(family, other, expected):
+    (mismatch,) = check_pair(family(), family(), tokenizer(), other)
+    assert expected in mismatch
+
+
+@pytest.mark.parametrize(
+    ("other", "warning"),
+    [
+        (tokenizer(pad_token="b"), None),
+        (tokenizer(eos_token="b"), "eos_token None against b"),
+        (tokenizer(["a", "b", "[PAD]"]), r"of 2 against 3 tokens.*\[PAD\]"),
+        (tokenizer(["a", "<turn>"], added=[1]), "1 added tokens have other names, such as b"),
+    ],
+)
+def test_tokenizers_that_differ_in_a_little_are_warned_of(family, other, warning, recwarn):
+    assert check_pair(family(), family(), tokenizer(), other) == []
+    require_pair(family(), family(), tokenizer(), other)
+    require_pair(family(), family(), other, tokenizer())
+    messages = [str(each.message) for each in recwarn if each.category is UserWarning]
+    assert len(messages) == (0 if warning is None else 2)
+    if warning:
+        recwarn.clear()
+        with pytest.warns(UserWarning, match=warning):
+            require_pair(family(), family(), tokenizer(), other)
+
+
+def test_rows_of_other_tokens_are_a_mismatch_too(family):
+    donor = family("llama")
+    donor.resize_token_embeddings(70)
+    mismatches = "; ".join(check_pair(donor, family("llama"), tokenizer("abc"), tokenizer("ba")))
+    assert "2 tokens under other ids" in mismatches and "70 against 61 rows" in mismatches
+
+
+@pytest.mark.parametrize("architecture", ["llama", "llama_tied", "gpt2"])
+@pytest.mark.parametrize("rows", [59, 63])
+def test_a_donor_is_fitted_to_the_rows_that_both_have(family, architecture, rows):
+    donor, target, words = family(architecture, 1), family(architecture, 0), tokenizer("ab")
+    donor.resize_token_embeddings(rows)
+    assert check_pair(donor, target, words, tokenizer("abc")) == []
+    before, shared = copy.deepcopy(donor), min(rows, 61)
+    fit_vocabulary_(donor, target, words, tokenizer("abc"))
+    assert check_pair(donor, target) == []
+    assert donor.config.vocab_size == 61
+    for end in ("get_input_embeddings", "get_output_embeddings"):
+        fitted, own, old = (getattr(model, end)().weight for model in (donor, target, before))
+        assert torch.equal(fitted[:shared], old[:shared])
+        assert torch.equal(fitted[shared:], own[shared:])
+
+
+def test_a_donor_of_other_tokens_is_not_fitted(family):
+    donor = family("llama")
+    donor.resize_token_embeddings(63)
+    with pytest.raises(ValueError, match="do not correspond: .* 2 tokens under other ids"):
+        fit_vocabulary_(donor, family("llama"), tokenizer("ab"), tokenizer("ba"))
+    assert len(donor.lm_head.weight) == 63
+
+
+def test_refusal_names_five_mismatches_and_counts_the_rest(family):
+    mismatches = check_pair(family("llama"), family("gpt2"))
+    with pytest.raises(ValueError, match=f"and {len(mismatches) - 5} more") as refusal:
+        require_pair(family("llama"), family("gpt2"))
+    assert all(each in str(refusal.value) for each in mismatches[:5])
+    assert mismatches[5] not in str(refusal.value)
 
 
 def test_other_experts_are_named_once_by_their_parameter(family):
@@ -152,7 +354,7 @@ def test_a_thousand_modules_are_checked_at_once():
     modules = [
         nn.ModuleList([nn.Linear(2, 2, device="meta") for _ in range(1000)]) for _ in range(2)
     ]
-    start = time.perf_counter()
+    start = time.process_time()
     assert check_pair(*modules) == []
     # A few hundredths of a second; more than linear growth would take many times that.
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1

@@ -25,7 +25,7 @@ from peft.utils.merge_utils import dare_linear, dare_ties, task_arithmetic, ties
 from torch import Tensor, nn
 
 from actlib.channels import layer_of, tower_of
-from actlib.pairing.pairs import require_pair
+from actlib.pairs import require_pair
 from actlib.placement import require_in_memory
 from actlib.transfer import require_scale
 

@@ -23,7 +23,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from actlib.masks import shortened
-from actlib.pairing.pairs import require_pair
+from actlib.pairs import require_pair
 from actlib.placement import require_in_memory
 from actlib.transfer import interpolated, require_scale
 

@@ -18,7 +18,7 @@ from actlib.folders.headers import DTYPES, stored_tensors
 from actlib.folders.layouts import Layout, StoredParameter, layout_of
 from actlib.folders.loading import empty_model, load_pretrained
 from actlib.folders.skeletons import Skeleton, skeleton
-from actlib.pairing.pairs import require_pair
+from actlib.pairs import require_pair
 from actlib.transfer import Selection
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from actlib.folders.locks import take
 from actlib.folders.stored import structure, tokenizer_of
-from actlib.pairing.pairs import require_pair
+from actlib.pairs import require_pair
 from actlib.questions import abilities_of, load_questions
 from actlib.study.presets import (
     CONFIGS,

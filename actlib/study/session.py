@@ -31,13 +31,14 @@ from actlib.files import write_text
 from actlib.folders.locks import held
 from actlib.folders.records import declare, note, write_record
 from actlib.localize import record_differences
-from actlib.pairing.pairs import require_pair
+from actlib.pairs import require_pair
 from actlib.prompts import batches, drop_long
 from actlib.scores import ChannelScores, pool
 from actlib.study.families import build, load_model, load_pretrained, recipe
 from actlib.study.item_sets import ItemSet
 from actlib.study.presets import ROOT, LoadedModel, Preset, TunedModel, load_preset, require_place
 from actlib.study.questions import Questions, cluster_of, data_digest, data_folder
+from actlib.vocabulary import fit_vocabulary_
 
 PARTS = 6
 RECORDING = 2  # raised when scores hold something new, so that those kept before are recorded anew
@@ -281,7 +282,9 @@ class Study:
             chunks = [self.batches(cell, "recording", part) for cell, part, _ in missing]
             ours, theirs = (self.model(name, seed) for name in names)
             places = [self.folder(name, seed) for name in names]
-            require_pair(ours, theirs, *[load_pretrained(AutoTokenizer, p) for p in places])
+            tokenizers = [load_pretrained(AutoTokenizer, place) for place in places]
+            require_pair(ours, theirs, *tokenizers)
+            fit_vocabulary_(ours, theirs, *tokenizers)
             steps = tqdm(missing, desc=f"recording {names[0]} against {names[1]}")
             for (cell, _, path), chunk in zip(steps, chunks, strict=True):
                 record_differences(ours, theirs, chunk, metadata={"ability": cell}).save(path)

@@ -1,0 +1,190 @@
+"""Do two models fit? Each reason why channels cannot move between them, in a clause.
+
+    check_pair(donor, target, donor_tokenizer, target_tokenizer)     # [] if they fit
+    require_pair(donor, target)                                      # raises otherwise
+
+Quick, since no weight is read; `actlib.reports` tells more, for people to read.
+"""
+
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from actlib.channels import channel_modules, tied_modules
+from actlib.masks import shortened
+from actlib.vocabulary import compare_tokenizers, vocabulary_parameters, vocabulary_rows
+from actlib.weights import describe_fault
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase as Tokenizer
+
+# Settings that change what channels mean without changing a shape, by the last part of their names.
+_DECISIVE = frozenset(
+    "model_type num_attention_heads num_key_value_heads head_dim hidden_act hidden_activation "
+    "activation_function partial_rotary_factor rotary_pct num_experts_per_tok "
+    "num_experts_per_token norm_topk_prob query_pre_attn_scalar attention_multiplier "
+    "attn_logit_softcapping final_logit_softcapping scale_attn_weights "
+    "scale_attn_by_inverse_layer_idx use_parallel_residual embedding_multiplier "
+    "residual_multiplier logits_scaling".split()
+)
+# Settings that say nothing of what a model computes, or of which shapes and ties say more.
+_SILENT = frozenset(
+    "architectures dtype torch_dtype use_cache vocab_size tie_word_embeddings return_dict "
+    "transformers_version max_position_embeddings id2label label2id problem_type "
+    "quantization_config per_layer_config chunk_size_feed_forward".split()
+)
+_SILENT_PARTS = ("_token_id", "dropout", "pdrop", "initializer", "output_", "router_aux")
+
+
+def check_pair(
+    donor: nn.Module,
+    target: nn.Module,
+    donor_tokenizer: "Tokenizer | None" = None,
+    target_tokenizer: "Tokenizer | None" = None,
+) -> list[str]:
+    """Mismatches between two models, one clause each; an empty list means that they fit.
+
+    Compared are architecture, settings, modules with channels, the shape of each parameter, tied
+    tensors, and the tokenizers where both are given. Names and weights may differ, and so may what
+    a report only warns of: the rotary base, special tokens, tokens that one tokenizer adds.
+
+    Where one tokenizer only adds tokens after those of the other, the models may differ in the rows
+    of embedding and head. Folders are then compared and moved in the rows that both have; models in
+    memory are brought to one size by `fit_vocabulary_` first.
+
+    Models with weights that are no plain float tensors do not fit: quantized, wrapped by peft.
+    """
+    sides = {"donor": donor, "target": target}
+    faults = [
+        f"in the {side}, {fault}"
+        for side, model in sides.items()
+        if (fault := describe_fault(model))
+    ]
+    if faults:  # Names and shapes of such models say nothing more.
+        return faults
+    mismatches = compare_settings(donor, target)[0] + _shape_mismatches(donor, target)
+    ties = [tied_modules(model) for model in sides.values()]
+    if ties[0] != ties[1]:
+        mismatches.append(f"tied modules {ties[0] or 'none'} against {ties[1] or 'none'}")
+    wrong = None
+    if donor_tokenizer is not None and target_tokenizer is not None:
+        wrong = compare_tokenizers(donor_tokenizer, target_tokenizer)[0]
+        mismatches += wrong
+    rows = [vocabulary_rows(model) for model in sides.values()]
+    if rows[0] != rows[1] and wrong != []:
+        remedy = "" if wrong else "; if one tokenizer only adds tokens, see actlib.fit_vocabulary_"
+        mismatches.append(f"vocabulary of {rows[0]} against {rows[1]} rows{remedy}")
+    return mismatches
+
+
+def require_pair(
+    donor: nn.Module,
+    target: nn.Module,
+    donor_tokenizer: "Tokenizer | None" = None,
+    target_tokenizer: "Tokenizer | None" = None,
+) -> None:
+    """Refuse models that cannot exchange channels, and warn of tokenizers that differ in a little.
+
+    Raises:
+        ValueError: names each mismatch of `check_pair`, up to five of them.
+    """
+    mismatches = check_pair(donor, target, donor_tokenizer, target_tokenizer)
+    if mismatches:
+        raise ValueError(f"donor and target do not fit: {shortened(mismatches)}")
+    if donor_tokenizer is not None and target_tokenizer is not None:
+        _, doubts = compare_tokenizers(donor_tokenizer, target_tokenizer)
+        if doubts:
+            warnings.warn(f"donor and target differ: {shortened(doubts)}", stacklevel=2)
+
+
+def compare_settings(donor: nn.Module, target: nn.Module) -> tuple[list[str], list[str]]:
+    """Settings in which two models differ: those that make them unfit, and those to think about.
+
+    Where models take text and other inputs, the settings are those of the language model. Settings
+    that a family holds layer by layer are compared so.
+    """
+    mismatches: list[str] = []
+    doubts: list[str] = []
+    classes = [type(model).__name__ for model in (donor, target)]
+    if classes[0] != classes[1]:
+        mismatches.append(f"architecture {classes[0]} against {classes[1]}")
+    settings = [_settings(model) for model in (donor, target)]
+    for name in dict.fromkeys([*settings[0], *settings[1]]):
+        # A layer without a value of its own has the one of the whole model.
+        ours, theirs = (each.get(name, each.get(name.partition(" of ")[0])) for each in settings)
+        if ours != theirs:
+            last = name.partition(" of ")[0].rpartition(".")[2]
+            (mismatches if last in _DECISIVE else doubts).append(f"{name} {ours} against {theirs}")
+    return mismatches, doubts
+
+
+def _settings(model: nn.Module) -> dict[str, object]:
+    """Settings of a language model by their common names; ``NAME of layer 3`` for one layer's."""
+    config: Any = getattr(model, "config", None)
+    if not hasattr(config, "get_text_config"):
+        return {}
+    text = config.get_text_config(decoder=True)
+    common = {own: name for name, own in text.attribute_map.items()}
+    settings = {common.get(key, key): value for key, value in _flat(text.to_dict())}
+    for name in getattr(text, "per_layer_attributes", None) or ():
+        for layer, own in enumerate(text.per_layer_config):
+            settings[f"{name} of layer {layer}"] = getattr(own, name, None)
+    # What a configuration may leave to be computed.
+    heads, hidden = (settings.get(name) for name in ("num_attention_heads", "hidden_size"))
+    if isinstance(heads, int) and isinstance(hidden, int) and not settings.get("head_dim"):
+        settings["head_dim"] = hidden // heads
+    settings["num_key_value_heads"] = settings.get("num_key_value_heads") or heads
+    return {
+        name: value
+        for name, value in settings.items()
+        if value is not None and not (name.endswith("partial_rotary_factor") and value == 1)
+    }
+
+
+def _flat(settings: Mapping, above: str = "") -> Iterator[tuple[str, object]]:
+    """Nested settings under dotted names, without those that say nothing of what is computed."""
+    for key, value in settings.items():
+        name = str(key)
+        silent = name in _SILENT or name.startswith("_") or any(p in name for p in _SILENT_PARTS)
+        if isinstance(value, Mapping) and not silent:
+            yield from _flat(value, f"{above}{name}.")
+        elif not silent:
+            yield f"{above}{name}", value
+
+
+def _shape_mismatches(donor: nn.Module, target: nn.Module) -> list[str]:
+    """Modules with channels that only one model has, and parameters whose shapes differ.
+
+    Parameters that belong to no channel, such as experts with biases, are compared too: they never
+    move, but models that differ in them do not compute the same things in their channels.
+    """
+    ours, theirs = channel_modules(donor), channel_modules(target)
+    mismatches = [f"module {name} only in the donor" for name in ours if name not in theirs]
+    mismatches += [f"module {name} only in the target" for name in theirs if name not in ours]
+    alone = ours.keys() ^ theirs.keys()
+    # The owner of packed experts goes by the name of their parameter.
+    shapes = [
+        {
+            name: shape
+            for name, shape in _shapes(model)
+            if name not in alone and name.rpartition(".")[0] not in alone
+        }
+        for model in (donor, target)
+    ]
+    return mismatches + [
+        f"{name} {shapes[0].get(name, 'absent')} against {shapes[1].get(name, 'absent')}"
+        for name in dict.fromkeys([*shapes[0], *shapes[1]])
+        if shapes[0].get(name) != shapes[1].get(name)
+    ]
+
+
+def _shapes(model: nn.Module) -> Iterator[tuple[str, str]]:
+    """Shape of each parameter; the rows of embedding and head are compared elsewhere."""
+    vocabulary = dict(vocabulary_parameters(model))
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        sizes = (
+            ["vocabulary" if name in vocabulary else str(len(parameter))] if parameter.ndim else []
+        )
+        yield name, " x ".join(sizes + [str(size) for size in parameter.shape[1:]])

@@ -1,0 +1,131 @@
+"""Two tokenizers, and the rows that embedding and head have for their tokens.
+
+    mismatches, doubts = compare_tokenizers(donor_tokenizer, target_tokenizer)
+    fit_vocabulary_(donor, target, donor_tokenizer, target_tokenizer)
+
+Where one tokenizer only adds tokens, such as one ``[PAD]``, the rows that both models have are
+compared and moved, and all others stay.
+"""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor, nn
+
+from actlib.channels import own_parameters
+from actlib.masks import shortened
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+    from transformers import PreTrainedTokenizerBase as Tokenizer
+
+
+@torch.no_grad()
+def fit_vocabulary_(
+    donor: "PreTrainedModel",
+    target: "PreTrainedModel",
+    donor_tokenizer: "Tokenizer",
+    target_tokenizer: "Tokenizer",
+) -> None:
+    """Give the donor's embedding and head as many rows as the target's have, in place.
+
+    For models in memory of which one tokenizer adds tokens. Rows that only the donor has are
+    dropped. Rows that only the target has are copied from it, so that nothing of them moves. Where
+    the sizes are the same, nothing changes.
+
+    Raises:
+        ValueError: tokens have other ids in the two tokenizers, so that rows do not correspond, or
+            the rows are offloaded.
+    """
+    mismatches, _ = compare_tokenizers(donor_tokenizer, target_tokenizer)
+    if mismatches:
+        raise ValueError(f"rows of the vocabularies do not correspond: {shortened(mismatches)}")
+    before, rows = vocabulary_rows(donor), vocabulary_rows(target)
+    if before is None or rows is None or before == rows:
+        return
+    own = dict(vocabulary_parameters(target))
+    if any(each.is_meta for each in (*own.values(), *dict(vocabulary_parameters(donor)).values())):
+        raise ValueError(
+            f"the vocabulary's rows ({before} against {rows}) are offloaded and cannot be fitted; "
+            "load embedding and head into memory"
+        )
+    donor.resize_token_embeddings(rows, mean_resizing=False)
+    for name, parameter in vocabulary_parameters(donor):
+        parameter[before:] = own[name][before:].to(parameter)
+
+
+def shared_rows(
+    donor: Shaped[Tensor, "rows_of_donor *rest"], target: Shaped[Tensor, "rows *rest"]
+) -> Shaped[Tensor, "rows *rest"]:
+    """The donor's tensor with the target's number of rows, as `fit_vocabulary_` gives it.
+
+    A view where the donor has at least as many rows; rows that it lacks are the target's own.
+    """
+    if len(donor) >= len(target):
+        return donor[: len(target)]
+    return torch.cat([donor, target[len(donor) :].to(donor)])
+
+
+def compare_tokenizers(donor: "Tokenizer", target: "Tokenizer") -> tuple[list[str], list[str]]:
+    """What makes two tokenizers unfit for a pair, and what else differs, each in a clause.
+
+    A token that both have must have one id, and an id that both have must be of one token, but for
+    tokens that were added to a trained vocabulary: a reserved one may be renamed for a template.
+    Tokens that only one of them has, and other special tokens, do no harm.
+    """
+    ours, theirs = donor.get_vocab(), target.get_vocab()
+    names = [{index: token for token, index in each.items()} for each in (ours, theirs)]
+    moved = {token for token, index in ours.items() if theirs.get(token, index) != index}
+    renamed = [
+        index
+        for index, token in names[0].items()
+        if names[1].get(index, token) != token and not moved & {token, names[1][index]}
+    ]
+    added = {
+        index for each in (donor, target) for index in getattr(each, "added_tokens_decoder", ())
+    }
+    wrong = len(moved) + sum(index not in added for index in renamed)
+    mismatches = [f"tokenizer vocabulary with {wrong} tokens under other ids"] if wrong else []
+    doubts = []
+    if renamed:
+        example = " against ".join(each[renamed[0]] for each in names)
+        doubts.append(f"{len(renamed)} added tokens have other names, such as {example}")
+    alone = sorted({*names[0]} ^ {*names[1]})
+    if alone:
+        example = {**names[0], **names[1]}[alone[0]]
+        doubts.append(
+            f"tokenizer vocabulary of {len(ours)} against {len(theirs)} tokens, of which those of "
+            f"one alone do not move, such as {example}"
+        )
+    return mismatches, doubts + _special_tokens(donor, target)
+
+
+def _special_tokens(donor: "Tokenizer", target: "Tokenizer") -> list[str]:
+    """Roles that other tokens have; that of padding never reaches a score."""
+    ours, theirs = donor.special_tokens_map, target.special_tokens_map
+    return [
+        f"{role} {ours.get(role)} against {theirs.get(role)}"
+        for role in dict.fromkeys([*ours, *theirs])
+        if role != "pad_token" and ours.get(role) != theirs.get(role)
+    ]
+
+
+def vocabulary_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Parameters whose rows are the tokens': those of embedding and head, under all their names."""
+    ends = []
+    for end in ("get_input_embeddings", "get_output_embeddings"):
+        try:
+            ends.append(getattr(model, end)())
+        except (AttributeError, NotImplementedError):  # no model of transformers, or one without
+            pass
+    for name, module in model.named_modules(remove_duplicate=False):
+        if any(module is each for each in ends):
+            for own, parameter in own_parameters(module).items():
+                yield f"{name}.{own}", parameter
+
+
+def vocabulary_rows(model: nn.Module) -> int | None:
+    """How many tokens a model has rows for; None for a model that is none of transformers."""
+    return next((len(parameter) for _, parameter in vocabulary_parameters(model)), None)
