@@ -4,6 +4,7 @@ for number, row in json_lines(Path("questions.jsonl")): ...
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +89,7 @@ def file_sources(path: Path) -> Iterator[Source]:
 def _mgsm_lines(path: Path) -> Iterator[tuple[int, dict]]:
     """MGSM: question, tab, number in English notation; the file's name ends with the language."""
     language = path.stem.rpartition("_")[2]
+    language = language if re.fullmatch("[a-z]{2,3}", language) else "und"
     for number, line in _lines(path):
         question, tab, answer = line.rpartition("\t")
         if not tab or not question.strip() or not answer.strip():

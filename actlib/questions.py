@@ -21,6 +21,7 @@ from actlib.question_files import Source, file_sources, hub_sources, require_tex
 SPLIT_PERCENTS = {"train": 80, "validation": 8, "test": 12}
 SPLITS = tuple(SPLIT_PERCENTS)
 FORMATS = ("auto", "mgsm", "gsm8k", "exams", "own")
+FILE_ENDINGS = (".jsonl", ".tsv", ".json", ".csv", ".txt")
 _SPLIT_NAMES = {**dict(zip(SPLITS, SPLITS, strict=True)), "dev": "validation"}
 _INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u2060\ufeff"))
 _CODES = {
@@ -54,10 +55,7 @@ def load_questions(path: str | Path, format: str = "auto") -> list[dict]:
             two abilities whose names differ in case alone.
     """
     require_known("format", [format], FORMATS)
-    if not Path(path).exists() and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+(:[\w.-]+)?", str(path)):
-        sources = hub_sources(str(path))
-    else:
-        sources = file_sources(Path(path))
+    sources = hub_sources(str(path)) if _is_hub_name(path) else file_sources(Path(path))
     rows = []
     for source in sources:
         rows += _read_source(source, format)
@@ -102,6 +100,13 @@ def require_known(name: str, given: Iterable[str], choices: Sequence[str]) -> No
     for value in given:
         if value not in choices:
             raise ValueError(f"Unknown {name} {value!r}; choose from {', '.join(choices)}.")
+
+
+def _is_hub_name(path: str | Path) -> bool:
+    """Whether `owner/name` names nothing here, not even a folder in which a file is missing."""
+    if Path(path).exists() or Path(path).parent.is_dir() or Path(path).suffix in FILE_ENDINGS:
+        return False
+    return re.fullmatch(r"[\w-][\w.-]*/[\w.-]+(:[\w.-]+)?", str(path)) is not None
 
 
 def _read_source(source: Source, format: str) -> list[dict]:
@@ -198,7 +203,7 @@ def _complete(where: str, default_id: str, row: dict, format: str) -> dict:
         "task": str(row.get("task") or task or domain),
         "question": row["question"],
         "answer": row["answer"],
-        "value": _value(row, language),
+        "value": _value(row, _CODES.get(language, language)),
         "operands": operands,
     }
 

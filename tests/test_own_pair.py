@@ -78,6 +78,33 @@ def test_the_short_form_opens_a_study_that_records_and_judges(own, tmp_path, mon
     assert study.elsewhere("de-maths", 2)[0] == "other_source"
 
 
+def test_long_items_are_left_out_before_a_recording_is_parted(
+    own, questions, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("ACT_STORE", str(tmp_path / "store"))
+    sizes = {"recording_items": 2 * PARTS, "max_tokens": 100}
+    path = own(evaluation=sizes, dtype="float32")
+    study = Study.open(path, figures=str(tmp_path / "figures"))
+    long = {row["question"] for row in study.items("verse", "recording")[2::PARTS]}
+    rows = [json.loads(line) for line in questions.read_text(encoding="utf-8").splitlines()]
+    rows = [row | {"answer": "so " * 200} if row["question"] in long else row for row in rows]
+    questions.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    study = Study.open(path, figures=str(tmp_path / "figures"))
+    with pytest.warns(UserWarning, match="Left out 2 items longer than 100 tokens"):
+        parts = [study.batches("verse", "recording", part) for part in range(PARTS)]
+    counts = [sum(len(batch["index"]) for batch in part) for part in parts]
+    assert min(counts) >= 1 and sum(counts) == 2 * PARTS - 2
+
+
+def test_an_ability_is_one_however_its_name_is_stored(own, questions):
+    text = questions.read_text(encoding="utf-8")
+    questions.write_text(text.replace('verse"', 'poe\u0301sie "'), encoding="utf-8")
+    preset = load_preset(own(retained="po\u00e9sie"))
+    assert preset.retained == ["po\u00e9sie"]
+    assert abilities_of(load_questions(questions)) == ["de-maths", "po\u00e9sie"]
+    assert load_preset(own(retained=" poe\u0301sie")).retained == preset.retained
+
+
 def test_sections_in_part_keep_the_other_defaults(own):
     grids = {"percents": [7], "sft": {"steps": 2}}
     preset = load_preset(own(grids=grids, evaluation={"test_items": 3}, dtype="float32"))

@@ -187,6 +187,12 @@ def test_a_data_set_of_the_hub_is_read_by_split(monkeypatch):
         ("test-0000", "test", "6"),
     ]
     monkeypatch.setattr(datasets, "load_dataset", _refuse)
+    for typo in (
+        "nowhere/rows.jsonl",
+        "data/none",
+    ):  # a file that is missing is not asked for there
+        with pytest.raises(ValueError, match="Found no .tsv or .jsonl file"):
+            load_questions(typo)
     with pytest.raises(ValueError, match="neither a file here nor a data set .*no such data"):
         load_questions("openai/none")
 

@@ -1,6 +1,7 @@
 """A run is refused before it costs anything, and tells of each notebook whether it was made."""
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -102,6 +103,20 @@ def test_data_with_splits_need_every_ability_in_each(small_preset, tmp_path):
     data = load_preset(small_preset).data.path
     path = write_preset(tmp_path / "other.yaml", Path(data), lost=["ru-maths"])
     with pytest.raises(ValueError, match="'ru-maths'.*en-maths"):
+        plan(path)
+
+
+def test_a_question_in_two_splits_is_refused(small_preset, tmp_path):
+    data = Path(load_preset(small_preset).data.path)
+    copied = Path(shutil.copytree(data, tmp_path / "data"))
+    row = json.loads((copied / "train" / "en.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    double = {**row, "split": "test", "question": f"{row['question']}\r\n "}
+    with (copied / "test" / "en.jsonl").open("r+", encoding="utf-8") as file:
+        lines = file.read()
+        file.seek(0)
+        file.write(json.dumps(double) + "\n" + lines)
+    path = write_preset(tmp_path / "other.yaml", copied)
+    with pytest.raises(ValueError, match="serves recording and test; keep it in one split"):
         plan(path)
 
 

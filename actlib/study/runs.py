@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import TextIO
 
@@ -20,7 +21,7 @@ from transformers import PreTrainedModel
 from actlib.folders.locks import take
 from actlib.folders.stored import structure, tokenizer_of
 from actlib.pairs import require_pair
-from actlib.questions import abilities_of, load_questions
+from actlib.questions import abilities_of, load_questions, normalize_text
 from actlib.study.presets import (
     CONFIGS,
     ROOT,
@@ -231,7 +232,7 @@ def question_counts(preset: Preset) -> dict[str, dict[str, int]]:
 
 
 def require_questions(preset: Preset) -> None:
-    """Refuse questions that lack an ability, or have too few of it for one of the purposes.
+    """Refuse questions that lack an ability, have too few of it, or serve two purposes.
 
     Raises:
         ValueError: the sentence names the ability, and what there is.
@@ -254,6 +255,12 @@ def require_questions(preset: Preset) -> None:
                     f"and 1 are needed; about {6 * PARTS} questions of each ability are enough"
                 )
     else:
-        for cell in preset.cells:
-            for purpose in PURPOSES:
-                questions.items(cell, purpose)
+        purposes: dict[str, str] = {}
+        for purpose, cell in product(PURPOSES, preset.cells):
+            for row in questions.items(cell, purpose):
+                other = purposes.setdefault(normalize_text(row["question"]), purpose)
+                if other != purpose:
+                    raise ValueError(
+                        f"the question {row['id']} of {cell} serves {other} and {purpose}; keep it "
+                        "in one split"
+                    )
