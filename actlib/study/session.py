@@ -35,9 +35,8 @@ from actlib.pairs import require_pair
 from actlib.prompts import batches, drop_long
 from actlib.scores import ChannelScores, pool
 from actlib.study.families import build, load_model, load_pretrained, recipe
-from actlib.study.item_sets import ItemSet
 from actlib.study.presets import ROOT, LoadedModel, Preset, TunedModel, load_preset, require_place
-from actlib.study.questions import Questions, cluster_of, data_digest, data_folder
+from actlib.study.questions import ItemSet, Questions, cluster_of, data_digest, data_folder
 from actlib.vocabulary import fit_vocabulary_
 
 PARTS = 6
