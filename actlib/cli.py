@@ -225,7 +225,7 @@ def evaluate(
     data: Annotated[list[str] | None, Option(metavar="FOLDER ...", help="local files")] = None,
     list_: Annotated[bool, Option("--list", help="name the tasks of the local files")] = False,
     limit: Annotated[int | None, Option(min=1, help="first items of each task")] = None,
-    batch_size: Annotated[str | None, Option(help="items in a batch, or auto")] = None,
+    batch_size: Annotated[str, Option(help="items in a batch, or auto")] = "8",
     shots: Annotated[int | None, Option(min=0, help="examples before each question")] = None,
     chat: Annotated[bool, Option("--chat", help="ask through the chat template")] = False,
     backend: Literal["hf", "vllm"] = "hf",
@@ -247,7 +247,7 @@ def evaluate(
         raise ValueError("eval needs a model folder or Hub id, or --list")
     if out and not out.endswith((".csv", ".json")):
         raise ValueError(f"--out must end in .csv or .json, got {out}")
-    size = int(batch_size) if batch_size and batch_size.isdigit() else batch_size
+    size = int(batch_size) if batch_size.isdigit() else batch_size
     if size == 0 or (isinstance(size, str) and not size.startswith("auto")):
         raise ValueError(f"--batch-size must be a number of at least 1, or auto, got {batch_size}")
     if out:
@@ -255,24 +255,21 @@ def evaluate(
     if samples:
         require_output(samples, folder=True)
     from actlib.files import write_text
-    from actlib.harness.judging import judge
+    from actlib.harness.evaluation import evaluate_tasks, vllm_model
+    from actlib.harness.tables import write_items
 
-    table = judge(
-        model,
-        tasks=tasks or ["act_*"],
-        data=data,
-        limit=limit,
-        batch_size=size,
-        samples=samples,
-        backend=backend,
-        num_fewshot=shots,
-        apply_chat_template=chat,
+    options: dict[str, Any] = {"limit": limit, "num_fewshot": shots, "batch_size": size}
+    loaded = vllm_model(model) if backend == "vllm" else model
+    scores, items = evaluate_tasks(
+        loaded, tasks=tasks or ["act_*"], data=data, apply_chat_template=chat, **options
     )
-    rows = table.to_json(orient="records", indent=1)
+    if samples:
+        write_items(items, samples)
+    rows = scores.to_json(orient="records", indent=1)
     if as_json or not out:
-        print(rows if as_json else table.to_string(index=False))
+        print(rows if as_json else scores.to_string(index=False))
     if out:
-        write_text(Path(out), table.to_csv(index=False) if out.endswith(".csv") else rows)
+        write_text(Path(out), scores.to_csv(index=False) if out.endswith(".csv") else rows)
 
 
 @command(app, "run")

@@ -1,1 +1,1 @@
-"""Judging through lm-evaluation-harness: `judging.judge`, and tasks of local files for it."""
+"""Evaluation through lm-evaluation-harness: tasks of local files, and one call that runs tasks."""

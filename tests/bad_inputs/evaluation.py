@@ -1,8 +1,8 @@
-"""Judging through the harness."""
+"""Evaluation through the harness."""
 
 from bad_inputs.mistakes import Case, study_data, tokenizer, write
 
-JUDGING = [
+EVALUATION = [
     # A task that is none is in test_harness, since the harness lists its own for 14 seconds.
     Case("table of another ending", "eval target --out table.txt", ("--out", "table.txt", ".csv")),
     Case(
@@ -11,20 +11,22 @@ JUDGING = [
         ("own.jsonl", "folder"),
         lambda: study_data(),
     ),
-    Case("no model to judge", "eval --tasks act_fr_maths", ("model", "--list")),
+    Case("no model to evaluate", "eval --tasks act_fr_maths", ("model", "--list")),
     Case(
-        "model to judge that is not there",
+        "model to evaluate that is not there",
         "eval nowhere/at/all --tasks act_fr_maths --data data",
         ("nowhere/at/all",),
         lambda: study_data(),
     ),
     Case(
-        "model to judge that is on the Hub",
+        "model to evaluate that is on the Hub",
         "eval owner/model --tasks act_fr_maths --data data",
         ("owner/model", "HF_HUB_OFFLINE"),
         lambda: study_data(),
     ),
-    Case("limit of 0 in judging", "eval target --limit 0", ("limit", "0", "equal to 1"), status=2),
+    Case(
+        "limit of 0 in evaluation", "eval target --limit 0", ("limit", "0", "equal to 1"), status=2
+    ),
     Case(
         "batch that is no number",
         "eval target --tasks act_fr_maths --data data --batch-size many",
@@ -32,7 +34,7 @@ JUDGING = [
         lambda: study_data(),
     ),
     Case(
-        "batch below 1 in judging",
+        "batch below 1 in evaluation",
         "eval target --tasks act_fr_maths --data data --batch-size=-2",
         ("batch", "-2"),
         lambda: study_data(),
