@@ -8,13 +8,12 @@
 # notebook when it, its preset, the package or what it reads does. `make sweep` asks for the rule
 # `sweep`, whose jobs keep each cell on disk; its tables, kept in data/sweeps, are only read here.
 import os
-import shutil
 import sys
 from pathlib import Path
 
-from actlib.folders.locks import alone, take
 from actlib.study.families import model_folder, recipe
 from actlib.study.job_needs import job_cores, job_needs
+from actlib.study.locking import claim
 from actlib.study.presets import LoadedModel, TunedModel, WheelModel, load_preset, preset_file
 from actlib.study.questions import question_files
 from actlib.study.sweep_parts import PARTS
@@ -29,13 +28,11 @@ except ValueError as error:
 PRESET_FILE = os.path.relpath(preset_file(CHOICE))
 STORE = Path(os.environ.get("ACT_STORE", "artifacts"))
 OUT = STORE / PRESET.name
-# One run at a time in a preset's folder. Snakemake's own locks outlive a killed run, ours do not:
-# where no other run of this checkout is alive, those are left over, and removed.
+# One run at a time in a preset's folder. Snakemake's own locks outlive a killed run, this one does
+# not, so the profiles turn those off.
 if workflow.is_main_process and not {"-n", "--dry-run", "--dryrun", "--lint"} & set(sys.argv):
     try:
-        take(OUT / ".lock", f"a run of {PRESET.name}")
-        if alone(Path(".snakemake/alive"))[1]:
-            shutil.rmtree(".snakemake/locks", ignore_errors=True)
+        RUN_LOCK = claim(OUT / ".lock", f"run of {PRESET.name}")
     except ValueError as error:
         sys.exit(f"error: {error}")
 CODE = sorted(str(path) for path in Path("actlib").rglob("*.py"))

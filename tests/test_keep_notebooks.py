@@ -27,7 +27,7 @@ def test_other_outputs_stay_as_they_are():
 
 def test_words_about_waiting_for_another_process_are_not_kept():
     told = {"output_type": "stream", "name": "stderr"}
-    waited = "waiting for writing a record (process 7), which holds /home/ada/x.lock\n"
+    waited = "waiting for another process, writing a file (lock /home/ada/x.lock)\n"
     assert keep_notebooks.unwaited({**told, "text": [waited]}) is None
     assert keep_notebooks.unwaited({**told, "text": [waited, "a\n"]}) == {**told, "text": ["a\n"]}
     printed = {**told, "name": "stdout", "text": [waited]}

@@ -22,7 +22,6 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from actlib.files import atomic_file, write_text
-from actlib.folders.records import note
 from actlib.rankings import RANKINGS
 
 NARROW = 4.5
@@ -299,5 +298,4 @@ def save_figure(fig: Figure, data: pd.DataFrame, name: str, directory: str | Pat
     paths = save_pictures(fig, name, directory)
     paths.append(Path(directory) / f"{name}.csv")
     write_text(paths[2], data.to_csv(index=False))
-    note(paths)
     return paths

@@ -5,7 +5,6 @@
 While it runs, its cells so far are in a file of their own, which stays after an error, to be read.
 """
 
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,8 +12,7 @@ import papermill
 from papermill.exceptions import PapermillExecutionError
 
 from actlib.files import clear_errors
-from actlib.folders.locks import held
-from actlib.folders.records import read_json, write_record
+from actlib.study.locking import locked
 
 GIVEN = ("ValueError", "Unwritable")
 """Errors of a cell that speak of something given, in one sentence."""
@@ -33,8 +31,7 @@ def execute(source: Path, partial: Path, out: Path, parameters: Mapping[str, str
         ValueError: a cell says that something given cannot be used.
         PapermillExecutionError: a cell failed otherwise.
     """
-    with held(partial.with_name(f".{source.stem}.lock"), f"running notebook {source.stem}"):
-        started = time.time()
+    with locked(partial.with_name(f".{source.stem}.lock"), f"running notebook {source.stem}"):
         with clear_errors(partial):
             try:
                 papermill.execute_notebook(
@@ -48,21 +45,3 @@ def execute(source: Path, partial: Path, out: Path, parameters: Mapping[str, str
         with clear_errors(out):
             out.parent.mkdir(parents=True, exist_ok=True)
             partial.replace(out)
-        _note(source, out, parameters, started)
-
-
-def _note(source: Path, out: Path, parameters: Mapping[str, str], started: float) -> None:
-    # What the notebook read is known to the records of the tables that it left.
-    figures = Path(parameters.get("figures") or Path("figures") / parameters.get("preset", "smol"))
-    path = figures / f"notebook{source.stem[:2]}.record.json"
-    inputs: dict[str, Path] = {"notebook": source}
-    if path.is_file() and path.stat().st_mtime >= started - 1:
-        told = read_json(path)["inputs"]
-        inputs |= {each["role"]: path.parent / each["path"] for each in told}
-    write_record(
-        out.with_name(f"{out.name}.record.json"),
-        [out],
-        inputs,
-        seconds=time.time() - started,
-        parameters=dict(parameters),
-    )

@@ -14,7 +14,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -36,9 +35,9 @@ from transformers import (
 from actlib.files import atomic_folder
 from actlib.finetune import finetune
 from actlib.folders.loading import load_pretrained
-from actlib.folders.locks import held
-from actlib.folders.records import content_of, digest_of
+from actlib.study.locking import locked
 from actlib.study.presets import LoadedModel, Preset, ScratchModel, TunedModel, WheelModel
+from actlib.study.provenance import provenance
 from actlib.study.questions import data_digest, data_folder, load_items, trained_on, training_items
 from actlib.study.sharing import trained_card
 
@@ -90,7 +89,7 @@ def build(
     start = None
     if isinstance(spec, TunedModel):
         start = build(preset, spec.start, seed, store, progress=progress)
-    with held(folder.with_name(f".{folder.name}.lock"), f"building the model {folder.name}"):
+    with locked(folder.with_name(f".{folder.name}.lock"), f"building the model {folder.name}"):
         if not _is_there(folder, digest):  # made by another process meanwhile
             _make(preset, name, seed, folder, start, progress)
     return folder
@@ -104,7 +103,7 @@ def _is_there(folder: Path, digest: str) -> bool:
 def _make(
     preset: Preset, name: str, seed: int, folder: Path, start: Path | str | None, bar: bool
 ) -> None:
-    spec, began = preset.models[name], time.monotonic()
+    spec = preset.models[name]
     assert not isinstance(spec, LoadedModel), "a model that is only loaded is not built"
     checkpoints = folder.with_name(f".{folder.name}.training")
     losses: list[float] = []
@@ -118,22 +117,18 @@ def _make(
         tokenizer.save_pretrained(unfinished)
         told = {"recipe": recipe(preset, name, seed), "model": name, "seed": seed}
         told |= {"training_loss": losses, "preset": preset.name}
-        told |= _record(preset, unfinished, folder, start, time.monotonic() - began)
+        told |= {"provenance": _provenance(preset, start)}
         (unfinished / "built.json").write_text(json.dumps(told))
         card = trained_card(preset, name, seed)
         (unfinished / "README.md").write_text(card, encoding="utf-8")
     shutil.rmtree(checkpoints, ignore_errors=True)
 
 
-def _record(
-    preset: Preset, made: Path, folder: Path, start: Path | str | None, seconds: float
-) -> dict[str, Any]:
+def _provenance(preset: Preset, start: Path | str | None) -> dict[str, Any]:
     data = data_folder(trained_on(preset))
     inputs: dict[str, Path | str] = {"start": start} if start is not None else {}
     inputs |= {"training data": data} if data is not None else {}
-    found = content_of(folder, [], inputs, seconds=seconds)
-    found["results"] = {path.name: digest_of(path) for path in sorted(made.iterdir())}
-    return found | {"data_sha256": data_digest(trained_on(preset))}
+    return provenance(inputs, data_sha256=data_digest(trained_on(preset)))
 
 
 def dequantize(spec: WheelModel, scratch: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

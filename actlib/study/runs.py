@@ -18,10 +18,10 @@ from typing import TextIO
 
 from transformers import PreTrainedModel
 
-from actlib.folders.locks import take
 from actlib.folders.stored import structure, tokenizer_of
 from actlib.pairs import require_pair
 from actlib.questions import abilities_of, load_questions, normalize_text
+from actlib.study.locking import claim
 from actlib.study.presets import (
     CONFIGS,
     ROOT,
@@ -89,7 +89,7 @@ class Run:
         Raises:
             ValueError: another run works in the preset's folder, or it cannot be written.
         """
-        os.close(take(self.folder / ".lock", f"a run of {self.preset.name}"))
+        claim(self.folder / ".lock", f"run of {self.preset.name}").release()
         started = time.time() - 1  # some file systems keep whole seconds
         options = ["--cores", str(cores)] if cores is not None else []
         options += ["--workflow-profile", profile] if profile else []

@@ -10,7 +10,7 @@ loaded. Tables and figures go to ``figures/PRESET``.
 
 import hashlib
 import os
-import time
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -28,14 +28,14 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from actlib.files import write_text
-from actlib.folders.locks import held
-from actlib.folders.records import declare, note, write_record
 from actlib.localize import record_differences
 from actlib.pairs import require_pair
 from actlib.prompts import batches, drop_long
 from actlib.scores import ChannelScores, pool
 from actlib.study.families import build, load_model, load_pretrained, recipe
+from actlib.study.locking import locked
 from actlib.study.presets import ROOT, LoadedModel, Preset, TunedModel, load_preset, require_place
+from actlib.study.provenance import write_provenance
 from actlib.study.questions import ItemSet, Questions, cluster_of, data_digest, data_folder
 from actlib.vocabulary import fit_vocabulary_
 
@@ -52,7 +52,7 @@ class Study:
     store: Path
     _tokenizers: dict = field(default_factory=dict, repr=False)
     _item_sets: dict = field(default_factory=dict, repr=False)
-    _read: dict = field(default_factory=dict, repr=False)  # inputs of results, for their records
+    _read: dict = field(default_factory=dict, repr=False)  # inputs of results, for their provenance
 
     @classmethod
     def open(
@@ -87,16 +87,15 @@ class Study:
         if "OMP_NUM_THREADS" in os.environ:
             torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
         folder = Path(figures) if figures else ROOT / "figures" / loaded.name
-        study = cls(loaded, folder, Path(os.environ.get("ACT_STORE", ROOT / "artifacts")))
-        declare(folder, study.told)
-        return study
+        return cls(loaded, folder, Path(os.environ.get("ACT_STORE", ROOT / "artifacts")))
 
-    def told(self) -> tuple[dict[str, Path | str], dict]:
-        """Inputs that were read so far, by role, and what else decides results: for records."""
+    def write_provenance(self, folder: Path, name: str, **settings) -> None:
+        """Add to the folder's `provenance.json` what was read so far, seeds and settings."""
         data = data_folder(self.preset.data)
         inputs = self._read | ({"questions": data} if data is not None else {})
-        settings = {"preset": self.preset.name, "seeds": self.seeds}
-        return inputs, settings | {"data_sha256": data_digest(self.preset.data)}
+        settings = {"preset": self.preset.name, "seeds": self.seeds, **settings}
+        digest = data_digest(self.preset.data)
+        write_provenance(folder, name, inputs, data_sha256=digest, **settings)
 
     def reads(self, role: str, path: Path | str) -> None:
         """Note that results from now on are made from a file, a folder or a model of the Hub."""
@@ -267,7 +266,7 @@ class Study:
         }
         if not all(path.is_file() for path in files.values()):
             lock = folder.with_name(f".{folder.name}.lock")
-            with held(lock, f"recording {names[0]} against {names[1]}"):
+            with locked(lock, f"recording {names[0]} against {names[1]}"):
                 self._record(names, seed, folder, files)
         self.reads(f"scores of {names[0]} against {names[1]}, seed {seed}", folder)
         return folder
@@ -275,7 +274,6 @@ class Study:
     def _record(
         self, names: list[str], seed: int, folder: Path, files: dict[tuple[str, int], Path]
     ) -> None:
-        began = time.monotonic()
         missing = [(*key, path) for key, path in files.items() if not path.is_file()]
         if missing:
             chunks = [self.batches(cell, "recording", part) for cell, part, _ in missing]
@@ -287,11 +285,8 @@ class Study:
             steps = tqdm(missing, desc=f"recording {names[0]} against {names[1]}")
             for (cell, _, path), chunk in zip(steps, chunks, strict=True):
                 record_differences(ours, theirs, chunk, metadata={"ability": cell}).save(path)
-            data = data_folder(self.preset.data)
-            inputs = dict(zip(("donor", "target"), places, strict=True))
-            inputs |= {"questions": data} if data is not None else {}
-            record, done = folder / "scores.record.json", sorted(folder.glob("*.safetensors"))
-            write_record(record, done, inputs, seconds=time.monotonic() - began, seed=seed)
+            inputs, digest = dict(zip(names, places, strict=True)), data_digest(self.preset.data)
+            write_provenance(folder, "scores", inputs, seeds=[seed], data_sha256=digest)
 
     def item_set(self, cells: Iterable[str], *purposes: str) -> ItemSet:
         """Questions of abilities, tokenized once; kept, so that asking again costs nothing.
@@ -342,5 +337,6 @@ class Study:
         text = table.to_csv(index=False, float_format="%.6g")
         path = self.figures / f"{name}.csv"
         write_text(path, text)
-        note([path])
+        number = re.match(r"[a-z]+(\d\d)_", name)
+        self.write_provenance(self.figures, f"notebook{number[1]}" if number else name)
         return table

@@ -15,7 +15,6 @@ from actlib.cards import model_card, patch_card, plain
 from actlib.files import write_text
 from actlib.folders.patch_files import PatchInfo
 from actlib.folders.patches import make_patch
-from actlib.folders.records import note
 from actlib.masks import ChannelMask
 from actlib.study.presets import (
     CONFIGS,
@@ -68,7 +67,6 @@ def write_patch(
     path.parent.mkdir(parents=True, exist_ok=True)
     info = make_patch(target, donor, mask, path, scale=scale, metadata={"ability": ability})
     write_text(study.figures / CARD, patch_card(info))
-    note([study.figures / CARD])
     return info
 
 

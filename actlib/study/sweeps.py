@@ -14,7 +14,6 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +21,10 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from actlib.files import atomic_file, write_text
-from actlib.folders.locks import held
-from actlib.folders.records import git_state, write_record
 from actlib.study.families import recipe
+from actlib.study.locking import locked
 from actlib.study.presets import ROOT
+from actlib.study.provenance import write_provenance
 from actlib.study.questions import data_digest
 from actlib.study.session import Study
 from actlib.study.sweep_channels import Cell
@@ -74,12 +73,11 @@ def run(study: Study, part: str, bundle: str, seed: int) -> Path:
         known = [f"{name} {one}" for name, found in PARTS.items() for one in found.bundles]
         raise ValueError(f"unknown part {part!r} {bundle!r}: expected one of {', '.join(known)}")
     lock = _folder(study) / f".{part}-{bundle}-seed{seed}.lock"
-    with held(lock, f"measuring {part} {bundle}, seed {seed}"):
+    with locked(lock, f"measuring {part} {bundle}, seed {seed}"):
         return _run(study, part, bundle, seed)
 
 
 def _run(study: Study, part: str, bundle: str, seed: int) -> Path:
-    began = time.perf_counter()
     files = _files(study, part, bundle, seed)
     missing = {method: cells for method, cells in files.items() if any(_absent(cells))}
     bar = tqdm(total=sum(map(len, files.values())), desc=f"sweep {part} {bundle}, seed {seed}")
@@ -100,11 +98,7 @@ def _run(study: Study, part: str, bundle: str, seed: int) -> Path:
     write_text(note, json.dumps(listed, indent=1) + "\n")
     for role in PARTS[part].models(study):
         study.folder(role, seed)
-    inputs, told = study.told()
-    every = dict.fromkeys(path for found in files.values() for _, path in found)
-    told |= {"seed": seed, "measuring": MEASURING}
-    took = time.perf_counter() - began
-    write_record(note.with_suffix(".record.json"), [note, *every], inputs, seconds=took, **told)
+    study.write_provenance(_folder(study), note.stem, seeds=[seed], measuring=MEASURING)
     return note
 
 
@@ -129,15 +123,9 @@ def collect(study: Study) -> list[Path]:
         table.attrs = {"actlib": _origin(study, name, part)}
         path = KEPT / study.preset.name / f"{name}.parquet"
         _write(table, path)
+        settings = {"measuring": MEASURING, "data_sha256": data_digest(study.preset.data)}
         seeds = require_sweep(study.preset).seeds
-        inputs = {
-            f"cells of {bundle}, seed {seed}": _folder(study) / f"{name}-{bundle}-seed{seed}.json"
-            for bundle in part.bundles
-            for seed in seeds
-        }
-        digest = data_digest(study.preset.data)
-        record = path.with_suffix(".record.json")
-        write_record(record, [path], inputs, seeds=seeds, measuring=MEASURING, data_sha256=digest)
+        write_provenance(path.parent, name, {}, seeds=seeds, **settings)
         paths.append(path)
     return paths
 
@@ -203,9 +191,8 @@ def _origin(study: Study, name: str, part: Part) -> dict:
     names = [study.name_of(role) for role in part.models(study)]
     seeds = require_sweep(study.preset).seeds
     recipes = {f"{n}-seed{s}": recipe(study.preset, n, s) for n in names for s in seeds}
-    versions = {package: version(package) for package in ("actlib", "torch", "transformers")}
-    told = {"part": name, "measuring": MEASURING, "recipes": recipes, "versions": versions}
-    return told | {"data_sha256": data_digest(study.preset.data), "git": dict(git_state())}
+    told = {"part": name, "measuring": MEASURING, "recipes": recipes}
+    return told | {"data_sha256": data_digest(study.preset.data)}
 
 
 def _files(study: Study, part: str, bundle: str, seed: int) -> dict[str, list[tuple[Cell, Path]]]:

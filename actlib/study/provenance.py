@@ -1,0 +1,120 @@
+"""What results were made from, in `provenance.json` beside them.
+
+    write_provenance(figures, "notebook05", {"donor": folder, "questions": data}, seeds=[0, 1])
+
+adds an entry: when, by which versions and commit, on what device, with which seeds, and the hashes
+of models and data. It holds no path of the machine.
+"""
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import actlib
+from actlib.files import write_text
+from actlib.study.locking import locked
+
+FILE = "provenance.json"
+PACKAGES = "torch transformers tokenizers safetensors peft numpy pandas".split()
+CODE = "actlib notebooks configs data Snakefile pyproject.toml requirements.lock :!data/sweeps"
+# What is said about a folder is no content of it.
+ABOUT = re.compile(r"\..*|README\.md|built\.json|provenance\.json")
+
+
+def write_provenance(
+    folder: Path, name: str, inputs: Mapping[str, Path | str], **settings: Any
+) -> None:
+    """Add or replace an entry of ``folder/provenance.json``; see `provenance`.
+
+    Raises:
+        ValueError: the file holds something else.
+    """
+    path, entry = folder / FILE, provenance(inputs, **settings)
+    with locked(folder / f".{FILE}.lock", f"writing {path}"):
+        try:
+            entries = dict(json.loads(path.read_text("utf-8"))) if path.is_file() else {}
+        except (ValueError, TypeError):
+            raise ValueError(f"{path} holds no entries by name; remove it") from None
+        entries = dict(sorted({**entries, name: entry}.items()))
+        write_text(path, json.dumps(entries, indent=1) + "\n")
+
+
+def provenance(inputs: Mapping[str, Path | str], **settings: Any) -> dict[str, Any]:
+    """When, by what and from what something is made.
+
+    Args:
+        inputs: role -> file, folder, or name of a model on the Hub (which gets no hash).
+        **settings: what else decides the results, such as ``seeds``.
+    """
+    versions = {"python": sys.version.split()[0], "actlib": actlib.__version__}
+    versions |= {package: version(package) for package in PACKAGES}
+    hashes = {}
+    for role, place in inputs.items():
+        name = Path(place).name if Path(place).exists() else str(place)
+        hashes[role] = {"name": name, "sha256": digest_of(Path(place))}
+    made = {"created": datetime.now(UTC).isoformat(timespec="seconds"), "versions": versions}
+    return made | {"commit": commit(), "device": device(), **settings, "inputs": hashes}
+
+
+@lru_cache
+def commit() -> str | None:
+    """Commit of this code, ending in " with changes" where it differs; None where it has none.
+
+    Only a repository that tracks this package at its root counts: an installed wheel may lie below
+    a stranger's repository.
+    """
+    root = Path(__file__).resolve().parents[2]
+    own = "ls-files", "--error-unmatch", "pyproject.toml", "actlib/study/provenance.py"
+    if _git(root, *own) is None or _git(root, "rev-parse", "--show-toplevel") != str(root):
+        return None
+    changed = _git(root, "status", "--porcelain", "--", *CODE.split())
+    return f"{_git(root, 'rev-parse', 'HEAD')}{' with changes' if changed else ''}"
+
+
+def _git(root: Path, *words: str) -> str | None:
+    command = ["git", "-C", str(root), *words]
+    # Inside a hook, these name the repository of the hook.
+    environment = {key: text for key, text in os.environ.items() if not key.startswith("GIT_")}
+    try:
+        ran = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    except OSError:
+        return None
+    return ran.stdout.strip() if ran.returncode == 0 else None
+
+
+def device() -> str:
+    """The device that computes, as far as this process uses one: a GPU's name, or the CPU's."""
+    torch, info = sys.modules.get("torch"), Path("/proc/cpuinfo")
+    if torch is not None and torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    match = re.search(r"model name\s*:\s*(.+)", info.read_text()) if info.is_file() else None
+    threads = f", {torch.get_num_threads()} threads" if torch is not None else ""
+    return f"CPU {match[1].strip() if match else 'of unknown kind'}{threads}"
+
+
+def digest_of(path: Path) -> str | None:
+    """SHA-256 of a file, or of a folder's files but for cards, provenance and hidden ones."""
+    if path.is_file():
+        return _file_digest(path.resolve(), path.stat().st_mtime_ns, path.stat().st_size)
+    parts = {file: file.relative_to(path).parts for file in sorted(path.rglob("*"))}
+    rows = [
+        f"{'/'.join(names)} {digest_of(file)}\n"
+        for file, names in parts.items()
+        if file.is_file() and not any(map(ABOUT.fullmatch, names))
+    ]
+    return hashlib.sha256("".join(rows).encode()).hexdigest() if path.is_dir() else None
+
+
+@lru_cache(maxsize=4096)
+def _file_digest(path: Path, _changed: int, _size: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
