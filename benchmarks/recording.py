@@ -1,109 +1,55 @@
-"""Recording a pair, beside two bare forward passes over the same batches."""
+"""Recording a pair of SmolLM2-135M's shape on the CPU, beside two bare passes over its batches.
 
-from collections.abc import Callable, Mapping
+    python benchmarks/recording.py                      # 32 items of 50 tokens, 16 of them answer
+    python benchmarks/recording.py --against OTHER      # also by another checkout, in turns
+"""
+
+import inspect
+import sys
+from functools import partial
+from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel
+from pairs import SMOLLM_135M, TINY, random_batches, random_pair, run_bare
+from turns import ROOT, Way, Worker, in_turns, options, save, serve, summary
 
-from actlib.channels import channel_modules
-from actlib.hooks import AnswerTokens, evaluating, run_model
-from actlib.localize import record_differences
-from actlib.parallel import Share
-from actlib.passes import held_activations, parts
-from benchmarks.rows import BARE, HELD, RECORD
-from benchmarks.serving import NotRunError, Way
-from benchmarks.shapes import (
-    Batches,
-    qwen_7b,
-    random_batches,
-    random_pair,
-    smol,
-    study_batches,
-    tiny,
-)
-from benchmarks.side import Setting
+sys.path.append(str(ROOT))  # behind PYTHONPATH, by which another checkout is taken
+import actlib
+
+BARE = "two bare passes"
+VARIANTS = {"moments": "with means and deviations", "values_only": "differences alone"}
 
 
-def ways(case: str, setting: Setting) -> Mapping[str, Way]:
-    """Record, and run the two models alone, on the shapes that the case names.
-
-    A case such as "float32 values" records the scores alone, as the paper's ranking needs them.
-
-    Raises:
-        NotRunError: the case needs a GPU and there is none.
-    """
-    if case == "cuda":
-        return _on_gpu(setting)
-    config = tiny() if setting.quick else smol()
-    dtype, _, alone = case.partition(" ")
-    donor, target = random_pair(config, getattr(torch, dtype))
-    batches = study_batches(config, setting.quick)
-    return recording_ways(donor, target, batches, values_only=alone == "values")
+def recording_ways(dtype: torch.dtype, tiny: bool) -> dict[str, Way]:
+    """Two bare passes, and each recording that the checkout at hand can do."""
+    config = TINY if tiny else SMOLLM_135M
+    pair, batches = random_pair(config, dtype), random_batches(config.vocab_size)
+    record = partial(actlib.record_differences, *pair, batches)
+    known = inspect.signature(actlib.record_differences).parameters
+    ways: dict[str, Way] = {BARE: lambda: run_bare(pair, batches), "record": record}
+    for option in VARIANTS.keys() & known.keys():
+        ways[f"record, {VARIANTS[option]}"] = partial(record, **{option: True})
+    return ways
 
 
-def recording_ways(
-    donor: PreTrainedModel, target: PreTrainedModel, batches: Batches, values_only: bool = False
-) -> dict[str, Way]:
-    """Both ways over the same batches; logits are computed at answer positions by both.
-
-    Beside them, the floor: what both models give at the answer tokens is read and let go of, with
-    nothing computed from it.
-    """
-
-    def record() -> dict[str, float]:
-        scores = record_differences(donor, target, batches, values_only=values_only)
-        total = sum(values.double().sum().item() for values in scores.values.values())
-        return {"total_difference": total * scores.tokens}
-
-    return {
-        RECORD: Way(record),
-        BARE: Way(lambda: run_bare(donor, target, batches)),
-        HELD: Way(lambda: hold(donor, target, batches)),
-    }
+def main() -> None:
+    """Time both dtypes and write recording.csv."""
+    chosen = options(__doc__, against="root of another checkout")
+    if chosen.serve:
+        return serve(recording_ways(getattr(torch, chosen.serve), chosen.tiny))
+    checkouts = {"": Path(actlib.__file__).parents[1]}
+    checkouts |= {"other: ": Path(chosen.against).resolve()} if chosen.against else {}
+    tables = []
+    for dtype in ("float32", "bfloat16"):
+        command = [sys.executable, *sys.argv, "--serve", dtype]
+        workers = {key: Worker(command, PYTHONPATH=str(path)) for key, path in checkouts.items()}
+        ways = {f"{k}{way}": partial(w.run, way) for k, w in workers.items() for way in w.ways}
+        runs = in_turns(ways, chosen.turns)
+        tables.append(summary(dtype, runs, BARE, *["other: record"][: len(workers) - 1]))
+        for worker in workers.values():
+            worker.end()
+        save(tables, "recording", chosen.results)
 
 
-def run_bare(donor: PreTrainedModel, target: PreTrainedModel, batches: Batches) -> None:
-    """Each batch through the donor, then through the target, with nothing read."""
-    with evaluating(donor, target):
-        for batch in batches:
-            tokens = AnswerTokens.of_batch(batch)
-            for model in (donor, target):
-                run_model(model, batch, tokens)
-
-
-def hold(donor: PreTrainedModel, target: PreTrainedModel, batches: Batches) -> None:
-    """Each batch through the donor, then through the target, with the answer tokens held."""
-    modules = channel_modules(target)
-    with evaluating(donor, target):
-        for part in parts(batches, sum(batch["input_ids"].numel() for batch in batches), Share()):
-            for model in (donor, target):
-                held_activations(model, modules, part)
-
-
-def _on_gpu(setting: Setting) -> dict[str, Way]:
-    if not torch.cuda.is_available():
-        raise NotRunError("no GPU here")
-    config = tiny() if setting.quick else qwen_7b()
-    donor, target = random_pair(config, torch.bfloat16, "cuda")
-    shape = {"tokens": 24, "answer": 16} if setting.quick else {"tokens": 256, "answer": 64}
-    batches = random_batches(config, batches=4, items=8, **shape)
-    batches = [{key: value.cuda() for key, value in batch.items()} for batch in batches]
-    found = recording_ways(donor, target, batches)
-    return {name: Way(_finished(way.run), _fresh_peak) for name, way in found.items()}
-
-
-def _fresh_peak() -> None:
-    torch.cuda.synchronize()
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
-
-
-def _finished(run: Callable[[], dict | None]) -> Callable[[], dict[str, float]]:
-    """Wait for the GPU before the clock stops; tell the most that tensors held on it."""
-
-    def whole() -> dict[str, float]:
-        found = run() or {}
-        torch.cuda.synchronize()
-        return {**found, "gpu_peak_bytes": torch.cuda.max_memory_allocated()}
-
-    return whole
+if __name__ == "__main__":
+    main()

@@ -1,1 +1,0 @@
-"""Speed and memory of actlib against bare loops and other tools: `python -m benchmarks`."""
