@@ -3,7 +3,7 @@
 # make figures [PRESET=smol] [VENUE=neurips]   every figure from its CSV: icml, iclr, acl; no models, no torch
 # make venv                            the environment alone, in .venv
 # make lab                             JupyterLab on the first notebook
-# make bench [ROWS="rankings …"]       speed and memory against other tools and floors, benchmarks/RESULTS.md
+# make bench                           speed and memory beside the least work possible, benchmarks/results
 # make book                            the website of notebooks, figures, package and cards, in artifacts/book
 # make test                            lint, unit tests, every notebook on the tiny family
 # Either sets up .venv first, from nothing, and needs Python 3.11.
@@ -69,8 +69,8 @@ lint: $(READY)
 	@$(BIN)/mypy
 
 bench: $(READY)
-	$(say) "Benchmarks: about 40 minutes for all rows on two cores; let nothing else run meanwhile"
-	@$(BIN)/python -m benchmarks $(ROWS)
+	$(say) "Benchmarks: minutes; let nothing else run meanwhile"
+	@for script in recording checkpoints patching; do $(BIN)/python benchmarks/$$script.py || exit 1; done
 
 # What holds the tests and the lock to account; see docs/testing.md.
 coverage: export HF_HUB_OFFLINE := 1

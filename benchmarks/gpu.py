@@ -6,7 +6,6 @@
 A case that fails is a row that says why; the others still run, and the table is written after each.
 """
 
-import gc
 import os
 import sys
 import tempfile
@@ -114,7 +113,6 @@ def main() -> int:
             reason = f"not run: {type(error).__name__}: {error}".splitlines()[0]
             tables.append(pd.DataFrame([{"case": name, "measure": reason, "runs": 0}]))
             save(tables, "gpu", chosen.results)
-        gc.collect()
         torch.cuda.empty_cache()
     return int(failed)
 

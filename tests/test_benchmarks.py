@@ -1,30 +1,108 @@
-"""The benchmark for a GPU is ready: every case runs without one, on tiny shapes."""
+"""Every benchmark runs on tiny shapes, and the small machinery that they share is right."""
 
-import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
-SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "gpu.py"
+FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
+sys.path.insert(0, str(FOLDER))
+import turns  # noqa: E402
+from pairs import TINY, random_batches  # noqa: E402
 
 
-def test_every_case_runs_on_a_cpu_and_has_its_rows(small_preset, tmp_path):
-    command = [sys.executable, SCRIPT, "--tiny", "--preset", small_preset, "--results", tmp_path]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
+def run(script, *words):
+    command = [sys.executable, FOLDER / script, *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def measured(script, folder, *words):
+    """Pairs of way and measure in the table that a script leaves."""
+    done = run(script, "--tiny", "--turns", 1, "--results", folder, *words)
+    table = pd.read_csv(folder / f"{Path(script).stem}.csv")
+    assert done.returncode == 0 and (table["runs"] == 1).all(), done.stderr
+    assert table["commit"].notna().all() and (table["low"] <= table["high"]).all()
+    return table.set_index(["way", "measure"])["median"]
+
+
+@pytest.mark.xfail(reason="patches take models in memory once patches.py is there", strict=False)
+def test_every_case_of_a_gpu_runs_without_one(small_preset, tmp_path):
+    values = measured("gpu.py", tmp_path, "--preset", small_preset)
+    assert {("record", "seconds / two bare passes"), ("cpu", "seconds")} <= set(values.index)
+    assert {(way, "seconds / load_state_dict") for way in ("transfer_", "apply_patch")} <= set(
+        values.index
+    )
+    assert values["record", "largest relative difference"] == 0
+    assert values["record", "Jaccard of the masks at 5 %"] == 1
+
+
+def test_a_case_of_a_gpu_that_fails_leaves_the_others(tmp_path):
+    done = run("gpu.py", "--tiny", "--turns", 1, "--results", tmp_path, "--preset", "missing")
     table = pd.read_csv(tmp_path / "gpu.csv")
-    wrong = table[table["runs"] == 0]
-    assert wrong["case"].isin(["large pair"]).all(), done.stderr  # until patches take models
-    measured = set(zip(table["way"], table["measure"], strict=True))
-    assert ("record_differences", "seconds / two bare passes") in measured
-    assert ("transfer_", "seconds / load_state_dict") in measured
-    same = table.set_index("measure")["median"]
-    assert same["largest relative difference of a score"] == 0
-    assert same["Jaccard of the masks at 5 %"] == 1
+    reasons = table[table["runs"] == 0].set_index("case")["measure"]
+    assert done.returncode == 1 and "missing" in reasons["end to end"]
+    assert (table["measure"] == "seconds / two bare passes").any()
 
 
-def test_a_machine_without_a_gpu_does_not_write_the_kept_table():
-    command = [sys.executable, SCRIPT, "--tiny"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+@pytest.mark.slow
+def test_recording_runs_beside_another_checkout(tmp_path):
+    values = measured("recording.py", tmp_path, "--against", FOLDER.parent)
+    assert ("record", "seconds / two bare passes") in values.index
+    assert ("record", "seconds / other: record") in values.index
+
+
+def test_a_transfer_runs_beside_a_copy(tmp_path):
+    values = measured("checkpoints.py", tmp_path)
+    assert ("transfer_checkpoint", "seconds / cp -r") in values.index
+    assert 0 <= values["transfer_checkpoint", "extra memory GiB"] < 1
+
+
+@pytest.mark.xfail(reason="patches take models in memory once patches.py is there", strict=False)
+def test_a_patch_runs_beside_loading(tmp_path):
+    values = measured("patching.py", tmp_path)
+    assert {(f"{way}_patch", "seconds / load_state_dict") for way in ("apply", "revert")} <= set(
+        values.index
+    )
+
+
+def test_our_side_of_a_peer_answers_a_worker():
+    worker = turns.Worker([sys.executable, FOLDER / "peers.py", "--tiny", "--serve", "actlib"])
+    assert worker.ways == ["record_differences", "two bare passes"]
+    assert worker.run("record_differences")["total"] > 0
+    worker.end()
+    assert worker.process.returncode == 0
+
+
+def test_tiny_shapes_do_not_overwrite_the_kept_tables():
+    done = run("patching.py", "--tiny")
     assert done.returncode == 2 and "--results" in done.stderr
+
+
+def test_ways_run_in_turns_and_ratios_are_taken_within_each():
+    order, waits = [], iter([0, 0, 0.02, 0.04, 0.04, 0.08])
+
+    def way(name):
+        order.append(name)
+        time.sleep(next(waits))
+        return {"answer": 42}
+
+    runs = turns.in_turns({"a": lambda: way("a"), "b": lambda: way("b")}, 2)
+    assert "".join(order) == "ababab" and len(runs) == 4
+    table = turns.summary("case", runs, "a").set_index(["way", "measure"])
+    assert table.loc[("b", "answer"), "median"] == 42
+    ratio = table.loc[("b", "seconds / a")]
+    assert 1.5 < ratio["low"] <= ratio["high"] < 2.5 and ratio["runs"] == 2
+
+
+def test_answers_end_left_padded_items():
+    (batch,) = random_batches(TINY.vocab_size, batches=1, items=2, tokens=24, answer=4)
+    assert batch["attention_mask"].sum(1).tolist() == [24, 18]
+    assert batch["answer_mask"].nonzero()[:, 1].tolist() == [20, 21, 22, 23] * 2
+    assert batch["input_ids"].max() < TINY.vocab_size
+
+
+def test_all_scripts_together_are_short():
+    assert sum(len(path.read_text().splitlines()) for path in FOLDER.glob("*.py")) <= 700

@@ -40,14 +40,12 @@ CONTENTS: dict[str, tuple[str, ...]] = {
         "models/index",
         "data/README",
         "data/sweeps/README",
-        "benchmarks/RESULTS",
-        "benchmarks/README",
+        "docs/benchmarks",
     ),
     "The project": ("LOG", "CHANGELOG", "CONTRIBUTING"),
 }
-TITLES = {"data/README": "Data card", "benchmarks/RESULTS": "Benchmark results"}
+TITLES = {"data/README": "Data card"}
 PAGES = ("LOG.md", "CHANGELOG.md", "CONTRIBUTING.md", "data/README.md", "data/sweeps/README.md")
-PAGES += ("benchmarks/RESULTS.md", "benchmarks/README.md")
 FAMILIES = ("smol", "tiny")
 MODELS = """# Model cards
 
