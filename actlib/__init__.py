@@ -25,11 +25,10 @@ _HOME = {
     "evaluate": "evaluation",
     "ablated": "interventions",
     "patched": "interventions",
-    "moving": "walks",
     "preserved": "transfer",
     "transfer_": "transfer",
     "transferred": "transfer",
-    "transfer_checkpoint": "folders.checkpoints",
+    "transfer_checkpoint": "checkpoint",
     "PatchFile": "folders.patch_files",
     "PatchInfo": "folders.patch_files",
     "open_patch": "folders.patch_files",
@@ -40,8 +39,7 @@ _HOME = {
     "MergeReport": "merging",
     "merge": "merging",
     "merge_": "merging",
-    "CheckpointMerge": "folders.merging",
-    "merge_checkpoint": "folders.merging",
+    "merge_checkpoint": "merging",
 }
 __all__ = sorted(_HOME)
 

@@ -93,22 +93,21 @@ def record(
     from transformers import AutoModelForCausalLM
 
     from actlib.contexts import require_room
-    from actlib.folders.loading import load_pretrained
-    from actlib.folders.stored import tokenizer_of
+    from actlib.loading import load_pretrained, load_tokenizer
     from actlib.localize import record_differences
     from actlib.prompts import batches
     from actlib.questions import load_questions
     from actlib.vocabulary import fit_vocabulary_
 
     rows = load_questions(questions)[:limit]
-    tokenizer = tokenizer_of(target)
+    tokenizer = load_tokenizer(target)
     if tokenizer is None:
         raise ValueError(f"the model folder {target} holds no tokenizer; save one there")
     encoded = batches(tokenizer, rows, batch_size)
     options = {"dtype": getattr(torch, dtype)} | ({"device_map": device_map} if device_map else {})
     load: Callable = partial(load_pretrained, AutoModelForCausalLM, **options)
     models = load(donor), load(target)
-    own = tokenizer_of(donor)
+    own = load_tokenizer(donor)
     if own is not None:
         fit_vocabulary_(*models, own, tokenizer)
     for batch in encoded:  # here, where a question still has its name
@@ -178,7 +177,7 @@ def transfer(
     """
     require_output(out, folder=True)
     chosen = load_mask(mask)
-    from actlib.folders.checkpoints import transfer_checkpoint
+    from actlib.checkpoint import transfer_checkpoint
 
     transfer_checkpoint(target, donor, chosen, out, scale)
     result = {"out": out, "channels": chosen.count, "of": chosen.total, "scale": scale}
@@ -209,7 +208,7 @@ def merge(
             words = f"--give {donor} {mask} {scale}"
             raise ValueError(f"{words}: the scale must be a number, such as 0.4") from None
         contributions.append((donor, load_mask(mask), number))
-    from actlib.folders.merging import merge_checkpoint
+    from actlib.merging import merge_checkpoint
 
     report = merge_checkpoint(base, contributions, out, collisions)
     result = {"out": out, "channels": report.union.count, "of": report.union.total}

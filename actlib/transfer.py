@@ -1,15 +1,14 @@
-"""Transfers channels: moves the masked parameters of a target towards a donor's.
+"""Moves the masked channels of a target's parameters towards a donor's (ACT).
 
     transfer_(target, donor, mask, scale=0.4)                  # for good
     with transferred(target, donor, mask, scale=0.4):          # for a while, then put back
         evaluate(target)
 
-`actlib.walks` walks through many settings of one pair.
-
-Written rule for a tied embedding and LM head, which share one [vocab, d_model] tensor: a masked
+What a mask selects of a parameter, seen as a matrix: the channels of a linear layer, of an LM head
+and of packed experts are rows of the weight, those of an embedding are columns, those of a norm and
+of a bias single entries. A tied embedding and LM head share one [vocab, d_model] tensor: a masked
 head channel names a row of it and a masked embedding channel a column. The elements in the union of
-those rows and columns move, each once. So the two modules stay tied: whatever moves one of them
-moves the other.
+those rows and columns move, each once, and the two modules stay tied.
 """
 
 import math
@@ -18,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Shaped
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
 from actlib.channels import channel_modules
@@ -27,74 +26,60 @@ from actlib.pairs import require_pair
 from actlib.placement import require_in_memory
 
 Index = tuple[Tensor | slice, ...]
+CHUNK = 2**20
+"""Elements that are computed at a time: a few megabytes, which stay in the processor's cache."""
 
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """The elements of one parameter tensor that belong to masked channels.
+    """The elements of one parameter, as a matrix, that belong to masked channels.
 
     Attributes:
-        name: the tensor's first name in `model.named_parameters()`.
-        shape: the tensor's shape.
-        rows: bool over dimension 0; of packed experts over the first two together.
-        columns: bool over the last dimension; None for a tensor of one dimension.
+        rows: selected rows; of a vector its entries, of packed experts those of all experts.
+        columns: selected columns; of a vector there is one, never selected.
     """
 
-    name: str
-    shape: tuple[int, ...]
     rows: Bool[Tensor, " rows"]
-    columns: Bool[Tensor, " columns"] | None
+    columns: Bool[Tensor, " columns"]
 
-    def pieces(self, outside: "Selection | None" = None) -> list[Index]:
-        """Disjoint index expressions that cover the selected elements, each of them once.
+    def indices(self, chunk: int = CHUNK) -> Iterator[Index]:
+        """Disjoint indices of the matrix that cover the selected elements, each of them once."""
+        rows, columns = self.rows.nonzero().flatten(), self.columns.nonzero().flatten()
+        if len(rows):
+            yield from ((part,) for part in rows.split(max(1, chunk // len(self.columns))))
+        if not len(columns):
+            return
+        step = max(1, chunk // len(columns))
+        if len(rows):
+            rest = (~self.rows).nonzero().split(step)
+            yield from ((part, columns) for part in rest if len(part))
+        else:
+            starts = range(0, len(self.rows), step)
+            yield from ((slice(start, start + step), columns) for start in starts)
 
-        Args:
-            outside: leave out the elements that this selection of the same tensor has too.
-        """
-        rows = self.rows if outside is None else self.rows & ~outside.rows
-        if self.columns is None:
-            return [(rows.nonzero().flatten(),)] if rows.any() else []
-        others = None if outside is None else outside.columns
-        others = torch.zeros_like(self.columns) if others is None else others
-        columns, free = self.columns & ~others, ~others
-        rest = ~self.rows if outside is None else ~(self.rows | outside.rows)
-        pieces: list[Index] = []
-        if rows.any() and free.all():
-            pieces.append(self._at(rows))
-        elif rows.any() and free.any():
-            pieces.append((rows.nonzero(), free.nonzero().flatten()))
-        if columns.any() and rest.all():
-            pieces.append((slice(None), columns.nonzero().flatten()))
-        elif columns.any() and rest.any():
-            pieces.append((rest.nonzero(), columns.nonzero().flatten()))
-        return pieces
+    def between(self, start: int, stop: int) -> "Selection":
+        """What is selected of the rows from `start` to before `stop`."""
+        return Selection(self.rows[start:stop], self.columns)
+
+    def at(self, index: Index = (slice(None),)) -> Bool[Tensor, "rows columns"]:
+        """True where elements are selected, of those at an index of the matrix."""
+        columns = self.columns[index[1]] if len(index) > 1 else self.columns
+        return self.rows[index[0]].view(-1, 1) | columns
 
     @property
     def size(self) -> int:
         """Number of selected elements."""
-        rows = int(self.rows.sum())
-        if self.columns is None:
-            return rows
-        columns = int(self.columns.sum())
-        return rows * self.shape[-1] + (len(self.rows) - rows) * columns
+        rows, columns = int(self.rows.sum()), int(self.columns.sum())
+        return rows * len(self.columns) + (len(self.rows) - rows) * columns
 
-    def elements(self) -> Bool[Tensor, "..."]:
-        """The selection as a boolean view of the tensor's shape."""
-        if self.columns is None:
-            return self.rows
-        if not self.columns.any():
-            return self.rows.view(*self.shape[:-1], 1).expand(self.shape)
-        if not self.rows.any():
-            return self.columns[None, :].expand(self.shape)
-        return self.rows[:, None] | self.columns[None, :]
 
-    def _at(self, rows: Bool[Tensor, " rows"]) -> Index:
-        """Index of whole rows; of packed experts, of expert and row."""
-        return tuple(rows.view(self.shape[:-1]).nonzero().unbind(dim=1))
+def as_matrix(parameter: Shaped[Tensor, "..."]) -> Shaped[Tensor, "rows columns"]:
+    """A view with all dimensions but the last as rows; of a vector each entry is a row."""
+    return parameter.detach().view(-1, parameter.shape[-1] if parameter.ndim > 1 else 1)
 
 
 def selections(model: nn.Module, mask: ChannelMask) -> dict[str, Selection]:
-    """What a mask selects of each parameter tensor, for tensors of which it selects anything.
+    """What a mask selects of each parameter of which it selects anything.
 
     Names are those of `model.named_parameters()`, where a tied tensor appears once.
 
@@ -103,20 +88,17 @@ def selections(model: nn.Module, mask: ChannelMask) -> dict[str, Selection]:
     """
     require_fit(model, mask)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    sides: dict[str, list[Tensor | None]] = {}
-    shapes: dict[str, tuple[int, ...]] = {}
-    for module_name, found in channel_modules(model).items():
-        # A copy: whoever keeps a selection must not see later changes to its mask.
-        chosen = mask.channels[module_name].to("cpu", copy=True)
-        if not chosen.any():
+    selected: dict[str, Selection] = {}
+    for module_name, module in channel_modules(model).items():
+        channels = mask.channels[module_name].cpu()
+        if not channels.any():
             continue
-        for parameter, dimension in found.parameters().values():
-            name = names[id(parameter)]
-            shapes[name] = tuple(parameter.shape)
-            side = sides.setdefault(name, [None, None])
-            before = side[dimension]
-            side[dimension] = chosen if before is None else before | chosen
-    return {name: _selection(name, shapes[name], *side) for name, side in sides.items()}
+        for parameter, dimension in module.parameters().values():
+            sizes = as_matrix(parameter).shape
+            empty = Selection(*(torch.zeros(size, dtype=torch.bool) for size in sizes))
+            selection = selected.setdefault(names[id(parameter)], empty)
+            (selection.rows, selection.columns)[dimension].logical_or_(channels)
+    return selected
 
 
 def parameter_percent(model: nn.Module, mask: ChannelMask) -> float:
@@ -128,65 +110,41 @@ def parameter_percent(model: nn.Module, mask: ChannelMask) -> float:
     Raises:
         ValueError: the mask is of another model.
     """
-    held = sum(found.size for found in selections(model, mask).values())
-    return 100 * held / sum(parameter.numel() for parameter in model.parameters())
+    size = sum(selection.size for selection in selections(model, mask).values())
+    return 100 * size / sum(parameter.numel() for parameter in model.parameters())
 
 
-def interpolated(
-    target: Shaped[Tensor, "*elements"], donor: Shaped[Tensor, "*elements"], scale: float
-) -> Shaped[Tensor, "*elements"]:
-    """Return target + scale * (donor - target), on the device and in the dtype of `target`.
+def interpolate(
+    target: Float[Tensor, "*elements"], donor: Float[Tensor, "*elements"], scale: float
+) -> Float[Tensor, "*elements"]:
+    """Target + scale * (donor - target), on the device and in the dtype of `target`.
 
     Computed in float32 or wider and rounded once to that dtype, so that whatever moves parameters
     this way gives the same bits. Source: ACT.
     """
     wide = torch.promote_types(target.dtype, torch.float32)
-    ours, theirs = target.to(wide), donor.to(device=target.device, dtype=wide)
-    return (ours + scale * (theirs - ours)).to(target.dtype)
+    target_, donor_ = target.to(wide), donor.to(device=target.device, dtype=wide)
+    return (target_ + scale * (donor_ - target_)).to(target.dtype)
 
 
-def moved(
-    target: Shaped[Tensor, "*elements"], donor: Shaped[Tensor, "*elements"], scale: float, name: str
-) -> Shaped[Tensor, "*elements"]:
-    """As `interpolated`, and what comes out is finite.
-
-    A NaN among the weights spreads to all that a model says, so that one is never moved silently.
-
-    Raises:
-        ValueError: it is not; the sentence says whether the donor, the target or the scale is why.
-    """
-    values = interpolated(target, donor, scale)
-    require_finite(name, values, {"donor": donor, "target": target}, scale)
-    return values
-
-
-def require_finite(
-    name: str, values: Tensor, sides: Mapping[str, Tensor], scale: float | str
-) -> None:
-    """Refuse new values of a parameter that are NaN or infinite.
-
-    Args:
-        name: the parameter.
-        values: what it would become.
-        sides: what they were computed from, by what to call it.
-        scale: the scale or scales that went in.
+def interpolate_rows(
+    target: Float[Tensor, "rows columns"],
+    donor: Float[Tensor, "rows columns"],
+    selection: Selection,
+    scale: float,
+    name: str,
+) -> Iterator[tuple[Index, Tensor]]:
+    """New values of the selected elements of one parameter, chunk by chunk, with their index.
 
     Raises:
-        ValueError: names the parameter, and the side that is not finite itself or else the scale.
+        ValueError: a value would be NaN or infinite; the sentence says whether the donor, the
+            target or the scale is why.
     """
-    # The sum is not finite if an entry is not; one that only overflows is looked at in full.
-    if values.sum().isfinite() or values.isfinite().all():
-        return
-    broken = [side for side, part in sides.items() if not part.isfinite().all()]
-    if broken:
-        raise ValueError(
-            f"the {broken[0]}'s {name} holds NaN or infinite numbers in the channels to move; find "
-            "all such tensors with `actlib check`, and take a sound model"
-        )
-    dtype = str(values.dtype).removeprefix("torch.")
-    raise ValueError(
-        f"scale {scale} makes numbers of {name} infinite in {dtype}; expected one near 0 to 1"
-    )
+    for index in selection.indices():
+        before, donated = target[index], donor[index]
+        values = interpolate(before, donated, scale)
+        require_finite(name, values, {"donor": donated, "target": before}, scale)
+        yield index, values
 
 
 def transfer_(target: nn.Module, donor: nn.Module, mask: ChannelMask, scale: float = 0.4) -> None:
@@ -194,7 +152,8 @@ def transfer_(target: nn.Module, donor: nn.Module, mask: ChannelMask, scale: flo
 
     A channel's parameters are its row, column or entry of the weight, and its bias entry; each
     becomes target + scale * (donor - target). Every other parameter keeps its bits. All new values
-    are held before the first one is set, as much memory as the masked parameters take. Source: ACT.
+    are computed before the first one is set, which takes as much memory as the masked parameters.
+    Source: ACT.
 
     Args:
         target: the model that is changed.
@@ -208,7 +167,8 @@ def transfer_(target: nn.Module, donor: nn.Module, mask: ChannelMask, scale: flo
             `transfer_checkpoint`), the mask is of another model, the scale is not finite, or a
             moved parameter would be NaN or infinite. Nothing is changed then.
     """
-    _transfer_(target, donor, mask, scale, checked=True)
+    for matrix, index, values in list(_changes(target, donor, mask, scale)):
+        matrix[index] = values
 
 
 @contextmanager
@@ -224,14 +184,13 @@ def preserved(model: nn.Module, mask: ChannelMask) -> Iterator[nn.Module]:
     parameters = dict(model.named_parameters())
     copies = []
     for name, selection in selections(model, mask).items():
-        for index in selection.pieces():
-            copies.append((parameters[name], index, parameters[name].detach()[index]))
+        matrix = as_matrix(parameters[name])
+        copies += [(matrix, index, matrix[index]) for index in selection.indices()]
     try:
         yield model
     finally:
-        with torch.no_grad():
-            for parameter, index, values in copies:
-                parameter[index] = values
+        for matrix, index, values in copies:
+            matrix[index] = values
 
 
 @contextmanager
@@ -243,28 +202,55 @@ def transferred(
     Raises:
         ValueError: as `transfer_`.
     """
-    with preserved(target, mask):  # which also takes back what an error left halfway
-        _transfer_(target, donor, mask, scale, checked=False)
+    with preserved(target, mask):  # which also takes back what an error leaves halfway
+        for matrix, index, values in _changes(target, donor, mask, scale):
+            matrix[index] = values
         yield target
 
 
-def _transfer_(
-    target: nn.Module, donor: nn.Module, mask: ChannelMask, scale: float, *, checked: bool
-) -> None:
-    """See `transfer_`; where `checked`, everything is computed before anything changes."""
+def _changes(
+    target: nn.Module, donor: nn.Module, mask: ChannelMask, scale: float
+) -> Iterator[tuple[Tensor, Index, Tensor]]:
+    """Matrix, index into it and new values of everything that a transfer writes."""
     require_pair(donor, target)
     require_in_memory(donor, target)
     require_scale(scale)
-    chosen = selections(target, mask)
-    parameters, donated = dict(target.named_parameters()), dict(donor.named_parameters())
-    with torch.no_grad():
-        places = ((name, index) for name, each in chosen.items() for index in each.pieces())
-        changes = (
-            (parameters[name], i, moved(parameters[name][i], donated[name][i], scale, name))
-            for name, i in places
+    ours, theirs = dict(target.named_parameters()), dict(donor.named_parameters())
+    for name, selection in selections(target, mask).items():
+        matrix, donated = as_matrix(ours[name]), as_matrix(theirs[name])
+        for index, values in interpolate_rows(matrix, donated, selection, scale, name):
+            yield matrix, index, values
+
+
+def require_finite(
+    name: str, values: Tensor, sources: Mapping[str, Tensor], scale: float | str
+) -> None:
+    """Refuse new values of a parameter that are NaN or infinite.
+
+    A NaN among the weights spreads to all that a model says, so that one is never moved silently.
+
+    Args:
+        name: the parameter.
+        values: what it would become.
+        sources: what they were computed from, by what to call it.
+        scale: the scale or scales that went in.
+
+    Raises:
+        ValueError: names the parameter, and the source that is not finite itself or else the scale.
+    """
+    # The sum is not finite if an entry is not; one that only overflows is looked at in full.
+    if values.sum().isfinite() or values.isfinite().all():
+        return
+    broken = [source for source, part in sources.items() if not part.isfinite().all()]
+    if broken:
+        raise ValueError(
+            f"the {broken[0]}'s {name} holds NaN or infinite numbers in the channels to move; find "
+            "all such tensors with `actlib check`, and take a sound model"
         )
-        for parameter, index, values in list(changes) if checked else changes:
-            parameter[index] = values
+    dtype = str(values.dtype).removeprefix("torch.")
+    raise ValueError(
+        f"scale {scale} makes numbers of {name} infinite in {dtype}; expected one near 0 to 1"
+    )
 
 
 def require_scale(scale: float) -> None:
@@ -275,13 +261,3 @@ def require_scale(scale: float) -> None:
     """
     if not math.isfinite(scale):
         raise ValueError(f"scale must be a finite number, got {scale}")
-
-
-def _selection(
-    name: str, shape: tuple[int, ...], rows: Tensor | None, columns: Tensor | None
-) -> Selection:
-    if rows is None:
-        rows = torch.zeros(math.prod(shape[:-1] or shape), dtype=torch.bool)
-    if columns is None and len(shape) > 1:
-        columns = torch.zeros(shape[-1], dtype=torch.bool)
-    return Selection(name, shape, rows, columns)

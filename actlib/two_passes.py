@@ -18,10 +18,9 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM
 
 from actlib.channels import channel_modules
-from actlib.folders.loading import load_pretrained
-from actlib.folders.stored import structure
 from actlib.hooks import evaluating
 from actlib.kept_activations import KeptActivations
+from actlib.loading import empty_model, load_pretrained
 from actlib.localize import combined_scores
 from actlib.pairs import require_pair
 from actlib.parallel import Share
@@ -87,7 +86,7 @@ def record_differences_in_two_passes(
     if iter(batches) is batches:
         raise ValueError("two passes need batches that can be gone through twice, such as a list")
     if not callable(donor) and not callable(target):
-        require_pair(structure(donor), structure(target))  # before hours of work
+        require_pair(empty_model(donor), empty_model(target))  # before hours of work
     share, kept = Share.current(), KeptActivations(Path(folder))
     share.together(partial(_keep, kept, donor, batches, share, held_bytes, progress))
     sums, digests, found = share.together(

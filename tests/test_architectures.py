@@ -9,8 +9,8 @@ from slow_reference import HEADS_FIRST, expected_scores, hook_count, moving_elem
 from torch import nn
 
 from actlib.channels import channel_modules, kind_of, layer_of, uncovered_parameters
+from actlib.checkpoint import transfer_checkpoint
 from actlib.evaluation import evaluate
-from actlib.folders.checkpoints import transfer_checkpoint
 from actlib.hooks import position_ids_of
 from actlib.localize import record_activations, record_differences, weight_differences
 from actlib.masks import ChannelMask

@@ -8,12 +8,10 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+import actlib.checkpoint
 import actlib.files
-import actlib.folders.checkpoints
-import actlib.folders.rewriting
-import actlib.folders.slabs
 from actlib.channels import channel_modules
-from actlib.folders.checkpoints import transfer_checkpoint
+from actlib.checkpoint import transfer_checkpoint
 from actlib.masks import ChannelMask
 from actlib.transfer import transfer_
 
@@ -120,30 +118,6 @@ def test_shards_beside_a_single_file_are_left_out(folders, tmp_path):
     transfer_(target, donor, mask, 0.4)
     loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "output")
     assert torch.equal(loaded.lm_head.weight, target.lm_head.weight)
-
-
-@pytest.mark.parametrize("stretch", [1, 3000])
-def test_where_a_file_is_cut_for_threads_does_not_matter(folders, tmp_path, monkeypatch, stretch):
-    _, _, mask = folders("llama_tied")
-    run(tmp_path, mask)
-    monkeypatch.setattr(actlib.folders.rewriting, "_STRETCH_BYTES", stretch)
-    run(tmp_path, mask, output_dir="cut")
-    assert contents(tmp_path / "output") == contents(tmp_path / "cut")
-
-
-def test_untouched_bytes_do_not_pass_through_this_process(folders, tmp_path, monkeypatch):
-    _, _, mask = folders("llama")
-    for name, chosen in mask.channels.items():
-        chosen &= name == "model.norm"
-    read, fill = [], actlib.folders.slabs._fill
-
-    def count(descriptor, data, offset):
-        read.append(len(data))
-        fill(descriptor, data, offset)
-
-    monkeypatch.setattr(actlib.folders.slabs, "_fill", count)
-    run(tmp_path, mask)
-    assert 0 < sum(read) <= 3 * 16 * 4  # The norm of target and donor.
 
 
 def test_output_loads_and_says_what_was_done(folders, tmp_path):
@@ -313,14 +287,14 @@ def test_nothing_half_made_is_left_after_an_error(folders, tmp_path, monkeypatch
     _, _, mask = folders()
     calls = []
 
-    def fail(values, *_args):
+    def fail(*_args):
         calls.append(1)
         if len(calls) == 4:
             assert len(list(tmp_path.iterdir())) == 3
             raise error
-        return values
+        return []
 
-    monkeypatch.setattr(actlib.folders.checkpoints, "moved", fail)
+    monkeypatch.setattr(actlib.checkpoint, "interpolate_rows", fail)
     with pytest.raises(error):
         run(tmp_path, mask)
     assert only_inputs(tmp_path)

@@ -147,7 +147,7 @@ def test_the_entries_of_a_channel_mask_move_as_the_mask_does(pair, architecture)
     )
     chosen, fresh = selections(target, mask), copy.deepcopy(target)
     entries = {name: torch.zeros(p.shape).bool() for name, p in target.named_parameters()}
-    entries |= {name: selection.elements() for name, selection in chosen.items()}
+    entries |= {n: each.at().view(entries[n].shape) for n, each in chosen.items()}
     transfer_(fresh, donor, mask, 0.7)
     with entries_transferred(target, donor, entries, 0.7):
         assert same(bits(target), bits(fresh))
@@ -243,7 +243,8 @@ def test_the_entries_of_packed_experts_move_as_their_mask_does(pair):
         {name: torch.arange(m.channels) % 5 == 0 for name, m in channel_modules(target).items()}
     )
     entries = {name: torch.zeros(p.shape).bool() for name, p in target.named_parameters()}
-    entries |= {name: each.elements() for name, each in selections(target, mask).items()}
+    chosen = selections(target, mask)
+    entries |= {n: each.at().view(entries[n].shape) for n, each in chosen.items()}
     fresh = copy.deepcopy(target)
     transfer_(fresh, donor, mask, 0.7)
     with entries_transferred(target, donor, entries, 0.7):

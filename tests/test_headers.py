@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from actlib.folders.headers import INDEX, SINGLE, stored_tensors
+from actlib.stored import INDEX, SINGLE, stored_tensors
 
 
 def index(folder, weight_map):

@@ -14,14 +14,13 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from actlib.cards import write_card
+from actlib.checkpoint import Checkpoint
 from actlib.cli import main
-from actlib.folders.headers import INDEX, LONGEST_HEADER, SINGLE, stored_tensors
-from actlib.folders.loading import load_pretrained
-from actlib.folders.rewriting import _copy_others
-from actlib.folders.stored import structure
+from actlib.loading import empty_model, load_pretrained
 from actlib.masks import ChannelMask
 from actlib.pairing.report_rows import PairCheck, PairReport
 from actlib.scores import ChannelScores
+from actlib.stored import INDEX, LONGEST_HEADER, SINGLE, stored_tensors
 from actlib.study import families
 from actlib.study.presets import WheelModel, load_preset
 from actlib.study.report import markdown_table
@@ -80,10 +79,8 @@ def test_pickled_weights_are_refused_unread(folder, mark, name):
 def test_pickled_weights_beside_safetensors_are_not_read_or_carried(folder, mark, tmp_path):
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Harm(mark)))
     load_pretrained(AutoModelForCausalLM, folder)
-    from actlib.folders.folders import open_folder
-
     out = tmp_path / "out"
-    _copy_others(open_folder(folder), out)
+    Checkpoint(folder).copied(out)
     assert not (out / "pytorch_model.bin").exists() and (out / "config.json").exists()
 
 
@@ -116,7 +113,10 @@ def test_code_that_a_configuration_names_is_not_run(folder, mark):
     with_code(folder, mark)
     named = {"AutoConfig": "own.C", "AutoModelForCausalLM": "own.M"}
     changed(folder / "config.json", model_type="own", auto_map=named)
-    for load in (lambda: structure(folder), lambda: load_pretrained(AutoModelForCausalLM, folder)):
+    for load in (
+        lambda: empty_model(folder),
+        lambda: load_pretrained(AutoModelForCausalLM, folder),
+    ):
         with pytest.raises(
             ValueError, match="code of its own .auto_map., which is never done here"
         ):
@@ -127,7 +127,7 @@ def test_of_a_known_family_the_model_is_that_of_transformers(folder, mark):
     with_code(folder, mark)
     changed(folder / "config.json", auto_map={"AutoModelForCausalLM": "own.M"})
     loaded = load_pretrained(AutoModelForCausalLM, folder)
-    assert type(loaded).__module__.startswith("transformers.") and structure(folder)
+    assert type(loaded).__module__.startswith("transformers.") and empty_model(folder)
 
 
 def test_code_that_a_tokenizer_names_is_not_run(folder, mark):
@@ -212,31 +212,27 @@ def test_a_tokenizer_reads_no_file_outside_its_folder(folder, tmp_path):
 
 
 def test_what_a_link_leads_to_is_not_carried_along(folder, tmp_path):
-    from actlib.folders.folders import open_folder
-
     (tmp_path / "private").write_text("key")
     (folder / "notes.txt").symlink_to(tmp_path / "private")
     with pytest.raises(ValueError, match="notes.txt is a link to a file outside its folder"):
-        _copy_others(open_folder(folder), tmp_path / "out")
+        Checkpoint(folder).copied(tmp_path / "out")
     assert not (tmp_path / "out").exists()
     (folder / "notes.txt").unlink()
     (folder / "private").symlink_to(tmp_path, target_is_directory=True)  # a folder is not entered
     (folder / "same.json").symlink_to(folder / "config.json")
-    _copy_others(open_folder(folder), tmp_path / "out")
+    Checkpoint(folder).copied(tmp_path / "out")
     held = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"config.json", "same.json"} <= held and "private" not in held
 
 
 def test_links_in_the_cache_of_the_hub_are_carried(family, tmp_path):
-    from actlib.folders.folders import open_folder
-
     model = tmp_path / "models--org--name"
     family("qwen2").save_pretrained(model / "blobs")
     snapshot = model / "snapshots" / "abc"
     snapshot.mkdir(parents=True)
     for path in (model / "blobs").iterdir():
         (snapshot / path.name).symlink_to(path)
-    _copy_others(open_folder(snapshot), tmp_path / "out")
+    Checkpoint(snapshot).copied(tmp_path / "out")
     assert (tmp_path / "out" / "config.json").is_file()
 
 

@@ -10,11 +10,12 @@ import actlib.folders.exchanging
 import actlib.folders.patches
 import actlib.folders.patching
 from actlib.channels import channel_modules
-from actlib.folders.checkpoints import transfer_checkpoint
+from actlib.checkpoint import transfer_checkpoint
 from actlib.folders.patch_files import open_patch
 from actlib.folders.patches import apply_patch, inspect_patch, make_patch, revert_patch
+from actlib.folders.selecting import interpolated, parameter_percent, selections
 from actlib.masks import ChannelMask
-from actlib.transfer import interpolated, parameter_percent, selections, transfer_
+from actlib.transfer import transfer_
 
 
 def mask_for(model, share=0.3, modules=None):

@@ -12,11 +12,11 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from actlib.channels import channel_modules
-from actlib.folders.headers import SINGLE, stored_tensors
 from actlib.folders.patches import apply_patch, inspect_patch, make_patch
 from actlib.masks import ChannelMask
 from actlib.questions import load_questions
 from actlib.scores import ChannelScores
+from actlib.stored import SINGLE, stored_tensors
 from actlib.study.presets import Preset, load_preset
 from actlib.transfer import transfer_
 

@@ -74,7 +74,7 @@ def test_places_are_loaded_and_checked_before_any_work(pair, family, batches, tm
     )
     expected = record_differences(*pair(), batches)
     assert all(torch.equal(found.values[name], expected.values[name]) for name in expected.values)
-    assert found.metadata["donor"] == str(tmp_path / "a")
+    assert found.metadata["donor"] == "a"
     with pytest.raises(ValueError, match="do not fit: architecture Qwen2ForCausalLM against Llama"):
         record_differences_in_two_passes(
             tmp_path / "a", tmp_path / "c", batches, tmp_path / "other"

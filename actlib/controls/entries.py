@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from actlib.masks import shortened
 from actlib.pairs import require_pair
 from actlib.placement import require_in_memory
-from actlib.transfer import interpolated, require_scale
+from actlib.transfer import interpolate, require_scale
 
 Entries = dict[str, Bool[Tensor, "..."]]
 
@@ -144,7 +144,7 @@ def entries_transferred(
                         continue
                     here = chosen.to(ours.device, copy=True)  # the caller may change it
                     kept.append((ours, here, ours.clone()))
-                    ours.copy_(torch.where(here, interpolated(ours, theirs, scale), ours))
+                    ours.copy_(torch.where(here, interpolate(ours, theirs, scale), ours))
         yield target
     finally:
         with torch.no_grad():

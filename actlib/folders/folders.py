@@ -14,12 +14,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from actlib.folders.headers import DTYPES, stored_tensors
-from actlib.folders.layouts import Layout, StoredParameter, layout_of
-from actlib.folders.loading import empty_model, load_pretrained
-from actlib.folders.skeletons import Skeleton, skeleton
+from actlib.folders.selecting import Selection
+from actlib.layouts import Layout, StoredParameter, layout_of
+from actlib.loading import empty_model, load_pretrained
 from actlib.pairs import require_pair
-from actlib.transfer import Selection
+from actlib.stored import DTYPES, stored_tensors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -39,13 +38,13 @@ class ModelFolder:
 
     Attributes:
         path: the folder.
-        model: the model on the meta device; of common families its skeleton, which cannot run.
+        model: the model on the meta device.
         layout: where its parameters lie.
         files: names of the safetensors files.
     """
 
     path: Path
-    model: "PreTrainedModel | Skeleton"
+    model: "PreTrainedModel"
     layout: Layout
     files: tuple[str, ...]
 
@@ -99,8 +98,7 @@ def open_folder(path: Path, like: ModelFolder | None = None) -> ModelFolder:
     if like is not None and _configuration(path) == _configuration(like.path):
         model = like.model
     else:
-        known = skeleton(_configuration(path), stored)
-        model = known or empty_model(path, local_files_only=True)
+        model = empty_model(path, local_files_only=True)
     files = tuple(sorted({tensor.file for tensor in stored.values()}))
     return ModelFolder(path, model, layout_of(stored, model), files)
 
@@ -117,9 +115,6 @@ def require_matching(donor: ModelFolder, target: ModelFolder) -> None:
             "folder of another model as the donor"
         )
     ours, theirs = donor.model, target.model
-    if ours is not theirs and any(isinstance(model, Skeleton) for model in (ours, theirs)):
-        # Their settings differ, and what a configuration leaves out transformers alone knows.
-        ours, theirs = (empty_model(each.path, local_files_only=True) for each in (donor, target))
     require_pair(ours, theirs, *tokenizers_of(donor.path, target.path))
 
 

@@ -25,10 +25,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from actlib.folders.headers import DTYPES, header_of
 from actlib.folders.replacements import Replacement
+from actlib.folders.selecting import Selection
 from actlib.folders.slabs import Slab
-from actlib.transfer import Selection
+from actlib.stored import DTYPES, header_of
 
 KIND = "AbilityPatch"
 FORMAT = 1

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from actlib.files import atomic_file
-from actlib.folders.headers import DTYPES
 from actlib.folders.patch_files import FORMAT, KIND, Part, piece_shape, raw_bytes
+from actlib.folders.selecting import Selection
 from actlib.folders.slabs import Slab, whole_slabs
-from actlib.transfer import Selection
+from actlib.stored import DTYPES
 
 
 @dataclass(frozen=True)

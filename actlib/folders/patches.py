@@ -21,13 +21,13 @@ from torch import Tensor, nn
 
 from actlib.cards import describe_step
 from actlib.folders.folders import open_folder, planned, require_matching
-from actlib.folders.layouts import StoredParameter
 from actlib.folders.patch_files import RESERVED, PatchFile, PatchInfo, digest, open_patch
 from actlib.folders.patch_writing import Edit, write_patch
 from actlib.folders.patching import move_folder, move_model
+from actlib.folders.selecting import Selection, moved, require_scale, selections
 from actlib.folders.slabs import OpenFiles, Slab, read, slabs_of
+from actlib.layouts import StoredParameter
 from actlib.masks import ChannelMask
-from actlib.transfer import Selection, moved, require_scale, selections
 
 
 def make_patch(

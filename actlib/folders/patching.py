@@ -18,10 +18,9 @@ from actlib.cards import read_steps, write_card
 from actlib.files import atomic_folder, require_free
 from actlib.folders.exchanging import Swap, exchange_, swaps
 from actlib.folders.folders import open_folder
-from actlib.folders.headers import DTYPES
-from actlib.folders.layouts import StoredParameter
 from actlib.folders.patch_files import PatchFile, digest
 from actlib.folders.rewriting import Change, write_changed
+from actlib.folders.selecting import Selection
 from actlib.folders.slabs import (
     OpenFiles,
     Slab,
@@ -32,8 +31,9 @@ from actlib.folders.slabs import (
     slabs_of,
     take,
 )
+from actlib.layouts import StoredParameter
 from actlib.masks import shortened
-from actlib.transfer import Selection
+from actlib.stored import DTYPES
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,7 @@ from torch import Tensor
 
 from actlib.files import copy_file
 from actlib.folders.folders import ModelFolder
-from actlib.folders.headers import INDEX, PICKLED, SINGLE
-from actlib.folders.layouts import StoredParameter
+from actlib.folders.selecting import Selection
 from actlib.folders.slabs import (
     Block,
     OpenFiles,
@@ -35,7 +34,8 @@ from actlib.folders.slabs import (
     write_block,
     write_rows,
 )
-from actlib.transfer import Selection
+from actlib.layouts import StoredParameter
+from actlib.stored import INDEX, PICKLED, SINGLE
 
 # In other formats the weights would still be the target's, and a loader could pick them. Pickled
 # files can run code, and the state of a finished training is no part of the model.

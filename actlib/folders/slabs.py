@@ -21,9 +21,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from actlib.folders.headers import DTYPES, StoredTensor
-from actlib.folders.layouts import StoredParameter
-from actlib.transfer import Selection
+from actlib.folders.selecting import Selection
+from actlib.layouts import StoredParameter
+from actlib.stored import DTYPES, StoredTensor
 
 DENSE_BYTES, SPARSE_BYTES = 1 << 19, 8 << 20
 """Size of a block that is read whole, which should stay in the processor's cache, and of one of

@@ -23,9 +23,9 @@ from transformers.utils.hub import cached_file, get_checkpoint_shard_files
 
 from actlib.channels import uncovered_parameters
 from actlib.folders.folders import TOKENIZER_FILES
-from actlib.folders.headers import DTYPES, INDEX, SINGLE, stored_tensors
-from actlib.folders.layouts import StoredParameter, layout_of
-from actlib.folders.loading import empty_model, load_pretrained
+from actlib.layouts import StoredParameter, layout_of
+from actlib.loading import empty_model, load_pretrained
+from actlib.stored import DTYPES, INDEX, SINGLE, stored_tensors
 
 
 def structure(place: str | Path) -> PreTrainedModel:

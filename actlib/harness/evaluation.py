@@ -34,10 +34,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from actlib.folders.loading import load_pretrained
 from actlib.harness.local_tasks import Folders, require_harness, write_tasks
 from actlib.harness.tables import TaskTables, tables_of
 from actlib.hooks import evaluating
+from actlib.loading import load_pretrained
 
 
 def evaluate_tasks(

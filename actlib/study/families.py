@@ -34,7 +34,7 @@ from transformers import (
 
 from actlib.files import atomic_folder
 from actlib.finetune import finetune
-from actlib.folders.loading import load_pretrained
+from actlib.loading import load_pretrained
 from actlib.study.locking import locked
 from actlib.study.presets import LoadedModel, Preset, ScratchModel, TunedModel, WheelModel
 from actlib.study.provenance import provenance

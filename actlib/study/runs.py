@@ -18,7 +18,7 @@ from typing import TextIO
 
 from transformers import PreTrainedModel
 
-from actlib.folders.stored import structure, tokenizer_of
+from actlib.loading import empty_model, load_tokenizer
 from actlib.pairs import require_pair
 from actlib.questions import abilities_of, load_questions, normalize_text
 from actlib.study.locking import claim
@@ -212,14 +212,14 @@ def require_models(preset: Preset) -> None:
         if isinstance(spec, LoadedModel):
             try:
                 require_place(spec.load)
-                models[role] = structure(spec.load), spec.load
+                models[role] = empty_model(spec.load), spec.load
             except ValueError as error:
                 told = "paths start from the YAML's folder, then from here"
                 raise ValueError(f"{role}: {error}; {told}") from error
     roles = preset.roles
     if roles.donor in models and roles.target in models:
         (donor, donor_place), (target, target_place) = models[roles.donor], models[roles.target]
-        require_pair(donor, target, tokenizer_of(donor_place), tokenizer_of(target_place))
+        require_pair(donor, target, load_tokenizer(donor_place), load_tokenizer(target_place))
 
 
 def question_counts(preset: Preset) -> dict[str, dict[str, int]]:

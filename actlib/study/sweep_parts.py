@@ -34,8 +34,7 @@ from actlib.study.sweep_merging import (
     merging_sizes,
     purposes_of,
 )
-from actlib.transfer import parameter_percent, selections
-from actlib.walks import moving
+from actlib.transfer import parameter_percent, selections, transferred
 
 Measured = Iterator[tuple[Cell, pd.DataFrame]]
 ARMS = ("sft_only", "act_sft", "random_sft", "interpolation_sft", "donor_sft")
@@ -109,14 +108,13 @@ def measure_transfer(study: Study, seed: int, method: str, cells: Sequence[Cell]
         yield from _entries(study, donor, target, scores, cells)
         return
     weights = weight_differences(donor, target) if method.startswith("weight") else None
-    with moving(target, donor) as move:
-        for cell in cells:
-            name = "all_rows" if method == "interpolation" else method
-            mask = chosen(name, cell["top_percent"], scores, weights, cell["draw"])
-            move(mask, cell["scale"])
+    for cell in cells:
+        name = "all_rows" if method == "interpolation" else method
+        mask = chosen(name, cell["top_percent"], scores, weights, cell["draw"])
+        with transferred(target, donor, mask, cell["scale"]):
             held = parameter_percent(target, mask)
             rows = study.judge(target, study.cells, *purposes_of(cell))
-            yield cell, rows.assign(parameters_percent=held, channels_percent=mask.percent)
+        yield cell, rows.assign(parameters_percent=held, channels_percent=mask.percent)
 
 
 def _entries(

@@ -18,10 +18,10 @@ from tiny_models import tiny_model
 
 from actlib.channels import channel_modules
 from actlib.files import save_tensors
-from actlib.folders.headers import INDEX, SINGLE
 from actlib.folders.patches import apply_patch
 from actlib.masks import ChannelMask
 from actlib.scores import ChannelScores
+from actlib.stored import INDEX, SINGLE
 
 DONOR = Path("donor", SINGLE)
 TRANSFER = "transfer --target target --donor donor --mask mask --out out"

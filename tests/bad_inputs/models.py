@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from actlib.folders.headers import INDEX, SINGLE
+from actlib.stored import INDEX, SINGLE
 from bad_inputs.mistakes import (
     DONOR,
     MAKE,

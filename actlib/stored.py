@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Literal
 
 import numpy as np
 import torch
@@ -60,11 +61,16 @@ class StoredTensor:
         """Bytes of each of these rows."""
         return self.size // self.rows if self.rows else 0
 
-    def open(self, folder: Path) -> Tensor:
-        """The tensor, mapped from the file; writes to it do not reach the file."""
+    def open(self, folder: Path, *, writable: bool = False) -> Tensor:
+        """The tensor, mapped from the file; what is written to it reaches the file if `writable`.
+
+        Raises:
+            KeyError: its numbers are of none of `DTYPES`.
+        """
         if self.size == 0:
             return torch.empty(self.shape, dtype=DTYPES[self.dtype])
-        data = np.memmap(folder / self.file, np.uint8, "c", self.offset, (self.size,))
+        mode: Literal["r+", "c"] = "r+" if writable else "c"
+        data = np.memmap(folder / self.file, np.uint8, mode, self.offset, (self.size,))
         return torch.from_numpy(data).view(DTYPES[self.dtype]).view(self.shape)
 
 

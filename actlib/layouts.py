@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from actlib.folders.headers import StoredTensor
-from actlib.folders.skeletons import Skeleton
+from actlib.stored import StoredTensor
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -69,12 +68,13 @@ class Layout:
     parameters: dict[str, StoredParameter]
     converted: dict[str, str]
 
+    def __contains__(self, name: str) -> bool:
+        """Whether a parameter's rows are stored as such."""
+        return name in self.parameters
 
-def layout_of(stored: Mapping[str, StoredTensor], model: "PreTrainedModel | Skeleton") -> Layout:
+
+def layout_of(stored: Mapping[str, StoredTensor], model: "PreTrainedModel") -> Layout:
     """Stored tensors as the model's parameters."""
-    if isinstance(model, Skeleton):  # which is given only where the names are the same
-        found = {name: StoredParameter(each.shape, (each,)) for name, each in stored.items()}
-        return Layout(found, {})
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import (
         WeightConverter,

@@ -1,0 +1,281 @@
+"""Model folders whose weights stay on disk: parameters are mapped from the safetensors files.
+
+    donor = Checkpoint("donor")
+    donor["model.norm.weight"][:8]               # reads these numbers alone
+    transfer_checkpoint("target", "donor", mask, "output", scale=0.4)
+
+A mapped tensor is a tensor of torch, so that what moves channels in memory moves them on disk: the
+target's files are copied, and the masked channels of the copy are written through the map. A model
+may be much larger than memory and cut into any number of files.
+"""
+
+import filecmp
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from copy import copy
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from actlib.cards import describe_step, read_steps, write_card
+from actlib.files import atomic_folder, copy_file, require_free
+from actlib.layouts import StoredParameter, layout_of
+from actlib.loading import TOKENIZER_FILES, empty_model, load_tokenizer
+from actlib.masks import ChannelMask
+from actlib.pairs import require_pair
+from actlib.stored import DTYPES, INDEX, PICKLED, SINGLE, stored_tensors
+from actlib.transfer import as_matrix, interpolate_rows, require_scale, selections
+from actlib.vocabulary import shared_rows
+
+# In other formats the weights would still be the target's, and a loader could pick them. Pickled
+# files can run code, and the state of a finished training is no part of the model.
+_OTHER_FORMATS = ("*.h5", "*.msgpack", "*.gguf", "*.onnx", "tf_model*", "flax_model*")
+_LEFT_OUT = (*PICKLED, *_OTHER_FORMATS, "consolidated*")
+_ALL_TOKENIZER_FILES = (
+    *TOKENIZER_FILES,
+    *("merges.txt", "added_tokens.json", "special_tokens_map.json", "vocab.txt", "spiece.model"),
+)
+
+
+class Checkpoint(Mapping[str, Tensor]):
+    """The parameters of a model folder by their names in the model, memory-mapped.
+
+    Names are those of `model.named_parameters()`, where a tied tensor appears once. Parameters that
+    the files store as several tensors, such as experts one by one, are put together in memory.
+
+    Attributes:
+        folder: where the files lie.
+        model: the model on the meta device: modules and shapes without numbers. As transformers
+            does, it is untied where the files hold two copies of a tied tensor that differ.
+        files: names of the safetensors files.
+    """
+
+    def __init__(self, folder: str | os.PathLike) -> None:
+        """Read configuration and headers of a folder.
+
+        Raises:
+            ValueError: the folder holds no configuration or no usable safetensors weights.
+        """
+        self.folder, self._writable = Path(folder), False
+        stored = stored_tensors(self.folder)
+        self.files = sorted({tensor.file for tensor in stored.values()})
+        self.model = empty_model(self.folder, local_files_only=True)
+        self._layout = layout_of(stored, self.model)
+        self._untie()
+        self._stored = {
+            names[0]: copies
+            for names in _aliases(self.model)
+            if (copies := [self._layout.parameters[n] for n in names if n in self._layout])
+        }
+
+    def __getitem__(self, name: str) -> Tensor:
+        """A parameter: mapped from its file, or put together of several tensors."""
+        return self._opened(self._stored[name][0])
+
+    def __iter__(self) -> Iterator[str]:
+        """Names of the parameters that are stored."""
+        return iter(self._stored)
+
+    def __len__(self) -> int:
+        """Number of parameters that are stored."""
+        return len(self._stored)
+
+    def parts(self, name: str) -> Iterator[tuple[int, Tensor]]:
+        """Every stored tensor of a parameter: its first row in the parameter, and its matrix.
+
+        A tied parameter may be stored under each of its names, and then comes more than once.
+        """
+        for copy_ in self._stored[name]:
+            for start, part in zip(copy_.origins, copy_.parts, strict=True):
+                yield start, as_matrix(part.open(self.folder, writable=self._writable))
+
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        """Rows from `start` to before `stop` of a parameter as a matrix, fewer at its end."""
+        stored = self._stored[name][0]
+        pieces = []
+        for first, part in zip(stored.origins, stored.parts, strict=True):
+            if first < stop and start < first + part.rows or len(stored.parts) == 1:
+                matrix = as_matrix(part.open(self.folder, writable=self._writable))
+                pieces.append(matrix[max(start - first, 0) : stop - first])
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+    def require(self, names: Iterable[str], role: str) -> None:
+        """Refuse parameters that are not stored, or in another shape, form or type than expected.
+
+        Args:
+            names: of the parameters that are needed.
+            role: what to call this folder.
+
+        Raises:
+            ValueError: names the first such parameter.
+        """
+        parameters = dict(self.model.named_parameters())
+        for name in names:
+            if name in self._layout.converted:
+                raise ValueError(
+                    f"the {role}'s files hold {name} {self._layout.converted[name]}; expected its "
+                    "own rows, so load the models and use transfer_"
+                )
+            if name not in self._stored:
+                raise ValueError(f"the {role}'s files hold no tensor {name}")
+            for stored in self._stored[name]:
+                expected = tuple(parameters[name].shape)
+                if stored.shape != expected or stored.dtype not in DTYPES:
+                    shapes = [" x ".join(map(str, each)) for each in (stored.shape, expected)]
+                    raise ValueError(
+                        f"the {role}'s {name} is {shapes[0]} of {stored.dtype}, expected "
+                        f"{shapes[1]} of a float type"
+                    )
+
+    def copied(self, destination: Path) -> "Checkpoint":
+        """Copy the model to an empty folder; what is written to the copy's tensors reaches files.
+
+        Configuration, tokenizer, generation settings and all else that belongs to the model comes
+        along; hidden files, pickled files and other formats of the weights do not.
+
+        Raises:
+            ValueError: a file is a link to one outside the folder, which may be private.
+        """
+        for path in _carried(self.folder, self.files):
+            place = destination / path.relative_to(self.folder)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            copy_file(path, place)
+        output = copy(self)
+        output.folder, output._writable = destination, True
+        return output
+
+    def _opened(self, stored: StoredParameter) -> Tensor:
+        parts = [part.open(self.folder, writable=self._writable) for part in stored.parts]
+        return parts[0] if len(parts) == 1 else torch.cat(parts).view(stored.shape)
+
+    def _untie(self) -> None:
+        """Untie what the configuration ties and the files store twice, with other numbers."""
+        for names in _aliases(self.model):
+            stored = [name for name in names if name in self._layout]
+            for name in stored[1:]:
+                one, other = (self._layout.parameters[each] for each in (stored[0], name))
+                if one.dtype not in DTYPES or other.dtype not in DTYPES:
+                    continue  # `require` refuses it
+                if one.shape == other.shape and torch.equal(self._opened(one), self._opened(other)):
+                    continue
+                owner, _, own = name.rpartition(".")
+                empty = nn.Parameter(torch.empty(other.shape, device="meta"))
+                self.model.get_submodule(owner).register_parameter(own, empty)
+                self.model.all_tied_weights_keys.pop(name, None)
+
+
+def rows_of(parameters: Mapping[str, Tensor], name: str, start: int, stop: int) -> Tensor:
+    """Some rows of a parameter as a matrix, in memory or in files."""
+    if isinstance(parameters, Checkpoint):
+        return parameters.rows(name, start, stop)
+    return as_matrix(parameters[name])[start:stop]
+
+
+def require_matching(donor: Checkpoint, target: Checkpoint) -> None:
+    """Refuse folders whose models or tokenizers cannot exchange channels.
+
+    Raises:
+        ValueError: names each mismatch, or the folder where both are the same.
+    """
+    if donor.folder.resolve() == target.folder.resolve():
+        raise ValueError(
+            f"donor and target are the same folder, {target.folder}, so nothing would move; name "
+            "the folder of another model as the donor"
+        )
+    folders = donor.folder, target.folder
+    # Loading and comparing large vocabularies takes longer than many a transfer.
+    same = all(_is_same(*(folder / file for folder in folders)) for file in _ALL_TOKENIZER_FILES)
+    tokenizers = [None if same else load_tokenizer(folder) for folder in folders]
+    require_pair(donor.model, target.model, *tokenizers)
+
+
+def transfer_checkpoint(
+    target_dir: str | os.PathLike,
+    donor_dir: str | os.PathLike,
+    mask: ChannelMask,
+    output_dir: str | os.PathLike,
+    scale: float = 0.4,
+) -> Path:
+    """Write a copy of a target's folder with the masked channels moved towards a donor's.
+
+    Same values as `transfer_` in memory, in the dtype in which the target is stored. The folder
+    also gets `actlib.json`, which says what was done, and a model card, which says it to people;
+    the target's own card is kept beside it as `README.target.md`.
+
+    Args:
+        target_dir: Hugging Face folder with safetensors weights, in one file or several.
+        donor_dir: such a folder of the same architecture; files and dtype may be cut otherwise.
+        mask: channels to move.
+        output_dir: folder to write, absent or empty. It appears whole or not at all.
+        scale: the paper's lambda.
+
+    Returns:
+        The path of the output folder.
+
+    Raises:
+        ValueError: a folder is absent or holds no usable weights, the models or tokenizers do not
+            fit or are one folder, the mask is of another model, the scale is not finite, a moved
+            parameter would be NaN or infinite, or the output is taken. Nothing is written then.
+    """
+    output_dir = Path(output_dir)
+    require_scale(scale)
+    require_free(output_dir)
+    target, donor = Checkpoint(target_dir), Checkpoint(donor_dir)
+    require_matching(donor, target)
+    selected = selections(target.model, mask)
+    target.require(selected, "target")
+    donor.require(selected, "donor")
+    step = describe_step("transfer", target.folder, donor.folder, mask, scale)
+    steps = [*read_steps(target.folder), step]
+    with atomic_folder(output_dir) as unfinished:
+        output = target.copied(unfinished)
+        for name, selection in selected.items():
+            for start, matrix in output.parts(name):
+                stop = start + len(matrix)
+                rows = shared_rows(donor.rows(name, start, stop), matrix)
+                part = selection.between(start, stop)
+                for index, values in interpolate_rows(matrix, rows, part, scale, name):
+                    matrix[index] = values
+        write_card(unfinished, steps)
+    return output_dir
+
+
+def _aliases(model: nn.Module) -> list[list[str]]:
+    """All names of each parameter; a tied one has several."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return list(names.values())
+
+
+def _carried(folder: Path, weights: Iterable[str]) -> list[Path]:
+    """The files of a folder that belong to the model."""
+    # Beside a single file nobody reads shards; other variants would still be the target's.
+    others = {path.name for path in folder.glob("model*.safetensors*")} - set(weights)
+    others -= {INDEX} if SINGLE not in weights else set()
+    carried = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and str(path.relative_to(folder)) not in others
+        and not any(map(path.match, _LEFT_OUT))
+    ]
+    homes = [folder.resolve()]
+    if homes[0].parent.name == "snapshots":  # in the Hub's cache files are links into `blobs`
+        homes.append(homes[0].parents[1] / "blobs")
+    for path in carried:
+        is_weight = str(path.relative_to(folder)) in set(weights)
+        if not is_weight and not any(map(path.resolve().is_relative_to, homes)):
+            raise ValueError(
+                f"{path} is a link to a file outside its folder, which would be copied along; put "
+                "the file itself there, or remove the link"
+            )
+    return carried
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    if not one.is_file() or not other.is_file():
+        return not one.is_file() and not other.is_file()
+    return filecmp.cmp(one, other, shallow=False)
