@@ -50,7 +50,7 @@ def large_pair(tiny: bool, turns: int) -> Iterator[pd.DataFrame]:
     with tempfile.TemporaryDirectory() as folder:
         patch = Path(folder) / "patch.safetensors"
         restore()
-        actlib.make_patch(donor, target, mask, patch, scale=0.4)
+        actlib.make_patch(target=target, donor=donor, mask=mask, path=patch)
         apply = partial(actlib.apply_patch, target, patch)
         runs = in_turns({load: restore, "apply_patch": apply}, turns, restore)
         yield summary(f"patch, {shape}", runs, load)

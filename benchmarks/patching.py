@@ -26,7 +26,7 @@ def main() -> None:
     state = {name: tensor.clone() for name, tensor in target.state_dict().items()}
     with tempfile.TemporaryDirectory() as scratch:
         patch = Path(scratch) / "patch.safetensors"
-        actlib.make_patch(donor, target, mask, patch)
+        actlib.make_patch(target=target, donor=donor, mask=mask, path=patch)
         ways = {  # in this order, so that each finds the weights that it fits
             "load_state_dict": lambda: target.load_state_dict(state),
             "apply_patch": lambda: actlib.apply_patch(target, patch),

@@ -17,7 +17,8 @@ import actlib
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-ASKED = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]
+EXTRAS = PROJECT["optional-dependencies"]
+ASKED = sorted({*PROJECT["dependencies"], *(each for extra in EXTRAS.values() for each in extra)})
 
 
 def _text(name):
