@@ -78,6 +78,7 @@ class ChannelModule:
 
 def channel_modules(model: nn.Module) -> dict[str, ChannelModule]:
     """Every module of the model that has channels, by name, in the order of `named_modules()`."""
+    model = uncompiled(model)
     found, special = {}, _special_roles(model)
     for name, module in model.named_modules():
         for own, packed in packed_projections(module).items():
@@ -89,6 +90,26 @@ def channel_modules(model: nn.Module) -> dict[str, ChannelModule]:
             role = special.get(id(module)) or _role_of(module, described[1])
             found[name] = ChannelModule(name, module, *described, role)
     return found
+
+
+def uncompiled(model: nn.Module) -> nn.Module:
+    """The module that `torch.compile` wrapped, whose parts have their own names; else the model."""
+    return getattr(model, "_orig_mod", model)
+
+
+def require_in_memory(*models: nn.Module) -> None:
+    """Refuse models whose weights are not there to be read or written between two forwards.
+
+    Raises:
+        ValueError: names the first such parameter.
+    """
+    for model in models:
+        for name, parameter in model.named_parameters():
+            if parameter.is_meta:
+                raise ValueError(
+                    f"parameter {name} is offloaded (on the meta device); its weights can be read "
+                    "and changed in the model's folder only, by transfer_checkpoint"
+                )
 
 
 def tied_modules(model: nn.Module) -> list[tuple[str, ...]]:

@@ -92,11 +92,11 @@ def record(
     import torch
     from transformers import AutoModelForCausalLM
 
-    from actlib.contexts import require_room
+    from actlib.forward import require_room
     from actlib.loading import load_pretrained, load_tokenizer
-    from actlib.localize import record_differences
     from actlib.prompts import batches
     from actlib.questions import load_questions
+    from actlib.recording import record_differences
     from actlib.vocabulary import fit_vocabulary_
 
     rows = load_questions(questions)[:limit]
@@ -113,8 +113,7 @@ def record(
     for batch in encoded:  # here, where a question still has its name
         names = [f"the question {rows[n]['id']} of {questions}" for n in batch["index"].tolist()]
         require_room(models[1], batch, names.__getitem__)
-    sums: dict[str, Any] = {"moments": True} if moments else {}
-    scores = record_differences(*models, encoded, progress=True, **sums)
+    scores = record_differences(*models, encoded, moments=moments, progress=True)
     if not any(values.any() for values in scores.values.values()):
         same = f"donor {donor} and target {target} give the same activations in every channel"
         raise ValueError(f"{same}; name two different models")

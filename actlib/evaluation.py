@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from actlib.hooks import AnswerTokens, answer_positions, evaluating, run_model
+from actlib.forward import run_model
+from actlib.hooks import AnswerTokens, answer_positions, evaluating
 
 
 def evaluate(
@@ -78,7 +79,7 @@ def _evaluate_batch(model: nn.Module, batch: Mapping[str, Tensor]) -> pd.DataFra
     tokens = AnswerTokens.of_batch({**batch, "answer_mask": predicting})
     logits = run_model(model, batch, tokens).logits
     tokens = tokens.to(logits.device)
-    logits = tokens.select("the logits", logits, logits.shape[-1]).tensor().float()
+    logits = tokens.select("the logits", logits, logits.shape[-1]).float()
     labels = batch["input_ids"].to(logits.device)[tokens.rows, tokens.columns + 1]
     # per answer token: [NLL in nats, 1 where the argmax is another token]
     loss = torch.nn.functional.cross_entropy(logits, labels, reduction="none")

@@ -1,13 +1,13 @@
 """Activations of packed experts, for the tokens that the router sent to each, and no others.
 
-    found = routed_outputs(experts, hidden_states, top_k_index)    # name of projection to Routed
+    outputs = routed_outputs(experts, hidden_states, top_k_index)    # name of projection to Routed
 
 An expert's activation for a token is the output of its projection (of the last one before the
 router's weight) where the router sent the token to that expert, and 0 where it did not. So of two
 models, one of which sends a token to an expert and the other elsewhere, the first one's whole
 activation counts as their difference. Ours; the paper has no experts.
 
-Nothing here is ever [tokens, experts x outputs]: a token is kept for its own experts alone.
+Nothing here is ever [tokens, experts x outputs]: a token is listed for its own experts alone.
 """
 
 from collections.abc import Callable, Mapping
@@ -41,11 +41,19 @@ class Routed:
     count: int
     total: int
 
+    def tensors(self) -> dict[str, Tensor]:
+        """The three tensors by name."""
+        return {"values": self.values, "tokens": self.tokens, "experts": self.experts}
+
     def to(self, device: torch.device) -> "Routed":
         """Copy on a device."""
-        parts = (self.values, self.tokens, self.experts)
-        values, tokens, experts = (part.to(device) for part in parts)
+        values, tokens, experts = (tensor.to(device) for tensor in self.tensors().values())
         return Routed(values, tokens, experts, self.count, self.total)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the values are."""
+        return self.values.device
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> "Routed":
         """The same pairs with changed values."""
@@ -82,7 +90,7 @@ class Routed:
 def routed_outputs(
     experts: nn.Module, hidden: Float[Tensor, "tokens d"], chosen: Int[Tensor, "tokens k"]
 ) -> dict[str, Routed]:
-    """Compute the projections of packed experts anew, for some tokens, from the experts' inputs.
+    """Compute the projections of packed experts again, for some tokens, from the experts' inputs.
 
     So it does not matter by which implementation (eager, batched_mm, grouped_mm) the model runs
     them. Weights that accelerate offloads are brought in once more. A GPU is waited for once.
@@ -127,3 +135,13 @@ def _projected(
     gate: Any = experts._apply_gate if experts.has_gate else experts.act_fn
     gated = gate(inner)
     return {first: inner, last: functional.linear(gated, out[number])}
+
+
+def sum_routed(donor: Routed, target: Routed, moments: bool) -> Float[Tensor, "sums channels"]:
+    """As `actlib.recording.sum_tokens`; a token that an expert did not see adds 0."""
+    ours, theirs = (each.mapped(Tensor.double) for each in (donor, target))
+    sizes = [each.mapped(torch.abs).by_expert() for each in (ours, theirs)]
+    sums = [ours.minus(theirs).mapped(torch.abs).by_expert(), (sizes[0] + sizes[1]) / 2]
+    if moments:
+        sums += [ours.by_expert(), ours.mapped(torch.square).by_expert()]
+    return torch.stack(sums)

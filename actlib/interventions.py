@@ -31,10 +31,10 @@ from torch import Tensor, nn
 
 from actlib.channels import Layout, channel_modules
 from actlib.exchanges import exchange
+from actlib.forward import input_device
 from actlib.hooks import editing_hooks, evaluating, output_hooks, rehearsing
 from actlib.masks import ChannelMask, require_fit, require_same_channels
 from actlib.pairs import require_pair
-from actlib.placement import input_device
 
 ABLATIONS = ("zero", "mean", "resample")
 

@@ -22,6 +22,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from actlib.cards import describe_step, read_steps, write_card
+from actlib.channels import require_in_memory
 from actlib.checkpoint import Checkpoint, require_matching, rows_of
 from actlib.collisions import (
     RULES,
@@ -34,7 +35,6 @@ from actlib.collisions import (
 from actlib.files import atomic_folder, require_free
 from actlib.masks import ChannelMask, require_fit
 from actlib.pairs import require_pair
-from actlib.placement import require_in_memory
 from actlib.transfer import Index, Selection, as_matrix, require_finite, require_scale, selections
 from actlib.vocabulary import shared_rows
 

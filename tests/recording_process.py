@@ -1,22 +1,24 @@
-"""One of several processes that record together, for `test_parallel`; saves what it gets."""
+"""One of several processes that record together, for `test_processes`; saves what it gets."""
 
 import sys
 from pathlib import Path
 
 import torch
 
-from actlib.localize import record_differences
-from actlib.parallel import Share
+from actlib.processes import rank_and_count
+from actlib.recording import record_differences
 from actlib.two_passes import record_differences_in_two_passes
 
 
 def recorded(donor, target, batches, folder):
     """Scores of three batches, of one that leaves a process without any, and of two passes."""
-    yield "three", record_differences(donor, target, batches)
-    yield "one", record_differences(donor, target, batches[:1])
+    yield "three", record_differences(donor, target, batches, moments=True)
+    yield "one", record_differences(donor, target, batches[:1], moments=True)
     yield (
         "two passes",
-        record_differences_in_two_passes(lambda: donor, lambda: target, batches, folder / "kept"),
+        record_differences_in_two_passes(
+            lambda: donor, lambda: target, batches, folder / "kept", moments=True
+        ),
     )
 
 
@@ -32,10 +34,10 @@ def failure(donor, target, batches):
 def main(folder):
     torch.set_num_threads(1)
     donor, target, batches = torch.load(folder / "given.pt", weights_only=False)
-    share = Share.current()
+    rank, _ = rank_and_count()
     for name, scores in recorded(donor, target, batches, folder):
-        scores.save(folder / f"{name}-{share.rank}.safetensors")
-    (folder / f"failure-{share.rank}.txt").write_text(failure(donor, target, batches))
+        scores.save(folder / f"{name}-{rank}.safetensors")
+    (folder / f"failure-{rank}.txt").write_text(failure(donor, target, batches))
     torch.distributed.destroy_process_group()
 
 

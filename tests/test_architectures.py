@@ -8,14 +8,16 @@ import transformers
 from slow_reference import HEADS_FIRST, expected_scores, hook_count, moving_elements
 from torch import nn
 
+from actlib.activations import record_activations
 from actlib.channels import channel_modules, kind_of, layer_of, uncovered_parameters
 from actlib.checkpoint import transfer_checkpoint
 from actlib.evaluation import evaluate
-from actlib.hooks import position_ids_of
-from actlib.localize import record_activations, record_differences, weight_differences
+from actlib.forward import position_ids_of
 from actlib.masks import ChannelMask
 from actlib.pairing.report_rows import MISMATCH
 from actlib.pairing.reports import pair_report, pair_report_of
+from actlib.parameters import weight_differences
+from actlib.recording import record_differences
 from actlib.transfer import transfer_, transferred
 
 # Kinds of parameters that belong to no channel, of families that have any.
@@ -56,7 +58,7 @@ def same_bits(ours, theirs):
 @pytest.mark.parametrize("size", [1, 4])
 def test_scores_are_those_of_everything_stored(pair, any_architecture, items, collate, size):
     donor, target = pair(any_architecture)
-    found = record_differences(donor, target, collate(items, size))
+    found = record_differences(donor, target, collate(items, size), moments=True)
     expected = expected_scores(donor, target, items, any_architecture in HEADS_FIRST)
     for part, modules in expected.items():
         recorded = getattr(found, part)

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from tiny_models import VOCAB, tiny_model
 from actlib import random_like, record_differences, transfer_
 from actlib.evaluation import evaluate
-from actlib.localize import weight_differences
+from actlib.parameters import weight_differences
 
 torch.set_num_threads(int(sys.argv[2]))
 donor, target = tiny_model("qwen2", 1), tiny_model("qwen2", 0)

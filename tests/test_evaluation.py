@@ -6,7 +6,7 @@ from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from small_study import random_items
 
 from actlib import evaluate
-from actlib.hooks import position_ids_of
+from actlib.forward import position_ids_of
 from actlib.prompts import Encoded, pad_left
 
 

@@ -1,9 +1,11 @@
 import pytest
 import torch
 
+from actlib.activations import record_activations
 from actlib.channels import channel_modules
 from actlib.experts import Routed, routed_outputs
-from actlib.localize import record_activations, record_differences, weight_differences
+from actlib.parameters import weight_differences
+from actlib.recording import record_differences
 
 
 def routed(generator, tokens=7, experts=4, kept=2, outputs=3):
@@ -87,6 +89,6 @@ def test_features_of_experts_are_means_over_all_answer_tokens(family, items, col
     starts = [each.channels for each in modules.values()]
     place = list(modules).index(name)
     part = by_item[:, sum(starts[:place]) : sum(starts[: place + 1])]
-    pooled = record_differences(model, model, collate(items)).means[name]
+    pooled = record_differences(model, model, collate(items), moments=True).means[name]
     counts = torch.tensor([float(answer.sum()) for _, answer in items])
     torch.testing.assert_close(counts @ part / counts.sum(), pooled, rtol=1e-4, atol=1e-5)

@@ -5,16 +5,16 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from actlib.forward import position_ids_of
 from actlib.hooks import (
     AnswerTokens,
     call_hooks,
     editing_hooks,
     evaluating,
     output_hooks,
-    position_ids_of,
     rehearsing,
 )
-from actlib.localize import record_differences
+from actlib.recording import record_differences
 
 
 def hook_count(model):
@@ -155,9 +155,11 @@ def test_selection_is_the_same_from_every_output_shape():
     output = torch.arange(24.0).reshape(2, 3, 4)
     expected = torch.stack([output[0, 2], output[1, 1], output[1, 2]])
     for shaped in (output, output.reshape(6, 4), output[:, 1:]):
-        assert torch.equal(tokens.select("x", shaped, 4).tensor(), expected)
+        assert torch.equal(tokens.select("x", shaped, 4), expected)
     heads = output.reshape(2, 3, 2, 2)
-    assert torch.equal(tokens.select("x", heads, 2).tensor(), expected.reshape(6, 2))
+    assert torch.equal(tokens.select("x", heads, 2), expected.reshape(6, 2))
+    flat = output.reshape(12, 2)  # all but the channels flattened
+    assert torch.equal(tokens.select("x", flat, 2), expected.reshape(6, 2))
 
 
 def test_unexpected_output_shape_is_refused_by_name():

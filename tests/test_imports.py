@@ -20,10 +20,9 @@ UPPER = {"analysis": {"analysis"}, "harness": {"core", "harness"}}
 """Folders beside the method, and what they import; `study` imports all, and only the CLI it."""
 # Known exceptions while the package is rebuilt; all are to be empty at the end.
 LEAVING = """
-    contexts placement localize passes running_sums sum_loops compiling parallel kept_activations
-    exchanges walks views controls folders pairing plotting
+    compiling exchanges walks views controls folders pairing plotting
 """.split()
-LONG = set("plotting/style hooks folders/slabs plotting/curves folders/patch_files".split())
+LONG = set("plotting/style folders/slabs plotting/curves folders/patch_files".split())
 LONG |= {f"study/{name}" for name in "presets session evidence claim_rules".split()}
 LONG_FUNCTIONS = {
     *("finetune", "evaluate_tasks", "merge_checkpoint"),

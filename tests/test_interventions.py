@@ -10,10 +10,11 @@ from torch import nn
 
 from actlib.channels import channel_modules, kind_of
 from actlib.evaluation import evaluate
-from actlib.hooks import evaluating, output_hooks, position_ids_of
+from actlib.forward import position_ids_of
+from actlib.hooks import evaluating, output_hooks
 from actlib.interventions import ABLATIONS, ablated, patched
-from actlib.localize import record_differences
 from actlib.masks import ChannelMask
+from actlib.recording import record_differences
 
 
 def mask_of(model, choose):

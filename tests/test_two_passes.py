@@ -5,8 +5,7 @@ import pytest
 import torch
 
 import actlib.two_passes
-from actlib.localize import record_differences
-from actlib.passes import bytes_per_token
+from actlib.recording import record_differences
 from actlib.two_passes import record_differences_in_two_passes
 
 PARTS = ("values", "magnitudes", "means", "stds")
@@ -39,16 +38,10 @@ def loads():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_two_passes_have_the_bits_of_one(pair, batches, loads, tmp_path, name, dtype):
     donor, target = pair(name, dtype)
-    tokens = 4 * bytes_per_token(donor)  # so that batches are split
-    expected = record_differences(donor, target, batches, metadata={"a": "b"}, held_bytes=tokens)
-    found = record_differences_in_two_passes(
-        *map(loads, (donor, target)),
-        batches,
-        tmp_path / "kept",
-        metadata={"a": "b"},
-        held_bytes=tokens,
-    )
-    assert_same_bits(found, expected)
+    expected = record_differences(donor, target, batches, metadata={"a": "b"}, moments=True)
+    loaders, options = map(loads, (donor, target)), {"metadata": {"a": "b"}, "moments": True}
+    scores = record_differences_in_two_passes(*loaders, batches, tmp_path / "kept", **options)
+    assert_same_bits(scores, expected)
     assert not (tmp_path / "kept").exists()
 
 
@@ -83,63 +76,54 @@ def test_places_are_loaded_and_checked_before_any_work(pair, family, batches, tm
 
 
 @pytest.fixture
-def interrupted(pair, batches, loads, tmp_path, monkeypatch):
-    """Donor, target, folder after a first pass that was killed before its second file."""
+def stored(pair, batches, loads, tmp_path):
+    """Donor, target, and a folder with the donor's activations of both batches."""
     donor, target = pair()
-    write = actlib.two_passes.KeptActivations.write
-
-    def once(self, part, held):
-        if part.number == 1:
-            raise KeyboardInterrupt
-        write(self, part, held)
-
-    monkeypatch.setattr(actlib.two_passes.KeptActivations, "write", once)
-    with pytest.raises(KeyboardInterrupt):
-        record_differences_in_two_passes(loads(donor), loads(target), batches, tmp_path)
-    monkeypatch.setattr(actlib.two_passes.KeptActivations, "write", write)
+    record_differences_in_two_passes(loads(donor), loads(target), batches, tmp_path, keep=True)
     return donor, target, tmp_path
 
 
-def test_an_interrupted_first_pass_goes_on(interrupted, batches, loads, monkeypatch):
-    donor, target, folder = interrupted
-    ran = []
-    held = actlib.two_passes.held_activations
-    monkeypatch.setattr(
-        actlib.two_passes,
-        "held_activations",
-        lambda model, modules, part: ran.append(part.number) or held(model, modules, part),
-    )
-    load = loads(donor)
-    found = record_differences_in_two_passes(load, loads(target), batches, folder, keep=True)
-    assert ran == [1] and load.calls == 1
-    assert_same_bits(found, record_differences(donor, target, batches))
-    # All is there now: another target needs no donor, other batches need their own files.
-    again = record_differences_in_two_passes(load, loads(donor), batches, folder, keep=True)
-    assert load.calls == 1 and ran == [1]
+def count_forwards(model):
+    counts = []
+    model.register_forward_pre_hook(lambda *_: counts.append(1))
+    return counts
+
+
+def test_an_interrupted_first_pass_goes_on(stored, batches, loads):
+    donor, target, folder = stored
+    next(folder.iterdir()).unlink()
+    forwards = count_forwards(donor)
+    scores = record_differences_in_two_passes(loads(donor), loads(target), batches, folder)
+    assert len(forwards) == 1 and not list(folder.glob("*"))
+    assert_same_bits(scores, record_differences(donor, target, batches))
+
+
+def test_what_is_stored_serves_another_target_of_the_donor(stored, batches, loads):
+    donor, _, folder = stored
+    forwards = count_forwards(donor)
+    again = record_differences_in_two_passes(loads(donor), loads(donor), batches, folder)
+    assert len(forwards) == 2  # as the target
     assert all((values == 0).all() for values in again.values.values())
-    record_differences_in_two_passes(load, loads(target), batches[::-1], folder)
-    assert load.calls == 2 and ran == [1, 0, 1]
 
 
-def test_another_donor_does_not_go_on(interrupted, batches, loads):
-    donor, target, folder = interrupted
-    with pytest.raises(ValueError, match="activations of another donor .* empty it or name"):
-        record_differences_in_two_passes(loads(target), loads(donor), batches, folder)
-
-
-def test_a_disk_without_room_is_refused_before_anything_runs(
-    pair, batches, loads, tmp_path, monkeypatch, capsys
+@pytest.mark.parametrize("changed", ["donor", "data", "marks", "code"])
+def test_nothing_is_taken_that_depends_on_something_else(
+    stored, batches, loads, monkeypatch, changed
 ):
-    donor, target = pair()
-    free = 15 * bytes_per_token(donor) - 1
-    usage = type("Usage", (), {"free": free})
-    monkeypatch.setattr("actlib.two_passes.shutil.disk_usage", lambda _folder: usage)
-    monkeypatch.setattr(actlib.two_passes, "held_activations", None)
-    with pytest.raises(ValueError, match=r"need 0\.0 GB in .*, where 0\.0 GB are free; name"):
-        record_differences_in_two_passes(
-            loads(donor), loads(target), batches, tmp_path, progress=True
-        )
-    assert "the donor's activations take 0.0 GB" in capsys.readouterr().out
+    donor, target, folder = stored
+    if changed == "donor":  # one weight of many, as a transfer changes few rows
+        with torch.no_grad():
+            donor.model.layers[1].mlp.up_proj.weight[2, 3] += 0.5
+    if changed == "data":
+        batches[0]["input_ids"][0, -1] ^= 1
+    if changed == "marks":
+        batches[0]["answer_mask"][1, 1:] = 1
+    if changed == "code":
+        monkeypatch.setattr(actlib.two_passes, "CODE", actlib.two_passes.CODE[1:])
+    forwards = count_forwards(donor)
+    scores = record_differences_in_two_passes(loads(donor), loads(target), batches, folder)
+    assert len(forwards) == (2 if changed in ("donor", "code") else 1)
+    assert_same_bits(scores, record_differences(donor, target, batches))
 
 
 def test_models_that_do_not_fit_are_refused(pair, family, batches, loads, tmp_path):

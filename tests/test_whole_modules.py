@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from actlib.controls.choices import whole_modules
-from actlib.localize import weight_differences
 from actlib.masks import require_fit
+from actlib.parameters import weight_differences
 from actlib.rankings import RANKINGS
 from actlib.scores import ChannelScores
 

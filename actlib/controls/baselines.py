@@ -24,9 +24,8 @@ from jaxtyping import Float
 from peft.utils.merge_utils import dare_linear, dare_ties, task_arithmetic, ties
 from torch import Tensor, nn
 
-from actlib.channels import layer_of, tower_of
+from actlib.channels import layer_of, require_in_memory, tower_of
 from actlib.pairs import require_pair
-from actlib.placement import require_in_memory
 from actlib.transfer import require_scale
 
 Model = TypeVar("Model", bound=nn.Module)

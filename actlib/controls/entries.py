@@ -22,9 +22,9 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
+from actlib.channels import require_in_memory
 from actlib.masks import shortened
 from actlib.pairs import require_pair
-from actlib.placement import require_in_memory
 from actlib.transfer import interpolate, require_scale
 
 Entries = dict[str, Bool[Tensor, "..."]]

@@ -19,10 +19,9 @@ import torch
 from jaxtyping import Bool, Shaped
 from torch import Tensor, nn
 
-from actlib.channels import channel_modules
+from actlib.channels import channel_modules, require_in_memory
 from actlib.masks import ChannelMask, require_fit
 from actlib.pairing.pairs import require_pair
-from actlib.placement import require_in_memory
 
 Index = tuple[Tensor | slice, ...]
 

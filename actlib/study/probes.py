@@ -14,8 +14,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from transformers import PreTrainedModel
 
+from actlib.activations import record_activations
 from actlib.analysis.stats import bootstrap
-from actlib.localize import record_activations
 from actlib.masks import ChannelMask
 from actlib.scores import ChannelScores
 from actlib.study.session import Study

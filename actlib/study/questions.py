@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from actlib.evaluation import evaluate
-from actlib.placement import input_device
+from actlib.forward import input_device
 from actlib.prompts import Encoded, batches
 from actlib.questions import (
     SPLITS,

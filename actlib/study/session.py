@@ -28,9 +28,9 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from actlib.files import write_text
-from actlib.localize import record_differences
 from actlib.pairs import require_pair
 from actlib.prompts import batches, drop_long
+from actlib.recording import record_differences
 from actlib.scores import ChannelScores, pool
 from actlib.study.families import build, load_model, load_pretrained, recipe
 from actlib.study.locking import locked
@@ -40,7 +40,7 @@ from actlib.study.questions import ItemSet, Questions, cluster_of, data_digest, 
 from actlib.vocabulary import fit_vocabulary_
 
 PARTS = 6
-RECORDING = 2  # raised when scores hold something new, so that those kept before are recorded anew
+RECORDING = 3  # raised when scores hold something new, so that those kept before are recorded anew
 
 
 @dataclass
@@ -284,7 +284,10 @@ class Study:
             fit_vocabulary_(ours, theirs, *tokenizers)
             steps = tqdm(missing, desc=f"recording {names[0]} against {names[1]}")
             for (cell, _, path), chunk in zip(steps, chunks, strict=True):
-                record_differences(ours, theirs, chunk, metadata={"ability": cell}).save(path)
+                scores = record_differences(
+                    ours, theirs, chunk, moments=True, metadata={"ability": cell}
+                )
+                scores.save(path)
             inputs, digest = dict(zip(names, places, strict=True)), data_digest(self.preset.data)
             write_provenance(folder, "scores", inputs, seeds=[seed], data_sha256=digest)
 

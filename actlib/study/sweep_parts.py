@@ -17,8 +17,8 @@ from transformers import PreTrainedModel
 from actlib.controls.choices import RANDOM, chosen, everything
 from actlib.controls.entries import entries_transferred, top_entries
 from actlib.interventions import ABLATIONS, ablated, patched
-from actlib.localize import weight_differences
 from actlib.masks import ChannelMask
+from actlib.parameters import weight_differences
 from actlib.scores import ChannelScores
 from actlib.study.experiments import light_sft
 from actlib.study.presets import Preset, Sweep, Training

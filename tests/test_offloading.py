@@ -3,10 +3,13 @@ import pytest
 import torch
 from torch import nn
 
-from actlib.hooks import AnswerTokens, run_model
-from actlib.localize import record_activations, record_differences, weight_differences
+from actlib.activations import record_activations
+from actlib.channels import require_in_memory
+from actlib.forward import input_device, run_model
+from actlib.hooks import AnswerTokens
 from actlib.masks import ChannelMask
-from actlib.placement import input_device, require_in_memory
+from actlib.parameters import weight_differences
+from actlib.recording import record_differences
 
 
 def offloaded(model, how, folder):
@@ -24,12 +27,12 @@ def offloaded(model, how, folder):
 @pytest.mark.parametrize("how", ["cpu", "disk", "dispatched"])
 @pytest.mark.parametrize("name", ["llama", "mixtral"])
 def test_offloaded_models_score_as_those_in_memory(pair, batches, tmp_path, how, name):
-    expected = record_differences(*pair(name), batches)
+    expected = record_differences(*pair(name), batches, moments=True)
     models = [
         offloaded(model, how, tmp_path / str(place)) for place, model in enumerate(pair(name))
     ]
     assert any(parameter.is_meta for parameter in models[0].parameters())
-    found = record_differences(*models, batches)
+    found = record_differences(*models, batches, moments=True)
     for part in ("values", "means", "stds"):
         ours, theirs = getattr(found, part), getattr(expected, part)
         assert all(torch.equal(ours[module], theirs[module]) for module in theirs), part

@@ -3,12 +3,16 @@ import weakref
 
 import pytest
 import torch
+from torch import nn
 
+from actlib import kernels
+from actlib.activations import record_activations
 from actlib.channels import channel_modules
-from actlib.hooks import Answers, AnswerTokens
-from actlib.localize import record_activations, record_differences, weight_differences
+from actlib.hooks import AnswerTokens
 from actlib.masks import ChannelMask
-from actlib.scores import ChannelScores, pool
+from actlib.parameters import weight_differences
+from actlib.recording import record_differences, sum_tokens
+from actlib.scores import pool
 
 
 def hook_count(model):
@@ -81,65 +85,55 @@ def assert_moments(scores, donor, items, tolerance=1e-5):
 
 
 @pytest.mark.parametrize("size", [1, 2, 6])
-def test_means_and_spreads_are_the_donors_over_answer_tokens(
-    pair, items, collate, architecture, size
-):
+def test_means_and_stds_are_the_donors_over_answer_tokens(pair, items, collate, architecture, size):
     donor, target = pair(architecture)
-    scores = record_differences(donor, target, collate(items, size))
+    scores = record_differences(donor, target, collate(items, size), moments=True)
     assert_moments(scores, donor, items)
     assert all(each.dtype == torch.float32 for each in scores.stds.values())
 
 
 @pytest.mark.parametrize("architecture", ["llama_tied", "gpt2"])
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_pooled_recordings_have_the_spreads_of_one(pair, items, collate, architecture, side):
+def test_pooled_recordings_have_the_stds_of_one(pair, items, collate, architecture, side):
     donor, target = pair(architecture)
     parts = [
-        record_differences(donor, target, collate(chosen, 2, side))
+        record_differences(donor, target, collate(chosen, 2, side), moments=True)
         for chosen in (items[:1], items[1:4], items[4:])
     ]
     assert_moments(pool(parts), donor, items)
 
 
-def test_spreads_survive_a_channel_far_from_zero(pair, items, collate):
+def test_stds_survive_a_channel_far_from_zero(pair, items, collate):
     donor, target = pair("gpt2")
     name = "transformer.h.0.mlp.c_fc"
     with torch.no_grad():
         donor.transformer.h[0].mlp.c_fc.bias[3] = 3e3
-    stds = record_differences(donor, target, collate(items)).stds[name]
+    stds = record_differences(donor, target, collate(items), moments=True).stds[name]
     outputs = [activations_of(donor, ids)[name][answer] for ids, answer in items]
     expected = torch.cat(outputs).std(0, correction=0).float()
     assert expected[3] > 0.1
     torch.testing.assert_close(stds, expected, rtol=2e-3, atol=0)
 
 
-@pytest.mark.parametrize("architecture", ["llama", "mixtral"])
-def test_values_alone_are_the_same_and_rank_as_the_paper_does(
-    pair, items, collate, architecture, tmp_path
-):
-    donor, target = pair(architecture)
-    batches = collate(items, 2)
-    whole = record_differences(donor, target, batches)
-    alone = record_differences(donor, target, batches, values_only=True)
-    assert all(torch.equal(alone.values[name], whole.values[name]) for name in whole.values)
-    assert (alone.magnitudes, alone.means, alone.stds) == ({}, {}, {})
-    masks = [scores.top(20.0).channels for scores in (alone, whole)]
-    assert all(torch.equal(masks[0][name], masks[1][name]) for name in whole.values)
-    alone.save(tmp_path / "scores.safetensors")
-    again = pool([ChannelScores.load(tmp_path / "scores.safetensors"), whole])
-    assert not again.magnitudes
-    name = "model.norm"
-    torch.testing.assert_close(again.values[name], whole.values[name])
-    with pytest.raises(ValueError, match='"scaled" needs magnitudes'):
-        alone.top(20.0, ranking="scaled")
+def test_the_difference_and_magnitude_sums_alone_are_the_default(pair, batches):
+    for name in ("llama", "mixtral"):
+        donor, target = pair(name)
+        whole = record_differences(donor, target, batches, moments=True)
+        alone = record_differences(donor, target, batches)
+        for part in ("values", "magnitudes"):
+            ours, theirs = getattr(alone, part), getattr(whole, part)
+            assert all(torch.equal(ours[module], theirs[module]) for module in theirs)
+        assert (alone.means, alone.stds) == ({}, {})
+        with pytest.raises(ValueError, match="moments=True"):
+            alone.relative_to(alone).top(5, "relative")
 
 
-def test_constant_channels_have_no_spread(pair, items, collate):
+def test_constant_channels_have_no_std(pair, items, collate):
     donor, target = pair("gpt2")
     with torch.no_grad():
         donor.transformer.ln_f.weight.zero_()
     # Over many tokens, the mean of the squares rounds to below the square of the mean.
-    scores = record_differences(donor, target, collate(items * 20, 7))
+    scores = record_differences(donor, target, collate(items * 20, 7), moments=True)
     assert (scores.stds["transformer.ln_f"] < 1e-6).all()
     torch.testing.assert_close(scores.means["transformer.ln_f"], donor.transformer.ln_f.bias.data)
 
@@ -181,7 +175,7 @@ def test_equal_models_score_zero(family, batches):
         assert all((sizes > 0).any() for sizes in scores.magnitudes.values())
 
 
-def test_low_precision_models_are_summed_in_float32(family, items, collate):
+def test_low_precision_models_are_summed_in_float64(family, items, collate):
     donor, target = family("llama", 1, torch.bfloat16), family("llama", 0, torch.bfloat16)
     scores = record_differences(donor, target, collate(items * 40, 1))
     values, _, _ = expected_scores(donor, target, items)
@@ -190,38 +184,28 @@ def test_low_precision_models_are_summed_in_float32(family, items, collate):
     assert scores.metadata["dtype"] == "bfloat16"
 
 
-def test_nothing_stays_behind(pair, batches, monkeypatch):
+def test_nothing_outlives_its_batch(pair, batches, monkeypatch):
     donor, target = pair()
     donor.train()
     target.model.layers[0].train()
     flags = [[m.training for m in model.modules()] for model in (donor, target)]
-    kept = []
-    select, tensor = AnswerTokens.select, Answers.tensor
+    selected, alive, select = [], [], AnswerTokens.select
 
-    def watched(found):
-        kept.append(weakref.ref(found))
-        assert not found.requires_grad
-        return found
-
-    def selecting(self, name, output, channels):
-        answers = select(self, name, output, channels)
-        watched(answers.flat)
-        return answers
-
-    monkeypatch.setattr(AnswerTokens, "select", selecting)
-    monkeypatch.setattr(Answers, "tensor", lambda self: watched(tensor(self)))
-    alive = []
+    def watched(self, name, output, channels):
+        activations = select(self, name, output, channels)
+        selected.append(weakref.ref(activations))
+        assert not activations.requires_grad
+        return activations
 
     def stream():
         for batch in batches:
             gc.collect()
-            alive.append(sum(each() is not None for each in kept))
+            alive.append(sum(each() is not None for each in selected))
             yield batch
 
+    monkeypatch.setattr(AnswerTokens, "select", watched)
     record_differences(donor, target, stream())
-    modules = len(channel_modules(target))
-    # Outputs of both models, and the rows of the donor that are held until the target has run.
-    assert len(kept) == 3 * modules * len(batches)
+    assert len(selected) == 2 * len(channel_modules(target)) * len(batches)
     assert alive[1] <= 2  # the locals of the last call at most
     assert hook_count(donor) == hook_count(target) == 0
     assert [[m.training for m in model.modules()] for model in (donor, target)] == flags
@@ -345,3 +329,133 @@ def test_empty_or_foreign_masks_are_refused(pair, batches):
         record_activations(target, batches, mask - mask)
     with pytest.raises(ValueError, match="the mask is of another model"):
         record_activations(target, batches, ChannelMask({"a": torch.ones(2, dtype=torch.bool)}))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(("tokens", "channels"), [(1, 6), (7, 2500), (50, 6)])
+@pytest.mark.parametrize("rows", [2, 4])
+def test_the_kernel_gives_the_formula(monkeypatch, dtype, tokens, channels, rows):
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(2, tokens, channels, generator=generator)
+    a[:, 1] += 1e3  # far from zero, with a small std
+    a[:, 2] = 3.0
+    a, b = a.to(dtype), b.to(dtype)
+    x, y = a.double(), b.double()
+    exact = [(x - y).abs(), (x.abs() + y.abs()) / 2, x, x.square()][:rows]
+    exact = torch.stack([each.sum(dim=0) for each in exact])
+    sums = torch.zeros(rows, channels, dtype=torch.float64)
+    assert kernels.add_sums(sums, a, b)
+    torch.testing.assert_close(sums, exact, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(sum_tokens(a, b, rows == 4), exact, rtol=1e-12, atol=1e-9)
+    # the threads of a large machine share the channels, and leave no trace
+    monkeypatch.setattr(kernels, "THREAD_NUMBERS", 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    shared = torch.zeros(rows, channels, dtype=torch.float64)
+    assert kernels.add_sums(shared, a, b) and torch.equal(shared, sums)
+
+
+@pytest.mark.parametrize("name", ["llama", "mixtral"])
+def test_scores_without_numba_are_the_same(pair, batches, monkeypatch, name):
+    expected = record_differences(*pair(name), batches, moments=True)
+    monkeypatch.setattr(kernels, "njit", None)
+    scores = record_differences(*pair(name), batches, moments=True)
+    for part in ("values", "magnitudes", "means", "stds"):
+        for module, values in getattr(expected, part).items():
+            torch.testing.assert_close(getattr(scores, part)[module], values, rtol=1e-6, atol=1e-6)
+
+
+class Loop(nn.Module):
+    """A model that runs its layer several times, writes over its output, and has one idle layer."""
+
+    def __init__(self, times=2, scale=1.0):
+        super().__init__()
+        self.embed, self.layer, self.idle = nn.Embedding(61, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+        self.times, self.scale = times, scale
+
+    def forward(self, input_ids, attention_mask):
+        hidden = self.embed(input_ids)
+        for _ in range(self.times):
+            hidden = self.layer(hidden.clone())
+            hidden.mul_(self.scale)
+        return hidden
+
+
+def whole_batch():
+    """One item that is answer throughout."""
+    ones = torch.ones(1, 5, dtype=torch.long)
+    return {"input_ids": torch.arange(3, 8)[None], "attention_mask": ones, "answer_mask": ones}
+
+
+@pytest.mark.filterwarnings("ignore:modules that never ran")
+def test_outputs_that_are_written_over_are_recorded_as_they_were():
+    donor, target, batch = Loop(1, scale=3.0), Loop(1, scale=5.0), whole_batch()
+    scores = record_differences(donor, target, [batch])
+    ours, theirs = (model.layer(model.embed(batch["input_ids"])) for model in (donor, target))
+    torch.testing.assert_close(scores.values["layer"], (ours - theirs).abs().mean((0, 1)))
+
+
+def test_modules_that_never_ran_are_named_and_score_zero():
+    with pytest.warns(UserWarning, match="never ran on these inputs score 0: idle"):
+        scores = record_differences(Loop(), Loop(), [whole_batch()])
+    assert (scores.values["idle"] == 0).all() and (scores.values["layer"] > 0).all()
+
+
+@pytest.mark.parametrize(("times", "more"), [((2, 3), "target"), ((3, 2), "donor")])
+def test_calls_that_have_no_partner_are_refused(times, more):
+    with pytest.raises(ValueError, match=f"layer runs more often in the {more}"):
+        record_differences(Loop(times[0]), Loop(times[1]), [whole_batch()])
+
+
+def compile_whole(model):
+    return torch.compile(model, backend="eager")
+
+
+def compile_in_place(model):
+    model.compile(backend="eager")
+    return model
+
+
+def compile_layers(model):
+    for layer in model.model.layers:
+        layer.compile(backend="eager")
+    return model
+
+
+@pytest.mark.parametrize("compiling", [compile_whole, compile_in_place, compile_layers])
+def test_compiled_models_score_as_those_that_are_not(pair, batches, compiling):
+    expected = record_differences(*pair("llama"), batches)
+    models = [compiling(model) for model in pair("llama")]
+    for model in models:  # compiled before it is recorded
+        model(batches[0]["input_ids"])
+    scores = record_differences(*models, batches)
+    assert list(scores.values) == list(expected.values)
+    assert all(torch.equal(scores.values[name], expected.values[name]) for name in expected.values)
+    mask = expected.top(20)
+    assert torch.equal(
+        record_activations(models[0], batches, mask),
+        record_activations(pair("llama")[0], batches, mask),
+    )
+
+
+def test_a_forward_that_bypasses_every_module_is_refused(family, batches):
+    model = family("llama")
+    model.forward = lambda input_ids, attention_mask: None
+    with pytest.raises(ValueError, match="no module ran"):
+        record_differences(model, model, batches)
+
+
+def test_files_hold_names_and_no_paths(pair, batches, tmp_path):
+    donor, target = pair()
+    donor.config.name_or_path, target.config.name_or_path = str(tmp_path / "maths"), "org/base"
+    scores = record_differences(donor, target, batches)
+    assert (scores.metadata["donor"], scores.metadata["target"]) == ("maths", "org/base")
+    with pytest.raises(ValueError, match="metadata must not use the key 'actlib'"):
+        record_differences(donor, target, batches, metadata={"actlib": "x"})
+
+
+def test_a_bar_shows_the_batches(pair, batches, capsys):
+    record_differences(*pair(), batches, progress=True)
+    shown = capsys.readouterr().err
+    assert "activation differences" in shown and "2/2" in shown
+    record_differences(*pair(), batches)
+    assert capsys.readouterr().err == ""

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from actlib.localize import record_differences
-from actlib.parallel import Share
+from actlib import processes
+from actlib.recording import record_differences
 from actlib.scores import ChannelScores
 
 SCRIPT = Path(__file__).with_name("recording_process.py")
@@ -59,7 +59,7 @@ def test_two_processes_give_the_scores_of_one(run_two, pair, items, collate):
     batches = collate(items, 2)
     folder = run_two(donor, target, batches)
     for name, chosen in (("three", batches), ("one", batches[:1]), ("two passes", batches)):
-        alone = record_differences(donor, target, chosen)
+        alone = record_differences(donor, target, chosen, moments=True)
         each = [ChannelScores.load(folder / f"{name}-{rank}.safetensors") for rank in range(2)]
         for found in each:
             assert found.tokens == alone.tokens
@@ -97,20 +97,9 @@ def test_accelerate_launches_two_processes_on_a_cpu(pair, items, collate, tmp_pa
     assert (tmp_path / "failure-1.txt").read_text() == "the answer span of item 2 is empty"
 
 
-def test_a_process_alone_has_everything():
-    share = Share.current()
-    assert share == Share(0, 1) and all(map(share.has, range(5)))
-    assert share.gathered("mine") == ["mine"]
-    assert share.together(lambda: 3) == 3
-    with pytest.raises(KeyError):
-        share.together(lambda: {}["nothing"])
-
-
-def test_every_batch_is_of_one_process():
-    shares = [Share(rank, 3) for rank in range(3)]
-    assert all(sum(share.has(number) for share in shares) == 1 for number in range(10))
-
-
-def test_a_cluster_that_only_names_a_world_size_is_not_joined(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "4")
-    assert Share.current() == Share()
+def test_a_process_alone_has_everything(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")  # a cluster that names no launcher is not joined
+    assert processes.rank_and_count() == (0, 1) and all(map(processes.is_own, range(5)))
+    assert processes.gather("mine") == ["mine"]
+    with pytest.raises(KeyError), processes.failing_together():
+        {}["nothing"]

@@ -1,0 +1,293 @@
+"""Records how the activations of two models differ on the answer tokens, channel by channel.
+
+    scores = record_differences(donor, target, batches)        # ACT's scores, Eq. 2
+
+The score of channel i is the mean over answer tokens t of |a_i,t(donor) - a_i,t(target)|, where a
+is the output of the channel's module. What a batch holds and where an activation is read is told
+in `actlib.hooks`. Nothing outlives its batch but sums in float64.
+"""
+
+import hashlib
+import warnings
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from actlib.activations import Activations, Held, read_activations
+from actlib.channels import ChannelModule, channel_modules, uncompiled
+from actlib.experts import Routed, sum_routed
+from actlib.files import require_metadata
+from actlib.hooks import AnswerTokens, answer_positions, evaluating
+from actlib.kernels import add_sums
+from actlib.masks import shortened
+from actlib.pairs import require_pair
+from actlib.processes import add_up, failing_together, gather, is_own
+from actlib.scores import ChannelScores
+
+
+def sum_tokens(
+    donor: Float[Tensor, "entries channels"],
+    target: Float[Tensor, "entries channels"],
+    moments: bool = False,
+) -> Float[Tensor, "sums channels"]:
+    """Sums over tokens, per channel, from which scores are means. Source: ACT, Eq. 2.
+
+    On a GPU, where bytes moved count, a batch is summed in float32 by reductions that read bfloat16
+    as it is; elsewhere in float64.
+
+    Returns:
+        |a - b|, (|a| + |b|) / 2 and, with `moments`, a and a^2, in float64.
+    """
+    wide = torch.float64 if donor.is_cpu else torch.float32
+    a, b = donor.to(wide), target
+    absolute = partial(torch.linalg.vector_norm, ord=1, dim=0, dtype=wide)
+    sums = [absolute(a - b), (absolute(donor) + absolute(target)) / 2]
+    if moments:
+        # deviations from the mean keep what squares of a channel far from 0 would lose
+        variance, mean = torch.var_mean(a, dim=0, correction=0)
+        sums += [mean.double() * len(a), (variance.double() + mean.double().square()) * len(a)]
+    return torch.stack([each.double() for each in sums])
+
+
+def record_differences(
+    donor: nn.Module,
+    target: nn.Module,
+    batches: Iterable[Mapping[str, Tensor]],
+    *,
+    moments: bool = False,
+    metadata: Mapping[str, str] | None = None,
+    progress: bool = False,
+) -> ChannelScores:
+    """Mean over answer tokens of |a_donor - a_target|, per channel. Source: ACT, Eq. 2.
+
+    Each batch runs through the donor, then through the target; meanwhile the donor's activations of
+    its answer tokens are held, so the batch size is the knob for memory. Batch size and padding
+    change the result by rounding only. Channels of a module that never runs score 0, with a
+    warning.
+
+    The models may be spread over several devices (``device_map="auto"``) or offloaded to CPU or
+    disk by accelerate: weights are never read here. Of packed experts, a token counts as 0 for each
+    expert that it was not sent to, see `actlib.experts`. Models that do not fit in memory together:
+    `actlib.two_passes`.
+
+    Several processes share the batches, each with both models on its own device, and each returns
+    the scores of all. They differ from those of one process by rounding only::
+
+        # record.py, run by: accelerate launch --num_processes 4 record.py
+        device = accelerate.PartialState().device
+        donor, target = (load(place).to(device) for place in places)
+        scores = record_differences(donor, target, batches)    # the same batches in each process
+        if accelerate.PartialState().is_main_process:
+            scores.save("scores.safetensors")
+
+    Args:
+        donor: the model that has the ability.
+        target: the model that lacks it, of the same architecture.
+        batches: mappings of input_ids, attention_mask and answer_mask, each [batch, seq], padded on
+            either side; other entries are ignored.
+        moments: also record the donor's mean activation and its standard deviation over the answer
+            tokens, which mean ablation and the ranking "relative" ask for.
+        metadata: added to the metadata of the scores, such as the ability's name.
+        progress: show a bar over the batches.
+
+    Raises:
+        ValueError: the models do not fit, there is no batch, an answer span is empty, an activation
+            is NaN or infinite, no module ran, or the recording failed in another process.
+    """
+    donor, target = uncompiled(donor), uncompiled(target)
+    require_pair(donor, target)
+    require_metadata(metadata or {})
+    sums = DifferenceSums(channel_modules(target), moments)
+    with evaluating(donor, target), failing_together():
+        for _, batch, tokens in own_batches(batches, "activation differences" * progress):
+            held = hold_activations(donor, sums.modules, batch, tokens)
+            sums.add_batch(target, batch, tokens, held)
+    models = describe_pair(describe_model(donor), describe_model(target))
+    return sums.combine(models | dict(metadata or {}))
+
+
+def own_batches(
+    batches: Iterable[Mapping[str, Tensor]], progress: str = ""
+) -> Iterator[tuple[int, Mapping[str, Tensor], AnswerTokens]]:
+    """This process's share of the batches, each with its number and its answer tokens.
+
+    Args:
+        batches: as for `record_differences`.
+        progress: what to call a bar over them; empty for none.
+
+    Raises:
+        ValueError: an entry is missing or of another shape, or an item has no answer token.
+    """
+    items = 0
+    for number, batch in enumerate(tqdm(batches, progress, disable=not progress or not is_own(0))):
+        if is_own(number):
+            yield number, batch, AnswerTokens.of_batch(batch, first_item=items)
+        items += len(batch["input_ids"])
+
+
+def hold_activations(
+    donor: nn.Module,
+    modules: Mapping[str, ChannelModule],
+    batch: Mapping[str, Tensor],
+    tokens: AnswerTokens,
+) -> Held:
+    """The donor's activations of a batch, until the target has run on it."""
+    held: Held = {name: deque() for name in modules}
+    read_activations(donor, modules, batch, tokens, lambda name, each: held[name].append(each))
+    return held
+
+
+class DifferenceSums:
+    """Running sums over answer tokens, by module and channel, on the devices that give them."""
+
+    def __init__(self, modules: Mapping[str, ChannelModule], moments: bool) -> None:
+        """Start at 0 for these modules, with or without the donor's moments."""
+        self.modules, self.moments = modules, moments
+        self._sums: dict[str, Float[Tensor, "sums channels"]] = {}
+        self._entries = dict.fromkeys(modules, 0)
+        self._tokens, self._items = 0, list[bytes]()
+
+    def add_batch(
+        self, target: nn.Module, batch: Mapping[str, Tensor], tokens: AnswerTokens, held: Held
+    ) -> None:
+        """Run the target on a batch, and add up how it differs from what the donor gave there.
+
+        Raises:
+            ValueError: a module runs more often in the target, or an activation is NaN or infinite.
+        """
+
+        def subtract(name: str, theirs: Activations) -> None:
+            if not held[name]:
+                raise ValueError(f"module {name} runs more often in the target than in the donor")
+            self._add(name, held[name].popleft(), theirs)
+
+        read_activations(target, self.modules, batch, tokens, subtract)
+        for name in filter(held.get, held):
+            raise ValueError(f"module {name} runs more often in the donor than in the target")
+        if not self._tokens:
+            _require_finite([self._sums])  # now, rather than after hours
+        self._tokens += len(tokens.rows)
+        self._items += digest_items(batch)
+
+    def _add(self, name: str, ours: Activations, theirs: Activations) -> None:
+        """Add what one call of a module gives at the same tokens in donor and target."""
+        # on the device that gives them; MPS has no float64
+        device = torch.device("cpu") if theirs.device.type == "mps" else theirs.device
+        sums, ours, theirs = self._sums_of(name, device), ours.to(device), theirs.to(device)
+        if isinstance(ours, Routed) and isinstance(theirs, Routed):
+            sums += sum_routed(ours, theirs, self.moments)
+            self._entries[name] += theirs.count
+        elif isinstance(ours, Tensor) and isinstance(theirs, Tensor):
+            if not add_sums(sums, ours, theirs):
+                sums += sum_tokens(ours, theirs, self.moments)
+            self._entries[name] += len(theirs)
+
+    def combine(self, metadata: Mapping[str, str]) -> ChannelScores:
+        """Scores out of what all processes summed up, the same in each of them.
+
+        Raises:
+            ValueError: there was no batch, no module ran, or a sum is not finite.
+        """
+        channels = torch.tensor([each.channels for each in self.modules.values()])
+        parts = [self._sums_of(name).cpu() for name in self.modules]
+        sums = add_up(torch.cat(parts, dim=1))
+        entries = add_up(torch.tensor([*self._entries.values()], dtype=torch.float64))
+        items = sorted(digest for each in gather(self._items) for digest in each)
+        if not items:
+            raise ValueError("there is no batch to record")
+        silent = [name for name, count in zip(self.modules, entries, strict=True) if not count]
+        _report_silent(silent, len(self.modules))
+        # mean over answer tokens; of the sums of squares, the standard deviation
+        averages = sums / entries.clamp_min(1).repeat_interleave(channels)
+        if self.moments:
+            # rounding can leave a constant channel slightly below 0
+            averages[3] = (averages[3] - averages[2].square()).clamp_min(0).sqrt()
+        split = [
+            {name: own.clone() for name, own in zip(self.modules, row, strict=True)}
+            for row in (each.split(channels.tolist()) for each in averages.float())
+        ]
+        _require_finite(split)
+        tokens = sum(gather(self._tokens))
+        origin = {
+            "method": "activation difference",
+            "data_hash": hashlib.sha256(b"".join(items)).hexdigest(),
+            "items": str(len(items)),
+            "tokens": str(tokens),
+        }
+        roles = {name: each.role for name, each in self.modules.items()}
+        values, magnitudes, means, stds = [*split, {}, {}][:4]
+        return ChannelScores(
+            values, magnitudes, tokens, origin | dict(metadata), means, stds, roles
+        )
+
+    def _sums_of(
+        self, name: str, device: torch.device | str = "cpu"
+    ) -> Float[Tensor, "sums channels"]:
+        """A module's sums, which start at 0 on the device that gives the first."""
+        if name not in self._sums:
+            shape = (4 if self.moments else 2, self.modules[name].channels)
+            self._sums[name] = torch.zeros(shape, dtype=torch.float64, device=device)
+        return self._sums[name]
+
+
+def _report_silent(silent: list[str], modules: int) -> None:
+    """Warn of modules that never ran, and refuse where none did."""
+    if len(silent) == modules:
+        raise ValueError(
+            "no module ran as a module of the models, so there is nothing to record; record the "
+            "models that you load, before anything replaces their forwards"
+        )
+    if silent:
+        warnings.warn(
+            f"modules that never ran on these inputs score 0: {shortened(silent)}", stacklevel=4
+        )
+
+
+def _require_finite(parts: Sequence[Mapping[str, Tensor]]) -> None:
+    for part in parts:
+        for name, values in part.items():
+            if not values.isfinite().all():
+                raise ValueError(
+                    f"module {name} gave NaN or infinite activations in the donor or the target; "
+                    "look at its weights with `actlib check`, or record in float32 (--dtype "
+                    "float32)"
+                )
+
+
+def digest_items(batch: Mapping[str, Tensor]) -> list[bytes]:
+    """SHA-256 of each item's real tokens and answer marks, whatever its padding."""
+    marks = answer_positions(batch).long()
+    marked = torch.stack([batch["input_ids"].long(), marks], dim=-1).cpu()
+    real = batch["attention_mask"].bool().cpu()
+    return [
+        hashlib.sha256(item[own].numpy().tobytes()).digest()
+        for item, own in zip(marked, real, strict=True)
+    ]
+
+
+def describe_model(model: nn.Module) -> dict[str, str]:
+    """Name, revision and dtype of a model, for the metadata of scores; empty where unknown.
+
+    Of a folder the name is its last part: where it lies on this machine concerns nobody else.
+    """
+    config = getattr(model, "config", None)
+    name = getattr(config, "name_or_path", "") or ""
+    return {
+        "name": Path(name).name if Path(name).is_absolute() or Path(name).is_dir() else name,
+        "revision": getattr(config, "_commit_hash", None) or "",
+        "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+    }
+
+
+def describe_pair(donor: Mapping[str, str], target: Mapping[str, str]) -> dict[str, str]:
+    """Metadata of scores out of what `describe_model` gives for the two models."""
+    found = {"dtype": "/".join(sorted({donor["dtype"], target["dtype"]}))}
+    for role, model in (("donor", donor), ("target", target)):
+        found |= {role: model["name"], f"{role}_revision": model["revision"]}
+    return found
