@@ -79,12 +79,15 @@ coverage: $(READY)
 	@$(BIN)/python -m pytest --numprocesses $(CORES) --ignore tests/notebooks -m "not slow" \
 		--cov=actlib --cov-report=term:skip-covered --cov-fail-under=90
 
+mutants: export OMP_NUM_THREADS := 1
+mutants: export HF_HUB_OFFLINE := 1
 mutants: $(READY)
 	$(say) "Mutation testing of channels, masks and transfer: 4 to 8 minutes on one core"
 	@$(BIN)/python -m venv artifacts/tools/mutmut
 	@artifacts/tools/mutmut/bin/pip install --quiet mutmut==3.8.1
 	@PYTHONPATH="$$(echo $(CURDIR)/.venv/lib/python3.*/site-packages)" \
-		artifacts/tools/mutmut/bin/python tools/mutants.py artifacts/mutants
+		artifacts/tools/mutmut/bin/mutmut run --max-children $(CORES)
+	@artifacts/tools/mutmut/bin/mutmut results
 
 audit: $(READY)
 	$(say) "Known vulnerabilities of the locked packages: needs the network"
