@@ -162,10 +162,7 @@ def finetune(
             modules. The model is unchanged then.
     """
     rows = [vars(item) for item in encode_rows(tokenizer, items)]
-    if not rows:
-        raise ValueError("fine-tuning needs at least one item, and none was given")
-    _require_settings(steps, batch_size, checkpoint_steps, learning_rate)
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    _require_settings(rows, steps, batch_size, checkpoint_steps, learning_rate)
     schedule = {
         "max_steps": steps,
         "learning_rate": learning_rate,
@@ -182,14 +179,16 @@ def finetune(
         output = None
         if checkpoints is not None and steps > checkpoint_steps:
             output = Path(checkpoints) / _training_digest(trained, rows, schedule, lora)
-        losses = _train(trained, rows, pad, schedule, list(callbacks), output)
+        losses = _train(trained, tokenizer, rows, schedule, list(callbacks), output)
     model.eval()
     return losses
 
 
 def _require_settings(
-    steps: int, batch_size: int, checkpoint_steps: int, learning_rate: float
+    rows: list[dict], steps: int, batch_size: int, checkpoint_steps: int, learning_rate: float
 ) -> None:
+    if not rows:
+        raise ValueError("fine-tuning needs at least one item, and none was given")
     counts = {"steps": steps, "batch_size": batch_size, "checkpoint_steps": checkpoint_steps}
     for name, count in counts.items():
         if count < 1:
@@ -200,12 +199,14 @@ def _require_settings(
 
 def _train(
     model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
     rows: list[dict],
-    pad: int,
     schedule: Mapping,
     callbacks: list[TrainerCallback],
     output: Path | None,
 ) -> list[float]:
+    ids = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+    pad = next(number for number in ids if number is not None)
     with tempfile.TemporaryDirectory() as scratch:
         arguments = TrainingArguments(
             output_dir=str(output or scratch),

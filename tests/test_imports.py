@@ -25,7 +25,7 @@ LEAVING = """
 LONG = set("plotting/style folders/slabs plotting/curves folders/patch_files".split())
 LONG |= {f"study/{name}" for name in "presets session evidence claim_rules".split()}
 LONG_FUNCTIONS = {
-    *("finetune", "evaluate_tasks", "merge_checkpoint"),
+    *("evaluate_tasks", "merge_checkpoint"),
     *("record_differences", "record_differences_in_two_passes"),
 }
 
