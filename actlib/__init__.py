@@ -1,7 +1,7 @@
 """Ability localization and transfer by activation differences (ACT).
 
 The names below are what people import. They load on first use, so that importing a module that
-needs no torch, such as `actlib.plotting`, does not import torch.
+needs no torch, such as `actlib.analysis`, does not import torch.
 """
 
 from importlib import import_module

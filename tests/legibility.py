@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.text import Text
 from matplotlib.transforms import Affine2D, Bbox
 
-from actlib.plotting.style import settle
+from actlib.analysis.style import settle
 
 
 def shown_texts(fig):

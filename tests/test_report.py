@@ -22,7 +22,7 @@ def notebook(path: Path, answer: str) -> None:
 
     cells = [
         {"cell_type": "markdown", "source": ["# 01 · Concentration\n", "\n", "**Answer** 99 %."]},
-        code('plotting.save_figure(fig, makeup, "fig01_makeup", study.figures);'),
+        code('save_figure(fig, makeup, "fig01_makeup", study.figures);'),
         {"cell_type": "markdown", "source": ["A view of the same:"]},
         code("by_kind", {"output_type": "execute_result", "data": {"text/plain": "a table"}}),
         {"cell_type": "markdown", "source": ["*Figure 01. Of the masks.*\n\nMore words."]},

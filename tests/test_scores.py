@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from actlib import rankings
+from actlib.analysis.style import label_of
 from actlib.files import save_tensors
 from actlib.masks import ChannelMask
-from actlib.plotting.style import label_of
 from actlib.rankings import RANKINGS
 from actlib.scores import ChannelScores, pool
 from actlib.topk import channel_count

@@ -1,8 +1,5 @@
 """Bootstrap intervals: coverage on known cases, pairing, and the design over seeds."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -347,9 +344,3 @@ def test_tables_of_bootstraps_name_their_groups():
     assert list(found.columns) == ["ranking", "jaccard", "low", "high", "count"]
     assert found["jaccard"].tolist() == pytest.approx([0.2, 0.5]) and list(found["count"]) == [2, 2]
     assert found["low"].tolist() == pytest.approx([0.1, 0.5])
-
-
-def test_analysis_does_not_import_torch():
-    names = "frontier, nulls, resampling, stats"
-    code = f"import sys; from actlib.analysis import {names}; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

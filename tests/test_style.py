@@ -1,5 +1,6 @@
 """The one look: fixed colors and markers, final sizes, and files that redraw to the same bytes."""
 
+from dataclasses import replace
 from itertools import combinations
 
 import pandas as pd
@@ -9,7 +10,8 @@ from fontTools.ttLib import TTFont
 from matplotlib import font_manager
 from matplotlib import pyplot as plt
 
-from actlib.plotting import style
+from actlib.analysis import drawing, style
+from actlib.rankings import RANKINGS
 
 ALIASES = {"raw": "act_global", "scaled": "act_scaled", "sum": "union", "act_sum": "union"}
 ALIASES |= {"act_average": "average", "act_largest": "largest"}
@@ -25,52 +27,42 @@ def theme():
 
 
 def test_methods_can_be_told_apart():
-    methods = [key for key in style.PALETTE if key not in ALIASES]
-    assert style.PALETTE.keys() == style.MARKERS.keys() == style.LABELS.keys()
-    assert len({style.PALETTE[key] for key in methods}) == len(methods)
-    assert len({style.LABELS[key] for key in methods}) == len(methods)
+    methods = [look for key, look in style.METHODS.items() if key not in ALIASES]
+    assert len({look.color for look in methods}) == len({look.label for look in methods})
+    assert len({look.color for look in methods}) == len(methods)
     for alias, key in ALIASES.items():
-        assert style.PALETTE[alias] == style.PALETTE[key]
+        assert style.METHODS[alias].color == style.METHODS[key].color
 
 
 @pytest.mark.parametrize("vision", VISIONS)
 def test_methods_differ_in_color_or_marker_to_all_eyes(vision):
-    methods = [key for key in style.PALETTE if key not in ALIASES]
+    methods = [look for key, look in style.METHODS.items() if key not in ALIASES]
     for one, other in combinations(methods, 2):
-        if style.MARKERS[one] == style.MARKERS[other]:
+        if one.marker == other.marker:
             # 2.3 is just noticeable side by side
-            apart = difference(style.PALETTE[one], style.PALETTE[other], vision)
-            assert apart > 10, (one, other)
+            assert difference(one.color, other.color, vision) > 10, (one, other)
 
 
-def test_series_come_in_order_with_their_looks():
-    table = pd.DataFrame({"method": ["other", "act_global", "other"], "value": [1, 2, 3]})
-    found = list(style.series(table, "method"))
-    assert [look["label"] for look, _ in found] == ["Other", "ACT"]
-    assert [list(rows["value"]) for _, rows in found] == [[1, 3], [2]]
+def test_names_and_looks_do_not_depend_on_what_is_drawn_beside():
+    assert style.look_of("act_global", 0) == style.look_of("act_global", 7)
+    others = [style.look_of("some_arm", number) for number in range(8)]
+    assert len({look.color for look in others}) == len({look.marker for look in others}) == 8
+    names = {"some_arm": "Some arm", "de": "de", "fr-mgsm": "fr-mgsm", "mlp.up_proj": "mlp.up proj"}
+    names |= {"act_scaled": "ACT, scaled", "act_sum": "ACT, sum", "ties": "TIES"}
+    assert {key: style.label_of(key) for key in names} == names
 
 
-def test_a_single_series_needs_no_legend():
-    _, ax = style.figure()
-    ax.plot([1], [1], label="one")
-    assert style.legend_above(ax).get_legend() is None
-    ax.plot([1], [1], label="two")
-    assert len(style.legend_above(ax).get_legend().get_texts()) == 2
-
-
-def test_a_methods_look_does_not_depend_on_its_position():
-    assert style.look("act_global", 0) == style.look("act_global", 7)
-    others = [style.look("some_arm", number) for number in range(20)]
-    assert len({(look["color"], str(look["linestyle"])) for look in others}) == 20
-    assert others[0]["label"] == "Some arm"
-    assert style.label_of("de") == "de"
+def test_a_new_ranking_is_named_at_once(monkeypatch):
+    rule = RANKINGS["scaled"]
+    monkeypatch.setitem(RANKINGS, "squared", replace(rule, name="squared", legend="ACT, squared"))
+    assert style.label_of("act_squared") == "ACT, squared"
 
 
 @pytest.mark.parametrize(("venue", "width"), [("neurips", 5.5), ("icml", 6.75), ("acl", 6.3)])
 def test_figures_have_their_final_width(venue, width):
     style.set_theme(venue)
-    fig, _ = style.figure(aspect=0.5)
-    assert tuple(fig.get_size_inches()) == pytest.approx((width, width / 2))
+    fig, _ = style.figure(height=1.5, rows=2)
+    assert tuple(fig.get_size_inches()) == pytest.approx((width, 3))
     assert plt.rcParams["axes.labelsize"] == plt.rcParams["xtick.labelsize"] == 8
 
 
@@ -88,11 +80,11 @@ def test_typeface_comes_with_matplotlib():
 
 
 def saved(directory):
-    fig, ax = style.figure()
+    fig, ax = style.figure(height=3.3)
     ax.plot([1, 2], [0.1, 0.3], label="ACT")
     ax.set(xlabel=r"$\Delta a$ (%)", ylabel="Accuracy")
     table = pd.DataFrame({"method": ["a", "b"], "score": [0.1, 1 / 3], "layer": [-1, 2]})
-    return style.save_figure(fig, table, "fig01_test", directory), table
+    return drawing.save_figure(fig, table, "fig01_test", directory), table
 
 
 def test_saving_writes_three_files_and_the_table_survives(tmp_path):
@@ -130,29 +122,27 @@ def test_a_settled_figure_does_not_move_any_more():
     style.settle(fig)  # nothing left to do
 
 
-def test_legends_have_as_many_columns_as_the_width_holds():
+def test_legends_have_as_many_columns_as_the_width_holds_and_add_their_height():
     style.set_theme("acl")
     columns = {}
     for width in ("column", "full"):
-        fig, ax = style.figure(width)
+        fig, ax = style.figure(width, height=2)
         for number in range(6):
             ax.plot([0], [number], label=f"Random, matched {number}")
-        legend = style.legend_above(ax).get_legend()
+        style.add_legend(fig)
+        (legend,) = fig.legends
         assert legend.get_window_extent().width <= fig.bbox.width
         columns[width] = legend._ncols
+        assert fig.get_figheight() == pytest.approx(2 + legend.get_window_extent().height / fig.dpi)
     assert columns == {"column": 2, "full": 4}
 
 
-def test_one_legend_of_the_figure_takes_the_place_of_those_of_its_axes():
+def test_one_legend_names_each_series_of_all_axes_once_and_a_single_one_needs_none():
     fig, axes = style.figure(columns=2)
-    for ax, names in zip(axes, (("ACT", "Base"), ("Base", "TIES")), strict=True):
-        for name in names:
-            ax.plot([0], [1], label=name)
-        style.legend_above(ax)
-    style.legend_of_figure(fig)
-    assert [ax.get_legend() for ax in axes] == [None, None]
-    assert [text.get_text() for text in fig.legends[0].get_texts()] == ["ACT", "Base", "TIES"]
-
-
-def test_mixing_in_white():
-    assert style.mixed("#000000", 1) == (0, 0, 0) and style.mixed("#FF0000", 0.5) == (1, 0.5, 0.5)
+    axes[0].plot([0], [1], label="ACT")
+    style.add_legend(fig)
+    assert not fig.legends
+    for name in ("ACT", "TIES"):
+        axes[1].plot([0], [1], label=name)
+    style.add_legend(fig)
+    assert [text.get_text() for text in fig.legends[0].get_texts()] == ["ACT", "TIES"]

@@ -8,13 +8,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from matplotlib import pyplot as plt
 from safetensors.torch import save_file
 
 from actlib.cli import main
 from actlib.files import Unwritable, atomic_file, atomic_folder, write_text
 from actlib.masks import ChannelMask
-from actlib.plotting.style import save_figure
 from actlib.study.families import build
 from actlib.study.presets import load_preset
 
@@ -71,16 +69,6 @@ def a_table(folder):
 
 def a_mask(folder):
     ChannelMask({"m": torch.rand(3 * SIZE) > 0.5}).save(folder / "out.safetensors")
-
-
-def a_figure(folder):
-    figure, axes = plt.subplots()
-    axes.plot([0, 1])
-    table = pd.DataFrame({"x": torch.rand(SIZE).numpy()})
-    try:
-        save_figure(figure, table, "fig09_out", folder)
-    finally:
-        plt.close(figure)
 
 
 def a_folder(folder):

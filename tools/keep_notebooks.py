@@ -49,17 +49,8 @@ def unwaited(output: dict | None) -> dict | None:
 
 
 def still(output: dict) -> dict | None:
-    """The output without a widget, which needs a kernel; None where nothing is left.
-
-    A view leaves its picture. A finished progress bar is no result.
-    """
-    data = output.get("data", {})
-    if WIDGET not in data:
-        return output
-    if "image/png" not in data:
-        return None
-    kept = {"image/png": data["image/png"], "text/plain": "<interactive view>"}
-    return output | {"data": kept, "metadata": {}}
+    """The output, or None for a widget, which needs a kernel: no finished progress bar stays."""
+    return None if WIDGET in output.get("data", {}) else output
 
 
 def smaller(picture: str | list[str]) -> str:

@@ -10,23 +10,39 @@ The kept figures are drawn for NeurIPS at their own widths; others go to a folde
 """
 
 import argparse
+import json
 import sys
+import textwrap
 from pathlib import Path
 
 import matplotlib
 
 matplotlib.use("Agg")
 
-from actlib.files import write_text
-from actlib.plotting import WIDTHS, redraw
-from actlib.plotting.redrawing import gallery_page
+from actlib.analysis.drawing import redraw_figures
+from actlib.analysis.style import WIDTHS
+
+HEAD = """\
+# Gallery
+
+Every figure of the study, from the smol family, with the line that draws it again for a paper. Each
+needs its table (`NAME.csv`) and its call (`NAME.json`) and nothing else: no model, no torch. This
+page is written by `tools/redraw_figures.py --gallery`. To change a figure, see
+[Adapt a figure](adapt_a_figure.md).
+
+All of them begin with
+
+```python
+from actlib.analysis.drawing import redraw_figures
+```
+"""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and do what it asks; 1 with a sentence where it cannot be done."""
     options = _parser().parse_args(arguments)
     if options.gallery:
-        write_text(options.gallery, gallery_page())
+        options.gallery.write_text(gallery_page(), encoding="utf-8")
         return 0
     if options.check:
         if options.check.read_text(encoding="utf-8") == gallery_page():
@@ -38,12 +54,31 @@ def main(arguments: list[str] | None = None) -> int:
     own = f"figures-{options.venue}" + (f"-{options.width}" if options.width else "")
     out = options.out or (folder if kept else Path("artifacts") / options.preset / own)
     try:
-        pictures = redraw(folder, out, options.venue, options.width, options.names)
+        paths = redraw_figures(folder, out, options.venue, options.width, options.names)
     except ValueError as problem:
         print(f"error: {problem}", file=sys.stderr)
         return 1
-    print(f"{len(pictures) // 2} figures in {out}")
+    print(f"{sum(path.suffix == '.pdf' for path in paths)} figures in {out}")
     return 0
+
+
+def gallery_page(folder: str = "figures/smol") -> str:
+    """The gallery as MyST Markdown: each figure with its caption and the line that draws it again.
+
+    Args:
+        folder: of the figures, from the root of the repository.
+    """
+    parts = [HEAD]
+    for path in sorted(Path(folder).glob("fig*.json")):
+        name, title = path.stem, path.stem.removeprefix("fig").replace("_", " ")
+        caption = json.loads(path.read_text(encoding="utf-8"))["caption"]
+        parts.append(
+            f"## {title[:2]}: {title[3:]}\n\n"
+            f"![{title[3:].capitalize()}](/{folder}/{name}.png)\n\n"
+            f"{textwrap.fill(caption, 100, break_on_hyphens=False)}\n\n"
+            f'```python\nredraw_figures("{folder}", "paper", "icml", names=["{name}"])\n```\n'
+        )
+    return "\n".join(parts)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -51,9 +51,9 @@ def frontier_table(items: pd.DataFrame, resamples: int = 2000, seed: int = 0) ->
 
     Returns:
         method, top_percent, scale, recovered, retained (fractions of the gap, may be outside 0 to
-        1), on_frontier, gap_clear. Where donor is not clearly above target on lost items,
-        `recovered` is NaN; where target is not clearly above donor on retained items, `retained`
-        is NaN; in both cases `gap_clear` is false and no trial is on a frontier.
+        1), on_frontier, gap_clear, items, seeds. Where donor is not clearly above target on lost
+        items, `recovered` is NaN; where target is not clearly above donor on retained items,
+        `retained` is NaN; in both cases `gap_clear` is false and no trial is on a frontier.
 
     Raises:
         ValueError: columns, parts, donor or target are missing, trials differ in their items, or
@@ -64,7 +64,7 @@ def frontier_table(items: pd.DataFrame, resamples: int = 2000, seed: int = 0) ->
     table = plane.trials.assign(recovered=recovered, retained=retained, on_frontier=False)
     for rows in table.groupby("method", sort=False).indices.values():
         table.loc[rows, "on_frontier"] = undominated(plane.point[:, rows].T) & plane.clear
-    return table.assign(gap_clear=plane.clear)
+    return table.assign(gap_clear=plane.clear, items=plane.items, seeds=plane.seeds)
 
 
 def frontier_areas(

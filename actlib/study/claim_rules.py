@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from actlib.analysis.stats import Interval, bootstrap, student_interval
-from actlib.plotting.style import label_of
+from actlib.analysis.style import label_of
 from actlib.study.evidence import verdicts
 from actlib.study.findings import (
     HOLDS,

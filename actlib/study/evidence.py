@@ -14,10 +14,13 @@ from collections.abc import Iterable, Mapping, Sequence
 import pandas as pd
 
 from actlib.analysis import stats
-from actlib.controls.choices import ACT_RANKINGS
 from actlib.study.tables import ITEM, best_trials, recovery_table, score_means, scored, trial_table
 
 ENDS = ("donor", "target")
+PANELS = dict.fromkeys(("random_matched", "random_scaled", "random_uniform"), "random channels")
+PANELS |= dict.fromkeys(("weight_difference", "weight_scaled", "task_vector"), "weights")
+"""Panel of a method in figures of many; rankings of activations have one, all others the last."""
+
 RESAMPLES = 10_000
 """More than 2000, so that a p-value can stay below 0.05 after correction for many comparisons."""
 
@@ -209,9 +212,9 @@ def effects(rows: pd.DataFrame, lost: Sequence[str]) -> tuple[pd.DataFrame, pd.D
 
     Returns:
         Two tables. First: how (patch, zero, mean, resample), top_percent, part (lost, retained),
-        method, change (of the score, nats per token), low, high. Second: how, top_percent, part,
-        method (a ranking), against (random channels matched to it), difference of the scores, low,
-        high, p_value, p_corrected.
+        method, change (of the score, nats per token), low, high, items, seeds. Second: how,
+        top_percent, part, method (a ranking), against (random channels matched to it), difference
+        of the scores, low, high, p_value, p_corrected.
     """
     named = rows["cell"].isin(list(lost)).map({True: "lost", False: "retained"})
     items = rows_of(rows.assign(part=named), "how", "top_percent", "part", "method")
@@ -224,7 +227,10 @@ def effects(rows: pd.DataFrame, lost: Sequence[str]) -> tuple[pd.DataFrame, pd.D
         untouched = ends[(ends["part"] == part) & (ends["method"] == start)]
         both = pd.concat([group, untouched])
         for row in _against(both, start, ("method",)):
-            changes.append({**labels, "method": row["against"], **_renamed(row, "change")})
+            counts = {"items": row["items"], "seeds": row["seeds"]}
+            changes.append(
+                {**labels, "method": row["against"], **_renamed(row, "change"), **counts}
+            )
         for name, other in (("act_global", "random_matched"), ("act_scaled", "random_scaled")):
             pair = group[group["method"].isin([name, other])]
             compared += [
@@ -282,22 +288,22 @@ def frontier_rows(rows: pd.DataFrame, lost: Sequence[str], retained: Sequence[st
     return rows[rows["purpose"] == ("test" if complete else "validation")]
 
 
-def in_panels(
-    table: pd.DataFrame, both: Iterable[str] = ("act_global", "random_matched", "random_scaled")
-) -> pd.DataFrame:
-    """A table of many methods for two panels: rankings of activation differences, and the rest.
+def in_panels(table: pd.DataFrame) -> pd.DataFrame:
+    """A table of many methods for panels of at most five, ACT in each of them.
 
     Args:
         table: method, and what is drawn.
-        both: methods that stand in both panels.
 
     Returns:
-        The rows with the column panel (rankings or controls), those of ``both`` twice.
+        The rows with the column panel, those of ACT once a panel that has other methods.
     """
-    shared = table["method"].isin(list(both))
-    ranked = table["method"].isin(ACT_RANKINGS)
-    parts = {"rankings": table[ranked | shared], "controls": table[~ranked | shared]}
-    return pd.concat([t.assign(panel=p) for p, t in parts.items()], ignore_index=True)
+    act = table["method"] == "act_global"
+    panel = table["method"].map(PANELS).fillna("other choices")
+    panel = panel.mask(table["method"].str.startswith("act_"), "rankings")
+    order = ["rankings", *dict.fromkeys(PANELS.values()), "other choices"]
+    found = set(panel[~act])
+    parts = [table[act | (panel == name)].assign(panel=name) for name in order if name in found]
+    return pd.concat(parts, ignore_index=True)
 
 
 def _arm_items(rows: pd.DataFrame, lost: Sequence[str]) -> pd.DataFrame:
@@ -330,7 +336,7 @@ def _against(items: pd.DataFrame, method: str, by: Sequence[str]) -> list[dict]:
     found = found.rename(columns={"method": "against", "low": "high", "high": "low"})
     turned = ["difference", "low", "high"]  # the other way round: `method` minus the other
     found[turned] = -found[turned]
-    return found[["against", *turned, "p_value"]].to_dict("records")
+    return found[["against", *turned, "p_value", "items", "seeds"]].to_dict("records")
 
 
 def _renamed(row: Mapping, name: str) -> dict:

@@ -1,0 +1,170 @@
+"""Draws a figure at its final size, keeps its call beside its table, and draws it again from both.
+
+    fig = draw_figure(plots.curves, table, x="top_percent", y="recovery", panels="ability")
+    save_figure(fig, table, "fig03_sufficiency", "figures/smol")    # pdf, png, csv, json
+    redraw_figures("figures/smol", "figures-acl", venue="acl")
+
+Drawing again needs no model and no torch.
+"""
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from actlib.analysis import plots, style
+
+_CALLS: WeakKeyDictionary[Figure, dict[str, Any]] = WeakKeyDictionary()
+
+
+def draw_figure(
+    plot: Callable[..., None],
+    table: pd.DataFrame,
+    *,
+    caption: str = "",
+    width: str = "column",
+    height: float | None = None,
+    panels: str = "",
+    columns: int = 2,
+    share: bool = False,
+    xlabel: str = "",
+    ylabel: str = "",
+    **options: Any,
+) -> Figure:
+    """Draw a table at the width of the venue set last, lettered panels under one legend.
+
+    Args:
+        plot: a function of `actlib.analysis.plots`.
+        table: what it draws. From its columns items and seeds, n is written below the figure.
+        caption: what is seen, what the intervals are, and n where the figure does not say it.
+        width: "column" or "full".
+        height: of each row of panels, in inches; by the table's rows of names if None.
+        panels: column with one panel for each value, which is its title; a single panel if none.
+        columns: panels side by side; one below the other where the figure is narrow.
+        share: all panels have the same axes.
+        xlabel: what the x axis is, with its unit.
+        ylabel: likewise.
+        **options: passed on to `plot`.
+
+    Raises:
+        ValueError: the table is empty, or the width is unknown.
+    """
+    if table.empty:
+        raise ValueError("a figure needs a table with rows; this one is empty")
+    call = {"plot": plot.__name__, "caption": caption, "width": width, "height": height}
+    call |= {"panels": panels, "columns": columns, "share": share, "xlabel": xlabel}
+    call |= {"ylabel": ylabel, **options}
+    y = options.get("y", "kind" if "kind" in table else "method")
+    for name in {options.get("by", "method"), y}:
+        if _has_names(table, name):  # the same looks and places in all panels
+            table = table.assign(**{name: pd.Categorical(table[name], table[name].unique())})
+    groups = list(table.groupby(panels, sort=False)) if panels else [("", table)]
+    columns = 1 if style.inches_of(width) < style.NARROW else min(columns, len(groups))
+    high = height or _height_of(table, y, "by" in options)
+    shape = -(-len(groups) // columns), columns
+    fig, axes = style.figure(width, high, *shape, squeeze=False, sharex=share, sharey=share)
+    for number, (ax, (title, group)) in enumerate(zip(axes.flat, groups, strict=False)):
+        if not share and y in group and isinstance(group[y].dtype, pd.CategoricalDtype):
+            group = group.assign(**{y: group[y].cat.remove_unused_categories()})
+        plot(group, ax, **options)
+        ax.set_title(f"({chr(97 + number)}) {style.label_of(title)}" if panels else "")
+        ax.set(xlabel=xlabel or ax.get_xlabel(), ylabel=ylabel or ax.get_ylabel())
+        if number % columns:
+            ax.set_ylabel("")
+            ax.tick_params(labelleft=not share)
+        if share and number + columns < len(groups):
+            ax.set_xlabel("")
+            ax.tick_params(labelbottom=False)
+    for ax in axes.flat[len(groups) :]:
+        ax.remove()
+    if {"items", "seeds"} <= set(table):
+        fig.supxlabel(_sizes_of(table), x=0.99, ha="right", color="#444444")
+    style.add_legend(fig)
+    _CALLS[fig] = call
+    return fig
+
+
+def save_figure(fig: Figure, table: pd.DataFrame, name: str, folder: str | Path) -> list[Path]:
+    """Write NAME.pdf and NAME.png, NAME.csv (what is drawn) and NAME.json (how).
+
+    Returns:
+        The paths; without the json if the figure was not drawn by `draw_figure`.
+    """
+    paths = style.save_pictures(fig, name, folder)
+    texts = {"csv": table.to_csv(index=False)}
+    if fig in _CALLS:
+        call = {key: value for key, value in _CALLS[fig].items() if value not in ("", None)}
+        texts["json"] = json.dumps(call, indent=1, ensure_ascii=False) + "\n"
+    for kind, text in texts.items():
+        paths.append(style.write_whole(Path(folder) / f"{name}.{kind}", text.encode()))
+    return paths
+
+
+def redraw_figures(
+    folder: str | Path,
+    out: str | Path | None = None,
+    venue: str = "neurips",
+    width: str | None = None,
+    names: Iterable[str] = (),
+) -> list[Path]:
+    """Draw every figure whose table and call are in a folder, as PDF and PNG.
+
+    Args:
+        folder: where NAME.csv and NAME.json are, such as figures/smol.
+        out: where the pictures go, with copies of table and call; beside them if None.
+        venue: a venue of `actlib.analysis.style.WIDTHS`.
+        width: "column" or "full" for all; what suits each figure if None.
+        names: which figures; all if empty.
+
+    Returns:
+        The files written.
+
+    Raises:
+        ValueError: a figure named is missing, or the folder has none.
+    """
+    folder = Path(folder)
+    known = {path.stem: path for path in sorted(folder.glob("*.json")) if _is_call(path)}
+    names = list(names) or list(known)
+    missing = [name for name in names if name not in known]
+    if missing or not names:
+        what = f"no figure {missing[0]!r}" if missing else "no figure"
+        there = f"; it has {', '.join(known)}" if known else ""
+        raise ValueError(f"{folder} has {what} with NAME.csv and NAME.json{there}")
+    style.set_theme(venue)
+    paths, beside = [], out is None or Path(out).resolve() == folder.resolve()
+    for name in names:
+        table = pd.read_csv(folder / f"{name}.csv")
+        call = json.loads(known[name].read_text("utf-8")) | ({"width": width} if width else {})
+        fig = draw_figure(getattr(plots, call.pop("plot")), table, **call)
+        if beside:
+            paths += style.save_pictures(fig, name, folder)
+        else:
+            paths += save_figure(fig, table, name, str(out))
+        plt.close(fig)
+    return paths
+
+
+def _has_names(table: pd.DataFrame, y: str) -> bool:
+    return y in table and not pd.api.types.is_numeric_dtype(table[y])
+
+
+def _height_of(table: pd.DataFrame, y: str, several: bool) -> float:
+    """Inches of one panel: by its rows where the y axis has names, 2.4 otherwise."""
+    each = 0.24 if several else 0.19
+    return max(1.9, 0.6 + each * table[y].nunique()) if _has_names(table, y) else 2.4
+
+
+def _sizes_of(table: pd.DataFrame) -> str:
+    """What n is, such as "n = 40 items, 3 training seeds"."""
+    ends = {name: sorted({int(n) for n in table[name].dropna()}) for name in ("items", "seeds")}
+    items, seeds = ("–".join(map(str, dict.fromkeys((n[0], n[-1])))) for n in ends.values())
+    return f"n = {items} items, {seeds} training seed{'s' * (seeds != '1')}"
+
+
+def _is_call(path: Path) -> bool:
+    return path.with_suffix(".csv").is_file() and "plot" in json.loads(path.read_text("utf-8"))

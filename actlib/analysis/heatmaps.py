@@ -1,0 +1,136 @@
+"""Heatmaps, drawn with seaborn from a tidy table onto Axes; `actlib.analysis.plots` has them too.
+
+matrix(table, ax, y="model", x="ability", value="nll", label="Answer NLL (nats per token)")
+"""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+
+from actlib.analysis.style import label_of
+
+VERDICTS = {"holds": "#009E73", "in part": "#F0E442", "not seen": "#D55E00", "not run": "#F2F2F2"}
+"""Colors of the verdicts."""
+
+
+def matrix(
+    table: pd.DataFrame,
+    ax: Axes,
+    *,
+    x: str,
+    y: str,
+    value: str,
+    label: str,
+    null: str = "",
+    centered: bool = False,
+) -> None:
+    """A heatmap with its numbers written into it.
+
+    Args:
+        table: x, y, value and null, one row a field.
+        ax: axes to draw on.
+        x: column of the columns; those that are rows too come first, so there is a diagonal.
+        y: column of the rows, in order of appearance.
+        value: column of the numbers.
+        label: what they are, with their unit.
+        null: column with what chance gives, in brackets below; the diagonal is then left out.
+        centered: diverging colors centered on zero.
+    """
+    grid, chance = (_pivot(table, y, x, name) for name in (value, null or value))
+    if null:
+        grid = grid.mask(np.equal.outer(grid.index.to_numpy(), grid.columns.to_numpy()))
+    largest = float(np.nanmax(np.abs(grid.to_numpy(dtype=float)), initial=0.05))
+    digits = 2 - (largest >= 10) - (largest >= 20)
+    texts = grid.map(lambda number: _format(number, digits))
+    if null:
+        texts = texts + chance.map(lambda number: f"\n({_format(number, digits)})")
+        texts = texts.where(grid.notna(), "")
+    colors: dict[str, Any] = {"cmap": "viridis"}
+    if centered:
+        limit = max(1.0, largest)
+        colors = {"cmap": "RdBu", "vmin": -limit, "vmax": limit}
+    elif null:
+        colors |= {"vmin": 0, "vmax": largest}
+    named = grid.rename(index=label_of, columns=label_of)
+    _heatmap(named, ax, label, annot=texts.to_numpy(), **colors)
+
+
+def composition(table: pd.DataFrame, ax: Axes) -> None:
+    """Where a mask lies: percent of channels masked, module kinds by layers.
+
+    Args:
+        table: as `actlib.analysis.nulls.composition` gives it.
+        ax: axes to draw on.
+    """
+    grid = _pivot(table, "kind", "layer", "masked_percent")
+    grid = grid.sort_index(axis="columns")
+    share = table.groupby("kind")["of_mask_percent"].sum()
+    grid.index = pd.Index([f"{kind} ({share[kind]:.0f} %)" for kind in grid.index])
+    grid.columns = pd.Index(["–" if str(layer) == "-1" else str(layer) for layer in grid.columns])
+    _heatmap(grid, ax, "Channels masked (%)", cmap="viridis", vmin=0, linewidths=0)
+    outside = bool(grid.columns[0] == "–")
+    step = -(-grid.shape[1] // int(2.4 * _inches(ax)))  # as many ticks as there is room for
+    ticks = [*[0] * outside, *range(outside, grid.shape[1], step)[outside and step > 1 :]]
+    ax.set_xticks([tick + 0.5 for tick in ticks], grid.columns[ticks], rotation=0, ha="center")
+    ax.set(xlabel=f"Layer{' (–: outside the layers)' * outside}", ylabel="Module (share of mask)")
+
+
+def verdicts(table: pd.DataFrame, ax: Axes) -> None:
+    """Verdict on every claim (rows) in every family (columns), as a color and as a word.
+
+    Args:
+        table: claim, notebook, family, verdict; what stands in brackets is left out.
+        ax: axes to draw on.
+
+    Raises:
+        ValueError: a verdict is unknown.
+    """
+    words = table["verdict"].str.replace(r" \(.*| here|holds (?=in part)", "", regex=True)
+    unknown = {str(word) for word in words} - set(VERDICTS)
+    if unknown:
+        raise ValueError(f"unknown verdict {min(unknown)!r}: expected {', '.join(VERDICTS)}")
+    number = table["notebook"].astype(str).str.zfill(2)  # a CSV gives 0 for "00"
+    named = table.assign(name=table["claim"] + " (" + number + ")", word=words)
+    grid = _pivot(named, "name", "family", "word")
+    options = {
+        "cmap": ListedColormap(list(VERDICTS.values())),
+        "vmin": 0,
+        "vmax": len(VERDICTS) - 1,
+    }
+    _heatmap(grid.map(list(VERDICTS).index), ax, "", annot=grid.to_numpy(), cbar=False, **options)
+    ax.xaxis.tick_top()
+
+
+def _pivot(table: pd.DataFrame, y: str, x: str, value: str) -> pd.DataFrame:
+    """Table as a matrix in order of appearance, columns that are rows too first."""
+    names, columns = list(table[y].unique()), list(table[x].unique())
+    columns.sort(key=lambda name: names.index(name) if name in names else len(names))
+    return table.pivot(index=y, columns=x, values=value).loc[names, columns]
+
+
+def _format(value: float, digits: int) -> str:
+    """Rounded, with a true minus sign but none before zero; a dash for NaN."""
+    text = "–" if np.isnan(value) else f"{round(value, digits) + 0.0:.{digits}f}"
+    return text.replace("-", "−")
+
+
+def _heatmap(grid: pd.DataFrame, ax: Axes, label: str, **options: Any) -> None:
+    options = {"linewidths": 0.8, "fmt": "", "cbar": True, "yticklabels": True} | options
+    bar = {"cbar_kws": {"label": label, "fraction": 0.05, "pad": 0.02}} if options["cbar"] else {}
+    sns.heatmap(grid.astype(float), ax=ax, annot_kws={"linespacing": 0.95}, **bar, **options)
+    slanted = sum(map(len, map(str, grid.columns))) > 8.2 * _inches(ax)  # letters to an inch
+    ticks, turn = np.arange(grid.shape[1]) + 0.5, 40 * slanted
+    align = "right" if slanted else "center"
+    ax.set_xticks(ticks, grid.columns, rotation=turn, rotation_mode="anchor", ha=align)
+    ax.tick_params(length=0)
+    ax.tick_params(axis="y", rotation=0)
+    ax.set(facecolor="#F2F2F2", xlabel="", ylabel="")
+    ax.grid(False)
+
+
+def _inches(ax: Axes) -> float:
+    return ax.figure.bbox.width / ax.figure.dpi

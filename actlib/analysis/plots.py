@@ -1,0 +1,222 @@
+"""What is drawn: seaborn from a tidy table onto Axes, one function a kind of figure.
+
+    fig, ax = style.figure("column", height=2.4)
+    curves(table, ax, x="top_percent", y="recovery", log=True)
+
+The table and the arguments, which name its columns, are all that a figure needs. Its columns `low`
+and `high` are the ends of an interval. `actlib.analysis.drawing` repeats these functions over
+panels, names the axes, saves and redraws.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import seaborn.objects as so
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from actlib.analysis.heatmaps import composition, matrix, verdicts
+from actlib.analysis.style import NULL, label_of, look_of
+
+__all__ = ["ccdf", "composition", "curves", "intervals", "matrix", "pareto", "verdicts"]
+
+
+def curves(
+    table: pd.DataFrame,
+    ax: Axes,
+    *,
+    x: str,
+    y: str,
+    by: str = "method",
+    log: bool = False,
+    order: str = "",
+    null: str = "",
+    levels: Mapping[str, float] | None = None,
+) -> None:
+    """A line with markers for each value of `by`, and its interval as a band.
+
+    Args:
+        table: x, y, by, and those of low, high, order and null that there are.
+        ax: axes to draw on.
+        x: column along the axis.
+        y: column that low and high are the interval of.
+        by: column with one line for each value.
+        log: logarithmic x axis.
+        order: column that orders a line's points, and sizes them; `x` if none.
+        null: column with the level of chance, drawn dashed.
+        levels: y of reference lines by their names.
+    """
+    table = table.dropna(subset=[x, y])
+    points = table.sort_values(order or x, kind="stable")
+    plot = _begin(points, ax, by, _keys(table, by), x=x, y=y).add(so.Path(), legend=False)
+    if order:
+        plot = plot.add(so.Dot(edgewidth=0), pointsize=order, legend=False)
+        plot = plot.scale(pointsize=so.Continuous((3, 6)))
+    if "low" in table:
+        plot = plot.add(so.Band(alpha=0.15, edgewidth=0), legend=False, ymin="low", ymax="high")
+        single = points[points.groupby(by)[x].transform("size") == 1]  # a band needs two points
+        ax.vlines(single[x].to_numpy(), single["low"], single["high"], color="black", linewidth=0.8)
+    plot.plot()
+    if null:
+        ax.axhline(table[null].mean(), **NULL, label="Chance", zorder=1)
+    for name, level in (levels or {}).items():
+        ax.axhline(level, **NULL, zorder=1)
+        aside: dict[str, Any] = {"xytext": (2, 0), "textcoords": "offset points", "va": "center"}
+        ax.annotate(name, (1, level), xycoords=("axes fraction", "data"), color="#444444", **aside)
+    if log:
+        _set_log_ticks(ax, table[x])
+    _add_handles(table, ax, by)
+
+
+def ccdf(table: pd.DataFrame, ax: Axes, *, by: str = "ranking") -> None:
+    """Fraction of channels above a score, both axes logarithmic, against the half-normal.
+
+    Args:
+        table: value_over_mean, ccdf, null_ccdf (see `actlib.analysis.nulls.ccdf`), and by.
+        ax: axes to draw on.
+        by: column with one line for each value.
+    """
+    table = table[table["value_over_mean"] > 0].sort_values("value_over_mean")
+    for position, (key, line) in enumerate(table.groupby(by, sort=False)):
+        color, marker, label, _ = look_of(key, position)
+        points: dict[str, Any] = {"marker": marker, "markevery": 0.12, "markeredgewidth": 0}
+        ax.plot(line["value_over_mean"], line["ccdf"], color=color, label=label, **points)
+    null = table[table["null_ccdf"] > 0]
+    ax.plot(null["value_over_mean"], null["null_ccdf"], **NULL, label="Half-normal (chance)")
+    ax.set(xscale="log", yscale="log", xlim=(0.01, None), ylim=(table["ccdf"].min() / 1.5, 1.5))
+    ax.set(xlabel=r"Score $\Delta a$ over its mean", ylabel="Fraction of channels above")
+
+
+def intervals(
+    table: pd.DataFrame,
+    ax: Axes,
+    *,
+    x: str,
+    y: str = "method",
+    by: str = "",
+    log: bool = False,
+    null: str = "",
+    zero: bool = False,
+    names: bool = True,
+) -> None:
+    """A point with its interval for each row of names, several colors a row if asked for.
+
+    Args:
+        table: x, y, and those of low, high, by and null that there are.
+        ax: axes to draw on.
+        x: column that low and high are the interval of.
+        y: column of the rows, in order of appearance, or of its categories.
+        by: column that colors tell apart within a row; those of the rows themselves if none.
+        log: logarithmic x axis.
+        null: column with the level of chance, marked by an upright line.
+        zero: draw a line at 0.
+        names: rows have display names; as written if false, such as modules.
+    """
+    table = table.dropna(subset=[x])
+    keys = _keys(table, y)
+    shown = {key: label_of(key) if names else str(key) for key in keys}
+    table = table.assign(row=pd.Categorical(table[y].map(shown), list(shown.values())))
+    dodge = [so.Dodge(by=["color"])] if by else []
+    plot = _begin(table, ax, by or y, x=x, y="row")
+    if "low" in table:
+        plot = plot.add(so.Range(linewidth=0.9), *dodge, legend=False, xmin="low", xmax="high")
+    if null:
+        plot = plot.add(so.Dash(color="black", width=0.7), *dodge, legend=False, x=null)
+        ax.plot([], [], color="black", marker="|", linestyle="", markersize=6, label="Chance")
+    plot.add(so.Dot(edgewidth=0, pointsize=4), *dodge, legend=False).plot()
+    if zero:
+        ax.axvline(0, color="black", linewidth=0.6, zorder=1)
+    if log:
+        _set_log_ticks(ax, table[x])
+    ax.set(ylim=(len(keys) - 0.4, -0.6), ylabel="")
+    ax.grid(False, axis="y")
+    ax.tick_params(axis="y", length=0)
+    if by:
+        _add_handles(table, ax, by)
+
+
+def pareto(table: pd.DataFrame, ax: Axes) -> None:
+    """Recovered against retained share of every trial, with each method's frontier as a staircase.
+
+    Below and left of a staircase lies what the method matches or beats; its part in the unit square
+    is the area of `actlib.analysis.frontier.frontier_areas`. Faint points are dominated. Trials
+    farther than 0.5 outside the unit square are counted in a note, and not shown.
+
+    Args:
+        table: method, recovered, retained (fractions of the gap between donor and target) and
+            on_frontier. Undefined trials are left out.
+        ax: axes to draw on.
+    """
+    axes = ["retained", "recovered"]
+    defined = table.dropna(subset=axes)
+    points = defined[((defined[axes] >= -0.5) & (defined[axes] <= 1.5)).all(axis=1)]
+    best = points[points["on_frontier"].astype(bool)].sort_values("retained")
+    for key, trials in best.groupby("method", sort=False):
+        # from the axis on the left, over each corner, down to the axis below
+        x = [min(0, trials["retained"].min()), *trials["retained"], trials["retained"].max()]
+        y = [trials["recovered"].iloc[0], *trials["recovered"], min(0, trials["recovered"].min())]
+        ax.step(x, y, where="pre", color=look_of(key).color, linewidth=0.8)
+    for part, alpha in ((points, 0.25), (best, 1.0)):
+        plot = _begin(part, ax, "method", x="retained", y="recovered")
+        plot.add(so.Dot(edgewidth=0, alpha=alpha), legend=False).plot()
+    around: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "va": "center"}
+    for key, place, rise in (("target", (1, 0), -9), ("donor", (0, 1), 9)):
+        color, marker, label, _ = look_of(key)
+        ax.plot(*place, color=color, marker=marker, markersize=6, zorder=4)
+        ax.annotate(label, place, (0, rise), **around)
+    low, high = points[axes].min().fillna(0) - 0.06, points[axes].max().fillna(1) + 0.06
+    ax.set(xlim=(min(low["retained"], -0.08), max(high["retained"], 1.08)))
+    ax.set(ylim=(min(low["recovered"], -0.18), max(high["recovered"], 1.14)))
+    if len(points) < len(defined) or defined.empty:
+        note = f"{len(defined) - len(points)} of {len(defined)} trials lie outside"
+        note = "undefined: a gap is not clear" if defined.empty else note
+        ax.annotate(note, (0.02, 0.02), xycoords="axes fraction", fontstyle="italic")
+    ax.set(xlabel="Retained (0: donor, 1: target)", ylabel="Recovered (0: target, 1: donor)")
+    _add_handles(points, ax, "method")
+
+
+def _begin(
+    table: pd.DataFrame, ax: Axes, by: str, keys: list | None = None, **variables: str
+) -> so.Plot:
+    """A plot on axes in their own theme, with the colors and markers of the column `by`."""
+    keys = keys or _keys(table, by)
+    looks = {key: look_of(key, position) for position, key in enumerate(keys)}
+    plot = so.Plot(table, color=by, marker=by, **variables).on(ax)
+    plot = plot.theme({name: mpl.rcParams[name] for name in so.Plot.config.theme})
+    return plot.scale(
+        color=so.Nominal({key: look.color for key, look in looks.items()}, order=keys),
+        marker=so.Nominal({key: look.marker for key, look in looks.items()}, order=keys),
+    )
+
+
+def _add_handles(table: pd.DataFrame, ax: Axes, by: str) -> None:
+    """Empty lines that a legend can show, one for each value of the column `by`."""
+    for position, key in enumerate(_keys(table, by)):
+        color, marker, label, _ = look_of(key, position)
+        if (table[by] == key).any():
+            ax.plot([], [], color=color, marker=marker, markeredgewidth=0, label=label)
+
+
+def _keys(table: pd.DataFrame, name: str) -> list:
+    """Values of a column in order of appearance, or its categories, which panels share."""
+    fixed = isinstance(table[name].dtype, pd.CategoricalDtype)
+    return list(table[name].cat.categories if fixed else table[name].unique())
+
+
+def _set_log_ticks(ax: Axes, values: pd.Series) -> None:
+    """Logarithmic x axis: ticks at a few values drawn, at round ones in the place of many."""
+    ax.set_xscale("log")
+    low, high = ax.get_xlim()
+    few = values.nunique() <= 8
+    steps = values.unique() if few else [m * 10.0**n for n in range(-6, 7) for m in (1, 2, 5)]
+    inches = ax.get_window_extent().width / ax.figure.dpi
+    ticks: list[float] = []
+    for value in sorted((step for step in steps if low <= step <= high), reverse=True):
+        if not ticks or np.log(ticks[-1] / value) > 0.25 * np.log(high / low) / inches:
+            ticks.append(value)
+    ax.xaxis.set_major_locator(FixedLocator(ticks))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

@@ -1,0 +1,258 @@
+"""One look for all figures: fixed colors and markers per method, venue widths, and writing them.
+
+    set_theme("neurips")
+    fig, ax = figure("column", height=2.2)
+    plots.curves(table, ax, x="top_percent", y="recovery", log=True)
+    add_legend(fig)
+    save_pictures(fig, "recovery", "paper")
+
+Figures are drawn at their final size. The typeface (STIX, close to Times) ships with matplotlib, so
+that every machine draws the same.
+"""
+
+import io
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import seaborn as sns
+from matplotlib import pyplot as plt
+from matplotlib.artist import Artist
+from matplotlib.figure import Figure
+
+from actlib.rankings import RANKINGS
+
+NARROW = 4.5
+"""Inches: figures below it fill one column of a page."""
+
+WIDTHS = {
+    "neurips": {"column": 5.5, "full": 5.5},
+    "iclr": {"column": 5.5, "full": 5.5},
+    "icml": {"column": 3.25, "full": 6.75},
+    "acl": {"column": 3.03, "full": 6.3},
+}
+"""Width of one column and of the full page, in inches."""
+
+
+class Look(NamedTuple):
+    """How a method is drawn and named, and who proposed it where it is not of this study."""
+
+    color: str
+    marker: str
+    label: str
+    source: str = ""
+
+
+# Colors are Okabe-Ito, then Tol's muted ones, then what lies farthest from all before to normal,
+# deutan and protan eyes; with so many, it takes the marker besides.
+METHODS = {
+    "act_global": Look("#0072B2", "o", "ACT", "arXiv 2601.09398"),
+    "act_module": Look("#56B4E9", "s", "ACT, per module"),
+    "act_scaled": Look("#009E73", "^", "ACT, scaled"),
+    "act_relative": Look("#6969FF", "<", "ACT, relative"),
+    "act_contrast": Look("#1E00B4", "h", "ACT, contrast"),
+    "act_patched": Look("#1E4BFF", "H", "ACT, activations patched"),
+    "weight_difference": Look("#E69F00", "v", "Weight difference"),
+    "weight_scaled": Look("#FFC300", "^", "Weight difference, scaled"),
+    "task_vector": Look("#D21E3C", "*", "Task-vector entries"),
+    "random_entries": Look("#CCC28F", "P", "Random entries"),
+    "whole_modules": Look("#5A4B00", ">", "Whole modules"),
+    "bottom": Look("#CC79A7", "X", "Bottom channels"),
+    "random_matched": Look("#888888", "D", "Random, matched"),
+    "random_scaled": Look("#33525C", "s", "Random, matched to scaled"),
+    "random_uniform": Look("#BBBBBB", "d", "Random, uniform"),
+    "all_rows": Look("#882255", "*", "All channels"),
+    "interpolation": Look("#999933", "h", "Interpolation"),
+    "target": Look("#D55E00", "P", "Target"),
+    "donor": Look("#000000", "p", "Donor"),
+    "base": Look("#666666", ">", "Base"),
+    "specialist": Look("#A84800", "v", "Specialist"),
+    "sft_only": Look("#CC6677", "<", "SFT only"),
+    "act_sft": Look("#332288", ">", "ACT, then SFT"),
+    "random_sft": Look("#AAAA88", "H", "Random, then SFT"),
+    "interpolation_sft": Look("#87A55A", "X", "Interpolation, then SFT"),
+    "donor_sft": Look("#1E3C0F", "8", "Donor, then SFT"),
+    "sft_only_lora": Look("#B885C2", "v", "SFT only, LoRA"),
+    "act_sft_lora": Look("#6996FF", "^", "ACT, then SFT, LoRA"),
+    "random_sft_lora": Look("#C8A078", "D", "Random, then SFT, LoRA"),
+    "union": Look("#117733", "o", "ACT, union"),
+    "average": Look("#44AA99", "s", "ACT, average"),
+    "largest": Look("#88CCEE", "^", "ACT, largest"),
+    "task_arithmetic": Look("#DDAA33", "<", "Task arithmetic", "Ilharco et al., 2023"),
+    "mean_weights": Look("#AA4499", "X", "Weight average", "Wortsman et al., 2022"),
+    "ties": Look("#78E178", "P", "TIES", "Yadav et al., 2023"),
+    "dare_linear": Look("#2D5AC3", "d", "DARE", "Yu et al., 2024"),
+    "dare_ties": Look("#3C3C87", "p", "DARE, TIES", "Yu et al., 2024"),
+    "layer_swap": Look("#69005A", "*", "Layer swapping", "Bandarkar et al., 2025"),
+    "lost": Look("#222222", "o", "Lost abilities"),
+    "retained": Look("#9A9A9A", "v", "Retained abilities"),
+}
+"""Every method by its key: read by figures, tables and docs."""
+METHODS |= {"sum": METHODS["union"]._replace(label="ACT, sum"), "act_average": METHODS["average"]}
+METHODS |= {"act_sum": METHODS["sum"], "act_largest": METHODS["largest"]}
+METHODS |= {"raw": METHODS["act_global"]._replace(label="Raw")}
+METHODS |= {"scaled": METHODS["act_scaled"]._replace(label="Scaled by module")}
+
+# For series that are no method (abilities, module kinds, comparisons), by their position.
+_CYCLE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#332288", "#999933"]
+_CYCLE_MARKERS = "ov>^DPX*"
+
+NULL: dict[str, Any] = {"color": "#444444", "linewidth": 0.9, "linestyle": (0, (4, 2))}
+"""Line of a null or of a reference level."""
+
+_widths = dict(WIDTHS["neurips"])
+
+
+def label_of(key: object) -> str:
+    """Display name: the method's, or the key with spaces for underscores and a capital.
+
+    Keys of up to three letters stay as they are, being language codes, and so do keys with a hyphen
+    or a point, being abilities and modules: their names are whoever wrote them's.
+    """
+    text = str(key).replace("_", " ")
+    ranking = RANKINGS.get(str(key).removeprefix("act_")) if text.startswith("act ") else None
+    if ranking or str(key) in METHODS:
+        return ranking.legend if ranking else METHODS[str(key)].label
+    return text if len(text) <= 3 or set("-.") & set(text) else text[0].upper() + text[1:]
+
+
+def look_of(key: object, position: int = 0) -> Look:
+    """Color, marker and label: fixed for a method, otherwise by position."""
+    if str(key) in METHODS:
+        return METHODS[str(key)]
+    place = position % len(_CYCLE)
+    return Look(_CYCLE[place], _CYCLE_MARKERS[place], label_of(key))
+
+
+def set_theme(venue: str = "neurips") -> None:
+    """Set seaborn's style, and the widths that `figure` draws at, for a venue of `WIDTHS`.
+
+    Raises:
+        ValueError: the venue is unknown.
+    """
+    if venue not in WIDTHS:
+        raise ValueError(f"unknown venue {venue!r}; choose one of {', '.join(WIDTHS)}")
+    _widths.update(WIDTHS[venue])
+    sns.set_theme("paper", "ticks", font="STIXGeneral", rc=_THEME)
+
+
+_SIZES = [f"{name}size" for name in ("font.", "axes.label", "axes.title", "legend.font")]
+_SIZES += [f"{name}size" for name in ("xtick.label", "ytick.label", "figure.title", "figure.label")]
+_TICKS = {"width": 0.6, "size": 2.5, "pad": 2.5}
+_THEME = {
+    **dict.fromkeys(_SIZES, 8),
+    **{f"{axis}tick.major.{key}": size for axis in "xy" for key, size in _TICKS.items()},
+    "mathtext.fontset": "stix",
+    "pdf.fonttype": 42,  # embedded TrueType, so that text stays text
+    "ps.fonttype": 42,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.titlelocation": "left",
+    "grid.color": "#E6E6E6",
+    "grid.linewidth": 0.5,
+    "lines.linewidth": 1.1,
+    "lines.markersize": 3.5,
+    "legend.frameon": False,
+    "legend.handlelength": 1.4,
+    "legend.columnspacing": 0.9,
+    "legend.labelspacing": 0.3,
+    "figure.dpi": 150,
+    "savefig.dpi": 300,
+    "svg.hashsalt": "actlib",
+}
+
+
+def inches_of(width: str) -> float:
+    """Inches of "column" or "full" at the venue that was set last.
+
+    Raises:
+        ValueError: the width is neither.
+    """
+    if width not in _widths:
+        raise ValueError(f"width must be 'column' or 'full', not {width!r}")
+    return _widths[width]
+
+
+def figure(width: str = "full", height: float = 2.4, rows: int = 1, columns: int = 1, **options):
+    """New figure at final size: `plt.subplots` with the venue's width.
+
+    Args:
+        width: "column" or "full".
+        height: of each row of axes, in inches, with its labels and without a legend.
+        rows: rows of axes.
+        columns: columns of axes.
+        **options: passed on to `plt.subplots`.
+
+    Returns:
+        The figure and its axes, as `plt.subplots` returns them.
+    """
+    size = (inches_of(width), rows * height)
+    return plt.subplots(rows, columns, figsize=size, layout="constrained", **options)
+
+
+def add_legend(fig: Figure) -> None:
+    """One legend above all axes, as wide as the figure allows, which grows by the legend's height.
+
+    A single series has no legend.
+    """
+    handles: dict[str, Artist] = {}
+    for ax in fig.axes:
+        drawn, names = ax.get_legend_handles_labels()
+        handles |= {n: h for n, h in zip(names, drawn, strict=True) if n not in handles}
+    if len(handles) < 2:
+        return
+    room = fig.bbox.width - 0.15 * fig.dpi  # what the layout pads on both sides
+    for columns in range(min(4, len(handles)), 0, -1):
+        legend = fig.legend(
+            handles.values(), handles, ncols=columns, loc="outside upper center", borderaxespad=0.2
+        )
+        if columns == 1 or legend.get_window_extent().width <= room:
+            break
+        legend.remove()
+    extra = legend.get_window_extent().height / fig.dpi
+    fig.set_figheight(fig.get_figheight() + extra)
+
+
+def save_pictures(fig: Figure, name: str, folder: str | Path) -> list[Path]:
+    """Write NAME.pdf (vector, embedded TrueType) and NAME.png (300 dpi).
+
+    Nothing is cropped, so the size stays the final one. Files hold no date: redrawing the same data
+    gives the same bytes.
+
+    Returns:
+        The two paths: pdf, png.
+    """
+    settle(fig)
+    options: dict[str, dict[str, Any]]
+    options = {"pdf": {"metadata": {"CreationDate": None}}, "png": {"dpi": 300}}
+    paths = []
+    for kind, extra in options.items():
+        content = io.BytesIO()
+        fig.savefig(content, format=kind, **extra)
+        paths.append(write_whole(Path(folder) / f"{name}.{kind}", content.getvalue()))
+    return paths
+
+
+def settle(fig: Figure) -> None:
+    """Lay the figure out for good, so that its PDF and its PNG have everything in one place.
+
+    The constrained layout still moves a little from one drawing to the next; two rounds are enough.
+    """
+    if fig.get_layout_engine() is not None:
+        for _ in range(2):
+            fig.draw_without_rendering()
+        fig.set_layout_engine("none")
+
+
+def write_whole(path: Path, content: bytes) -> Path:
+    """Write a file whole or not at all. `actlib.files` does so too, but imports torch."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}-{os.getpid()}")
+    try:
+        unfinished.write_bytes(content)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return path

@@ -1,0 +1,232 @@
+"""Figures at their final size, kept with their calls, and drawn again from table and call alone."""
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pandas as pd
+import pytest
+from eyes import alike
+from legibility import faults
+from matplotlib import pyplot as plt
+
+from actlib.analysis import plots, style
+from actlib.analysis.drawing import draw_figure, redraw_figures, save_figure
+
+ROOT = Path(__file__).resolve().parents[1]
+KEPT = ROOT / "figures" / "smol"
+FIGURES = sorted(path.stem for path in KEPT.glob("fig*.csv"))
+NAME = "fig07_verdicts"
+COMMAND = [sys.executable, str(ROOT / "tools" / "redraw_figures.py")]
+spec = importlib.util.spec_from_file_location("redraw_figures", COMMAND[1])
+tool = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(tool)
+
+
+@pytest.fixture(autouse=True)
+def theme():
+    with plt.rc_context():
+        yield
+    style.set_theme()
+    plt.close("all")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    tables = tmp_path / "figures" / "smol"
+    tables.mkdir(parents=True)
+    for kind in ("csv", "json"):
+        (tables / f"{NAME}.{kind}").write_bytes((KEPT / f"{NAME}.{kind}").read_bytes())
+    return tables
+
+
+def width(path):
+    return matplotlib.image.imread(path).shape[1]
+
+
+def again(name, preset="smol", **changes):
+    folder = ROOT / "figures" / preset
+    call = json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) | changes
+    return draw_figure(
+        getattr(plots, call.pop("plot")), pd.read_csv(folder / f"{name}.csv"), **call
+    )
+
+
+def legible(fig, inches):
+    axes = [ax for ax in fig.axes if ax.get_label() != "<colorbar>"]
+    assert fig.get_figwidth() == inches
+    assert faults(fig) == []
+    # Nor have a legend or labels taken the room of what is drawn.
+    assert all(min(ax.get_window_extent().size) > 0.4 * fig.dpi for ax in axes)
+
+
+def pixels(fig):
+    fig.set_dpi(300)
+    fig.canvas.draw()
+    return np.asarray(fig.canvas.buffer_rgba(), dtype=float) / 255
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_the_kept_table_and_call_give_the_kept_picture_and_a_legible_one(name):
+    style.set_theme("neurips")
+    fig = again(name)
+    legible(fig, 5.5)
+    ours, theirs = pixels(fig), plt.imread(KEPT / f"{name}.png")
+    assert ours.shape == theirs.shape
+    # The same libraries give the same bytes; others may round a pixel of a line's edge otherwise.
+    assert np.sqrt(np.mean((ours - theirs) ** 2)) < 2 / 255
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figures_are_legible_in_a_narrow_column_and_their_series_differ_to_all_eyes(name):
+    style.set_theme("acl")
+    fig = again(name, "tiny", width="column")
+    legible(fig, 3.03)
+    drawn = {}
+    for ax in fig.axes:
+        handles, names = ax.get_legend_handles_labels()
+        drawn |= dict(zip(names, handles, strict=True))
+    assert alike(drawn) == []
+
+
+def test_the_checks_of_labels_and_eyes_can_fail():
+    style.set_theme()
+    fig = plt.figure(figsize=(2, 1), layout="none")
+    fig.text(0.5, 0.5, "one", fontsize=8)
+    assert faults(fig) == []
+    fig.text(0.52, 0.5, "two", fontsize=8)
+    fig.text(0.95, 0.1, "beyond", fontsize=8)
+    fig.text(0.1, 0.1, "big", fontsize=9)
+    assert {kind for kind, *_ in faults(fig)} == {"overlap", "cut off", "size"}
+    ax = plt.figure().add_subplot()
+    lines = {c: ax.plot([1], [1], color=c, marker="o")[0] for c in ("#D55E00", "#8F8B00")}
+    seen = {eyes for *_, eyes in alike(lines)}
+    assert "deuteranopia" in seen and "grey" in seen and "normal" not in seen
+
+
+def test_notebooks_save_every_kept_figure_and_each_has_its_call():
+    sources = [path.read_text(encoding="utf-8") for path in sorted(ROOT.glob("notebooks/*.ipynb"))]
+    saved = re.findall(r'save_figure\(fig, \w+, \\"(\w+)\\"', "".join(sources))
+    assert sorted(saved) == FIGURES
+    for preset in ("smol", "tiny"):
+        calls = sorted(path.stem for path in (ROOT / "figures" / preset).glob("fig*.json"))
+        assert calls == FIGURES
+
+
+def test_a_saved_figure_is_drawn_again_as_it_was(tmp_path):
+    table = pd.DataFrame({"method": list("aabb"), "top_percent": [1, 5] * 2, "part": list("uvuv")})
+    table = table.assign(recovery=[0.1, 0.2, 0.3, 0.4], items=8, seeds=[1, 1, 2, 2])
+    style.set_theme("icml")
+    call = {"x": "top_percent", "y": "recovery", "panels": "part", "xlabel": "Moved (%)"}
+    fig = draw_figure(plots.curves, table, caption="Two parts.", levels={"donor": 1}, **call)
+    assert [ax.get_title(loc="left") for ax in fig.axes] == ["(a) u", "(b) v"]
+    assert {ax.get_xlabel() for ax in fig.axes} == {"Moved (%)"}
+    assert "n = 8 items, 1–2 training seeds" in [text.get_text() for text in fig.texts]
+    paths = save_figure(fig, table, "fig", tmp_path / "one")
+    assert [path.suffix for path in paths] == [".pdf", ".png", ".csv", ".json"]
+    redrawn = redraw_figures(tmp_path / "one", tmp_path / "two", "icml")
+    for one, two in zip(paths, redrawn, strict=True):
+        assert one.read_bytes() == two.read_bytes()
+    with pytest.raises(ValueError, match="empty"):
+        draw_figure(plots.curves, table.head(0), **call)
+
+
+def test_panels_share_the_places_of_their_rows():
+    table = pd.DataFrame(
+        {"method": ["a", "b", "b", "c"], "x": [1.0, 2, 3, 4], "part": list("uuvv")}
+    )
+    style.set_theme("neurips")
+    fig = draw_figure(plots.intervals, table, x="x", panels="part", share=True)
+    places = [dict(zip(*dots(ax), strict=True)) for ax in fig.axes]
+    assert places == [{1.0: 0, 2.0: 1}, {3.0: 1, 4.0: 2}]
+    assert [text.get_text() for text in fig.axes[0].get_yticklabels()] == ["a", "b", "c"]
+
+
+def dots(ax):
+    points = [tuple(map(float, p)) for group in ax.collections for p in group.get_offsets()]
+    return zip(*points, strict=True)
+
+
+def test_panels_are_stacked_in_a_column_and_stand_side_by_side_on_a_page():
+    style.set_theme("acl")
+    for width, side_by_side in (("column", False), ("full", True)):
+        fig = again("fig03_parameters", width=width)
+        style.settle(fig)
+        first, second = (ax.get_position() for ax in fig.axes[:2])
+        assert (first.x1 < second.x0) == side_by_side
+        assert (first.y0 > second.y1) != side_by_side
+
+
+def test_pictures_go_beside_the_tables_which_stay_as_they_are(folder):
+    before = (folder / f"{NAME}.csv").read_bytes()
+    pictures = redraw_figures(folder)
+    assert [path.name for path in pictures] == [f"{NAME}.pdf", f"{NAME}.png"]
+    assert len(list(folder.iterdir())) == 4
+    assert (folder / f"{NAME}.csv").read_bytes() == before
+
+
+def test_another_venue_and_folder(folder, tmp_path):
+    pictures = redraw_figures(folder, tmp_path / "acl", "acl", "full")
+    assert width(pictures[1]) == 1890
+    assert (tmp_path / "acl" / f"{NAME}.csv").is_file() and len(list(folder.iterdir())) == 2
+
+
+def test_what_is_missing_is_named(folder, tmp_path):
+    with pytest.raises(ValueError, match="no figure"):
+        redraw_figures(tmp_path)
+    with pytest.raises(ValueError, match="fig02_causal"):
+        redraw_figures(folder, names=["fig02_causal"])
+    with pytest.raises(ValueError, match="fig99"):
+        redraw_figures(folder, names=["fig99"])
+
+
+def test_the_command_draws_for_a_venue_without_torch(folder, tmp_path):
+    code = (
+        "import runpy, sys; sys.argv = sys.argv[1:]\n"
+        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "except SystemExit as end: sys.exit(end.code or 'torch' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code, COMMAND[1], "--venue", "icml"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    out = Path("artifacts/smol/figures-icml")
+    assert str(out) in done.stdout
+    assert width(tmp_path / out / f"{NAME}.png") == 975
+
+
+def test_the_command_says_what_it_cannot_do(tmp_path):
+    command = [*COMMAND, "--preset", "none"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and done.stderr.startswith("error: figures/none")
+
+
+def test_the_gallery_shows_every_figure_by_a_picture_that_exists_and_a_line_that_runs(tmp_path):
+    page = (ROOT / "docs" / "gallery.md").read_text(encoding="utf-8")
+    shown = tool.gallery_page(KEPT.relative_to(ROOT)) if Path.cwd() == ROOT else page
+    assert page == shown, "run tools/redraw_figures.py --gallery docs/gallery.md"
+    pictures = re.findall(r"\]\(/(.+?\.png)\)", page)
+    assert [Path(picture).stem for picture in pictures] == FIGURES
+    assert all((ROOT / picture).is_file() for picture in pictures)
+    first, *blocks = re.findall(r"```python\n(.+?)```", page, re.DOTALL)
+    assert len(blocks) == len(FIGURES)
+    block = blocks[-1].replace('"figures/', f'"{ROOT}/figures/').replace('"paper"', f'"{tmp_path}"')
+    exec(first + block)
+    assert width(tmp_path / f"{FIGURES[-1]}.png") == 975
+
+
+def test_the_page_on_adapting_a_figure_runs(tmp_path, monkeypatch):
+    (tmp_path / "figures").symlink_to(ROOT / "figures")
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "adapt_a_figure.md").read_text(encoding="utf-8")
+    names = {}
+    for block in re.findall(r"```python\n(.+?)```", page, re.DOTALL):
+        exec(block, names)
+    made = sorted(path.name for path in (tmp_path / "paper").iterdir())
+    assert [name for name in made if name.endswith(".png")]
+    assert width(tmp_path / "paper" / "recovery.png") == 909
+    assert width(tmp_path / "paper" / "fig03_parameters.png") == 1890

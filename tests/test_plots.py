@@ -1,0 +1,162 @@
+"""What is in the table is what is drawn."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import colors
+from matplotlib import pyplot as plt
+
+from actlib.analysis import frontier, plots, style
+
+
+@pytest.fixture
+def ax():
+    with plt.rc_context():
+        style.set_theme()
+        yield style.figure("column", 2.4)[1]
+    plt.close("all")
+
+
+def curve():
+    rows = [("act_global", p, p / 100, p / 100 - 0.01, p / 100 + 0.02) for p in (1, 5, 20)]
+    rows += [("all_rows", 100, 0.9, 0.8, 1.0)]
+    columns = ["method", "top_percent", "recovery", "low", "high"]
+    return pd.DataFrame(rows, columns=columns).iloc[[2, 0, 3, 1]]
+
+
+def drawn_lines(ax):
+    return [line for line in ax.lines if len(line.get_xdata()) and line.get_label()[0] == "_"]
+
+
+def spots(ax):
+    """Color and place of every dot."""
+    return {
+        (colors.to_hex(color).upper(), *map(float, place))
+        for group in ax.collections
+        for place, color in zip(group.get_offsets(), group.get_facecolor(), strict=False)
+    }
+
+
+def test_curves_draw_each_row_in_order_with_its_method_and_band(ax):
+    plots.curves(curve(), ax, x="top_percent", y="recovery", log=True, levels={"donor": 1})
+    line = next(line for line in drawn_lines(ax) if len(line.get_xdata()) == 3)
+    assert list(line.get_xdata()) == [1, 5, 20] and list(line.get_ydata()) == [0.01, 0.05, 0.2]
+    assert colors.to_hex(line.get_color()).upper() == style.METHODS["act_global"].color
+    handles, names = ax.get_legend_handles_labels()
+    assert names == ["ACT", "All channels"]
+    assert [handle.get_marker() for handle in handles] == ["o", "*"]
+    assert list(ax.get_xticks()) == [100, 20, 5, 1] and ax.get_xscale() == "log"
+    assert [text.get_text() for text in ax.texts] == ["donor"]
+
+
+def test_curves_follow_a_parameter_where_asked(ax):
+    table = pd.DataFrame(
+        {"method": "ties", "scale": [1.0, 0.2, 0.5], "x": [3, 1, 9], "y": [1, 2, 3]}
+    )
+    plots.curves(table, ax, x="x", y="y", order="scale")
+    assert list(drawn_lines(ax)[0].get_xdata()) == [1, 9, 3]
+
+
+def test_chance_is_a_line_at_its_level(ax):
+    plots.curves(curve().assign(chance=0.25), ax, x="top_percent", y="recovery", null="chance")
+    line = next(line for line in ax.lines if line.get_label() == "Chance")
+    assert list(line.get_ydata()) == [0.25, 0.25]
+
+
+def test_many_values_get_round_ticks(ax):
+    table = pd.DataFrame({"method": "ties", "x": np.geomspace(1.3, 77, 12), "y": 0.5})
+    plots.curves(table, ax, x="x", y="y", log=True)
+    assert set(ax.get_xticks()) <= {m * 10.0**n for n in (0, 1) for m in (1, 2, 5)}
+    assert len(ax.get_xticks()) >= 3
+
+
+def test_intervals_have_a_row_a_name_and_a_color_a_value(ax):
+    table = pd.DataFrame(
+        {"method": ["ties", "act_sum"], "nll": [0.5, 0.2], "low": [0.4, 0.1], "high": [0.6, 0.3]}
+    )
+    plots.intervals(table, ax, x="nll")
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["TIES", "ACT, sum"]
+    assert spots(ax) == {
+        (style.METHODS["ties"].color, 0.5, 0.0),
+        (style.METHODS["act_sum"].color, 0.2, 1.0),
+    }
+
+
+def test_ccdf_is_drawn_against_its_null(ax):
+    over_mean = [0.5, 1.0, 2.0]
+    table = pd.DataFrame({"value_over_mean": over_mean, "ccdf": [1, 0.5, 0.1], "ranking": "raw"})
+    plots.ccdf(table.assign(null_ccdf=[0.9, 0.4, 0.05]), ax)
+    assert [list(line.get_ydata()) for line in ax.lines] == [[1, 0.5, 0.1], [0.9, 0.4, 0.05]]
+
+
+def trials():
+    rows = [("act_global", 0.5, 0.9), ("act_global", 0.8, 0.4), ("act_global", 0.3, 0.3)]
+    table = pd.DataFrame(rows, columns=["method", "recovered", "retained"])
+    return table.assign(on_frontier=[True, True, False])
+
+
+def test_the_staircase_encloses_the_area_of_the_frontier(ax):
+    plots.pareto(trials(), ax)
+    stairs = next(line for line in ax.lines if line.get_drawstyle() == "steps-pre")
+    x, y = stairs.get_xdata(), stairs.get_ydata()
+    area = float(np.sum(np.diff(x) * np.asarray(y)[1:]))
+    assert area == pytest.approx(frontier.hypervolume([0.5, 0.8], [0.9, 0.4]))
+    dots = {place[1:] for place in spots(ax)}
+    assert {(0.9, 0.5), (0.4, 0.8), (0.3, 0.3)} <= dots and not ax.texts[-1].get_text().isdigit()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"), [({"recovered": [0.5, -5, 0.3]}, "1 of 3"), ({"retained": np.nan}, "gap")]
+)
+def test_what_is_not_shown_is_said(ax, change, words):
+    plots.pareto(trials().assign(**change), ax)
+    assert words in ax.texts[-1].get_text()
+
+
+def test_a_matrix_has_its_diagonal_and_its_numbers(ax):
+    values = [("b", "c", 0.5), ("b", "b", -0.25), ("a", "b", np.nan), ("a", "c", 1.0)]
+    table = pd.DataFrame(values, columns=["moved", "measured", "recovery"])
+    plots.matrix(table, ax, x="measured", y="moved", value="recovery", label="Share", centered=True)
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["b", "c"]
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["b", "a"]
+    assert [text.get_text() for text in ax.texts] == ["−0.25", "0.50", "1.00"]
+    low, high = ax.collections[0].get_clim()
+    assert low == -high == -1
+    with pytest.raises(ValueError, match="duplicate"):
+        twice = pd.concat([table, table])
+        plots.matrix(twice, ax, x="measured", y="moved", value="recovery", label="")
+
+
+def test_chance_stands_in_brackets_and_a_mask_with_itself_says_nothing(ax):
+    pairs = [(a, b, 1.0 if a == b else 0.4, 0.1) for a in "xy" for b in "xy"]
+    table = pd.DataFrame(pairs, columns=["a", "b", "jaccard", "expected"])
+    plots.matrix(table, ax, x="b", y="a", value="jaccard", label="Jaccard", null="expected")
+    assert [text.get_text() for text in ax.texts] == ["0.40\n(0.10)"] * 2
+
+
+def test_a_composition_names_modules_as_they_are_with_their_share(ax):
+    columns = ["kind", "layer", "masked_percent", "of_mask_percent"]
+    rows = [("embed_tokens", -1, 5, 20), ("mlp.up_proj", 1, 30, 50), ("mlp.up_proj", 0, 10, 30)]
+    plots.composition(pd.DataFrame(rows, columns=columns), ax)
+    names = [text.get_text() for text in ax.get_yticklabels()]
+    assert names == ["embed_tokens (20 %)", "mlp.up_proj (80 %)"]
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["–", "0", "1"]
+
+
+def test_verdicts_are_words_and_colors_and_unknown_ones_are_refused(ax):
+    rows = [("One", 0, "smol", "holds"), ("One", 0, "tiny", "holds in part (because)")]
+    table = pd.DataFrame(rows, columns=["claim", "notebook", "family", "verdict"])
+    plots.verdicts(table, ax)
+    assert [text.get_text() for text in ax.texts] == ["holds", "in part"]
+    assert ax.get_yticklabels()[0].get_text() == "One (00)"
+    with pytest.raises(ValueError, match="unknown verdict 'perhaps'"):
+        plots.verdicts(table.assign(verdict="perhaps"), ax)
+
+
+def test_analysis_does_not_import_torch():
+    names = "drawing, frontier, nulls, plots, resampling, stats, style"
+    code = f"import sys; from actlib.analysis import {names}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
