@@ -211,9 +211,13 @@ def test_a_frontier_is_on_test_items_only_where_all_trials_were_judged_on_them(t
     }
 
 
-def test_panels_part_rankings_from_the_rest_and_share_what_both_are_read_against():
-    names = ["act_global", "act_scaled", "random_matched", "bottom"]
+def test_panels_have_act_and_at_most_four_others():
+    names = ["act_global", "act_scaled", "random_matched", "bottom", "weight_scaled"]
     table = evidence.in_panels(pd.DataFrame({"method": names}))
-    found = table.groupby("panel")["method"].apply(set)
-    assert found["rankings"] == {"act_global", "act_scaled", "random_matched"}
-    assert found["controls"] == {"act_global", "random_matched", "bottom"}
+    found = {panel: list(rows["method"]) for panel, rows in table.groupby("panel", sort=False)}
+    assert found == {
+        "rankings": ["act_global", "act_scaled"],
+        "random channels": ["act_global", "random_matched"],
+        "weights": ["act_global", "weight_scaled"],
+        "other choices": ["act_global", "bottom"],
+    }

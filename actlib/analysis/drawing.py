@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 
 import pandas as pd
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from actlib.analysis import plots, style
@@ -74,12 +75,7 @@ def draw_figure(
         plot(group, ax, **options)
         ax.set_title(f"({chr(97 + number)}) {style.label_of(title)}" if panels else "")
         ax.set(xlabel=xlabel or ax.get_xlabel(), ylabel=ylabel or ax.get_ylabel())
-        if number % columns:
-            ax.set_ylabel("")
-            ax.tick_params(labelleft=not share)
-        if share and number + columns < len(groups):
-            ax.set_xlabel("")
-            ax.tick_params(labelbottom=False)
+        _hide_inner_labels(ax, number % columns > 0, number + columns < len(groups), share)
     for ax in axes.flat[len(groups) :]:
         ax.remove()
     if {"items", "seeds"} <= set(table):
@@ -147,6 +143,16 @@ def redraw_figures(
             paths += save_figure(fig, table, name, str(out))
         plt.close(fig)
     return paths
+
+
+def _hide_inner_labels(ax: Axes, right: bool, above: bool, share: bool) -> None:
+    """Leave labels out that the panel on the left, or the one below, has too."""
+    if right:
+        ax.set_ylabel("")
+        ax.tick_params(labelleft=not share)
+    if above and share:
+        ax.set_xlabel("")
+        ax.tick_params(labelbottom=False)
 
 
 def _has_names(table: pd.DataFrame, y: str) -> bool:
