@@ -61,11 +61,18 @@ def check(donor: ModelArgument, target: ModelArgument, as_json: Json = False) ->
     Example:
         actlib check path/to/donor path/to/target --json
     """
-    from actlib.pairing.reports import pair_report_of
+    import pandas as pd
 
-    report = pair_report_of(donor, target)
-    print(json.dumps(report.to_dict(), indent=1) if as_json else report)
-    return 0 if report.fits else 1
+    from actlib.reports import describe_report, pair_report
+
+    report = pair_report(donor, target)
+    if as_json:  # by way of pandas, for which a number that is not finite is null
+        rows = json.loads(report.to_json(orient="records"))
+        (attrs,) = json.loads(pd.DataFrame([report.attrs]).to_json(orient="records"))
+        print(json.dumps(attrs | {"parameters": rows}, indent=1))
+    else:
+        print(describe_report(report))
+    return 0 if report.attrs["fits"] else 1
 
 
 @command(app, "record")

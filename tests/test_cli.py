@@ -86,17 +86,6 @@ def folders(small_preset, tmp_path):
     return write_pair(tmp_path, "llama", small_preset)
 
 
-def test_a_pair_is_reported_as_text_and_as_json_and_by_its_status(
-    folders, family, tmp_path, capsys
-):
-    assert main(["check", folders["donor"], folders["target"]]) == 0
-    assert capsys.readouterr().out.startswith("Donor and target fit")
-    family("gpt2").save_pretrained(tmp_path / "other")
-    assert main(["check", folders["donor"], str(tmp_path / "other"), "--json"]) == 1
-    told = json.loads(capsys.readouterr().out)
-    assert not told["fits"] and any(row["verdict"] == "mismatch" for row in told["rows"])
-
-
 def test_from_questions_to_a_moved_folder(folders, tmp_path, capsys):
     questions = tmp_path / "own.jsonl"
     rows = [{"question": f"what is {n}", "answer": f"it is {n}"} for n in range(5)]

@@ -18,7 +18,6 @@ from actlib.checkpoint import Checkpoint
 from actlib.cli import main
 from actlib.loading import empty_model, load_pretrained
 from actlib.masks import ChannelMask
-from actlib.pairing.report_rows import PairCheck, PairReport
 from actlib.scores import ChannelScores
 from actlib.stored import INDEX, LONGEST_HEADER, SINGLE, stored_tensors
 from actlib.study import families
@@ -329,12 +328,6 @@ def test_an_index_of_great_depth_is_one_sentence(tmp_path):
 
 
 # HTML
-
-
-def test_tables_of_a_pair_show_html_as_text():
-    rows = (PairCheck(EVIL, EVIL, EVIL, "warning", EVIL),)
-    shown = PairReport(rows)._repr_html_()
-    assert "&lt;script" in shown and "<script" not in shown and "<img" not in shown
 
 
 def test_data_frames_show_html_as_text():

@@ -6,13 +6,21 @@ from types import SimpleNamespace
 
 import peft
 import pytest
+import tokenizers
 import torch
 import transformers
 from torch import nn
 from torch.nn.utils import parametrizations
 from torch.nn.utils import prune as pruning
 
-from actlib import ablated, preserved, record_activations, record_differences, transfer_
+from actlib import (
+    ablated,
+    preserved,
+    record_activations,
+    record_differences,
+    transfer_,
+    transfer_checkpoint,
+)
 from actlib.channels import channel_modules
 from actlib.masks import ChannelMask
 from actlib.pairs import check_pair, require_pair
@@ -44,6 +52,11 @@ def gemma4(global_head_dim=8, **settings):
         **settings,
     )
     return transformers.Gemma4ForCausalLM(config)
+
+
+def everything(model):
+    channels = {name: each.channels for name, each in channel_modules(model).items()}
+    return ChannelMask({name: torch.ones(count).bool() for name, count in channels.items()})
 
 
 def test_models_that_differ_only_in_weights_fit(pair, any_architecture):
@@ -145,8 +158,7 @@ REFUSALS = [
 @pytest.mark.parametrize(("change", "words"), REFUSALS)
 def test_every_reason_is_named_by_check_and_transfer(family, change, words):
     donor, target = family("qwen2"), family("qwen2")
-    channels = {name: each.channels for name, each in channel_modules(target).items()}
-    mask = ChannelMask({name: torch.ones(count).bool() for name, count in channels.items()})
+    mask = everything(target)
     change(donor)
     mismatches = check_pair(donor, target)
     assert len(mismatches) == 1
@@ -175,8 +187,7 @@ def test_models_of_peft_fit_once_their_adapters_are_merged(family):
 
 def test_nothing_is_read_from_or_written_into_a_model_of_peft(family, batches):
     plain = family("qwen2")
-    channels = {name: each.channels for name, each in channel_modules(plain).items()}
-    mask = ChannelMask({name: torch.ones(count).bool() for name, count in channels.items()})
+    mask = everything(plain)
     wrapped = peft.get_peft_model(plain, peft.LoraConfig(target_modules=["up_proj"]))
     for use in (
         lambda: record_activations(wrapped, batches, mask),
@@ -358,3 +369,29 @@ def test_a_thousand_modules_are_checked_at_once():
     assert check_pair(*modules) == []
     # A few hundredths of a second; more than linear growth would take many times that.
     assert time.process_time() - start < 1
+
+
+@pytest.mark.parametrize("architecture", ["llama", "llama_tied"])
+@pytest.mark.parametrize("words", [["a", "b"], ["a", "b", "c", "[PAD]"]])
+def test_shared_rows_move_on_disk_as_in_memory(family, architecture, words, tmp_path):
+    """The target's tokenizer has three words and its model 61 rows; the donor's has one row less
+    or one more."""
+    donor, target = family(architecture, 1), family(architecture, 0)
+    donor.resize_token_embeddings(61 + len(words) - 3)
+    for name, model, own in (("donor", donor, words), ("target", target, ["a", "b", "c"])):
+        model.save_pretrained(tmp_path / name)
+        vocabulary = {word: index for index, word in enumerate(own)}
+        backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="a"))
+        fast = transformers.PreTrainedTokenizerFast(tokenizer_object=backend)
+        fast.save_pretrained(tmp_path / name)
+    mask = everything(target)
+    with pytest.warns(UserWarning, match=f"of {len(words)} against 3 tokens"):
+        transfer_checkpoint(tmp_path / "target", tmp_path / "donor", mask, tmp_path / "out", 0.4)
+    written = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    before, shared = target.lm_head.weight.clone(), min(61, len(donor.lm_head.weight))
+    fit_vocabulary_(donor, target, tokenizer(words), tokenizer("abc"))
+    transfer_(target, donor, mask, 0.4)
+    for name, tensor in target.state_dict().items():
+        assert torch.equal(written.state_dict()[name], tensor), name
+    assert torch.equal(target.lm_head.weight[shared:], before[shared:])
+    assert (target.lm_head.weight[:shared] != before[:shared]).any(dim=1).all()

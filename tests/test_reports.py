@@ -1,16 +1,22 @@
+"""What the report on a pair says, of models in memory and of the same models in folders."""
+
 import copy
+import json
+import re
 from types import SimpleNamespace
 
 import pytest
+import safetensors.torch
 import tokenizers
 import torch
 import transformers
 from torch import nn
 
-import actlib.pairing.reports
-from actlib.pairing.pairs import check_pair
-from actlib.pairing.report_rows import MISMATCH, OK, WARNING
-from actlib.pairing.reports import FAR, pair_report, pair_report_of
+import actlib.reports
+from actlib.channels import uncovered_parameters
+from actlib.cli import main
+from actlib.pairs import check_pair
+from actlib.reports import FAR, describe_report, pair_report, relative_change
 
 
 def tokenizer(words=("a", "b"), template=None, **special):
@@ -21,11 +27,10 @@ def tokenizer(words=("a", "b"), template=None, **special):
     )
 
 
-def saved_tokenizer(folder, words="ab", template=None):
+def saved_tokenizer(folder, words="ab", **special):
     vocabulary = {word: index for index, word in enumerate(words)}
     backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="a"))
-    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=backend)
-    fast.chat_template = template
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, **special)
     fast.save_pretrained(folder)
 
 
@@ -33,13 +38,9 @@ def report(donor, target, ours=None, theirs=None):
     return pair_report(donor, target, ours or tokenizer(), theirs or tokenizer())
 
 
-def verdicts(found, verdict):
-    return {row.check: row for row in found.rows if row.verdict == verdict}
-
-
 @pytest.fixture
 def tuned(family):
-    """`tuned(architecture, size)`: a model, and a copy with each entry changed by size percent."""
+    """`tuned(architecture, percent)`: a model, and a copy with each entry changed by percent."""
 
     def make(architecture="llama", percent=1.0):
         target = family(architecture)
@@ -53,277 +54,270 @@ def tuned(family):
     return make
 
 
-def test_identical_models_are_warned_of(family, architecture):
-    found = report(family(architecture), family(architecture))
-    assert found.fits
-    (row,) = verdicts(found, WARNING).values()
-    assert row.check == "parameter change" and "identical" in row.note
-
-
-def test_a_fine_tuned_pair_is_fine(tuned, architecture):
-    found = report(*tuned(architecture))
-    assert {row.verdict for row in found.rows} == {OK}
-    assert found.changes["relative_norm"].to_numpy() == pytest.approx(0.01, rel=1e-3)
-
-
-@pytest.mark.parametrize(("percent", "warned"), [(99 * FAR, False), (101 * FAR, True)])
-def test_a_pair_too_far_apart_is_warned_of(tuned, percent, warned):
-    found = report(*tuned(percent=percent))
-    assert found.fits
-    assert ("parameter change" in verdicts(found, WARNING)) == warned
-
-
-def test_unrelated_models_are_far_apart(pair, architecture):
-    found = report(*pair(architecture))
-    assert "far apart" in verdicts(found, WARNING)["parameter change"].note
-
-
-def test_other_families_are_told_in_every_row_that_differs(family):
-    found = report(family("gpt2"), family("gpt_neox"))
-    assert {"architecture", "model_type", "parameters", "tied weights"} <= set(
-        verdicts(found, MISMATCH)
-    )
-    assert verdicts(found, OK)["layers"].donor == "2"
-    assert found.weights is None and found.changes.empty
-
-
-def test_tied_against_untied_is_a_mismatch(family):
-    found = report(family("llama_tied"), family("llama"))
-    row = verdicts(found, MISMATCH)["tied weights"]
-    assert (row.donor, row.target) == ("model.embed_tokens = lm_head", "none")
-
-
-def test_other_vocabulary_is_a_mismatch(family):
-    donor = family()
-    donor.resize_token_embeddings(70)
-    row = verdicts(report(donor, family()), MISMATCH)["vocab_size"]
-    assert (row.donor, row.target) == ("70", "61")
-
-
-def test_other_depth_and_width_are_mismatches(family):
-    config = family("llama").config
-    config = type(config)(**config.to_diff_dict() | {"num_hidden_layers": 3, "hidden_size": 32})
-    found = report(transformers.LlamaForCausalLM(config), family("llama"))
-    assert {"layers", "hidden_size", "parameters"} <= set(verdicts(found, MISMATCH))
-
-
-@pytest.mark.parametrize(
-    ("other", "check", "verdict"),
-    [
-        (tokenizer("abc"), "tokenizer vocabulary", MISMATCH),
-        (tokenizer("ba"), "tokenizer vocabulary", MISMATCH),
-        (tokenizer(eos_token="b"), "special tokens", MISMATCH),
-        (tokenizer(template="{{ m }}"), "chat template", WARNING),
-        (tokenizer(template={"default": "{{ m }}"}), "chat template", WARNING),
-    ],
-)
-def test_tokenizers_are_compared(tuned, other, check, verdict):
-    found = report(*tuned(), theirs=other)
-    (row,) = [row for row in found.rows if row.verdict != OK]
-    assert (row.check, row.verdict) == (check, verdict)
-    assert row.note
-
-
-def test_tokenizers_that_were_not_given_are_warned_of(tuned):
-    found = pair_report(*tuned())
-    assert set(verdicts(found, WARNING)) == {"tokenizers"}
-
-
-def test_other_dtype_is_a_warning(tuned):
-    donor, target = tuned()
-    found = report(donor, target.bfloat16())
-    row = verdicts(found, WARNING)["dtype"]
-    assert (row.donor, row.target) == ("float32", "bfloat16")
-    assert "parameter change" not in verdicts(found, WARNING)
-
-
-def test_a_change_that_may_be_rounding_is_warned_of(family, architecture):
-    found = report(family(architecture), family(architecture, dtype=torch.bfloat16))
-    assert "rounding" in verdicts(found, WARNING)["parameter change"].note
-    assert found.weights.overall > 0
-
-
-def test_packed_numbers_are_a_mismatch(family):
-    donor, target = family("llama"), family("llama")
-    head = donor.lm_head
-    head.weight = nn.Parameter(head.weight.to(torch.int8), requires_grad=False)
-    row = verdicts(report(donor, target), MISMATCH)["dtype"]
-    assert "donor's lm_head.weight is int8" in row.note
-
-
-def test_other_rotary_base_is_a_warning(tuned):
-    donor, target = tuned()
-    donor.config.rope_parameters = {"rope_type": "default", "rope_theta": 1000000.0}
-    row = verdicts(report(donor, target), WARNING)["rotary base"]
-    assert (row.donor, row.target) == ("1e+06", "10000")
-
-
-def test_rotary_bases_by_kind_of_layer_are_compared(tuned):
-    donor, target = tuned()
-    for model, base in ((donor, 1e4), (target, 2e4)):
-        model.config.rope_parameters = {"full": {"rope_theta": 1e6}, "local": {"rope_theta": base}}
-    row = verdicts(report(donor, target), WARNING)["rotary base"]
-    assert (row.donor, row.target) == ("1e+06, 10000", "1e+06, 20000")
-
-
-def test_parameters_of_no_channel_are_counted_and_one_is_named(tuned):
-    donor, target = tuned()
-    for model in (donor, target):
-        model.model.layers[1].gates = nn.ParameterList([torch.ones(3), torch.ones(2)])
-    row = verdicts(report(donor, target), WARNING)["trainable parameters of no channel"]
-    assert (row.donor, row.target) == ("2", "2")
-    assert "model.layers.1.gates.0" in row.note
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_not_finite_are_a_mismatch(tuned, architecture, value):
-    donor, target = tuned(architecture)
-    name, broken = list(target.named_parameters())[-1]
-    with torch.no_grad():
-        broken.view(-1)[0] = value
-    found = report(donor, target)
-    row = verdicts(found, MISMATCH)["weights"]
-    assert f"target's {name}" in row.note
-    assert (row.donor, row.target) == ("all finite", "1 not finite")
-    assert not found.fits
-
-
-def test_models_without_numbers_are_compared_in_all_else(family):
-    found = report(family("llama").to("meta"), family("llama"))
-    assert found.fits and found.weights is None
-    assert "meta" in verdicts(found, WARNING)["parameter change"].note
-
-
-def test_same_mismatches_as_the_quick_check(family):
-    names = ("qwen2", "llama", "llama_tied", "gpt2", "gpt_neox")
-    for ours in names:
-        for theirs in names:
-            models = family(ours), family(theirs)
-            assert pair_report(*models).fits == (check_pair(*models) == [])
-
-
-def test_tokens_that_look_like_html_are_escaped(tuned):
-    found = report(*tuned(), tokenizer(eos_token="<s>"), tokenizer(eos_token="<b>"))
-    assert "<s>" not in found._repr_html_() and "&lt;s&gt;" in found._repr_html_()
-
-
 @pytest.fixture
 def folders(tmp_path):
-    """`folders(donor, target, dtype)`: both saved, in shards, with one tokenizer."""
+    """`folders(donor, target)`: both saved, the donor in shards, with one tokenizer."""
 
     def make(donor, target):
         places = tmp_path / "donor", tmp_path / "target"
         for place, model in zip(places, (donor, target), strict=True):
-            model.save_pretrained(place, max_shard_size="5KB" if model is donor else "1GB")
+            model.save_pretrained(place, max_shard_size="20KB" if model is donor else "1GB")
             saved_tokenizer(place)
         return places
 
     return make
 
 
-def test_folders_give_the_report_of_the_models(tuned, folders, architecture):
-    models = tuned(architecture)
-    found = pair_report_of(*folders(*models))
-    expected = report(*models)
-    assert {row.verdict for row in found.rows} == {OK}
-    assert found.changes.equals(expected.changes)
-    assert {row.check for row in expected.rows} <= {row.check for row in found.rows}
+def test_a_fine_tuned_pair_is_fine_in_memory_and_in_folders(tuned, folders, any_architecture):
+    donor, target = tuned(any_architecture)
+    apart = set(uncovered_parameters(target))
+    moving = {name for name, _ in target.named_parameters()} - apart
+    found, stored = report(donor, target), pair_report(*folders(donor, target))
+    for each in (found, stored):
+        assert each.attrs["fits"] and each.attrs["mismatches"] == []
+        assert len(each.attrs["warnings"]) == bool(apart), each.attrs["warnings"]
+        assert set(each["parameter"]) == moving
+        assert each["relative_change"].to_numpy() == pytest.approx(0.01, rel=1e-3)
+        assert each.attrs["relative_change"] == pytest.approx(0.01, rel=1e-3)
+    assert stored.drop(columns="kind").equals(found.drop(columns="kind"))
 
 
-def test_folders_as_stored_tell_the_dtype(tuned, folders):
-    donor, target = tuned()
-    found = pair_report_of(*map(str, folders(donor, target.bfloat16())))
-    assert verdicts(found, WARNING)["dtype"].target == "bfloat16"
+def test_norms_are_those_of_the_tensors(pair):
+    donor, target = pair("qwen2")
+    table = report(donor, target).set_index("parameter")
+    ours = dict(donor.named_parameters())
+    for name, theirs in target.named_parameters():
+        change, size = (ours[name] - theirs).double().norm(), theirs.double().norm()
+        expected = [change, size, change / size]
+        columns = ["change_norm", "target_norm", "relative_change"]
+        assert table.loc[name, columns].tolist() == pytest.approx([float(x) for x in expected])
+        assert table.loc[name, "entries"] == theirs.numel()
+    flat = [torch.cat([p.flatten() for p in m.parameters()]).double() for m in (donor, target)]
+    overall = float((flat[0] - flat[1]).norm() / flat[1].norm())
+    assert relative_change(table) == pytest.approx(overall)
+    rows = table[table["kind"] == "mlp.up_proj"]
+    assert len(rows) == 2 and all("up_proj" in name for name in rows.index)
 
 
-def test_folders_that_do_not_fit_are_refused_before_a_weight_is_read(family, folders, monkeypatch):
-    places = folders(family("llama"), family("llama_tied"))
-    for place in places:
-        for file in place.glob("*.safetensors*"):
-            file.unlink()
-    monkeypatch.setattr(actlib.pairing.reports, "stored_weights", None)
-    assert "tied weights" in verdicts(pair_report_of(*places), MISMATCH)
+def break_weight(value):
+    def change(donor, target):
+        with torch.no_grad():
+            donor.model.norm.weight[0] = value
+
+    return change
 
 
-def test_folders_with_other_tokenizers_or_templates_are_told(tuned, folders):
-    places = folders(*tuned())
-    saved_tokenizer(places[0], template="{{ m }}")
-    found = pair_report_of(*places)
-    assert found.fits and "chat template" in verdicts(found, WARNING)
-    saved_tokenizer(places[0], words="ba")
-    found = pair_report_of(*places)
-    assert "tokenizer vocabulary" in verdicts(found, MISMATCH) and found.weights is None
+def quantize(donor, target):
+    donor.lm_head.weight = nn.Parameter(donor.lm_head.weight.to(torch.int8), requires_grad=False)
 
 
-def test_folders_with_broken_weights_are_told(tuned, folders):
-    donor, target = tuned()
-    with torch.no_grad():
-        donor.lm_head.weight[0, 0] = torch.nan
-    note = verdicts(pair_report_of(*folders(donor, target)), MISMATCH)["weights"].note
-    assert "donor's lm_head.weight" in note
+def untie(donor, target):
+    target.lm_head.weight = nn.Parameter(target.lm_head.weight.detach() * 2)
 
 
-def test_folder_whose_files_disagree_with_its_configuration_is_a_mismatch(tuned, folders):
-    donor, target = tuned()
-    places = folders(donor, target)
-    target.lm_head = nn.Linear(16, 30, bias=False)
-    target.save_pretrained(places[1])
-    target.config.save_pretrained(places[1])
-    note = verdicts(pair_report_of(*places), MISMATCH)["stored weights"].note
-    assert "target's lm_head.weight is 30 x 16 in the files, expected 61 x 16" in note
+def change_heads(donor, target):
+    donor.config.num_attention_heads = 2
+
+
+def rotate(donor, target):
+    donor.config.rope_parameters = {"rope_type": "default", "rope_theta": 1e6}
+
+
+def rotate_by_kind(donor, target):
+    for model, base in ((donor, 1e4), (target, 2e4)):
+        model.config.rope_parameters = {"full": {"rope_theta": 1e6}, "local": {"rope_theta": base}}
+
+
+def round_off(donor, target):
+    target.bfloat16()
+
+
+def round_off_a_copy(donor, target):
+    donor.load_state_dict(target.state_dict())
+    target.bfloat16()
+
+
+def equate(donor, target):
+    donor.load_state_dict(target.state_dict())
+
+
+def add_gates(donor, target):
+    for model in (donor, target):
+        model.model.layers[1].gates = nn.ParameterList([torch.ones(3), torch.ones(2)])
 
 
 @pytest.mark.parametrize(
-    ("architecture", "setting", "value", "check", "shown"),
+    ("change", "kind", "words"),
     [
-        ("mistral", "sliding_window", None, "sliding window", ("-", "4 tokens")),
-        ("llama", "rms_norm_eps", 1e-5, "norm epsilon", ("1e-05", "1e-06")),
-        ("gpt2", "layer_norm_epsilon", 1e-6, "norm epsilon", ("1e-06", "1e-05")),
+        (break_weight(float("nan")), "mismatches", "entries in the donor's model.norm.weight"),
+        (break_weight(float("inf")), "mismatches", "entries in the donor's model.norm.weight"),
+        (quantize, "mismatches", "in the donor, module lm_head holds weight as int8"),
+        (untie, "mismatches", "tied modules .* against none"),
+        (change_heads, "mismatches", "num_attention_heads 2 against 4"),
+        (rotate, "warnings", "rope_parameters.rope_theta 1000000.0 against 10000.0"),
+        (rotate_by_kind, "warnings", "rope_parameters.local.rope_theta 10000.0 against 20000.0"),
+        (round_off, "warnings", "dtype float32 against bfloat16"),
+        (round_off_a_copy, "warnings", "no larger than rounding"),
+        (equate, "warnings", "identical: there is nothing to transfer"),
+        (add_gates, "warnings", "2 parameters of no channel .* model.layers.1.gates.0"),
     ],
 )
-def test_settings_in_which_working_pairs_differ_are_warnings(
-    tuned, architecture, setting, value, check, shown
-):
-    donor, target = tuned(architecture)
-    setattr(donor.config, setting, value)
+def test_what_differs_is_told(tuned, change, kind, words):
+    donor, target = tuned("llama_tied")
+    change(donor, target)
     found = report(donor, target)
-    assert found.fits
-    row = verdicts(found, WARNING)[check]
-    assert (row.donor, row.target) == shown and row.note
+    assert any(re.search(words, each) for each in found.attrs[kind])
+    assert found.attrs["fits"] == (kind == "warnings")
+    label = {"mismatches": "mismatch", "warnings": "warning"}[kind]
+    assert re.search(f"^{label}: .*{words}", describe_report(found), re.MULTILINE)
 
 
-def test_only_settings_that_a_family_has_are_shown(tuned):
-    shown = {name: {row.check for row in report(*tuned(name)).rows} for name in ("gpt2", "mixtral")}
-    assert "num_experts_per_tok" in shown["mixtral"] - shown["gpt2"]
-    assert "scale_attn_weights" in shown["gpt2"] - shown["mixtral"]
-    assert "rotary base" not in shown["gpt2"]
+@pytest.mark.parametrize(("percent", "is_far"), [(99 * FAR, False), (101 * FAR, True)])
+def test_a_pair_too_far_apart_is_warned_of(tuned, percent, is_far):
+    found = report(*tuned(percent=percent))
+    assert found.attrs["fits"]
+    assert any("far apart" in each for each in found.attrs["warnings"]) == is_far
 
 
-def test_another_activation_is_a_mismatch(tuned):
-    donor, target = tuned("gpt2")
-    donor.config.activation_function = "relu"
-    row = verdicts(report(donor, target), MISMATCH)["hidden_act"]
-    assert (row.donor, row.target) == ("relu", "gelu_new")
+@pytest.mark.parametrize(
+    ("other", "kind", "words"),
+    [
+        (tokenizer("ba"), "mismatches", "2 tokens under other ids"),
+        (tokenizer("abc"), "warnings", "2 against 3 tokens"),
+        (tokenizer(eos_token="b"), "warnings", "eos_token None against b"),
+        (tokenizer(template="{{ m }}"), "warnings", "chat templates differ"),
+        (tokenizer(template={"default": "{{ m }}"}), "warnings", "chat templates differ"),
+    ],
+)
+def test_tokenizers_are_compared(tuned, other, kind, words):
+    found = report(*tuned(), theirs=other)
+    (clause,) = found.attrs["mismatches"] + found.attrs["warnings"]
+    assert clause in found.attrs[kind] and words in clause
 
 
-def test_what_is_too_far_can_be_told(tuned, folders):
-    models = tuned(percent=10.0)
-    for make, pair in ((pair_report, models), (pair_report_of, folders(*models))):
-        near, far = (
-            verdicts(make(*pair, far=far), WARNING).get("parameter change") for far in (0.11, 0.09)
-        )
-        assert near is None
-        assert "more than 0.09" in far.note
+def test_tokenizers_that_were_not_given_are_warned_of(tuned):
+    (warning,) = pair_report(*tuned()).attrs["warnings"]
+    assert "a tokenizer is missing" in warning
 
 
-@pytest.mark.parametrize("far", [0, -1, float("nan")])
-def test_a_distance_that_is_none_is_refused(tuned, far):
-    for make in (pair_report, pair_report_of):
-        with pytest.raises(ValueError, match="far must be above 0"):
-            make(*tuned(), far=far)
+def test_models_without_numbers_are_compared_in_all_else(family):
+    found = report(family("llama").to("meta"), family("llama"))
+    assert found.attrs["fits"] and found.empty
+    assert "the weights were not compared" in describe_report(found)
 
 
-def test_changes_of_experts_are_told_by_projection(tuned):
-    table = report(*tuned("mixtral")).changes.set_index("kind")
-    assert {"mlp.experts.gate_up_proj", "mlp.experts.down_proj", "mlp.gate"} <= set(table.index)
-    assert table["relative_norm"].to_numpy() == pytest.approx(0.01, rel=1e-3)
+def test_a_report_fits_where_the_quick_check_does(family):
+    names = ("qwen2", "llama", "llama_tied", "gpt2", "gpt_neox")
+    for models in [(family(ours), family(theirs)) for ours in names for theirs in names]:
+        assert pair_report(*models).attrs["fits"] == (check_pair(*models) == [])
+
+
+def test_the_rows_that_both_have_are_compared(tuned, folders):
+    donor, target = tuned()
+    donor.resize_token_embeddings(62, mean_resizing=False)
+    places = folders(donor, target)
+    saved_tokenizer(places[0], "abc")
+    found = pair_report(*places)
+    assert found.attrs["fits"] and found.attrs["relative_change"] == pytest.approx(0.01, rel=1e-3)
+    (warning,) = found.attrs["warnings"]
+    assert "3 against 2 tokens" in warning and "do not move, such as c" in warning
+
+
+def test_special_tokens_of_folders_are_warned_of(tuned, folders):
+    places = folders(*tuned())
+    saved_tokenizer(places[1], "ab", eos_token="b")
+    found = pair_report(*places)
+    assert found.attrs["fits"] and "eos_token None against b" in found.attrs["warnings"]
+
+
+def test_a_head_of_its_own_in_the_files_is_as_transformers_loads_it(tuned, folders):
+    """Its configuration says that the head is tied."""
+    donor, target = tuned("llama_tied")
+    places = folders(donor, target)
+    for place, model in zip(places, (donor, target), strict=True):
+        (place / "model.safetensors.index.json").unlink(missing_ok=True)
+        tensors = model.state_dict() | {"lm_head.weight": model.lm_head.weight * 2}
+        tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+        safetensors.torch.save_file(tensors, place / "model.safetensors", {"format": "pt"})
+        loaded = [transformers.AutoModelForCausalLM.from_pretrained(each) for each in places]
+        found = pair_report(*places)
+        assert found.attrs["fits"] == (check_pair(*loaded) == [])
+        assert ("lm_head.weight" in list(found["parameter"])) == (model is target)
+    assert found.attrs["relative_change"] == pytest.approx(0.01, rel=1e-3)
+
+
+def test_what_the_files_lack_is_a_mismatch(tuned, folders):
+    places = folders(*tuned())
+    path = places[1] / "model.safetensors"
+    tensors = safetensors.torch.load_file(path)
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    safetensors.torch.save_file(tensors, path, {"format": "pt"})
+    (mismatch,) = pair_report(*places).attrs["mismatches"]
+    assert "target's files hold no tensor model.layers.1.mlp.up_proj.weight" in mismatch
+
+
+def quantized(folder):
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def coded(folder):
+    path = folder / "model.safetensors"
+    tensors = safetensors.torch.load_file(path)
+    tensors["model.norm.weight"] = tensors["model.norm.weight"].to(torch.int8)
+    safetensors.torch.save_file(tensors, path, {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [(quantized, "in the target, the model is quantized (gptq)"), (coded, "model.norm.weight is")],
+)
+def test_quantized_folders_are_a_mismatch(tuned, folders, change, words):
+    places = folders(*tuned())
+    change(places[1])
+    found = pair_report(*places)
+    assert found.empty and words in "; ".join(found.attrs["mismatches"])
+
+
+def test_a_folder_of_an_adapter_names_the_remedy(tuned, folders):
+    places = folders(*tuned())
+    (places[0] / "config.json").unlink()
+    (places[0] / "adapter_config.json").write_text("{}")
+    with pytest.raises(ValueError, match="holds an adapter .* merge_and_unload"):
+        pair_report(*places)
+
+
+def test_the_command_prints_the_report_and_says_by_its_status_whether_the_pair_fits(
+    tuned, family, folders, tmp_path, capsys
+):
+    places = [str(place) for place in folders(*tuned())]
+    assert main(["check", *places]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "donor and target fit" and lines[-1].split()[0] == "overall"
+    assert main(["check", *places, "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["fits"] and content["relative_change"] == pytest.approx(0.01, rel=1e-3)
+    assert content["parameters"][0]["kind"] == "embed_tokens"
+    family("gpt2").save_pretrained(tmp_path / "other")
+    assert main(["check", places[0], str(tmp_path / "other"), "--json"]) == 1
+    content = json.loads(capsys.readouterr().out)
+    assert not content["fits"] and content["parameters"] == []
+    assert content["relative_change"] is None and "architecture" in content["mismatches"][0]
+
+
+def test_of_the_hub_no_weight_is_fetched_for_models_that_do_not_fit(
+    family, tuned, folders, monkeypatch
+):
+    places, fetched = folders(*tuned()), []
+    family("gpt2").save_pretrained(places[0].parent / "gpt2")
+
+    def fetch(place, weights=True):
+        fetched.append((place, weights))
+        return places[0].parent / place.removeprefix("someone/")
+
+    monkeypatch.setattr(actlib.reports, "local_folder", fetch)
+    assert not pair_report("someone/gpt2", "someone/target").attrs["fits"]
+    assert fetched == [("someone/gpt2", False), ("someone/target", False)]
+    assert pair_report("someone/donor", "someone/target").attrs["fits"]
+    assert fetched[-1] == ("someone/target", True)

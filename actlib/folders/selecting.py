@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from actlib.channels import channel_modules, require_in_memory
 from actlib.masks import ChannelMask, require_fit
-from actlib.pairing.pairs import require_pair
+from actlib.pairs import require_pair
 
 Index = tuple[Tensor | slice, ...]
 

@@ -1,1 +1,0 @@
-"""Whether two models can exchange channels: a quick check, and a report for people."""

@@ -1,0 +1,249 @@
+"""What to know of a pair before channels move: does it fit, and how far apart are its weights?
+
+    report = pair_report("path/to/donor", "path/to/target")   # or models in memory
+    print(describe_report(report))
+    report.attrs["fits"], report.attrs["mismatches"], report.attrs["warnings"]
+
+Folders are read tensor by tensor, so that models larger than memory can be compared.
+"""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from actlib.channels import channel_modules, kind_of, layer_of, tower_of, uncovered_parameters
+from actlib.checkpoint import Checkpoint
+from actlib.loading import empty_model, load_tokenizer, local_folder
+from actlib.masks import shortened
+from actlib.pairs import check_pair, compare_settings
+from actlib.vocabulary import compare_tokenizers
+
+FAR = 0.5
+"""Relative change of all parameters from which on a pair is warned of.
+
+It rests on the few pairs of this study. Unrelated matrices of one size are sqrt(2) apart; at 0.5
+the cosine between two models of one norm is 0.875. SmolLM2-135M fine-tuned on two mixtures is 0.008
+apart, small models trained from scratch and then fine-tuned 0.26, two of those from other seeds
+1.13; no pair between was measured. Long continued pretraining may exceed it and still work.
+"""
+SIDES = ("donor", "target")
+_PIECE = 2**22  # entries at a time: 16 MiB in float32
+_COLUMNS = "parameter kind entries change_norm target_norm donor_dtype target_dtype".split()
+
+
+class _Side(NamedTuple):
+    """A model, its tokenizer, and its parameters by name, in memory or mapped from files."""
+
+    model: nn.Module
+    tokenizer: PreTrainedTokenizerBase | None
+    parameters: Mapping[str, Tensor]
+
+
+def pair_report(
+    donor: nn.Module | str | Path,
+    target: nn.Module | str | Path,
+    donor_tokenizer: PreTrainedTokenizerBase | None = None,
+    target_tokenizer: PreTrainedTokenizerBase | None = None,
+) -> pd.DataFrame:
+    """Compare two models: whether they fit, what differs, and how far their weights are apart.
+
+    A mismatch is whatever `check_pair` names, and weights that are missing, quantized or not
+    finite. The weights are read (and fetched, from the Hub) only where nothing else is a mismatch.
+
+    Warned of are other settings (such as rotary bases), special tokens, chat templates and dtypes,
+    tokens that one tokenizer adds, parameters of no channel, identical models, and models farther
+    apart than `FAR`.
+
+    Args:
+        donor: model in memory, folder with safetensors weights, or Hub id.
+        target: such a model.
+        donor_tokenizer: of a model in memory; that of a folder is the folder's.
+        target_tokenizer: such a tokenizer.
+
+    Returns:
+        One row a parameter tensor; none where the weights were not read. Columns: parameter, kind
+        (of its module, see `channels.kind_of`), entries, change_norm (||donor - target||),
+        target_norm (||target||), relative_change (their ratio), all Euclidean and over the rows
+        that both have; donor_dtype, target_dtype. ``attrs`` holds fits (bool), mismatches and
+        warnings (lists of clauses), donor and target (descriptions), relative_change (overall; NaN
+        where nothing was read).
+
+    Raises:
+        ValueError: a place holds no model, or no usable safetensors files.
+    """
+    given = ((donor, donor_tokenizer), (target, target_tokenizer))
+    # Of the Hub, small files come first: they may say that the large ones are not worth fetching.
+    on_hub = any(isinstance(each, (str, Path)) and not Path(each).is_dir() for each, _ in given)
+    for weights in (False, True) if on_hub else (True,):
+        sides = [_open(place, tokenizer, weights) for place, tokenizer in given]
+        models, tokenizers = zip(*[(each.model, each.tokenizer) for each in sides], strict=True)
+        mismatches = check_pair(*models, *tokenizers)
+        if mismatches:
+            break
+    warnings = compare_settings(*models)[1] + _tokenizer_doubts(*tokenizers)
+    apart = list(dict.fromkeys(name for model in models for name in uncovered_parameters(model)))
+    if apart:
+        warnings.append(f"{len(apart)} parameters of no channel never move, such as {apart[0]}")
+    names = [name for name, _ in models[1].named_parameters() if name not in apart]
+    ours, theirs = (each.parameters for each in sides)
+    if not mismatches:
+        faults = [_storage_fault(side, names) for side in (ours, theirs)]
+        mismatches = [f"the {side}'s {f}" for side, f in zip(SIDES, faults, strict=True) if f]
+    if mismatches or _is_empty(ours) or _is_empty(theirs):
+        names = []
+    table = _compare_weights(ours, theirs, names)
+    mismatches += _broken(table, ours, theirs) if names else []
+    table.attrs = {"fits": not mismatches, "mismatches": mismatches, "warnings": warnings}
+    table.attrs |= {side: _describe_model(model) for side, model in zip(SIDES, models, strict=True)}
+    table.attrs["relative_change"] = relative_change(table) if names else math.nan
+    if len(table) and not mismatches:
+        warnings += _change_doubts(table)
+    return table
+
+
+def relative_change(rows: pd.DataFrame) -> float:
+    """||donor - target|| / ||target|| over all rows of a report, or some of them.
+
+    Infinite if only the target is zero, 0 if both are.
+    """
+    change, size = (float((rows[name] ** 2).sum()) for name in ("change_norm", "target_norm"))
+    return math.sqrt(change / size) if size else (math.inf if change else 0.0)
+
+
+def describe_report(report: pd.DataFrame) -> str:
+    """A report as plain text: verdict, models, mismatches and warnings, then a line a kind."""
+    attrs = report.attrs
+    lines = [
+        f"donor and target {'fit' if attrs['fits'] else 'do not fit'}",
+        *(f"{side}: {attrs[side]}" for side in SIDES),
+        *(f"mismatch: {each}" for each in attrs["mismatches"]),
+        *(f"warning: {each}" for each in attrs["warnings"]),
+    ]
+    if report.empty:
+        return "\n".join([*lines, "the weights were not compared"])
+    kinds = [*report.groupby("kind", sort=False), ("overall", report)]
+    table = pd.DataFrame(
+        {
+            "kind": [kind for kind, _ in kinds],
+            "entries": [f"{rows['entries'].sum():,}" for _, rows in kinds],
+            "relative_change": [f"{relative_change(rows):.3g}" for _, rows in kinds],
+        }
+    )
+    return "\n".join([*lines, "", table.to_string(index=False)])
+
+
+def _open(
+    place: nn.Module | str | Path, tokenizer: PreTrainedTokenizerBase | None, weights: bool
+) -> _Side:
+    if isinstance(place, nn.Module):
+        return _Side(place, tokenizer, dict(place.named_parameters()))
+    folder = local_folder(place, weights=weights)
+    tokenizer = tokenizer or load_tokenizer(folder)
+    if not weights:
+        return _Side(empty_model(folder), tokenizer, {})
+    checkpoint = Checkpoint(folder)
+    return _Side(checkpoint.model, tokenizer, checkpoint)
+
+
+def _tokenizer_doubts(
+    donor: PreTrainedTokenizerBase | None, target: PreTrainedTokenizerBase | None
+) -> list[str]:
+    if donor is None or target is None:
+        return ["vocabularies and chat templates are not compared: a tokenizer is missing"]
+    doubts = compare_tokenizers(donor, target)[1]
+    if getattr(donor, "chat_template", None) != getattr(target, "chat_template", None):
+        doubts.append(
+            "the chat templates differ, so that the same question is put in other words; say which "
+            "one serves both models"
+        )
+    return doubts
+
+
+def _storage_fault(parameters: Mapping[str, Tensor], names: list[str]) -> str | None:
+    """What keeps parameters in files from being read; those in memory can be."""
+    if isinstance(parameters, Checkpoint):
+        try:
+            parameters.require(names, "model")
+        except ValueError as error:
+            return str(error).removeprefix("the model's ")
+    return None
+
+
+def _is_empty(parameters: Mapping[str, Tensor]) -> bool:
+    """Whether a model in memory lies on the meta device, in part or whole."""
+    return isinstance(parameters, dict) and any(each.is_meta for each in parameters.values())
+
+
+@torch.no_grad()
+def _compare_weights(
+    donor: Mapping[str, Tensor], target: Mapping[str, Tensor], names: list[str]
+) -> pd.DataFrame:
+    """One row a parameter; norms in float32 a piece at a time, their squares summed in float64."""
+    rows = []
+    for name in names:
+        sides = [donor[name], target[name]]
+        shared = min(map(len, sides)) if sides[0].ndim else None  # of embedding and head
+        squares = [0.0, 0.0]
+        pieces = [side[:shared].reshape(-1).split(_PIECE) for side in sides]
+        for ours, theirs in zip(*pieces, strict=True):
+            theirs = theirs.float()
+            change = ours.to(theirs.device).float() - theirs
+            squares[0] += float(torch.linalg.vector_norm(change)) ** 2
+            squares[1] += float(torch.linalg.vector_norm(theirs)) ** 2
+        owner, _, last = name.rpartition(".")  # packed experts are owners of their own
+        kind = kind_of(owner if owner and last in ("weight", "bias") else name)
+        dtypes = [str(side.dtype).removeprefix("torch.") for side in sides]
+        rows.append((name, kind, sides[1].numel(), *map(math.sqrt, squares), *dtypes))
+    table = pd.DataFrame(rows, columns=_COLUMNS)
+    ratios = table["change_norm"] / table["target_norm"]  # 0 / 0 where a zero stayed zero
+    table.insert(5, "relative_change", ratios.where(table["change_norm"] != 0, 0.0))
+    return table
+
+
+def _broken(
+    table: pd.DataFrame, donor: Mapping[str, Tensor], target: Mapping[str, Tensor]
+) -> list[str]:
+    """Which of the tensors whose norms are not finite are so themselves, rather than too large."""
+    finite = np.isfinite(table[["change_norm", "target_norm"]].to_numpy()).all(axis=1)
+    names = [
+        f"the {side}'s {name}"
+        for name in table.loc[~finite, "parameter"]
+        for side, parameters in zip(SIDES, (donor, target), strict=True)
+        if not parameters[name].isfinite().all()
+    ]
+    return [f"NaN or infinite entries in {shortened(names)}"] if names else []
+
+
+def _change_doubts(table: pd.DataFrame) -> list[str]:
+    """What is odd about a change of this size; nothing where it is as of a fine-tuned model."""
+    overall = table.attrs["relative_change"]
+    donor, target = (set(table[f"{side}_dtype"]) for side in SIDES)
+    if overall == 0:
+        return ["the models are identical: there is nothing to transfer"]
+    doubts = []
+    if donor != target:
+        dtypes = " against ".join(", ".join(sorted(side)) for side in (donor, target))
+        doubts.append(f"dtype {dtypes}: values are rounded to the target's as they move")
+        # Rounding moves by half a step at most.
+        if overall <= max(torch.finfo(getattr(torch, each)).eps for each in donor | target) / 2:
+            doubts.append("the change is no larger than rounding between the dtypes can make it")
+    if overall > FAR:
+        doubts.append(
+            f"the models are far apart (more than {FAR:g}; unrelated ones are near 1.4): is one "
+            "made from the other, or are both from one base?"
+        )
+    return doubts
+
+
+def _describe_model(model: nn.Module) -> str:
+    numbers = [parameter.numel() for parameter in model.parameters()]
+    layers = {layer_of(name) for name in channel_modules(model) if not tower_of(name)} - {-1}
+    size = f"{sum(numbers):,} parameters in {len(numbers)} tensors"
+    return f"{type(model).__name__}, {len(layers)} layers, {size}"
