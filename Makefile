@@ -82,7 +82,7 @@ coverage: $(READY)
 mutants: export OMP_NUM_THREADS := 1
 mutants: export HF_HUB_OFFLINE := 1
 mutants: $(READY)
-	$(say) "Mutation testing of channels, masks and transfer: 4 to 8 minutes on one core"
+	$(say) "Mutation testing of channels, masks, transfer and recording: minutes"
 	@$(BIN)/python -m venv artifacts/tools/mutmut
 	@artifacts/tools/mutmut/bin/pip install --quiet mutmut==3.8.1
 	@PYTHONPATH="$$(echo $(CURDIR)/.venv/lib/python3.*/site-packages)" \

@@ -36,8 +36,8 @@ if workflow.is_main_process and not {"-n", "--dry-run", "--dryrun", "--lint"} & 
     except ValueError as error:
         sys.exit(f"error: {error}")
 CODE = sorted(str(path) for path in Path("actlib").rglob("*.py"))
-RECORDING = "localize hooks channels activations experts running_sums passes placement parallel"
-RECORDING_CODE = [f"actlib/{name}.py" for name in (*RECORDING.split(), "prompts")]
+RECORDING = "recording activations kernels forward hooks channels experts scores processes prompts"
+RECORDING_CODE = [f"actlib/{name}.py" for name in RECORDING.split()]
 # Measured on two CPU cores; other presets have no estimate.
 MINUTES = {
     "smol": {"wheel": 0.5, "step": 0.06, "record": 1, "notebook": 2, "sweep": 6},
