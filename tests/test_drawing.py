@@ -123,7 +123,7 @@ def test_a_saved_figure_is_drawn_again_as_it_was(tmp_path):
     table = table.assign(recovery=[0.1, 0.2, 0.3, 0.4], items=8, seeds=[1, 1, 2, 2])
     style.set_theme("icml")
     call = {"x": "top_percent", "y": "recovery", "panels": "part", "xlabel": "Moved (%)"}
-    fig = draw_figure(plots.curves, table, caption="Two parts.", levels={"donor": 1}, **call)
+    fig = draw_figure(plots.curves, table, levels={"donor": 1}, **call)
     assert [ax.get_title(loc="left") for ax in fig.axes] == ["(a) u", "(b) v"]
     assert {ax.get_xlabel() for ax in fig.axes} == {"Moved (%)"}
     assert "n = 8 items, 1–2 training seeds" in [text.get_text() for text in fig.texts]

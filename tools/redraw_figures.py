@@ -11,6 +11,7 @@ The kept figures are drawn for NeurIPS at their own widths; others go to a folde
 
 import argparse
 import json
+import re
 import sys
 import textwrap
 from pathlib import Path
@@ -69,9 +70,8 @@ def gallery_page(folder: str = "figures/smol") -> str:
         folder: of the figures, from the root of the repository.
     """
     parts = [HEAD]
-    for path in sorted(Path(folder).glob("fig*.json")):
-        name, title = path.stem, path.stem.removeprefix("fig").replace("_", " ")
-        caption = json.loads(path.read_text(encoding="utf-8"))["caption"]
+    for name, caption in sorted(captions().items()):
+        title = name.removeprefix("fig").replace("_", " ")
         parts.append(
             f"## {title[:2]}: {title[3:]}\n\n"
             f"![{title[3:].capitalize()}](/{folder}/{name}.png)\n\n"
@@ -79,6 +79,18 @@ def gallery_page(folder: str = "figures/smol") -> str:
             f'```python\nredraw_figures("{folder}", "paper", "icml", names=["{name}"])\n```\n'
         )
     return "\n".join(parts)
+
+
+def captions() -> dict[str, str]:
+    """Caption of every figure, which stands in its notebook below the cell that saves it."""
+    found, names = {}, []
+    for path in sorted(Path("notebooks").glob("*.ipynb")):
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            source = "".join(cell["source"])
+            names += re.findall(r'save_figure\(fig, \w+, "(\w+)"', source)
+            for caption in re.findall(r"^\*Figure \w+\. (.+)\*$", source, re.MULTILINE):
+                found[names.pop(0)] = caption
+    return found
 
 
 def _parser() -> argparse.ArgumentParser:

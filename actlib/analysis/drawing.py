@@ -27,7 +27,6 @@ def draw_figure(
     plot: Callable[..., None],
     table: pd.DataFrame,
     *,
-    caption: str = "",
     width: str = "column",
     height: float | None = None,
     panels: str = "",
@@ -42,7 +41,6 @@ def draw_figure(
     Args:
         plot: a function of `actlib.analysis.plots`.
         table: what it draws. From its columns items and seeds, n is written below the figure.
-        caption: what is seen, what the intervals are, and n where the figure does not say it.
         width: "column" or "full".
         height: of each row of panels, in inches; by the table's rows of names if None.
         panels: column with one panel for each value, which is its title; a single panel if none.
@@ -57,7 +55,7 @@ def draw_figure(
     """
     if table.empty:
         raise ValueError("a figure needs a table with rows; this one is empty")
-    call = {"plot": plot.__name__, "caption": caption, "width": width, "height": height}
+    call = {"plot": plot.__name__, "width": width, "height": height}
     call |= {"panels": panels, "columns": columns, "share": share, "xlabel": xlabel}
     call |= {"ylabel": ylabel, **options}
     y = options.get("y", "kind" if "kind" in table else "method")
