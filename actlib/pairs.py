@@ -14,7 +14,12 @@ from torch import nn
 
 from actlib.channels import channel_modules, tied_modules
 from actlib.masks import shortened
-from actlib.vocabulary import compare_tokenizers, vocabulary_parameters, vocabulary_rows
+from actlib.vocabulary import (
+    compare_tokenizers,
+    describe_rows,
+    vocabulary_parameters,
+    vocabulary_rows,
+)
 from actlib.weights import describe_fault
 
 if TYPE_CHECKING:
@@ -94,7 +99,8 @@ def require_pair(
     if mismatches:
         raise ValueError(f"donor and target do not fit: {shortened(mismatches)}")
     if donor_tokenizer is not None and target_tokenizer is not None:
-        _, doubts = compare_tokenizers(donor_tokenizer, target_tokenizer)
+        doubts = describe_rows(donor, target)
+        doubts += compare_tokenizers(donor_tokenizer, target_tokenizer)[1]
         if doubts:
             warnings.warn(f"donor and target differ: {shortened(doubts)}", stacklevel=2)
 

@@ -23,7 +23,7 @@ from actlib.checkpoint import Checkpoint
 from actlib.loading import empty_model, load_tokenizer, local_folder
 from actlib.masks import shortened
 from actlib.pairs import check_pair, compare_settings
-from actlib.vocabulary import compare_tokenizers
+from actlib.vocabulary import compare_tokenizers, describe_rows
 
 FAR = 0.5
 """Relative change of all parameters from which on a pair is warned of.
@@ -91,6 +91,8 @@ def pair_report(
     apart = list(dict.fromkeys(name for model in models for name in uncovered_parameters(model)))
     if apart:
         warnings.append(f"{len(apart)} parameters of no channel never move, such as {apart[0]}")
+    if not mismatches:
+        warnings += describe_rows(*models)
     names = [name for name, _ in models[1].named_parameters() if name not in apart]
     ours, theirs = (each.parameters for each in sides)
     if not mismatches:

@@ -68,6 +68,14 @@ def shared_rows(
     return torch.cat([donor, target[len(donor) :].to(donor)])
 
 
+def describe_rows(donor: nn.Module, target: nn.Module) -> list[str]:
+    """Which rows of two vocabularies of different sizes move; empty where the sizes are the same."""
+    rows = vocabulary_rows(donor), vocabulary_rows(target)
+    if rows[0] is None or rows[1] is None or rows[0] == rows[1]:
+        return []
+    return [f"vocabulary of {rows[0]} against {rows[1]} rows, of which the first {min(rows)} move"]
+
+
 def compare_tokenizers(donor: "Tokenizer", target: "Tokenizer") -> tuple[list[str], list[str]]:
     """What makes two tokenizers unfit for a pair, and what else differs, each in a clause.
 

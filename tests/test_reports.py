@@ -219,8 +219,9 @@ def test_the_rows_that_both_have_are_compared(tuned, folders):
     saved_tokenizer(places[0], "abc")
     found = pair_report(*places)
     assert found.attrs["fits"] and found.attrs["relative_change"] == pytest.approx(0.01, rel=1e-3)
-    (warning,) = found.attrs["warnings"]
-    assert "3 against 2 tokens" in warning and "do not move, such as c" in warning
+    tokens, rows = found.attrs["warnings"]
+    assert "3 against 2 tokens" in tokens and "do not move, such as c" in tokens
+    assert rows == "vocabulary of 62 against 61 rows, of which the first 61 move"
 
 
 def test_special_tokens_of_folders_are_warned_of(tuned, folders):
