@@ -88,11 +88,9 @@ def pair_report(
         if mismatches:
             break
     warnings = compare_settings(*models)[1] + _tokenizer_doubts(*tokenizers)
+    warnings += [] if mismatches else describe_rows(*models)
     apart = list(dict.fromkeys(name for model in models for name in uncovered_parameters(model)))
-    if apart:
-        warnings.append(f"{len(apart)} parameters of no channel never move, such as {apart[0]}")
-    if not mismatches:
-        warnings += describe_rows(*models)
+    warnings += _uncovered_doubts(apart)
     names = [name for name, _ in models[1].named_parameters() if name not in apart]
     ours, theirs = (each.parameters for each in sides)
     if not mismatches:
@@ -166,6 +164,12 @@ def _tokenizer_doubts(
             "one serves both models"
         )
     return doubts
+
+
+def _uncovered_doubts(names: list[str]) -> list[str]:
+    return (
+        [f"{len(names)} parameters of no channel never move, such as {names[0]}"] if names else []
+    )
 
 
 def _storage_fault(parameters: Mapping[str, Tensor], names: list[str]) -> str | None:

@@ -69,11 +69,13 @@ def shared_rows(
 
 
 def describe_rows(donor: nn.Module, target: nn.Module) -> list[str]:
-    """Which rows of two vocabularies of different sizes move; empty where the sizes are the same."""
-    rows = vocabulary_rows(donor), vocabulary_rows(target)
-    if rows[0] is None or rows[1] is None or rows[0] == rows[1]:
+    """Which rows of vocabularies of two sizes move; empty where both have the same size."""
+    ours, theirs = vocabulary_rows(donor), vocabulary_rows(target)
+    if ours is None or theirs is None or ours == theirs:
         return []
-    return [f"vocabulary of {rows[0]} against {rows[1]} rows, of which the first {min(rows)} move"]
+    return [
+        f"vocabulary of {ours} against {theirs} rows, of which the first {min(ours, theirs)} move"
+    ]
 
 
 def compare_tokenizers(donor: "Tokenizer", target: "Tokenizer") -> tuple[list[str], list[str]]:
