@@ -29,7 +29,7 @@ import actlib
 from actlib.masks import ChannelMask
 
 if TYPE_CHECKING:
-    from actlib.folders.patch_files import PatchInfo
+    from actlib.patch_file import PatchInfo
 
 CARD, TARGET_CARD, STEPS = "README.md", "README.target.md", "actlib.json"
 _MARK = "<!-- Written by actlib from what it did; it replaces this card at each further step. -->"

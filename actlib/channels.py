@@ -108,7 +108,7 @@ def require_in_memory(*models: nn.Module) -> None:
             if parameter.is_meta:
                 raise ValueError(
                     f"parameter {name} is offloaded (on the meta device); its weights can be read "
-                    "and changed in the model's folder only, by transfer_checkpoint"
+                    "and changed in its folder only, as transfer_checkpoint and apply_patch do"
                 )
 
 

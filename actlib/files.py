@@ -34,8 +34,13 @@ RESERVED = "actlib"
 REMEDIES = {
     "ChannelMask": "`actlib mask` makes one from scores",
     "ChannelScores": "`actlib record` makes one",
+    "AbilityPatch": "copy or download it again, or make one by `actlib patch make`",
 }
 _ENDING = ".partial"
+_UNREADABLE = (
+    *(SafetensorError, OSError, ValueError),
+    *(KeyError, TypeError, AttributeError, RecursionError),
+)
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _CLOSED = {errno.EROFS, errno.EACCES, errno.EPERM}
 _UNABLE = {errno.ENOSYS, errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM, errno.EBADF}
@@ -193,7 +198,7 @@ def load_tensors(path: str | os.PathLike, kind: str) -> tuple[dict[str, Tensor],
                 if header["sha256"] == digest_tensors(tensors):
                     return tensors, metadata
                 raise SafetensorError("its numbers are not those that were saved")
-    except (SafetensorError, KeyError, TypeError, AttributeError, ValueError, OSError) as error:
+    except _UNREADABLE as error:
         message = f"{path} is not a readable {kind} file, or damaged: {error}{remedy}"
         raise ValueError(message) from error
     raise ValueError(f"{path} holds {stored_kind}, not {kind}{remedy}")

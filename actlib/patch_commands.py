@@ -1,5 +1,6 @@
 """The commands `actlib patch make`, `apply`, `revert` and `inspect`."""
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
@@ -19,7 +20,7 @@ from actlib.terminal import (
 )
 
 if TYPE_CHECKING:
-    from actlib.folders.patch_files import PatchInfo
+    from actlib.patch_file import PatchInfo
 
 patch = new_app("Make, apply, revert or inspect an ability patch.")
 PatchPath = Annotated[str, Argument(metavar="PATCH", help="file of the patch")]
@@ -48,13 +49,13 @@ def make(
         if not key or not equals:
             raise ValueError(f"a metadata entry is KEY=TEXT, got {entry!r}")
     chosen = load_mask(mask)
-    from actlib.folders.patches import make_patch
+    from actlib.patches import make_patch
 
     reversible = not irreversible
     info = make_patch(
         target, donor, chosen, out, scale=scale, metadata=entries, reversible=reversible
     )
-    show(as_json, info.to_dict(), _line(info))
+    show(as_json, asdict(info), _line(info))
 
 
 @command(patch, "apply")
@@ -65,7 +66,7 @@ def apply(path: PatchPath, target: Folder, out: OutFolder) -> None:
         actlib patch apply maths.safetensors --target T --out OUTPUT
     """
     require_output(out, folder=True)
-    from actlib.folders.patches import apply_patch
+    from actlib.patches import apply_patch
 
     print(apply_patch(target, path, out))
 
@@ -78,7 +79,7 @@ def revert(path: PatchPath, target: Folder, out: OutFolder) -> None:
         actlib patch revert maths.safetensors --target OUTPUT --out RESTORED
     """
     require_output(out, folder=True)
-    from actlib.folders.patches import revert_patch
+    from actlib.patches import revert_patch
 
     print(revert_patch(target, path, out))
 
@@ -94,7 +95,7 @@ def inspect(
     Example:
         actlib patch inspect maths.safetensors --json
     """
-    from actlib.folders.patches import inspect_patch
+    from actlib.patches import inspect_patch
 
     info = inspect_patch(path)
     if card:
@@ -103,7 +104,7 @@ def inspect(
         print(patch_card(info))
         return
     entries = (f"{key}: {text}" for key, text in info.metadata.items())
-    show(as_json, info.to_dict(), "\n".join([_line(info), *entries]))
+    show(as_json, asdict(info), "\n".join([_line(info), *entries]))
 
 
 def _line(info: "PatchInfo") -> str:

@@ -23,10 +23,9 @@ Of the core, analysis imports the rankings alone, for their names: see `test_plo
 """
 # Known exceptions while the package is rebuilt; all are to be empty at the end.
 LEAVING = """
-    compiling exchanges walks controls folders
+    compiling exchanges walks controls
 """.split()
-LONG = set("folders/slabs folders/patch_files".split())
-LONG |= {f"study/{name}" for name in "presets session evidence claim_rules".split()}
+LONG = {f"study/{name}" for name in "presets session evidence claim_rules".split()}
 LONG_FUNCTIONS = {
     *("evaluate_tasks", "merge_checkpoint"),
     *("record_differences", "record_differences_in_two_passes"),

@@ -41,7 +41,7 @@ def test_offloaded_models_score_as_those_in_memory(pair, batches, tmp_path, how,
     assert torch.equal(features, record_activations(pair(name)[0], batches, mask))
     # Offloaded again afterwards, and to be read or written by nobody.
     assert any(parameter.is_meta for parameter in models[1].parameters())
-    with pytest.raises(ValueError, match=r"is offloaded .* by transfer_checkpoint"):
+    with pytest.raises(ValueError, match="is offloaded .* as transfer_checkpoint"):
         weight_differences(*models)
 
 

@@ -1,25 +1,29 @@
+"""Patches: the same bits as a transfer, taken back bit for bit; refused where they do not fit."""
+
+import copy
 import json
-import shutil
 
 import pytest
 import torch
-import transformers
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from tiny_models import tiny_model
 
-import actlib.folders.exchanging
-import actlib.folders.patches
-import actlib.folders.patching
+import actlib.patches
+from actlib.cards import patch_card
 from actlib.channels import channel_modules
 from actlib.checkpoint import transfer_checkpoint
-from actlib.folders.patch_files import open_patch
-from actlib.folders.patches import apply_patch, inspect_patch, make_patch, revert_patch
-from actlib.folders.selecting import interpolated, parameter_percent, selections
+from actlib.files import load_tensors, save_tensors
 from actlib.masks import ChannelMask
-from actlib.transfer import transfer_
+from actlib.patches import apply_patch, inspect_patch, make_patch, revert_patch
+from actlib.transfer import parameter_percent, selections, transfer_
+
+UP = "model.layers.1.mlp.up_proj"
 
 
-def mask_for(model, share=0.3, modules=None):
-    generator = torch.Generator().manual_seed(5)
+def mask_for(model, share=0.3, modules=None, seed=5):
+    generator = torch.Generator().manual_seed(seed)
     channels = {
         name: torch.rand(each.channels, generator=generator) < share
         for name, each in channel_modules(model).items()
@@ -29,34 +33,20 @@ def mask_for(model, share=0.3, modules=None):
     return ChannelMask(channels, {"ranking": "difference"})
 
 
-def halves(model):
-    """Two masks that share no element, even where embedding and head are one tensor."""
-    names = list(channel_modules(model))
-    first = {*names[: len(names) // 2], names[-1]}
-    return mask_for(model, modules=first), mask_for(model, modules=set(names) - first)
-
-
 def contents(folder):
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def weights(folder):
-    return {
-        name: data
-        for name, data in contents(folder).items()
-        if not name.startswith(("actlib", "README"))
-    }
+    return {n: d for n, d in contents(folder).items() if not n.startswith(("actlib", "README"))}
 
 
 def bits(model):
-    return {name: each.clone() for name, each in model.state_dict().items()}
+    return {name: each.view(torch.uint8).clone() for name, each in model.state_dict().items()}
 
 
-def same_bits(model, kept):
-    return all(
-        torch.equal(a.view(torch.uint8), kept[name].view(torch.uint8))
-        for name, a in model.state_dict().items()
-    )
+def same(model, before):
+    return all(each.equal(before[name]) for name, each in bits(model).items())
 
 
 @pytest.fixture
@@ -74,361 +64,127 @@ def folders(pair, tmp_path):
 
 @pytest.fixture
 def make(tmp_path):
-    """`make(mask, name, target, ...)`: the path of a patch from the donor's folder to the target's.
-
-    The file lies in a folder of its own.
-    """
+    """`make(mask, name, target, ...)`: the path of a patch from the donor's folder to another."""
 
     def made(mask, name="patch", target="target", **options):
-        path = tmp_path / "patches" / f"{name}.safetensors"
+        path = tmp_path / "patches" / name
         make_patch(tmp_path / target, tmp_path / "donor", mask, path, **options)
         return path
 
     return made
 
 
-@pytest.mark.parametrize(("dtype", "shard_size"), [(torch.float32, "5KB"), (torch.bfloat16, "1GB")])
+# The same values as a transfer, and back
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "shard_size"),
+    [
+        ("llama_tied", torch.float32, "5KB"),
+        ("gpt2", torch.bfloat16, "1GB"),
+        ("gpt_neox", torch.bfloat16, "5KB"),
+        ("qwen3_moe", torch.bfloat16, "9KB"),  # each expert stored by itself
+        ("qwen3_moe", torch.float32, None),  # all in one tensor
+    ],
+)
 def test_applying_is_transferring_and_reverting_is_undoing(
-    folders, make, tmp_path, architecture, dtype, shard_size
+    folders, make, tmp_path, kind, dtype, shard_size
 ):
-    donor, target = folders(architecture, dtype, shard_size)
-    mask, original = mask_for(target), bits(target)
-    path = make(mask)
+    donor, target = folders(kind, dtype, shard_size or "1GB")
+    if shard_size is None:
+        whole = {name: each.clone() for name, each in target.state_dict().items()}
+        save_file(whole, tmp_path / "target" / "model.safetensors", {"format": "pt"})
+    mask, original, path = mask_for(target), bits(target), tmp_path / "made in memory"
+    info = make_patch(target, donor, mask, path)
+    assert load_file(path).keys() == load_file(make(mask)).keys()
     places = [tmp_path / name for name in ("target", "moved", "out", "back")]
     transfer_checkpoint(places[0], tmp_path / "donor", mask, places[1])
     assert apply_patch(places[0], path, places[2]) == places[2]
     assert weights(places[2]) == weights(places[1]) != weights(places[0])
     assert revert_patch(places[2], path, places[3]) == places[3]
     assert contents(places[3]) == contents(places[0])
-
-    assert apply_patch(target, path) is None
+    assert apply_patch(target, make(mask)) is None
     patched = bits(target)
     assert revert_patch(target, path) is None
-    assert same_bits(target, original) and not same_bits(target, patched)
+    assert same(target, original) and not same(target, patched)
     transfer_(target, donor, mask)
-    assert same_bits(target, patched)
-
-
-@pytest.mark.parametrize("packed", [False, True])
-def test_packed_experts_are_patched_however_they_are_stored(folders, make, tmp_path, packed):
-    donor, target = folders("qwen3_moe", torch.bfloat16, "9KB")
-    if packed:
-        for path in (tmp_path / "target").glob("model*"):
-            path.unlink()
-        tensors = bits(target)
-        save_file(tensors, tmp_path / "target" / "model.safetensors", {"format": "pt"})
-    mask, original = mask_for(target), bits(target)
-    path = make(mask)
-    transfer_checkpoint(tmp_path / "target", tmp_path / "donor", mask, tmp_path / "moved")
-    apply_patch(tmp_path / "target", path, tmp_path / "out")
-    assert weights(tmp_path / "out") == weights(tmp_path / "moved")
-    revert_patch(tmp_path / "out", path, tmp_path / "back")
-    assert contents(tmp_path / "back") == contents(tmp_path / "target")
-    apply_patch(target, path)
-    patched = bits(target)
-    revert_patch(target, path)
-    assert same_bits(target, original)
-    transfer_(target, donor, mask)
-    assert same_bits(target, patched)
-
-
-def test_a_newer_format_is_refused(folders, make):
-    _, target = folders()
-    path = make(mask_for(target))
-    for number, message in ((2, "is of format 2, and this version of actlib reads"), ("x", "x")):
-
-        def change(tensors, table, header, number=number):
-            header["actlib"] = json.dumps({"kind": "AbilityPatch", "format": number})
-
-        rewritten(path, change)
-        with pytest.raises(ValueError, match=message):
-            inspect_patch(path)
-
-
-def test_a_file_that_changed_since_it_was_checked_is_checked_again(folders, make):
-    _, target = folders()
-    path = make(mask_for(target))
-    apply_patch(target, path)
-    revert_patch(target, path)
-    before, data = bits(target), bytearray(path.read_bytes())
-    for place in range(len(data) - 8 * 61, len(data)):
-        data[place] ^= 1
-    path.write_bytes(data)
-    with pytest.raises(ValueError, match="is damaged: the values of .* the patch"):
-        apply_patch(target, path)
-    assert same_bits(target, before)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_file_holds_the_selected_elements_and_little_more(folders, make, architecture, dtype):
-    donor, target = folders(architecture, dtype)
-    mask, parameters = mask_for(target, 0.1), dict(target.named_parameters())
-    path = make(mask, scale=0.25)
-    info, chosen = inspect_patch(path), selections(target, mask)
-    assert info.tensors == {name: each.size for name, each in chosen.items()}
-    assert info.elements == sum(info.tensors.values())
+    assert same(target, patched)
+    assert info.tensors == {n: each.size for n, each in selections(target, mask).items()}
     assert info.parameter_percent == pytest.approx(parameter_percent(target, mask))
     assert info.bytes == path.stat().st_size and info.reversible
-    tensors, donated = load_file(path), dict(donor.named_parameters())
-    stored = {"before": 0, "after": 0}
-    for name, selection in chosen.items():
-        assert torch.equal(tensors[f"{name}.rows"], selection.rows.nonzero().flatten())
-        for number, index in enumerate(selection.pieces()):
-            old, new = (tensors[f"{name}.{side}.{number}"] for side in stored)
-            assert torch.equal(old, parameters[name][index])
-            assert torch.equal(new, interpolated(old, donated[name][index], 0.25))
-            stored = {side: count + old.numel() for side, count in stored.items()}
-    assert stored == {"before": info.elements, "after": info.elements}
-    lean = inspect_patch(make(mask, "lean", reversible=False))
-    assert info.bytes - lean.bytes >= info.elements * dtype.itemsize
 
 
-def test_of_a_larger_model_a_patch_is_about_its_percent(tmp_path):
-    config = transformers.LlamaConfig(
-        vocab_size=500, hidden_size=128, intermediate_size=256, num_hidden_layers=2
-    )
-    for name in ("donor", "target"):
-        transformers.LlamaForCausalLM(config).save_pretrained(tmp_path / name)
-    mask = mask_for(transformers.LlamaForCausalLM(config), 0.1)
-    whole = (tmp_path / "target" / "model.safetensors").stat().st_size
-    info = make_patch(
-        tmp_path / "target", tmp_path / "donor", mask, tmp_path / "p", reversible=False
-    )
-    assert 8 < info.parameter_percent < 12
-    assert 0.98 < 100 * info.bytes / whole / info.parameter_percent < 1.3
-
-
-def test_the_metadata_say_what_was_done_and_name_no_local_path(folders, make, tmp_path):
-    _, target = folders()
-    mask = mask_for(target)
-    path = make(mask, scale=0.25, metadata={"donor": "someone/model", "license": "apache-2.0"})
-    info = inspect_patch(path)
-    told = info.metadata
-    assert (told["donor"], told["target"]) == ("someone/model", "target")
-    assert (told["mask_sha256"], told["ranking"]) == (mask.digest, "difference")
-    assert float(told["scale"]) == 0.25 and float(told["percent"]) == mask.percent
-    assert told["created_with"].startswith(f"actlib {actlib.__version__}, torch ")
-    assert told["license"] == "apache-2.0"
-    assert str(tmp_path).encode() not in path.read_bytes()
-    assert json.loads(json.dumps(info.to_dict()))["elements"] == info.elements
-    with pytest.raises(ValueError, match="holds AbilityPatch, not ChannelMask"):
-        ChannelMask.load(path)
-
-
-@pytest.mark.parametrize(
-    ("metadata", "named"),
-    [
-        ({"donor": "/models/donor"}, "donor is a local path"),
-        ({"donor": "C:\\models"}, "donor is a local path"),
-        ({"target": "~/models"}, "target is a local path"),
-        ({"scale": "1"}, "scale is set by the patch itself"),
-        ({"year": 2026}, "must be text, got 'year': 2026"),
-    ],
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    share=st.floats(0.1, 1),
+    scale=st.floats(-2, 2),
+    seed=st.integers(0, 9),
+    reversible=st.booleans(),
 )
-def test_metadata_that_cannot_be_shared_are_refused(folders, make, tmp_path, metadata, named):
-    _, target = folders()
-    with pytest.raises(ValueError, match=named):
-        make(mask_for(target), metadata=metadata)
-    assert not (tmp_path / "patches").exists()
+def test_any_patch_moves_as_a_transfer_and_only_once(tmp_path, share, scale, seed, reversible):
+    donor, target, other = (copy.deepcopy(tiny_model("llama_tied", seed)) for seed in (1, 0, 0))
+    mask, before = mask_for(target, share, seed=seed), bits(target)
+    make_patch(target, donor, mask, tmp_path / "patch", scale=scale, reversible=reversible)
+    apply_patch(target, tmp_path / "patch")
+    transfer_(other, donor, mask, scale)
+    after = bits(other)
+    assert same(target, after)
+    if not same(target, before):
+        with pytest.raises(ValueError, match="is already applied to this target"):
+            apply_patch(target, tmp_path / "patch")
+    assert same(target, after)
+    if reversible:
+        revert_patch(target, tmp_path / "patch")
+        assert same(target, before)
 
 
-def test_patches_of_disjoint_elements_apply_in_either_order(folders, make, architecture):
-    donor, target = folders(architecture)
-    original, masks = bits(target), halves(target)
-    one, other = make(masks[0], "one"), make(masks[1], "other")
-    for order in ((one, other), (other, one)):
+def test_a_patch_without_the_originals_is_smaller_and_cannot_be_reverted(folders, make):
+    donor, target = folders()
+    whole, lean = (
+        make(mask_for(target), name, reversible=name == "whole") for name in ("whole", "lean")
+    )
+    info = inspect_patch(lean)
+    assert inspect_patch(whole).bytes - info.bytes > info.elements * 3 and not info.reversible
+    apply_patch(target, lean)
+    patched = bits(target)
+    with pytest.raises(ValueError, match="cannot be reverted: it was made without the original"):
+        revert_patch(target, lean)
+    assert same(target, patched)
+    revert_patch(target, whole)
+    transfer_(target, donor, mask_for(target))
+    assert same(target, patched)
+
+
+def test_patches_of_disjoint_elements_apply_in_either_order(folders, make):
+    donor, target = folders("llama_tied")
+    names = list(channel_modules(target))
+    first = {*names[: len(names) // 2], names[-1]}  # embedding and head are one tensor
+    masks = [mask_for(target, modules=part) for part in (first, set(names) - first)]
+    original, paths = bits(target), [make(mask, str(n)) for n, mask in enumerate(masks)]
+    for order in (paths, paths[::-1]):
         for path in order:
             apply_patch(target, path)
         both = bits(target)
-        for path in order:  # Not the reverse order: they do not touch each other.
+        for path in order:
             revert_patch(target, path)
-        assert same_bits(target, original)
+        assert same(target, original)
     transfer_(target, donor, masks[0] | masks[1])
-    assert same_bits(target, both)
+    assert same(target, both)
 
 
-def test_overlapping_patches_apply_only_in_the_order_in_which_they_were_made(
-    folders, make, family, tmp_path
-):
+def test_overlapping_patches_apply_in_the_order_in_which_they_were_made(folders, make, tmp_path):
     _, target = folders("gpt2")
-    original, mask = bits(target), mask_for(target)
-    first = make(mask, "first")
+    first = make(mask_for(target), "first")
     apply_patch(tmp_path / "target", first, tmp_path / "middle")
     second = make(mask_for(target, 0.5), "second", target="middle")
     with pytest.raises(ValueError, match="does not hold the values that it had before the patch"):
         apply_patch(target, second)
-    assert same_bits(target, original)
     apply_patch(target, first)
     apply_patch(target, second)
-    patched = bits(target)
     with pytest.raises(ValueError, match="does not hold the values that it had after the patch"):
         revert_patch(target, first)
-    assert same_bits(target, patched)
     revert_patch(target, second)
     revert_patch(target, first)
-    assert same_bits(target, original)
-
-
-def test_the_folder_lists_its_patches(folders, make, tmp_path):
-    _, target = folders()
-    masks = halves(target)
-    paths = make(masks[0], "one"), make(masks[1], "other", scale=0.5)
-    apply_patch(tmp_path / "target", paths[0], tmp_path / "a")
-    apply_patch(tmp_path / "a", paths[1], tmp_path / "b")
-    revert_patch(tmp_path / "b", paths[0], tmp_path / "c")
-    listed = [json.loads((tmp_path / each / "actlib.json").read_text()) for each in "abc"]
-    assert [[entry["scale"] for entry in each] for each in listed] == [
-        ["0.4"],
-        ["0.4", "0.5"],
-        ["0.5"],
-    ]
-    assert listed[2][0]["mask_sha256"] == masks[1].digest
-    (tmp_path / "a" / "actlib.json").write_text("{}")
-    with pytest.raises(ValueError, match="is not a list of steps"):
-        apply_patch(tmp_path / "a", paths[1], tmp_path / "d")
-    assert not (tmp_path / "d").exists()
-
-
-def test_a_target_with_other_values_is_refused_by_name_and_kept(folders, make, tmp_path):
-    _, target = folders("llama")
-    mask = mask_for(target, modules={"model.layers.1.mlp.up_proj"})
-    path, name = make(mask), "model.layers.1.mlp.up_proj.weight"
-    row = int(mask.channels["model.layers.1.mlp.up_proj"].nonzero()[0])
-    with torch.no_grad():
-        target.model.layers[1].mlp.up_proj.weight[row, 3] *= -1
-    before = bits(target)
-    target.save_pretrained(tmp_path / "wrong")
-    with pytest.raises(ValueError, match=name):
-        apply_patch(target, path)
-    assert same_bits(target, before)
-    with pytest.raises(ValueError, match=name):
-        apply_patch(tmp_path / "wrong", path, tmp_path / "out")
-    assert not [each for each in tmp_path.iterdir() if "out" in each.name]
-
-
-@pytest.mark.parametrize("block_bytes", [1, 1 << 22])
-def test_a_difference_in_the_last_block_leaves_the_model_bit_for_bit(
-    folders, make, monkeypatch, architecture, block_bytes
-):
-    monkeypatch.setattr(actlib.folders.exchanging, "BLOCK_BYTES", block_bytes)
-    _, target = folders(architecture)
-    mask = mask_for(target)
-    path, name = make(mask), list(selections(target, mask))[-1]
-    last = dict(target.named_parameters())[name].detach()
-    index = list(selections(target, mask)[name].pieces())[-1]
-    last[index] = last[index] * torch.tensor(-1.0)
-    before = bits(target)
-    with pytest.raises(ValueError, match="the values that it had before the patch"):
-        apply_patch(target, path)
-    assert same_bits(target, before)
-
-
-def test_an_open_patch_is_switched_on_and_off(folders, make, tmp_path):
-    donor, target = folders()
-    mask, before = mask_for(target), bits(target)
-    path = make(mask)
-    with open_patch(path) as patch:
-        for _ in range(2):
-            apply_patch(target, patch)
-            after = bits(target)
-            with pytest.raises(ValueError, match=f"the patch {path} is already applied"):
-                apply_patch(target, patch)
-            revert_patch(target, patch)
-            assert same_bits(target, before)
-        apply_patch(tmp_path / "target", patch, tmp_path / "out")
-    apply_patch(target, path)
-    assert same_bits(target, after)
-
-
-def test_values_beside_the_selected_ones_may_differ(folders, make):
-    _, target = folders("llama")
-    mask = mask_for(target, modules={"model.layers.1.mlp.up_proj"})
-    path = make(mask)
-    with torch.no_grad():
-        target.model.layers[0].mlp.up_proj.weight += 1
-    apply_patch(target, path)
-
-
-def test_applying_twice_and_reverting_what_is_not_applied_are_said(folders, make, tmp_path):
-    _, target = folders()
-    path = make(mask_for(target))
-    with pytest.raises(ValueError, match="is not applied to this target"):
-        revert_patch(target, path)
-    apply_patch(target, path)
-    with pytest.raises(ValueError, match="is already applied to this target"):
-        apply_patch(target, path)
-    apply_patch(tmp_path / "target", path, tmp_path / "out")
-    with pytest.raises(ValueError, match="is already applied to this target"):
-        apply_patch(tmp_path / "out", path, tmp_path / "again")
-
-
-def test_a_half_applied_patch_counts_neither_as_applied_nor_as_absent(folders, make):
-    donor, target = folders()
-    mask = mask_for(target)
-    path, name = make(mask), list(selections(target, mask))[-1]
-    last = selections(target, mask)[name]
-    ours, theirs = (dict(model.named_parameters())[name].detach() for model in (target, donor))
-    for index in last.pieces():
-        ours[index] = interpolated(ours[index], theirs[index], 0.4)
-    for use, side in ((apply_patch, "before"), (revert_patch, "after")):
-        with pytest.raises(ValueError, match=f"the values that it had {side} the patch"):
-            use(target, path)
-
-
-def test_tensors_of_several_types_stay_aligned(pair, make, tmp_path):
-    donor, target = pair("gpt2", torch.bfloat16)
-    for name, model in (("donor", donor), ("target", target)):
-        model.transformer.h[1].ln_1.float()
-        model.save_pretrained(tmp_path / name)
-    channels = {
-        name: (torch.arange(found.channels) == 0) & name.endswith(("h.0.attn.c_attn", "h.1.ln_1"))
-        for name, found in channel_modules(target).items()
-    }
-    mask = ChannelMask(channels)
-    path = make(mask, reversible=False)  # 17 values of two bytes, then those of four
-    data = path.read_bytes()
-    length = int.from_bytes(data[:8], "little")
-    entries = json.loads(data[8 : 8 + length])
-    entries.pop("__metadata__")
-    assert {entry["dtype"] for entry in entries.values()} == {"I64", "F32", "BF16"}
-    for entry in entries.values():
-        width = {"I64": 8, "F32": 4, "BF16": 2}[entry["dtype"]]
-        assert (8 + length + entry["data_offsets"][0]) % width == 0
-    apply_patch(target, path)
-    patched = bits(target)
-    revert_patch(target, make(mask, "whole"))
-    transfer_(target, donor, mask)
-    assert same_bits(target, patched)
-
-
-def test_a_patch_without_the_originals_applies_and_cannot_be_reverted(folders, make):
-    donor, target = folders()
-    mask = mask_for(target)
-    path = make(mask, reversible=False)
-    apply_patch(target, path)
-    with pytest.raises(ValueError, match="cannot be reverted: it was made without the original"):
-        revert_patch(target, path)
-    again = type(target)(target.config)
-    again.load_state_dict(bits(target))
-    revert = make(mask, "whole")
-    revert_patch(again, revert)
-    transfer_(again, donor, mask)
-    assert same_bits(again, bits(target))
-
-
-def test_other_models_and_types_are_refused(folders, make, family):
-    _, target = folders("llama")
-    path = make(mask_for(target))
-    for other in ("gpt2", "llama_tied"):
-        with pytest.raises(ValueError, match="the patch is of a model with .* parameters, this"):
-            apply_patch(family(other), path)
-    with pytest.raises(ValueError, match="torch.bfloat16, and the patch is made for torch.float32"):
-        apply_patch(family("llama", 0, torch.bfloat16), path)
-    narrow = family("llama")
-    head = narrow.lm_head.weight
-    narrow.lm_head.weight = torch.nn.Parameter(head.detach().T.contiguous())
-    with pytest.raises(ValueError, match="with lm_head.weight of 61 x 16, this one has none"):
-        apply_patch(narrow, path)
 
 
 def test_a_tied_tensor_stored_twice_moves_in_both_places(folders, make, tmp_path):
@@ -443,145 +199,242 @@ def test_a_tied_tensor_stored_twice_moves_in_both_places(folders, make, tmp_path
     after = load_file(tmp_path / "out" / "model.safetensors")
     assert torch.equal(after["lm_head.weight"], target.lm_head.weight)
     assert torch.equal(after["model.embed_tokens.weight"], target.lm_head.weight)
-    tensors["lm_head.weight"] += 1
-    save_file(tensors, path, {"format": "pt"})
-    with pytest.raises(ValueError, match="embed_tokens.weight twice, with different values"):
-        make(mask_for(target), "second")
 
 
-@pytest.mark.parametrize("keep", [0, 4, 200, -1])
-def test_a_cut_off_file_is_refused(folders, make, keep):
+# What patch and folder say
+
+
+def test_the_metadata_say_what_was_done_and_name_no_local_path(folders, make, tmp_path):
     _, target = folders()
-    path, before = make(mask_for(target)), bits(target)
-    path.write_bytes(path.read_bytes()[:keep])
-    for use in (inspect_patch, lambda path: apply_patch(target, path)):
-        with pytest.raises(ValueError, match="is not a readable AbilityPatch file"):
-            use(path)
-    assert same_bits(target, before)
+    given = {"donor": "someone/model", "license": "apache-2.0"}
+    path = make(mask_for(target), scale=0.25, metadata=given)
+    stated = inspect_patch(path).metadata
+    assert stated | given | {"target": "target", "scale": "0.25"} == stated
+    assert stated["mask_sha256"] == mask_for(target).digest and stated["ranking"] == "difference"
+    assert float(stated["percent"]) == mask_for(target).percent
+    assert stated["created_with"].startswith(f"actlib {actlib.__version__}, torch ")
+    assert str(tmp_path).encode() not in path.read_bytes()
+    donor, target = (type(target).from_pretrained(tmp_path / name) for name in ("donor", "target"))
+    stated = make_patch(target, donor, mask_for(target), path).metadata
+    assert (stated["target"], stated["donor"]) == ("target", "donor")
 
 
-def test_a_flipped_bit_is_refused(folders, make):
+def test_the_folder_lists_its_patches_and_reverting_gives_its_card_back(folders, make, tmp_path):
     _, target = folders()
-    path, before = make(mask_for(target)), bits(target)
-    data = bytearray(path.read_bytes())
-    data[-2] ^= 1
-    path.write_bytes(data)
-    with pytest.raises(ValueError, match="is damaged: the values of .* the patch"):
-        apply_patch(target, path)
-    assert same_bits(target, before)
+    (tmp_path / "target" / "README.md").write_text("its own card")
+    names = list(channel_modules(target))
+    one, other = (make(mask_for(target, modules={names[n]}), f"{n}", scale=n / 4) for n in (1, 2))
+    apply_patch(tmp_path / "target", one, tmp_path / "a")
+    apply_patch(tmp_path / "a", other, tmp_path / "b")
+    revert_patch(tmp_path / "b", one, tmp_path / "c")
+    revert_patch(tmp_path / "c", other, tmp_path / "d")
+    listed = [json.loads((tmp_path / each / "actlib.json").read_text()) for each in "abc"]
+    scales = [[step["scale"] for step in steps] for steps in listed]
+    assert scales == [["0.25"], ["0.25", "0.5"], ["0.5"]]
+    assert "| patch | donor |" in (tmp_path / "a" / "README.md").read_text()
+    assert contents(tmp_path / "d") == contents(tmp_path / "target")
+    (tmp_path / "a" / "actlib.json").write_text("{}")
+    with pytest.raises(ValueError, match="is not a list of steps"):
+        apply_patch(tmp_path / "a", other, tmp_path / "e")
+    assert not (tmp_path / "e").exists()
 
 
-def rewritten(path, change):
-    """The patch with its tensors, or the table in its metadata, changed."""
-    data = path.read_bytes()
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
-    tensors, table = load_file(path), json.loads(header["tensors"])
-    change(tensors, table, header)
-    save_file(tensors, path, {**header, "tensors": json.dumps(table)})
+# What is refused, and changes nothing
 
 
-def spoil(key, value):
-    return lambda tensors, table, header: tensors.update({key: value(tensors[key])})
+def negated(model):
+    """One of the masked values with another sign."""
+    row = int(mask_for(model, modules={UP}).channels[UP].nonzero()[0])
+    model.get_submodule(UP).weight.data[row, 3] *= -1
 
 
-NAME = "model.norm.weight"
+def half_moved(model):
+    transfer_(model, tiny_model("llama", 1), mask_for(model, modules={UP}), 0.4)
+
+
+def transposed(model):
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().T.contiguous())
+
+
+def offloaded(model):
+    model.model.layers[0].to("meta")
 
 
 @pytest.mark.parametrize(
-    ("change", "named"),
+    ("change", "message"),
     [
-        (spoil(f"{NAME}.rows", lambda rows: rows - 17), f"the rows of {NAME}"),
-        (spoil(f"{NAME}.rows", lambda rows: rows + 16), f"the rows of {NAME}"),
-        (spoil(f"{NAME}.rows", lambda rows: rows[1:].clone()), f"the indices of {NAME}"),
-        (spoil(f"{NAME}.rows", lambda rows: rows.flip(0)), f"the rows of {NAME}"),
-        (
-            spoil(f"{NAME}.rows", lambda rows: rows.clamp(rows[1])),
-            f"the rows of {NAME}",
-        ),
-        (spoil(f"{NAME}.after.0", lambda values: values[None].clone()), f"the values of {NAME}"),
-        (spoil(f"{NAME}.after.0", lambda values: values.half()), f"the values of {NAME}"),
-        (lambda tensors, table, header: table[NAME].pop("shape"), "its metadata: KeyError"),
-        (lambda tensors, table, header: table[NAME].update(shape=3), "its metadata: TypeError"),
-        (lambda tensors, table, header: header.update(parameters="0"), "its metadata: ZeroDiv"),
+        (negated, f"before the patch .*: {UP}.weight; take the model that it was made for"),
+        (half_moved, "before the patch"),
+        (transposed, "with lm_head.weight of 61 x 16, this has none"),
+        (offloaded, "parameter model.layers.0.* is offloaded .*folder"),
+        (lambda model: model.bfloat16(), "bfloat16, and the patch is made for torch.float32"),
+        (lambda model: model.model.layers.pop(1), "a model with .* parameters, this one has"),
     ],
 )
-def test_a_patch_that_contradicts_itself_is_refused(folders, make, change, named):
+@pytest.mark.parametrize("reversible", [True, False])
+def test_another_target_is_refused(folders, make, tmp_path, change, message, reversible):
+    _, target = folders("llama")
+    path = make(mask_for(target), reversible=reversible)
+    change(target)
+    if change is not offloaded:
+        before = bits(target)
+    with pytest.raises(ValueError, match=message):
+        apply_patch(target, path)
+    assert change is offloaded or same(target, before)
+    if change is negated:
+        target.save_pretrained(tmp_path / "wrong")
+        with pytest.raises(ValueError, match=message):
+            apply_patch(tmp_path / "wrong", path, tmp_path / "out")
+        assert not [each for each in tmp_path.iterdir() if "out" in each.name]
+
+
+def test_what_is_not_applied_cannot_be_reverted_but_other_values_may_differ(folders, make):
+    _, target = folders("llama")
+    path = make(mask_for(target, modules={UP}))
+    with pytest.raises(ValueError, match="is not applied to this target"):
+        revert_patch(target, path)
+    target.model.layers[0].mlp.up_proj.weight.data += 1
+    apply_patch(target, path)
+    revert_patch(target, path)
+
+
+def spoil(key, change):
+    return lambda tensors, metadata: tensors.update({key: change(tensors[key])})
+
+
+def lack(name):
+    return lambda parts, metadata: (metadata if name in metadata else parts).pop(name)
+
+
+NAME = "model.norm.weight"
+DAMAGES = [
+    (lack(f"{NAME}.columns"), f"damaged: the rows or columns of {NAME}"),
+    (lack(f"{NAME}.after"), f"damaged: the values of {NAME}"),
+    (lack(f"{NAME}.before"), f"damaged: the original values of {NAME} have no SHA-256"),
+    (spoil(f"{NAME}.rows", lambda rows: rows.long()), f"damaged: the rows or columns of {NAME}"),
+    (spoil(f"{NAME}.rows", lambda rows: rows[None]), f"damaged: the rows or columns of {NAME}"),
+    (spoil(f"{NAME}.rows", lambda rows: rows & False), f"damaged: the values of {NAME}"),
+    (spoil(f"{NAME}.after", lambda values: values[1:]), f"damaged: the values of {NAME}"),
+    (spoil(f"{NAME}.after", lambda values: values.half()), f"damaged: the values of {NAME}"),
+    (spoil(f"{NAME}.after", lambda values: values[None]), f"damaged: the values of {NAME}"),
+    (lack("parameters"), "damaged: .*parameters"),
+    (lambda _, metadata: metadata.update(parameters="0"), "damaged: .*parameters"),
+    (lambda _, metadata: metadata.update(parameters="many"), "damaged: .*parameters"),
+    (lambda _, metadata: metadata.update(before_sha256="[" * 10**5), "damaged"),
+    (lambda _, metadata: metadata.update(before_sha256="7"), "damaged"),
+    (lambda _, metadata: metadata.update(format="3"), "of format 3, and this version of actlib"),
+    (lack("format"), "of format 1, and this version of actlib"),
+    (lambda _, metadata: metadata.update(parameters="70000"), "a model with 70000 parameters, thi"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), DAMAGES)
+def test_a_patch_that_contradicts_itself_is_refused(folders, make, change, message):
     _, target = folders()
     path, before = make(mask_for(target, 0.5)), bits(target)
-    rewritten(path, change)
-    with pytest.raises(ValueError, match=f"is damaged: {named}"):
+    tensors, metadata = load_tensors(path, "AbilityPatch")
+    change(tensors, metadata)
+    save_tensors(path, "AbilityPatch", tensors, metadata)
+    with pytest.raises(ValueError, match=message):
         apply_patch(target, path)
-    assert same_bits(target, before)
+    assert same(target, before)
 
 
-def test_what_is_no_patch_is_refused(folders, make, tmp_path):
+def test_what_a_patch_does_not_state_is_left_open(folders, make):
     _, target = folders()
-    mask_for(target).save(tmp_path / "mask")
-    with pytest.raises(ValueError, match="holds ChannelMask, not AbilityPatch"):
-        inspect_patch(tmp_path / "mask")
-    with pytest.raises(ValueError, match="holds no actlib data, not AbilityPatch"):
-        inspect_patch(tmp_path / "target" / "model.safetensors")
-    with pytest.raises(ValueError, match="there is no AbilityPatch file"):
-        inspect_patch(tmp_path / "nowhere")
+    path = make(mask_for(target))
+    tensors, metadata = load_tensors(path, "AbilityPatch")
+    kept = {key: metadata[key] for key in ("format", "parameters")}
+    save_tensors(path, "AbilityPatch", tensors, kept)
+    assert "| channels | not stated |" in patch_card(inspect_patch(path))
+    apply_patch(target, path)
 
 
-def test_making_refuses_what_transferring_refuses_and_empty_masks(folders, make, family, tmp_path):
+@pytest.mark.parametrize("change", [0, 4, 200, -1, "flip"])
+def test_a_cut_off_file_and_a_flipped_bit_are_refused(folders, make, change):
     _, target = folders()
-    mask = mask_for(target)
+    path, before = make(mask_for(target)), bits(target)
+    apply_patch(target, path)  # a whole file, which is not checked again until it changes
+    revert_patch(target, path)
+    data = bytearray(path.read_bytes())
+    data[-2] ^= change == "flip"
+    path.write_bytes(data if change == "flip" else data[:change])
+    for use in (inspect_patch, lambda path: apply_patch(target, path)):
+        with pytest.raises(ValueError, match="is not a readable AbilityPatch file"):
+            use(path)
+    assert same(target, before)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"metadata": {"donor": "/models/donor"}}, "donor is a local path"),
+        ({"metadata": {"donor": "C:\\models"}}, "donor is a local path"),
+        ({"metadata": {"target": "~/models"}}, "target is a local path"),
+        ({"metadata": {"scale": "1"}}, "scale is set by the patch itself"),
+        ({"metadata": {"format": "1"}}, "format is set by the patch itself"),
+        ({"metadata": {"year": 2026}}, "must be text, got 'year': 2026"),
+        ({"scale": float("nan")}, "scale must be a finite number"),
+        ({"target": "nowhere"}, "there is no model folder .*nowhere"),
+        ({"target": "other"}, "donor and target do not fit"),
+        ({"target": "donor"}, "donor and target are the same folder"),
+        ({"name": ""}, "a patch is one file, and .* is a folder"),
+    ],
+)
+def test_making_refuses_what_cannot_be_made_or_shared(
+    folders, make, family, tmp_path, options, message
+):
+    donor, target = folders()
+    family("gpt2").save_pretrained(tmp_path / "other")
+    (tmp_path / "patches").mkdir()
+    with pytest.raises(ValueError, match=message):
+        make(mask_for(target), **options)
     with pytest.raises(ValueError, match="the mask is empty"):
         make(mask_for(target, 0.0))
-    with pytest.raises(ValueError, match="scale must be a finite number"):
-        make(mask, scale=float("nan"))
-    with pytest.raises(ValueError, match="there is no model folder .*nowhere"):
-        make(mask, target="nowhere")
-    with pytest.raises(ValueError, match="a patch is one file, and .* is a folder"):
-        make_patch(tmp_path / "target", tmp_path / "donor", mask, tmp_path)
-    family("gpt2").save_pretrained(tmp_path / "other")
-    with pytest.raises(ValueError, match="donor and target do not fit"):
-        make(mask, target="other")
-    assert not (tmp_path / "patches").exists()
+    with pytest.raises(ValueError, match="both be folders, or both be models in memory"):
+        make_patch(tmp_path / "target", donor, mask_for(target), tmp_path / "patches" / "p")
+    assert not any((tmp_path / "patches").iterdir())
 
 
 def test_where_the_result_goes_is_asked_for_and_never_overwritten(folders, make, tmp_path):
     _, target = folders()
-    path, before = make(mask_for(target)), contents(tmp_path / "target")
-    with pytest.raises(ValueError, match="`out` must name the folder to write"):
-        apply_patch(tmp_path / "target", path)
-    with pytest.raises(ValueError, match="`out` must not be given"):
-        apply_patch(target, path, tmp_path / "out")
-    with pytest.raises(ValueError, match="exists and is not empty"):
-        apply_patch(tmp_path / "target", path, tmp_path / "target")
-    with pytest.raises(ValueError, match="there is no model folder .*nowhere"):
-        apply_patch(tmp_path / "nowhere", path, tmp_path / "out")
-    assert contents(tmp_path / "target") == before and not (tmp_path / "out").exists()
+    path, before = make(mask_for(target)), contents(tmp_path)
+    mask_for(target).save(tmp_path / "patches" / "mask")
+    for arguments, message in (
+        ((tmp_path / "target", path), "`out` must name the folder to write"),
+        ((target, path, tmp_path / "out"), "`out` must not be given"),
+        ((tmp_path / "target", path, tmp_path / "target"), "exists and is not empty"),
+        ((tmp_path / "nowhere", path, tmp_path / "out"), "there is no model folder .*nowhere"),
+        ((target, tmp_path / "patches" / "mask"), "holds ChannelMask, not AbilityPatch"),
+        ((target, tmp_path / "target" / "model.safetensors"), "holds no actlib data, not Ability"),
+        ((target, tmp_path / "nowhere"), "there is no AbilityPatch file"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            apply_patch(*arguments)
+    (tmp_path / "patches" / "mask").unlink()
+    assert contents(tmp_path) == before
 
 
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
-def test_nothing_half_made_is_left_after_an_error(folders, make, tmp_path, monkeypatch, error):
+@pytest.mark.parametrize("reversible", [True, False])
+def test_an_error_in_the_middle_changes_nothing(
+    folders, make, tmp_path, monkeypatch, error, reversible
+):
     _, target = folders()
-    path = make(mask_for(target))
-    there = sorted(each.name for each in tmp_path.iterdir())
+    path, before = make(mask_for(target), reversible=reversible), bits(target)
+    there, put_, calls = sorted(tmp_path.iterdir()), actlib.patches.put_, []
 
-    def fail(*_args):
-        raise error
+    def fail_once(*arguments):
+        calls.append(arguments)
+        if len(calls) == 4:
+            raise error
+        put_(*arguments)
 
-    monkeypatch.setattr(actlib.folders.patching, "write_changed", fail)
+    monkeypatch.setattr(actlib.patches, "put_", fail_once)
+    with pytest.raises(error):
+        apply_patch(target, path)
+    assert same(target, before) and len(calls) > 4
+    calls.clear()
     with pytest.raises(error):
         apply_patch(tmp_path / "target", path, tmp_path / "out")
-    assert sorted(each.name for each in tmp_path.iterdir()) == there
-    monkeypatch.setattr(actlib.folders.patches, "moved", fail)
-    shutil.rmtree(tmp_path / "patches")
-    with pytest.raises(error):
-        make(mask_for(target))
-    assert not any((tmp_path / "patches").iterdir())
-
-
-def test_the_patched_folder_loads(folders, make, tmp_path):
-    _, target = folders("gpt_neox")
-    path = make(mask_for(target))
-    (tmp_path / "target" / "card.md").write_text("kept")
-    apply_patch(tmp_path / "target", path, tmp_path / "out")
-    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
-    apply_patch(target, path)
-    assert same_bits(model, bits(target))
-    assert (tmp_path / "out" / "card.md").read_text() == "kept"
+    assert sorted(tmp_path.iterdir()) == there

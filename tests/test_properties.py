@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from actlib.channels import channel_modules
-from actlib.folders.patches import apply_patch, inspect_patch, make_patch
 from actlib.masks import ChannelMask
+from actlib.patches import apply_patch, inspect_patch, make_patch
 from actlib.questions import load_questions
 from actlib.scores import ChannelScores
 from actlib.stored import SINGLE, stored_tensors

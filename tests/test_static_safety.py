@@ -20,7 +20,7 @@ NEVER = {
     *("yaml.unsafe_load", "yaml.full_load", "yaml.load_all", "os.system", "os.popen"),
     *("pd.read_pickle", "pandas.read_pickle", "shutil.unpack_archive"),
 }
-ONE_PLACE = "from_pretrained"  # actlib/folders/loading.py, which turns code and pickles off
+ONE_PLACE = "from_pretrained"  # actlib/loading.py, which turns code and pickles off
 
 
 def name_of(node):

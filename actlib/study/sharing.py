@@ -13,9 +13,9 @@ import pandas as pd
 
 from actlib.cards import model_card, patch_card, plain
 from actlib.files import write_text
-from actlib.folders.patch_files import PatchInfo
-from actlib.folders.patches import make_patch
 from actlib.masks import ChannelMask
+from actlib.patch_file import PatchInfo
+from actlib.patches import make_patch
 from actlib.study.presets import (
     CONFIGS,
     LANGUAGES,

@@ -18,8 +18,8 @@ from tiny_models import tiny_model
 
 from actlib.channels import channel_modules
 from actlib.files import save_tensors
-from actlib.folders.patches import apply_patch
 from actlib.masks import ChannelMask
+from actlib.patches import apply_patch
 from actlib.scores import ChannelScores
 from actlib.stored import INDEX, SINGLE
 

@@ -1,1 +1,0 @@
-"""Models and patches as files, never loaded whole."""

@@ -1,0 +1,242 @@
+"""Ability patches: the moved channels of a transfer alone, as one safetensors file to share.
+
+    make_patch("target", "donor", mask, "maths.safetensors", scale=0.4)
+    apply_patch("target", "maths.safetensors", "output")     # a folder, as transfer_checkpoint's
+    apply_patch(model, "maths.safetensors")                  # in place, in memory
+    revert_patch(model, "maths.safetensors")                 # bit for bit
+    print(inspect_patch("maths.safetensors").parameter_percent)
+
+A patch fits one target: it is refused where the values that it replaces are others. So patches of
+disjoint elements apply in any order, overlapping ones only in the order in which they were made.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from torch import Tensor, nn
+
+from actlib.cards import describe_step, read_steps, write_card
+from actlib.channels import require_in_memory
+from actlib.checkpoint import Checkpoint, require_matching
+from actlib.files import atomic_folder, require_free, save_tensors
+from actlib.masks import ChannelMask
+from actlib.pairs import require_pair
+from actlib.patch_file import FORMAT, KIND, Patch, PatchInfo, digest, gather, put_
+from actlib.transfer import as_matrix, interpolate, require_finite, require_scale, selections
+from actlib.vocabulary import shared_rows
+
+_REPLACEABLE = ("target", "donor", "ability", "ranking")  # by the caller's own metadata
+_OWN = ("actlib", "format", "parameters", "before_sha256")
+
+Model = nn.Module | str | os.PathLike
+
+
+def make_patch(
+    target: Model,
+    donor: Model,
+    mask: ChannelMask,
+    path: str | os.PathLike,
+    *,
+    scale: float = 0.4,
+    metadata: Mapping[str, str] | None = None,
+    reversible: bool = True,
+) -> PatchInfo:
+    """Write what `transfer_` or `transfer_checkpoint` would change to a file of its own.
+
+    New values are target + scale * (donor - target), in the target's dtype. Source: ACT.
+
+    Args:
+        target: model in memory, or Hugging Face folder with safetensors weights.
+        donor: the same, of the same architecture.
+        mask: channels to move.
+        path: file to write; one that is there is replaced.
+        scale: the paper's lambda.
+        metadata: text to keep with the patch, such as the models' names on the Hub as `donor` and
+            `target`; without them these are the folders' names.
+        reversible: keep the original values too, so that the patch can be taken back. Without them
+            the file has half the size.
+
+    Raises:
+        ValueError: as `transfer_` or `transfer_checkpoint`; the mask is empty, or the metadata hold
+            a local path or a reserved name.
+    """
+    if Path(path).is_dir():
+        raise ValueError(f"a patch is one file, and {path} is a folder")
+    if mask.count == 0:
+        raise ValueError("a patch needs at least one masked channel, and the mask is empty")
+    require_scale(scale)
+    step = describe_step("patch", _name(target), _name(donor), mask, scale)
+    stated = _shareable(step, metadata or {})
+    model, ours, theirs = _open_pair(target, donor)
+    stated |= {"format": FORMAT, "parameters": str(sum(p.numel() for p in model.parameters()))}
+    tensors: dict[str, Tensor] = {}
+    hashes = {}
+    for name, selection in selections(model, mask).items():
+        parameter = as_matrix(ours[name])
+        before = gather(parameter, selection)
+        donated = gather(shared_rows(as_matrix(theirs[name]), parameter), selection)
+        after = interpolate(before, donated, scale)
+        require_finite(name, after, {"donor": donated, "target": before}, scale)
+        tensors |= {f"{name}.rows": selection.rows, f"{name}.columns": selection.columns}
+        tensors[f"{name}.after"] = after
+        if reversible:
+            tensors[f"{name}.before"] = before
+        else:
+            hashes[name] = digest(before)
+    stated |= {} if reversible else {"before_sha256": json.dumps(hashes)}
+    save_tensors(path, KIND, tensors, stated)
+    return inspect_patch(path)
+
+
+def apply_patch(
+    target: Model, path: str | os.PathLike, out: str | os.PathLike | None = None
+) -> Path | None:
+    """Give a target the patch's values.
+
+    The target must hold, bit for bit, the values that the patch replaces. All of them are compared
+    before the first one is set.
+
+    Args:
+        target: model folder, which stays as it is, or model in memory, which is changed.
+        path: file of the patch.
+        out: folder to write, absent or empty, for a model folder. It appears whole or not at all,
+            with the same weights as `transfer_checkpoint` writes and all other files of the target;
+            its card and `actlib.json` tell of the patch.
+
+    Returns:
+        The path of the output folder; None for a model.
+
+    Raises:
+        ValueError: the file is no patch or damaged, the target is not the one that the patch was
+            made for (the tensor is named), the patch is already applied, the model is offloaded, or
+            the output is taken. Nothing is changed then.
+    """
+    return _move(target, Path(path), out, "before", "after")
+
+
+def revert_patch(
+    target: Model, path: str | os.PathLike, out: str | os.PathLike | None = None
+) -> Path | None:
+    """Give a patched target its original values back, bit for bit; else as `apply_patch`.
+
+    Raises:
+        ValueError: as `apply_patch`; the patch is not applied, or was made without the original
+            values. Nothing is changed then.
+    """
+    return _move(target, Path(path), out, "after", "before")
+
+
+def inspect_patch(path: str | os.PathLike) -> PatchInfo:
+    """What a patch says of itself.
+
+    Raises:
+        ValueError: there is no such file, it is damaged, or it is no patch.
+    """
+    return Patch.load(Path(path)).info
+
+
+def _move(
+    target: Model, path: Path, out: str | os.PathLike | None, old: str, new: str
+) -> Path | None:
+    """Take a target from one side of a patch ("before", "after") to the other."""
+    if isinstance(target, nn.Module) and out is not None:
+        raise ValueError("a model in memory is changed in place, so `out` must not be given")
+    if not isinstance(target, nn.Module) and out is None:
+        raise ValueError(f"`out` must name the folder to write, because {target} stays as it is")
+    state = path.stat() if path.is_file() else None
+    patch = _load(path, state and (state.st_ino, state.st_size, state.st_mtime_ns))
+    if new == "before" and not patch.info.reversible:
+        raise ValueError(f"{path} cannot be reverted: it was made without the original values")
+    if isinstance(target, nn.Module):
+        require_in_memory(target)
+        patch.require_fit(target)
+        _move_model(dict(target.named_parameters()), patch, old, new)
+        return None
+    require_free(out := Path(str(out)))
+    folder, steps = Checkpoint(target), read_steps(target)
+    patch.require_fit(folder.model)
+    folder.require(patch.edits, "target")
+    patch.require_side(folder, old, new)
+    if new == "after":
+        steps.append(patch.info.metadata)
+    elif patch.info.metadata in steps:
+        steps.remove(patch.info.metadata)
+    with atomic_folder(out) as unfinished:
+        _write_folder(folder, folder.copied(unfinished), patch, new)
+        write_card(unfinished, steps)
+    return out
+
+
+@lru_cache(maxsize=1)
+def _load(path: Path, state: tuple[int, ...] | None) -> Patch:
+    """Read a patch, once while its file has that state, since a patch is switched on and off."""
+    return Patch.load(path)
+
+
+def _move_model(parameters: Mapping[str, Tensor], patch: Patch, old: str, new: str) -> None:
+    """Change a model; an interruption in the middle gives it its values back."""
+    patch.require_side(parameters, old, new)
+    before = {
+        name: edit.values[old] if old in edit.values else gather(parameters[name], edit.selection)
+        for name, edit in patch.edits.items()
+    }
+    try:
+        for name, edit in patch.edits.items():
+            put_(parameters[name], edit.selection, edit.values[new])
+    except BaseException:
+        for name, edit in patch.edits.items():
+            put_(parameters[name], edit.selection, before[name])
+        raise
+
+
+def _write_folder(source: Checkpoint, output: Checkpoint, patch: Patch, side: str) -> None:
+    """Set the values of a side in the files of a copied folder."""
+    for name, edit in patch.edits.items():
+        parameter = source[name]  # a private map, so that the source's file stays as it is
+        put_(parameter, edit.selection, edit.values[side])
+        # A tied parameter may be stored twice, packed experts in many parts.
+        for start, part in output.parts(name):
+            rows, stop = as_matrix(parameter), start + len(part)
+            for index in edit.selection.between(start, stop).indices():
+                part[index] = rows[start:stop][index]
+
+
+def _shareable(step: Mapping[str, Any], metadata: Mapping[str, str]) -> dict[str, str]:
+    """What a patch states, where it is text that may be published."""
+    for key, value in metadata.items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise ValueError(f"the metadata must be text, got {key!r}: {value!r}")
+        if key in _OWN or (key in step and key not in _REPLACEABLE):
+            raise ValueError(f"the metadata entry {key} is set by the patch itself")
+    stated = {key: str(value) for key, value in {**step, **metadata}.items()}
+    for key, value in stated.items():
+        local = value.startswith(("~", "file:")) or PurePosixPath(value).is_absolute()
+        if local or PureWindowsPath(value).drive:
+            raise ValueError(f"the metadata entry {key} is a local path, which others cannot use")
+    return stated
+
+
+def _open_pair(
+    target: Model, donor: Model
+) -> tuple[nn.Module, Mapping[str, Tensor], Mapping[str, Tensor]]:
+    """The target's structure, and the parameters of both by name."""
+    if isinstance(target, nn.Module) and isinstance(donor, nn.Module):
+        require_pair(donor, target)
+        require_in_memory(donor, target)
+        return target, dict(target.named_parameters()), dict(donor.named_parameters())
+    if isinstance(target, nn.Module) or isinstance(donor, nn.Module):
+        raise ValueError("target and donor must both be folders, or both be models in memory")
+    ours, theirs = Checkpoint(target), Checkpoint(donor)
+    require_matching(theirs, ours)
+    return ours.model, ours, theirs
+
+
+def _name(model: Model) -> str | os.PathLike:
+    """What to call a model: its folder, or where it was loaded from."""
+    if not isinstance(model, nn.Module):
+        return model
+    return getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__
