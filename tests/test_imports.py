@@ -23,7 +23,7 @@ Of the core, analysis imports the rankings alone, for their names: see `test_plo
 """
 # Known exceptions while the package is rebuilt; all are to be empty at the end.
 LEAVING = """
-    compiling exchanges walks controls
+    exchanges walks controls
 """.split()
 LONG = {f"study/{name}" for name in "presets session evidence claim_rules".split()}
 LONG_FUNCTIONS = {
