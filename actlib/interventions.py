@@ -29,17 +29,18 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from actlib.channels import Layout, channel_modules
-from actlib.exchanges import exchange
+from actlib.alignment import exchange_items
+from actlib.channels import Layout, channel_modules, uncompiled
 from actlib.forward import input_device
 from actlib.hooks import editing_hooks, evaluating, output_hooks, rehearsing
 from actlib.masks import ChannelMask, require_fit, require_same_channels
 from actlib.pairs import require_pair
+from actlib.weights import require_unwrapped
 
 ABLATIONS = ("zero", "mean", "resample")
 
-# What is written for the recorded channels of one call of a module: (name, values) -> values.
-Arrangement = Callable[[str, Tensor], Tensor]
+# What is written for a module's masked channels: (name, output of the source, their indices).
+Arrangement = Callable[[str, Tensor, Tensor], Tensor]
 
 
 @contextmanager
@@ -62,8 +63,9 @@ def patched(target: nn.Module, donor: nn.Module, mask: ChannelMask) -> Iterator[
             of packed experts; in a forward, the inputs hold a cache, a module runs more often in
             the target than in the donor, or its outputs differ in shape.
     """
+    donor, target = uncompiled(donor), uncompiled(target)
     require_pair(donor, target)
-    with _replayed(target, donor, mask, lambda _arguments: lambda _name, values: values):
+    with _replayed(target, donor, mask, lambda _arguments: lambda _name, output, i: output[..., i]):
         yield
 
 
@@ -95,17 +97,18 @@ def ablated(
         seed: fixes, together with the number of forwards so far, who gives to whom; for "resample".
 
     Raises:
-        ValueError: the mask is of another model or holds channels of packed experts, `how` is
-            unknown, or a mean is missing or not finite; for "resample" in a forward, the batch has
-            one item, its inputs hold a cache, an item's real tokens are none or apart, or a
-            module's output is not batch x seq.
+        ValueError: the mask is of another model or holds channels of packed experts, the model is
+            wrapped by peft, `how` is unknown, or a mean is missing or not finite; for "resample" in
+            a forward, its inputs hold a cache, or `exchange_items` cannot align its items.
     """
     if how not in ABLATIONS:
         raise ValueError(f"unknown ablation {how!r}, expected one of {', '.join(ABLATIONS)}")
+    model = uncompiled(model)
+    require_unwrapped(model)
     if how == "resample":
         forwards = itertools.count()
         with _replayed(
-            model, model, mask, lambda arguments: exchange(arguments, seed, next(forwards)).take
+            model, model, mask, lambda arguments: exchange_items(arguments, seed, next(forwards))
         ):
             yield
         return
@@ -180,8 +183,7 @@ class _Replay:
         arrange = self.arrangement(arguments)
 
         def hold(name: str, output: Tensor) -> None:
-            index = self.chosen[name].to(output.device)
-            held[name].append(arrange(name, output[..., index]))
+            held[name].append(arrange(name, output, self.chosen[name].to(output.device)))
 
         self.recording = True
         try:

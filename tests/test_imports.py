@@ -11,9 +11,9 @@ FILES = sorted((ROOT / "actlib").rglob("*.py"))
 ORDER = """
     numerals question_files questions topk rankings
     channels weights files stored layouts loading experts masks vocabulary scores pairs
-    hooks forward activations kernels processes recording parameters two_passes attribution
-    interventions transfer patch_file cards checkpoint collisions merging patches reports
-    prompts evaluation finetune
+    hooks forward alignment activations kernels processes recording parameters two_passes
+    attribution interventions transfer patch_file cards checkpoint collisions merging patches
+    reports prompts evaluation finetune
     terminal patch_commands cli __main__
 """.split()
 UPPER = {"analysis": {"analysis", "core"}, "harness": {"core", "harness"}}
@@ -23,7 +23,7 @@ Of the core, analysis imports the rankings alone, for their names: see `test_plo
 """
 # Known exceptions while the package is rebuilt; all are to be empty at the end.
 LEAVING = """
-    exchanges walks controls
+    controls
 """.split()
 LONG = {f"study/{name}" for name in "presets session evidence claim_rules".split()}
 LONG_FUNCTIONS = {

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 import transformers
+from tiny_models import tiny_model
 from torch import nn
 
 from actlib.channels import channel_modules, kind_of
@@ -375,6 +376,38 @@ def test_dtypes_may_differ(pair, family, batches):
         assert target(**embedded).logits.isfinite().all()
 
 
+@pytest.mark.parametrize("heads", [1, 2, 4, 7])
+@pytest.mark.parametrize("name", ["qwen3", "gemma3"])  # tokens before heads, heads before tokens
+def test_norms_applied_to_each_head_are_edited_by_item_and_token(name, heads, batches):
+    # one key-value head, or as many heads as positions, tell the two orders apart only by care
+    config = copy.deepcopy(tiny_model(name, 0).config)
+    config.num_key_value_heads, config.num_attention_heads = heads, heads
+    models = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        models.append(transformers.AutoModelForCausalLM.from_config(config).eval())
+    donor, target = models
+    batch = {key: value[1:, -7:] for key, value in batches[0].items()}
+    norm = "model.layers.1.self_attn.k_norm"
+    mask = some(target, only=norm)
+    chosen, first = mask.channels[norm], name == "gemma3"
+    by_token = (lambda output: output[0].transpose(1, 2)) if first else (lambda output: output[0])
+    alone, ours = (by_token(outputs_of(model, batch)[norm]) for model in (target, donor))
+    assert alone.shape == (2, 7, heads, 6)
+    short = int(batch["attention_mask"][1].sum())
+    means = {norm: torch.linspace(1, 2, 6)}
+    for intervention, expected in (
+        (patched(target, donor, mask), ours),
+        (ablated(target, mask, "zero"), torch.zeros_like(alone)),
+        (ablated(target, mask, "mean", means=means), means[norm].expand_as(alone)),
+        (ablated(target, mask, "resample"), alone.flip(0)),
+    ):
+        with intervention:
+            edited = by_token(outputs_of(target, batch)[norm])[:, -short:]
+        assert torch.equal(edited[..., chosen], expected[:, -short:][..., chosen])
+        assert torch.equal(edited[..., ~chosen], alone[:, -short:][..., ~chosen])
+
+
 def test_norms_applied_to_each_head_are_resampled_by_item(batches):
     config = transformers.Qwen3Config(
         vocab_size=61,
@@ -435,6 +468,39 @@ def test_modules_that_run_several_times_are_patched_call_by_call():
         donor.times = 4  # what is left over must not reach the next forward
         expected = [target(inputs), target(inputs)]
     assert torch.equal(*expected)
+
+
+def test_heads_flattened_into_the_batch_are_resampled_by_item():
+    class Heads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.LayerNorm(4)
+
+        def forward(self, inputs_embeds, attention_mask=None):
+            return self.norm(inputs_embeds.reshape(-1, 4)).view_as(inputs_embeds)
+
+    model, inputs = Heads(), torch.randn(2, 3, 8)  # two heads of four channels
+    alone, mask = model(inputs), some(model)
+    chosen = mask.channels["norm"].repeat(2)
+    with ablated(model, mask, "resample"):
+        edited = model(inputs)
+    assert torch.equal(edited[..., chosen], alone.flip(0)[..., chosen])
+    assert torch.equal(edited[..., ~chosen], alone[..., ~chosen])
+
+
+def test_compiled_models_are_edited(pair, batches):
+    donor, target = pair("llama")
+    mask = some(target)
+    for number, plain in enumerate(interventions(donor, target, mask)):
+        with plain:
+            expected = logits_of(target, batches[0])
+        compiled = [
+            torch.compile(copy.deepcopy(model), backend="eager") for model in (donor, target)
+        ]
+        for model in compiled:
+            logits_of(model, batches[0])
+        with interventions(*compiled, mask)[number]:
+            assert torch.equal(logits_of(compiled[1], batches[0]), expected)
 
 
 def test_interventions_nest(family, batches):

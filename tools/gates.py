@@ -28,6 +28,7 @@ from actlib.scores import pool
 
 EXCEPTIONS: dict[str, str] = {
     "*/masks/* module 1*": "less than one channel of every module is refused, not ranked globally",
+    "gemma3/interventions/resample *": "norms of heads before positions are resampled, not refused",
     "*/masks/off contrast *": "scores that are all 0, here against themselves, rank nothing",
 }
 """What a mended bug changes on purpose: pattern of "case/check/result", and the reason."""

@@ -1,66 +1,65 @@
 """Who gives its activations to whom in a batch, for ablation by resampling.
 
-    swap = exchange({"input_ids": ids, "attention_mask": mask}, seed=0, forward=0)
-    values = swap.take(name, values)        # each item now holds another item's
+    take = exchange_items({"input_ids": ids, "attention_mask": mask}, seed=0, forward=0)
+    values = take(name, output, channels)       # each item now holds another item's
 
 Positions are aligned from each item's last real token, so that padding never counts.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
+from actlib.hooks import arrange_by_token, has_heads_first
 
-@dataclass(frozen=True, eq=False)
-class Exchange:
-    """Which item and position gives to each item and position of one batch.
 
-    Attributes:
-        rows: the item that gives to each item.
-        columns: the position that gives to each position.
-        kept: the same among the positions at which the LM head computes logits.
+def exchange_items(
+    arguments: Mapping[str, Any], seed: int, forward: int
+) -> Callable[[str, Tensor, Tensor], Tensor]:
+    """Draw who gives to whom in one forward.
+
+    Args:
+        arguments: of the forward, by name.
+        seed: of the draw, together with the number of the forward.
+        forward: its number.
+
+    Returns:
+        A function of a module's name, its output and the indices of its masked channels: what each
+        item and position is given there, in the order of dimensions of the output.
+
+    Raises:
+        ValueError: the batch has one item, or an item's real tokens are none or apart; from the
+            function, the output is not batch x seq.
     """
-
-    rows: Int[Tensor, "batch 1"]
-    columns: Int[Tensor, "batch seq"]
-    kept: Int[Tensor, "batch kept"]
-
-    def take(self, name: str, values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """What each item and position is given; the shape stays, but for a shared first dimension.
-
-        Raises:
-            ValueError: the values are not [batch, seq, ...], the same with the batch flattened into
-                the sequence, [1, seq, masked] or [batch, kept, masked].
-        """
-        batch, seq = self.columns.shape
-        flat = values.ndim == 2 and len(values) == batch * seq
-        grid = values.reshape(batch, seq, -1) if flat else values
-        if grid.ndim == 3 and tuple(grid.shape[:2]) == (1, seq):  # positions shared by all items
-            grid = grid.expand(batch, -1, -1)
-        for columns in (self.columns, self.kept):
-            if grid.ndim > 2 and grid.shape[:2] == columns.shape:
-                taken = grid[self.rows.to(grid.device), columns.to(grid.device)]
-                return taken.flatten(0, 1) if flat else taken
-        raise ValueError(
-            f"module {name} returned {tuple(values.shape[:-1])} before its channels, expected "
-            f"{batch} x {seq} (batch, seq)"
-        )
-
-
-def exchange(arguments: Mapping[str, Any], seed: int, forward: int) -> Exchange:
-    """Draw who gives to whom in one forward, and align their positions."""
     real = _real_tokens(arguments)
-    givers = _derangement(len(real), seed, forward)
+    (batch, seq), givers = real.shape, _derangement(len(real), seed, forward)
     keep = arguments.get("logits_to_keep", 0)
     if isinstance(keep, Tensor) and keep.ndim != 1:
         raise ValueError(f"logits_to_keep must be a number or 1-d, got {keep.ndim} dimensions")
     index = keep.cpu() if isinstance(keep, Tensor) else slice(-(keep or 0), None)
-    return Exchange(givers[:, None], _aligned(real, givers), _aligned(real[:, index], givers))
+    # the position that gives to each position, of all and of those with logits
+    columns = [_aligned(real, givers), _aligned(real[:, index], givers)]
+
+    def take(name: str, output: Tensor, chosen: Tensor) -> Tensor:
+        if output.ndim > 2 and len(output) == 1 < batch:  # positions shared by all items
+            output = output.expand(batch, *output.shape[1:])
+        grid = arrange_by_token(output, (batch, seq), columns[1].shape[1])
+        if grid is None:
+            raise ValueError(
+                f"module {name} returned {tuple(output.shape[:-1])} before its channels, expected "
+                f"{batch} x {seq} (batch, seq)"
+            )
+        places = columns[grid.shape[1] != seq].to(output.device)
+        taken = grid.index_select(-1, chosen)[givers[:, None].to(output.device), places]
+        if output.ndim == 4 and has_heads_first(output, seq):
+            taken = taken.transpose(1, 2)
+        return taken.reshape(*output.shape[:-1], len(chosen))
+
+    return take
 
 
 def _real_tokens(arguments: Mapping[str, Any]) -> Bool[Tensor, "batch seq"]:
@@ -79,7 +78,9 @@ def _real_tokens(arguments: Mapping[str, Any]) -> Bool[Tensor, "batch seq"]:
 def _derangement(items: int, seed: int, forward: int) -> Int[Tensor, " items"]:
     """Draw uniformly from the permutations that leave no item in its place."""
     if items < 2:
-        raise ValueError(f"resampling needs a batch of at least 2 items, got {items}")
+        raise ValueError(
+            f"resampling needs a batch of at least 2 items, got {items}; add it to another batch"
+        )
     generator = np.random.default_rng([seed, forward])
     while True:  # a permutation has no fixed point with probability near 1/e
         drawn = generator.permutation(items)
