@@ -13,8 +13,6 @@ not picked here: all of them are compared at once.
     frontier_areas(items)
 """
 
-from typing import NamedTuple
-
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
@@ -26,17 +24,6 @@ TRIAL = ["method", "top_percent", "scale"]
 """Columns that name a trial."""
 
 PARTS = ["lost", "retained"]
-
-
-class _Plane(NamedTuple):
-    """Trials in the plane of recovered and retained, as measured and in every usable resample."""
-
-    trials: pd.DataFrame
-    point: Float[np.ndarray, "2 trials"]
-    draws: Float[np.ndarray, "2 resamples trials"]
-    clear: bool
-    items: int
-    seeds: int
 
 
 def frontier_table(items: pd.DataFrame, resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
@@ -59,12 +46,13 @@ def frontier_table(items: pd.DataFrame, resamples: int = 2000, seed: int = 0) ->
         ValueError: columns, parts, donor or target are missing, trials differ in their items, or
             items of several purposes are mixed.
     """
-    plane = _place_trials(items, resamples, seed)
-    recovered, retained = plane.point
-    table = plane.trials.assign(recovered=recovered, retained=retained, on_frontier=False)
-    for rows in table.groupby("method", sort=False).indices.values():
-        table.loc[rows, "on_frontier"] = undominated(plane.point[:, rows].T) & plane.clear
-    return table.assign(gap_clear=plane.clear, items=plane.items, seeds=plane.seeds)
+    trials, points, _ = _place_trials(items, resamples, seed)
+    best = np.zeros(len(trials), dtype=bool)
+    for rows in trials.groupby("method", sort=False).indices.values():
+        best[rows] = undominated(points[:, rows].T)
+    table = trials[TRIAL].assign(recovered=points[0], retained=points[1])
+    table["on_frontier"] = best & trials["gap_clear"]
+    return table.join(trials[["gap_clear", "items", "seeds"]])
 
 
 def frontier_areas(
@@ -98,30 +86,26 @@ def frontier_areas(
     Raises:
         ValueError: as `frontier_table`, or there is no trial of the baseline.
     """
-    plane = _place_trials(items, resamples, seed)
-    groups = plane.trials.groupby("method", sort=False).indices
+    trials, points, draws = _place_trials(items, resamples, seed)
+    groups = trials.groupby("method", sort=False).indices
     if baseline not in groups:
         raise ValueError(f"no trial is of the method {baseline!r}; there are {list(groups)}")
-    points = {name: hypervolume(*plane.point[:, rows]) for name, rows in groups.items()}
-    draws = {name: hypervolume(*plane.draws[..., rows]) for name, rows in groups.items()}
+    areas = {name: hypervolume(*points[:, rows]) for name, rows in groups.items()}
+    resampled = {name: hypervolume(*draws[..., rows]) for name, rows in groups.items()}
     table = []
     for name, rows in groups.items():
-        row = {"method": name, "trials": len(rows), "area": points[name]} | _ends(draws[name], "")
+        row = {"method": name, "trials": len(rows), "area": areas[name]}
+        row |= _ends(resampled[name], "")
         if name != baseline:
-            change = draws[name] - draws[baseline]
-            row |= {"difference": points[name] - points[baseline]} | _ends(change, "difference_")
+            change = resampled[name] - resampled[baseline]
+            row |= {"difference": areas[name] - areas[baseline]} | _ends(change, "difference_")
             row |= {"p_value": p_value(change)}
         table.append(row)
-    columns = ["difference", "difference_low", "difference_high", "p_value"]
-    result = pd.DataFrame(table).reindex(
-        columns=["method", "trials", "area", "low", "high", *columns]
-    )
-    return result.assign(
-        p_corrected=correct_p_values(result["p_value"]),
-        gap_clear=plane.clear,
-        items=plane.items,
-        seeds=plane.seeds,
-    )
+    columns = ["method", "trials", "area", "low", "high"]
+    columns += ["difference", "difference_low", "difference_high", "p_value"]
+    result = pd.DataFrame(table).reindex(columns=columns)
+    result["p_corrected"] = correct_p_values(result["p_value"])
+    return result.join(trials[["gap_clear", "items", "seeds"]].head(1), how="cross")
 
 
 def hypervolume(
@@ -146,8 +130,10 @@ def undominated(points: Float[np.ndarray, "trials axes"]) -> Bool[np.ndarray, " 
     return ~np.any(at_least & better, axis=1)
 
 
-def _place_trials(items: pd.DataFrame, resamples: int, seed: int) -> _Plane:
-    """All trials in the plane, drawn jointly."""
+def _place_trials(
+    items: pd.DataFrame, resamples: int, seed: int
+) -> tuple[pd.DataFrame, Float[np.ndarray, "2 trials"], Float[np.ndarray, "2 resamples trials"]]:
+    """All trials, with recovered and retained as measured and in every resample with both gaps."""
     _require_trials(items)
     used = items[items["part"].isin(PARTS)].reset_index(drop=True)
     used = used.assign(score=-used["nll"])
@@ -159,32 +145,29 @@ def _place_trials(items: pd.DataFrame, resamples: int, seed: int) -> _Plane:
         raise ValueError("every trial, donor and target must have items of both parts")
     drawn = resample_means(tables, clusters_of(used), resamples, seed)
     target, donor = (int(np.flatnonzero(trials["method"] == name)[0]) for name in REFERENCES)
-    recovered, draws, usable = _share(drawn[0], start=target, end=donor)
-    retained, other_draws, other_usable = _share(drawn[1], start=donor, end=target)
+    shares = _share(drawn[0], start=target, end=donor), _share(drawn[1], start=donor, end=target)
+    # trials alone, in draws where neither gap is turned round (rare, if both are clear)
     rows = ~trials["method"].isin(REFERENCES).to_numpy()
-    point, both = np.stack([recovered, retained])[:, rows], usable & other_usable
-    return _Plane(
-        trials=trials[rows].reset_index(drop=True),
-        point=point,
-        draws=np.stack([draws[both], other_draws[both]])[..., rows],
-        clear=bool(np.isfinite(point).all()),
-        items=sum(part.items for part in drawn),
-        seeds=drawn[0].seeds,
-    )
+    points = np.stack([point for point, _ in shares])[:, rows]
+    draws = np.stack([draws for _, draws in shares])[..., rows]
+    clear = bool(np.isfinite(points).all())
+    draws = draws[:, np.isfinite(draws).all(axis=(0, 2))]
+    counts = {"items": sum(part.items for part in drawn), "seeds": drawn[0].seeds}
+    return trials[rows].reset_index(drop=True).assign(gap_clear=clear, **counts), points, draws
 
 
-def _share(drawn: Resampled, start: int, end: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(score - start) / (end - start): as measured, drawn, and which draws have a gap to share.
+def _share(drawn: Resampled, start: int, end: int) -> tuple[np.ndarray, np.ndarray]:
+    """(score - start) / (end - start): as measured and drawn; NaN in draws without a gap.
 
     NaN throughout unless the 95 % interval of the gap is above zero.
     """
     gaps = drawn.draws[:, end] - drawn.draws[:, start]
-    usable = gaps > 0  # a resample with the gap turned round, rare if the gap is clear, has none
     if not np.quantile(gaps, 0.025) > 0:
-        return np.full_like(drawn.point, np.nan), np.full_like(drawn.draws, np.nan), usable
+        return np.full_like(drawn.point, np.nan), np.full_like(drawn.draws, np.nan)
     point = (drawn.point - drawn.point[start]) / (drawn.point[end] - drawn.point[start])
-    gaps = np.where(usable, gaps, np.nan)[:, None]
-    return point, (drawn.draws - drawn.draws[:, [start]]) / gaps, usable
+    return point, (drawn.draws - drawn.draws[:, [start]]) / np.where(gaps > 0, gaps, np.nan)[
+        :, None
+    ]
 
 
 def _require_trials(items: pd.DataFrame) -> None:
