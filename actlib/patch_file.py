@@ -25,6 +25,7 @@ from actlib.files import load_tensors
 from actlib.masks import shortened
 from actlib.stored import DTYPES
 from actlib.transfer import Index, Selection, as_matrix
+from actlib.weights import require_float_weights
 
 KIND, FORMAT = "AbilityPatch", "2"
 """What a file says that it is, and the format that is written and read."""
@@ -125,11 +126,12 @@ class Patch:
         return cls(path, PatchInfo(metadata, sizes, elements, percent, reversible, size), edits)
 
     def require_fit(self, model: nn.Module) -> None:
-        """Refuse a model whose parameters are not those of the patch's target.
+        """Refuse a model whose parameters are not those of the patch's target, or are no floats.
 
         Raises:
             ValueError: their number, or the first one that differs.
         """
+        require_float_weights(model)
         parameters, expected = dict(model.named_parameters()), self.info.metadata["parameters"]
         total = sum(parameter.numel() for parameter in parameters.values())
         if str(total) != expected:

@@ -15,9 +15,13 @@ from torch.nn.utils import prune as pruning
 
 from actlib import (
     ablated,
+    apply_patch,
+    make_patch,
+    merge,
     preserved,
     record_activations,
     record_differences,
+    revert_patch,
     transfer_,
     transfer_checkpoint,
 )
@@ -156,16 +160,22 @@ REFUSALS = [
 
 @pytest.mark.filterwarnings("ignore:torch.ao")
 @pytest.mark.parametrize(("change", "words"), REFUSALS)
-def test_every_reason_is_named_by_check_and_transfer(family, change, words):
+def test_every_reason_is_named_by_all_that_moves(family, change, words, tmp_path):
     donor, target = family("qwen2"), family("qwen2")
     mask = everything(target)
     change(donor)
     mismatches = check_pair(donor, target)
     assert len(mismatches) == 1
     before = copy.deepcopy(target.state_dict())
-    for refuse in (lambda: require_pair(donor, target), lambda: transfer_(target, donor, mask)):
+    for refuse in (
+        lambda: require_pair(donor, target),
+        lambda: transfer_(target, donor, mask),
+        lambda: merge(target, [(donor, mask, 0.4)]),
+        lambda: make_patch(target, donor, mask, tmp_path / "patch"),
+    ):
         with pytest.raises(ValueError, match=f"do not fit: .*{words}"):
             refuse()
+    assert not (tmp_path / "patch").exists()
     assert all(torch.equal(value, before[name]) for name, value in target.state_dict().items())
 
 
@@ -205,6 +215,17 @@ def test_the_configuration_of_a_quantized_model_does_not_fit(family):
     model.config.quantization_config = {"quant_method": "gptq", "bits": 4}
     (mismatch,) = check_pair(model, family("qwen2"))
     assert "quantized (gptq)" in mismatch
+
+
+@pytest.mark.parametrize("change", [wrap_codes, cast(torch.int8), pack, prune, add_adapter])
+def test_no_patch_goes_on_a_model_that_is_quantized_or_wrapped(pair, change, tmp_path):
+    donor, target = pair("qwen2")
+    make_patch(target, donor, everything(target), tmp_path / "patch")
+    change(target)
+    words = "without quantization|make it permanent|merge_and_unload"
+    for move in (apply_patch, revert_patch):
+        with pytest.raises(ValueError, match=words):
+            move(target, tmp_path / "patch")
 
 
 def test_positions_and_masks_in_buffers_are_no_codes(pair):
