@@ -16,7 +16,16 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
-ABSENT = ("datasets", "matplotlib", "scipy", "sklearn", "papermill", "snakemake", "lm_eval")
+ABSENT = (
+    "datasets",
+    "matplotlib",
+    "scipy",
+    "sklearn",
+    "papermill",
+    "snakemake",
+    "lm_eval",
+    "numba",
+)
 USE = """
 import importlib.util, sys
 from pathlib import Path
