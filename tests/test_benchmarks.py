@@ -28,7 +28,6 @@ def measured(script, folder, *words):
     return table.set_index(["way", "measure"])["median"]
 
 
-@pytest.mark.xfail(reason="patches take models in memory once patches.py is there", strict=False)
 def test_every_case_of_a_gpu_runs_without_one(small_preset, tmp_path):
     values = measured("gpu.py", tmp_path, "--preset", small_preset)
     assert {("record", "seconds / two bare passes"), ("cpu", "seconds")} <= set(values.index)
@@ -60,7 +59,6 @@ def test_a_transfer_runs_beside_a_copy(tmp_path):
     assert 0 <= values["transfer_checkpoint", "extra memory GiB"] < 1
 
 
-@pytest.mark.xfail(reason="patches take models in memory once patches.py is there", strict=False)
 def test_a_patch_runs_beside_loading(tmp_path):
     values = measured("patching.py", tmp_path)
     assert {(f"{way}_patch", "seconds / load_state_dict") for way in ("apply", "revert")} <= set(
