@@ -5,12 +5,10 @@
     print(patch_card(inspect_patch("maths.safetensors")))      # to publish beside the patch
 
 `actlib.json` in a folder lists its steps for programs, and the card in README.md tells people the
-same. Neither holds a path of the machine. The target's own card goes beside it as
-`README.target.md`: what that card reports was measured on the target, while its terms and warnings
-must not get lost. Its license, language and task are taken over as metadata.
-
-The prose stands in `templates/`. Names, rankings and abilities come from whoever made a mask or a
-patch. They appear as plain text, whatever HTML or Markdown is in them.
+same, without a path of the machine. The target's own card goes beside it as `README.target.md`:
+what it reports was measured on the target, and its terms must not get lost. Its license, language
+and task are taken over. The prose stands in `templates/`. Names, rankings and abilities come from
+others and appear as plain text, whatever HTML or Markdown is in them.
 """
 
 import json

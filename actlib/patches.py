@@ -239,4 +239,8 @@ def _name(model: Model) -> str | os.PathLike:
     """What to call a model: its folder, or where it was loaded from."""
     if not isinstance(model, nn.Module):
         return model
-    return getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__
+    config = getattr(model, "config", None)
+    name = getattr(config, "_name_or_path", "") or type(model).__name__
+    # Of the Hub it has a commit; a relative path without one only looks like a name there.
+    is_found = getattr(config, "_commit_hash", None) is not None or Path(name).exists()
+    return name if is_found else Path(name).name

@@ -187,18 +187,22 @@ def test_overlapping_patches_apply_in_the_order_in_which_they_were_made(folders,
     revert_patch(target, first)
 
 
-def test_a_tied_tensor_stored_twice_moves_in_both_places(folders, make, tmp_path):
+@pytest.mark.parametrize("added", [0, 1])
+def test_a_tied_tensor_stored_twice_is_as_transformers_loads_it(folders, make, tmp_path, added):
+    """Tied where both copies are the same, else two tensors."""
     _, target = folders("llama_tied")
-    path = tmp_path / "target" / "model.safetensors"
-    tensors = load_file(path)
-    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
-    save_file(tensors, path, {"format": "pt"})
+    for path in tmp_path.glob("*/model.safetensors"):
+        tensors = load_file(path)
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"] + added
+        save_file(tensors, path, {"format": "pt"})
+    loaded = type(target).from_pretrained(tmp_path / "target")
     patch = make(mask_for(target))
     apply_patch(tmp_path / "target", patch, tmp_path / "out")
-    apply_patch(target, patch)
+    apply_patch(loaded, patch)
     after = load_file(tmp_path / "out" / "model.safetensors")
-    assert torch.equal(after["lm_head.weight"], target.lm_head.weight)
-    assert torch.equal(after["model.embed_tokens.weight"], target.lm_head.weight)
+    assert torch.equal(after["lm_head.weight"], loaded.lm_head.weight)
+    assert torch.equal(after["model.embed_tokens.weight"], loaded.model.embed_tokens.weight)
+    assert torch.equal(after["lm_head.weight"], after["model.embed_tokens.weight"]) == (added == 0)
 
 
 # What patch and folder say
@@ -215,8 +219,11 @@ def test_the_metadata_say_what_was_done_and_name_no_local_path(folders, make, tm
     assert stated["created_with"].startswith(f"actlib {actlib.__version__}, torch ")
     assert str(tmp_path).encode() not in path.read_bytes()
     donor, target = (type(target).from_pretrained(tmp_path / name) for name in ("donor", "target"))
+    donor.config._name_or_path = "models/donor"  # a folder that is not below this one
     stated = make_patch(target, donor, mask_for(target), path).metadata
     assert (stated["target"], stated["donor"]) == ("target", "donor")
+    donor.config._name_or_path, donor.config._commit_hash = "owner/name", "abc"
+    assert make_patch(target, donor, mask_for(target), path).metadata["donor"] == "owner/name"
 
 
 def test_the_folder_lists_its_patches_and_reverting_gives_its_card_back(folders, make, tmp_path):
