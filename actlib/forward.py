@@ -6,12 +6,13 @@ logits = run_model(model, batch, AnswerTokens.of_batch(batch)).logits
 import inspect
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from actlib.hooks import AnswerTokens
+from actlib.hooks import AnswerTokens, trying
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -31,22 +32,76 @@ def run_model(model: nn.Module, batch: Mapping[str, Tensor], tokens: AnswerToken
         What the model returns; logits are [batch, seq, vocabulary] or [batch, kept, vocabulary].
 
     Raises:
-        ValueError: an item is longer than the model's context, or a token is unknown to it.
+        ValueError: an item is longer than the model's context, a token is unknown to it, or items
+            are padded on the left and that changes what it computes.
     """
     require_room(model, batch)
+    require_side(model, batch)
+    return _call(model, batch["input_ids"], batch["attention_mask"], logits_to_keep=tokens.kept)
+
+
+def _call(model: nn.Module, ids: Tensor, attention_mask: Tensor, **options: Tensor) -> Any:
+    """Call a model with what its forward takes of positions and options."""
     device = input_device(model)
-    attention_mask = batch["attention_mask"].to(device).long()
-    optional = {
-        "position_ids": position_ids_of(attention_mask),
-        "use_cache": False,
-        "logits_to_keep": tokens.kept.to(device),
-    }
+    attention_mask = attention_mask.to(device).long()
+    optional = {"position_ids": position_ids_of(attention_mask), "use_cache": False}
+    optional |= {key: value.to(device) for key, value in options.items()}
     accepted = accepted_arguments(model)
     return model(
-        input_ids=batch["input_ids"].to(device),
+        input_ids=ids.to(device),
         attention_mask=attention_mask,
         **{key: value for key, value in optional.items() if key in accepted},
     )
+
+
+def require_side(model: nn.Module, batch: Mapping[str, Tensor]) -> None:
+    """Refuse left padding where it changes what a model computes, as in RecurrentGemma and RWKV.
+
+    Asked once of each model, of a few tokens of the first item that is padded on the left.
+
+    Raises:
+        ValueError: names the remedy.
+    """
+    is_padded = batch["attention_mask"][:, 0] == 0
+    if not is_padded.any():
+        return
+    if model not in _PADDING_CHANGES:
+        item = int(is_padded.int().argmax())
+        real = batch["attention_mask"][item].bool()
+        _PADDING_CHANGES[model] = _left_padding_changes(
+            model, batch["input_ids"][item][real][:8], batch["input_ids"][item, :1]
+        )
+    if _PADDING_CHANGES[model]:
+        raise ValueError(
+            f"{type(model).__name__} computes something else where an item is padded on the left; "
+            "use a batch size of 1 (--batch-size 1), or pad on the right"
+        )
+
+
+_PADDING_CHANGES: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+
+
+@torch.no_grad()
+def _left_padding_changes(
+    model: nn.Module, ids: Int[Tensor, " tokens"], padding: Int[Tensor, " 1"]
+) -> bool:
+    """Whether an item has other logits padded on the left than on the right.
+
+    What comes after a token is nothing to a causal model. Rounding, and in a mixture of experts a
+    token that is sent elsewhere for it, leave the median small.
+    """
+    pad, real = padding.expand(4), torch.ones_like(ids)
+    left, right = torch.cat([pad, ids]), torch.cat([ids, pad])
+    none = torch.zeros_like(pad)
+    masks = torch.stack([torch.cat([none, real]), torch.cat([real, none])])
+    with trying():
+        output = _call(model, torch.stack([left, right]), masks)
+    logits = getattr(output, "logits", output)
+    if not isinstance(logits, Tensor) or logits.shape[:2] != masks.shape:
+        return False
+    ours, theirs = logits[0, 4:].float(), logits[1, : len(ids)].float()
+    error = (ours - theirs).norm(dim=-1) / theirs.norm(dim=-1)
+    return bool(error.nan_to_num().median() > 0.05)
 
 
 def accepted_arguments(model: nn.Module) -> set[str]:

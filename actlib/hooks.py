@@ -28,6 +28,7 @@ from actlib.channels import uncompiled
 KEYS = ("input_ids", "attention_mask", "answer_mask")
 
 _rehearsals = ContextVar("rehearsals", default=0)  # how many are going on, one within the other
+_trials = ContextVar("trials", default=False)  # whether one is going on
 
 
 @contextmanager
@@ -55,7 +56,7 @@ def call_hooks(
 
     def hook_for(name: str) -> Callable[..., Any]:
         def hook(_module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
-            if rehearsed or _rehearsals.get() == depth:
+            if not is_trying() and (rehearsed or _rehearsals.get() == depth):
                 return callback(name, [*args, *kwargs.values()], output)
             return None
 
@@ -120,6 +121,21 @@ def rehearsing() -> Iterator[None]:
         yield
     finally:
         _rehearsals.reset(before)
+
+
+@contextmanager
+def trying() -> Iterator[None]:
+    """Forwards in this block ask what a model does: no hook of this package sees or edits them."""
+    before = _trials.set(True)
+    try:
+        yield
+    finally:
+        _trials.reset(before)
+
+
+def is_trying() -> bool:
+    """Whether a forward is one of a `trying` block."""
+    return _trials.get()
 
 
 @contextmanager

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from actlib.alignment import exchange_items
 from actlib.channels import Layout, channel_modules, uncompiled
 from actlib.forward import input_device
-from actlib.hooks import editing_hooks, evaluating, output_hooks, rehearsing
+from actlib.hooks import editing_hooks, evaluating, is_trying, output_hooks, rehearsing
 from actlib.masks import ChannelMask, require_fit, require_same_channels
 from actlib.pairs import require_pair
 from actlib.weights import require_unwrapped
@@ -172,7 +172,7 @@ class _Replay:
 
     def before(self, _target: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         """Run the source on the inputs of a forward that is about to start."""
-        if self.recording:
+        if self.recording or is_trying():
             return
         held: dict[str, deque[Tensor]] = defaultdict(deque)
         self.forwards.append(held)
@@ -209,7 +209,7 @@ class _Replay:
 
     def after(self, _target: nn.Module, _args: tuple, _output: object) -> None:
         """Drop what a forward left over."""
-        if not self.recording and self.forwards:
+        if not self.recording and not is_trying() and self.forwards:
             self.forwards.pop()
 
 

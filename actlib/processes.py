@@ -5,6 +5,14 @@
     ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 record.py
 
 The last line is the same on CPUs: `accelerate launch --cpu` starts one process whatever it is told.
+Each process has both models on its own device and returns the scores of all::
+
+    device = accelerate.PartialState().device
+    donor, target = (load(place).to(device) for place in places)
+    scores = record_differences(donor, target, batches)    # the same batches in each process
+    if accelerate.PartialState().is_main_process:
+        scores.save("scores.safetensors")
+
 Nothing has to be asked for: a process that is one of several finds that out here. In a process
 alone every function below does nothing.
 """

@@ -67,24 +67,14 @@ def record_differences(
     """Mean over answer tokens of |a_donor - a_target|, per channel. Source: ACT, Eq. 2.
 
     Each batch runs through the donor, then through the target; meanwhile the donor's activations of
-    its answer tokens are held, so the batch size is the knob for memory. Batch size and padding
-    change the result by rounding only. Channels of a module that never runs score 0, with a
-    warning.
+    its answer tokens are held, so the batch size is the knob for memory. Batch size, padding and
+    several processes (`actlib.processes`) change the result by rounding only. Channels of a module
+    that never runs score 0, with a warning.
 
-    The models may be spread over several devices (``device_map="auto"``) or offloaded to CPU or
-    disk by accelerate: weights are never read here. Of packed experts, a token counts as 0 for each
-    expert that it was not sent to, see `actlib.experts`. Models that do not fit in memory together:
+    The models may be spread over several devices (``device_map="auto"``) or offloaded by
+    accelerate: weights are never read here. Of packed experts, a token counts as 0 for each expert
+    that it was not sent to, see `actlib.experts`. Models that do not fit in memory together:
     `actlib.two_passes`.
-
-    Several processes share the batches, each with both models on its own device, and each returns
-    the scores of all. They differ from those of one process by rounding only::
-
-        # record.py, run by: accelerate launch --num_processes 4 record.py
-        device = accelerate.PartialState().device
-        donor, target = (load(place).to(device) for place in places)
-        scores = record_differences(donor, target, batches)    # the same batches in each process
-        if accelerate.PartialState().is_main_process:
-            scores.save("scores.safetensors")
 
     Args:
         donor: the model that has the ability.

@@ -6,6 +6,7 @@ import pytest
 import torch
 import transformers
 from slow_reference import HEADS_FIRST, expected_scores, hook_count, moving_elements
+from tiny_models import LINEAR_ATTENTION, RECURRENT
 from torch import nn
 
 from actlib.activations import record_activations
@@ -66,6 +67,40 @@ def test_scores_are_those_of_everything_stored(pair, any_architecture, items, co
                 values.double(), modules[name], rtol=1e-5, atol=1e-5, msg=f"{part} of {name}"
             )
     assert hook_count(donor) == hook_count(target) == 0
+
+
+@pytest.mark.parametrize("name", LINEAR_ATTENTION)
+def test_norms_of_linear_attention_are_recorded_as_plain_hooks_see_them(pair, items, collate, name):
+    donor, target = pair(name)
+    scores = record_differences(donor, target, collate(items, 4), moments=True)
+    expected = expected_scores(donor, target, items)
+    norm = next(key for key in scores.values if kind_of(key) == "linear_attn.norm")
+    assert channel_modules(target)[norm].channels == 6 and (scores.values[norm] > 0).all()
+    for part, modules in expected.items():
+        for module, values in getattr(scores, part).items():
+            torch.testing.assert_close(values.double(), modules[module], rtol=1e-4, atol=1e-4)
+    mask = scores.top(30, "module", without=["head", "embedding"])
+    by_item = record_activations(target, collate(items, 4), mask)
+    alone = expected_scores(target, target, items[2:3])["means"]
+    row = torch.cat([alone[module][chosen] for module, chosen in mask.channels.items()])
+    torch.testing.assert_close(by_item[2].double(), row, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+def test_families_that_left_padding_changes_are_refused_there_and_right_elsewhere(
+    pair, items, collate, name
+):
+    donor, target = pair(name)
+    for run in (
+        lambda batches: record_differences(donor, target, batches),
+        lambda batches: evaluate(target, batches),
+    ):
+        with pytest.raises(ValueError, match="padded on the left; use a batch size of 1"):
+            run(collate(items, 4))
+    alone = record_differences(donor, target, collate(items, 1))
+    padded = record_differences(donor, target, collate(items, 4, "right"))
+    for module, values in alone.values.items():
+        torch.testing.assert_close(padded.values[module], values, rtol=1e-5, atol=1e-5)
 
 
 def test_activations_by_item_are_means_over_its_answer(pair, any_architecture, items, collate):

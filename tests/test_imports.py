@@ -26,7 +26,7 @@ LEAVING = """
     controls
 """.split()
 LONG = {f"study/{name}" for name in "presets session evidence claim_rules".split()}
-LONG_FUNCTIONS = {"evaluate_tasks", "record_differences_in_two_passes"}
+LONG_FUNCTIONS = {"evaluate_tasks"}
 
 
 def name_of(path):

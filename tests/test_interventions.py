@@ -276,6 +276,17 @@ def test_resampling_depends_on_the_seed_and_the_number_of_forwards_only(family, 
     assert len({run(seed, other)[1].sum().item() for seed in range(5)}) > 1
 
 
+def test_evaluation_asks_about_padding_outside_of_an_intervention(family, batches):
+    # what the first evaluation of a model asks of it neither counts as a forward nor is edited
+    tables = []
+    for _ in range(2):
+        model = family("gpt2")
+        for _ in range(2):
+            with ablated(model, some(model), "resample", seed=4):
+                tables.append(evaluate(model, batches))
+    assert all(table.equals(tables[0]) for table in tables)
+
+
 def test_missing_attention_mask_means_no_padding(family):
     model = family()
     ids = torch.arange(3, 15).reshape(2, 6)

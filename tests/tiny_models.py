@@ -24,6 +24,10 @@ EVERY_ARCHITECTURE = (
     "llama4",
 )
 """The last two have experts of other layouts, which belong to no channel."""
+LINEAR_ATTENTION = ("qwen3_next", "qwen3_5")
+"""Families with norms of linear attention, [batch x seq x heads, channels]."""
+RECURRENT = ("recurrent_gemma", "rwkv")
+"""Families that compute something else where an item is padded on the left."""
 
 _COMMON = {"vocab_size": VOCAB, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
 _MODERN = _COMMON | {
@@ -39,6 +43,15 @@ _UNTIED = _GROUPED | {"tie_word_embeddings": False}
 _EXPERTS = {"num_experts_per_tok": 2}
 # Items of the tests have up to 9 tokens, so that a window of 4 hides some from others.
 _WINDOW = {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"]}
+_LINEAR = {
+    "head_dim": 8,
+    "layer_types": ["linear_attention", "full_attention"],
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 4,
+    "linear_value_head_dim": 6,
+    "linear_conv_kernel_dim": 3,
+}
 
 
 def _config(architecture: str) -> transformers.PretrainedConfig:
@@ -94,6 +107,25 @@ def _config(architecture: str) -> transformers.PretrainedConfig:
             intermediate_size_mlp=20,
             attention_chunk_size=16,
             interleave_moe_layer_step=2,
+        ),
+        "qwen3_next": lambda: transformers.Qwen3NextConfig(
+            **_UNTIED,
+            **_EXPERTS,
+            **_LINEAR,
+            num_experts=4,
+            moe_intermediate_size=8,
+            shared_expert_intermediate_size=8,
+        ),
+        "qwen3_5": lambda: transformers.Qwen3_5TextConfig(**_UNTIED, **_LINEAR),
+        "recurrent_gemma": lambda: transformers.RecurrentGemmaConfig(
+            **_GROUPED,
+            lru_width=16,
+            head_dim=4,
+            attention_window_size=8,
+            block_types=("recurrent", "attention"),
+        ),
+        "rwkv": lambda: transformers.RwkvConfig(
+            **_COMMON, hidden_size=16, attention_hidden_size=16, num_hidden_layers=2
         ),
     }
     return make[architecture]()
