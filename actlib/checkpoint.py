@@ -11,31 +11,33 @@ may be much larger than memory and cut into any number of files.
 
 import filecmp
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from copy import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from actlib.cards import describe_step, read_steps, write_card
-from actlib.files import atomic_folder, copy_file, require_free
+from actlib.files import atomic_folder, copy_bytes, copy_file, require_free
 from actlib.layouts import StoredParameter, layout_of
 from actlib.loading import TOKENIZER_FILES, empty_model, load_tokenizer
 from actlib.masks import ChannelMask
 from actlib.pairs import require_pair
-from actlib.stored import DTYPES, INDEX, PICKLED, SINGLE, stored_tensors
-from actlib.transfer import as_matrix, interpolate_rows, require_scale, selections
+from actlib.stored import DTYPES, StoredTensor, model_files, stored_tensors
+from actlib.transfer import Index, as_matrix, interpolate_rows, require_scale, selections
 from actlib.vocabulary import shared_rows
 
-# In other formats the weights would still be the target's, and a loader could pick them. Pickled
-# files can run code, and the state of a finished training is no part of the model.
-_OTHER_FORMATS = ("*.h5", "*.msgpack", "*.gguf", "*.onnx", "tf_model*", "flax_model*")
-_LEFT_OUT = (*PICKLED, *_OTHER_FORMATS, "consolidated*")
 _ALL_TOKENIZER_FILES = (
     *TOKENIZER_FILES,
     *("merges.txt", "added_tokens.json", "special_tokens_map.json", "vocab.txt", "spiece.model"),
 )
+
+_THREADS, _STRETCH_BYTES = 4, 128 << 20
+
+Part = tuple[str, int, StoredTensor]
+"""A stored tensor of a parameter: the parameter's name, its row that is the tensor's first."""
+Change = Callable[[str, int, Tensor], Iterable[tuple[Index, Tensor]]]
 
 
 class Checkpoint(Mapping[str, Tensor]):
@@ -57,7 +59,7 @@ class Checkpoint(Mapping[str, Tensor]):
         Raises:
             ValueError: the folder holds no configuration or no usable safetensors weights.
         """
-        self.folder, self._writable = Path(folder), False
+        self.folder = Path(folder)
         stored = stored_tensors(self.folder)
         self.files = sorted({tensor.file for tensor in stored.values()})
         self.model = empty_model(self.folder, local_files_only=True)
@@ -81,22 +83,13 @@ class Checkpoint(Mapping[str, Tensor]):
         """Number of parameters that are stored."""
         return len(self._stored)
 
-    def parts(self, name: str) -> Iterator[tuple[int, Tensor]]:
-        """Every stored tensor of a parameter: its first row in the parameter, and its matrix.
-
-        A tied parameter may be stored under each of its names, and then comes more than once.
-        """
-        for copy_ in self._stored[name]:
-            for start, part in zip(copy_.origins, copy_.parts, strict=True):
-                yield start, as_matrix(part.open(self.folder, writable=self._writable))
-
     def rows(self, name: str, start: int, stop: int) -> Tensor:
         """Rows from `start` to before `stop` of a parameter as a matrix, fewer at its end."""
         stored = self._stored[name][0]
         pieces = []
         for first, part in zip(stored.origins, stored.parts, strict=True):
             if first < stop and start < first + part.rows or len(stored.parts) == 1:
-                matrix = as_matrix(part.open(self.folder, writable=self._writable))
+                matrix = as_matrix(part.open(self.folder))
                 pieces.append(matrix[max(start - first, 0) : stop - first])
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
@@ -128,25 +121,71 @@ class Checkpoint(Mapping[str, Tensor]):
                         f"{shapes[1]} of a float type"
                     )
 
-    def copied(self, destination: Path) -> "Checkpoint":
-        """Copy the model to an empty folder; what is written to the copy's tensors reaches files.
+    def rewrite(self, destination: Path, names: Iterable[str], change: Change) -> None:
+        """Copy the model to an empty folder, with new values for elements of some parameters.
 
         Configuration, tokenizer, generation settings and all else that belongs to the model comes
-        along; hidden files, pickled files and other formats of the weights do not.
+        along; hidden files, pickled files and other formats of the weights do not. Bytes are copied
+        and values computed side by side.
+
+        Args:
+            destination: the folder.
+            names: parameters of which something changes. A tied one may be stored under each of its
+                names, and each copy changes.
+            change: gives index and new values from the name, the first row, and these rows of the
+                copy as a matrix; called from several threads.
 
         Raises:
             ValueError: a file is a link to one outside the folder, which may be private.
         """
-        for path in _carried(self.folder, self.files):
+        for path in model_files(self.folder, self.files):
             place = destination / path.relative_to(self.folder)
             place.parent.mkdir(parents=True, exist_ok=True)
-            copy_file(path, place)
-        output = copy(self)
-        output.folder, output._writable = destination, True
-        return output
+            if str(path.relative_to(self.folder)) in self.files:
+                with place.open("wb") as file:
+                    file.truncate(path.stat().st_size)
+            else:
+                copy_file(path, place)
+        with ThreadPoolExecutor(_THREADS) as pool:
+            jobs = [
+                pool.submit(self._write_stretch, destination, change, *stretch)
+                for stretch in self._stretches(names)
+            ]
+            try:
+                for job in jobs:
+                    job.result()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+    def _stretches(self, names: Iterable[str]) -> Iterator[tuple[str, int, int, list[Part]]]:
+        """Every file cut between stored tensors: file, start, stop, and what changes in between."""
+        changing: dict[str, list[Part]] = {file: [] for file in self.files}
+        for name in names:
+            for stored in self._stored[name]:
+                for first, tensor in zip(stored.origins, stored.parts, strict=True):
+                    changing[tensor.file].append((name, first, tensor))
+        for file, parts in changing.items():
+            start, waiting = 0, []
+            for part in sorted(parts, key=lambda part: part[2].offset):
+                waiting.append(part)
+                stop = part[2].offset + part[2].size
+                if stop - start >= _STRETCH_BYTES:
+                    yield file, start, stop, waiting
+                    start, waiting = stop, []
+            yield file, start, (self.folder / file).stat().st_size, waiting
+
+    def _write_stretch(
+        self, destination: Path, change: Change, file: str, start: int, stop: int, parts: list[Part]
+    ) -> None:
+        copy_bytes(self.folder / file, destination / file, start, stop)
+        for name, first, tensor in parts:
+            matrix = as_matrix(tensor.open(destination, writable=True))
+            for index, values in change(name, first, matrix):
+                matrix[index] = values
 
     def _opened(self, stored: StoredParameter) -> Tensor:
-        parts = [part.open(self.folder, writable=self._writable) for part in stored.parts]
+        parts = [part.open(self.folder) for part in stored.parts]
         return parts[0] if len(parts) == 1 else torch.cat(parts).view(stored.shape)
 
     def _untie(self) -> None:
@@ -228,15 +267,14 @@ def transfer_checkpoint(
     donor.require(selected, "donor")
     step = describe_step("transfer", target.folder, donor.folder, mask, scale)
     steps = [*read_steps(target.folder), step]
+
+    def change(name: str, start: int, matrix: Tensor) -> Iterator[tuple[Index, Tensor]]:
+        rows = shared_rows(donor.rows(name, start, start + len(matrix)), matrix)
+        part = selected[name].between(start, start + len(matrix))
+        return interpolate_rows(matrix, rows, part, scale, name)
+
     with atomic_folder(output_dir) as unfinished:
-        output = target.copied(unfinished)
-        for name, selection in selected.items():
-            for start, matrix in output.parts(name):
-                stop = start + len(matrix)
-                rows = shared_rows(donor.rows(name, start, stop), matrix)
-                part = selection.between(start, stop)
-                for index, values in interpolate_rows(matrix, rows, part, scale, name):
-                    matrix[index] = values
+        target.rewrite(unfinished, selected, change)
         write_card(unfinished, steps)
     return output_dir
 
@@ -247,32 +285,6 @@ def _aliases(model: nn.Module) -> list[list[str]]:
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
     return list(names.values())
-
-
-def _carried(folder: Path, weights: Iterable[str]) -> list[Path]:
-    """The files of a folder that belong to the model."""
-    # Beside a single file nobody reads shards; other variants would still be the target's.
-    others = {path.name for path in folder.glob("model*.safetensors*")} - set(weights)
-    others -= {INDEX} if SINGLE not in weights else set()
-    carried = [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and str(path.relative_to(folder)) not in others
-        and not any(map(path.match, _LEFT_OUT))
-    ]
-    homes = [folder.resolve()]
-    if homes[0].parent.name == "snapshots":  # in the Hub's cache files are links into `blobs`
-        homes.append(homes[0].parents[1] / "blobs")
-    for path in carried:
-        is_weight = str(path.relative_to(folder)) in set(weights)
-        if not is_weight and not any(map(path.resolve().is_relative_to, homes)):
-            raise ValueError(
-                f"{path} is a link to a file outside its folder, which would be copied along; put "
-                "the file itself there, or remove the link"
-            )
-    return carried
 
 
 def _is_same(one: Path, other: Path) -> bool:

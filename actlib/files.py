@@ -131,15 +131,29 @@ def copy_file(source: str | os.PathLike, destination: str | os.PathLike) -> None
 
     Files may share their bytes afterwards, where the file system can do that.
     """
-    with open(source, "rb") as reading, open(destination, "wb") as writing:
-        left = os.fstat(reading.fileno()).st_size
+    with open(destination, "wb"):
+        pass
+    copy_bytes(source, destination, 0, os.path.getsize(source))
+
+
+def copy_bytes(
+    source: str | os.PathLike, destination: str | os.PathLike, start: int, stop: int
+) -> None:
+    """Copy the bytes from `start` to before `stop` to the same place of a file that is there.
+
+    Several threads may copy bytes of one file at a time.
+    """
+    with open(source, "rb") as reading, open(destination, "r+b") as writing:
+        for file in (reading, writing):
+            file.seek(start)
+        ends, left = (reading.fileno(), writing.fileno()), stop - start
         while left:
             try:
-                count = os.copy_file_range(reading.fileno(), writing.fileno(), left)
+                count = os.copy_file_range(*ends, left)
             except OSError as error:
                 if error.errno not in _UNABLE:
                     raise
-                count = os.sendfile(writing.fileno(), reading.fileno(), None, left)
+                count = os.sendfile(*ends[::-1], None, left)
             if count == 0:
                 raise OSError(f"{source} became shorter while it was copied")
             left -= count

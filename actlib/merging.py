@@ -153,13 +153,15 @@ def merge_checkpoint(
         describe_step("merge", base.folder, donor, mask, scale, **settled)
         for donor, mask, scale in contributions
     ]
+
+    selected = selections(base.model, union)
+
+    def change(name: str, start: int, matrix: Tensor) -> Iterator[tuple[Index, Tensor]]:
+        part = selected[name].between(start, start + len(matrix))
+        return _merge_rows(name, start, matrix, part, donors, collisions)
+
     with atomic_folder(output_dir) as unfinished:
-        output = base.copied(unfinished)
-        for name, selection in selections(base.model, union).items():
-            for start, matrix in output.parts(name):
-                part = selection.between(start, start + len(matrix))
-                for index, values in _merge_rows(name, start, matrix, part, donors, collisions):
-                    matrix[index] = values
+        base.rewrite(unfinished, selected, change)
         write_card(unfinished, steps)
     return report
 

@@ -9,7 +9,7 @@ from strangers, so everything in them is checked before it is used.
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Literal
@@ -20,6 +20,10 @@ from torch import Tensor
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle")
+# In other formats the weights would still be the target's, and a loader could pick them. Pickled
+# files can run code, and the state of a finished training is no part of the model.
+_OTHER_FORMATS = ("*.h5", "*.msgpack", "*.gguf", "*.onnx", "tf_model*", "flax_model*")
+_LEFT_OUT = (*PICKLED, *_OTHER_FORMATS, "consolidated*")
 LONGEST_HEADER = 100_000_000
 """Bytes; the reader of safetensors refuses longer ones too."""
 MOST_DIMENSIONS = 32
@@ -109,6 +113,40 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
             f"{folder / placed[lost]} lacks the tensor {lost} that the index names; {_ANEW}"
         )
     return found
+
+
+def model_files(folder: Path, weights: Iterable[str]) -> list[Path]:
+    """The files of a folder that belong to the model, its weights in safetensors among them.
+
+    Args:
+        folder: of the model.
+        weights: names of its weight files.
+
+    Raises:
+        ValueError: a file is a link to one outside the folder, which may be private.
+    """
+    # Beside a single file nobody reads shards; other variants would still be the target's.
+    others = {path.name for path in folder.glob("model*.safetensors*")} - set(weights)
+    others -= {INDEX} if SINGLE not in weights else set()
+    carried = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and str(path.relative_to(folder)) not in others
+        and not any(map(path.match, _LEFT_OUT))
+    ]
+    homes = [folder.resolve()]
+    if homes[0].parent.name == "snapshots":  # in the Hub's cache files are links into `blobs`
+        homes.append(homes[0].parents[1] / "blobs")
+    for path in carried:
+        is_weight = str(path.relative_to(folder)) in set(weights)
+        if not is_weight and not any(map(path.resolve().is_relative_to, homes)):
+            raise ValueError(
+                f"{path} is a link to a file outside its folder, which would be copied along; put "
+                "the file itself there, or remove the link"
+            )
+    return carried
 
 
 def _weight_map(folder: Path) -> dict[str, str]:

@@ -79,7 +79,7 @@ def test_pickled_weights_beside_safetensors_are_not_read_or_carried(folder, mark
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Harm(mark)))
     load_pretrained(AutoModelForCausalLM, folder)
     out = tmp_path / "out"
-    Checkpoint(folder).copied(out)
+    Checkpoint(folder).rewrite(out, [], lambda *_: [])
     assert not (out / "pytorch_model.bin").exists() and (out / "config.json").exists()
 
 
@@ -214,12 +214,12 @@ def test_what_a_link_leads_to_is_not_carried_along(folder, tmp_path):
     (tmp_path / "private").write_text("key")
     (folder / "notes.txt").symlink_to(tmp_path / "private")
     with pytest.raises(ValueError, match="notes.txt is a link to a file outside its folder"):
-        Checkpoint(folder).copied(tmp_path / "out")
+        Checkpoint(folder).rewrite(tmp_path / "out", [], lambda *_: [])
     assert not (tmp_path / "out").exists()
     (folder / "notes.txt").unlink()
     (folder / "private").symlink_to(tmp_path, target_is_directory=True)  # a folder is not entered
     (folder / "same.json").symlink_to(folder / "config.json")
-    Checkpoint(folder).copied(tmp_path / "out")
+    Checkpoint(folder).rewrite(tmp_path / "out", [], lambda *_: [])
     held = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"config.json", "same.json"} <= held and "private" not in held
 
@@ -231,7 +231,7 @@ def test_links_in_the_cache_of_the_hub_are_carried(family, tmp_path):
     snapshot.mkdir(parents=True)
     for path in (model / "blobs").iterdir():
         (snapshot / path.name).symlink_to(path)
-    Checkpoint(snapshot).copied(tmp_path / "out")
+    Checkpoint(snapshot).rewrite(tmp_path / "out", [], lambda *_: [])
     assert (tmp_path / "out" / "config.json").is_file()
 
 
