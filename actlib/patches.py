@@ -12,7 +12,7 @@ disjoint elements apply in any order, overlapping ones only in the order in whic
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -26,7 +26,7 @@ from actlib.files import atomic_folder, require_free, save_tensors
 from actlib.masks import ChannelMask
 from actlib.pairs import require_pair
 from actlib.patch_file import FORMAT, KIND, Patch, PatchInfo, digest, gather, put_
-from actlib.transfer import as_matrix, interpolate, require_finite, require_scale, selections
+from actlib.transfer import Index, as_matrix, interpolate, require_finite, require_scale, selections
 from actlib.vocabulary import shared_rows
 
 _REPLACEABLE = ("target", "donor", "ability", "ranking")  # by the caller's own metadata
@@ -166,7 +166,7 @@ def _move(
     elif patch.info.metadata in steps:
         steps.remove(patch.info.metadata)
     with atomic_folder(out) as unfinished:
-        _write_folder(folder, folder.copied(unfinished), patch, new)
+        _write_folder(folder, unfinished, patch, new)
         write_card(unfinished, steps)
     return out
 
@@ -193,16 +193,21 @@ def _move_model(parameters: Mapping[str, Tensor], patch: Patch, old: str, new: s
         raise
 
 
-def _write_folder(source: Checkpoint, output: Checkpoint, patch: Patch, side: str) -> None:
-    """Set the values of a side in the files of a copied folder."""
-    for name, edit in patch.edits.items():
+def _write_folder(source: Checkpoint, destination: Path, patch: Patch, side: str) -> None:
+    """Copy a folder, with the values of a side."""
+
+    @lru_cache(maxsize=8)  # packed experts may be stored as many tensors
+    def changed(name: str) -> Tensor:
         parameter = source[name]  # a private map, so that the source's file stays as it is
-        put_(parameter, edit.selection, edit.values[side])
-        # A tied parameter may be stored twice, packed experts in many parts.
-        for start, part in output.parts(name):
-            rows, stop = as_matrix(parameter), start + len(part)
-            for index in edit.selection.between(start, stop).indices():
-                part[index] = rows[start:stop][index]
+        put_(parameter, patch.edits[name].selection, patch.edits[name].values[side])
+        return as_matrix(parameter)
+
+    def change(name: str, start: int, matrix: Tensor) -> Iterator[tuple[Index, Tensor]]:
+        stop = start + len(matrix)
+        rows, part = changed(name)[start:stop], patch.edits[name].selection.between(start, stop)
+        return ((index, rows[index]) for index in part.indices())
+
+    source.rewrite(destination, patch.edits, change)
 
 
 def _shareable(step: Mapping[str, Any], metadata: Mapping[str, str]) -> dict[str, str]:
