@@ -118,7 +118,10 @@ QUESTIONS = [
         "EXAMS with no right choice at all",
         RECORD,
         ("own.jsonl", "question"),
-        rows({"question": "a", "choices": {"A": "x"}, "answer": "@", "subject": "s"}),
+        rows(
+            {"question": "a", "choices": {"A": "x"}, "answer": "@", "language": "French"}
+            | {"subject": "s"}
+        ),
     ),
     Case("limit of 0", RECORD + " --limit 0", ("--limit", "0", "equal to 1"), status=2),
     Case("limit below 0", RECORD + " --limit -1", ("--limit", "-1", "equal to 1"), status=2),
