@@ -134,6 +134,9 @@ class ChannelMask:
 def random_like(mask: ChannelMask, generator_seed: int, per_module: bool = True) -> ChannelMask:
     """Control mask of the same size with channels drawn at random without replacement.
 
+    Of a mask that was ranked without some modules, `per_module` leaves these out as well; a draw
+    over all channels does not.
+
     Args:
         mask: the mask whose size is matched.
         generator_seed: the same seed gives the same mask.

@@ -38,13 +38,13 @@ def sum_tokens(
 ) -> Float[Tensor, "sums channels"]:
     """Sums over tokens, per channel, from which scores are means. Source: ACT, Eq. 2.
 
-    On a GPU, where bytes moved count, a batch is summed in float32 by reductions that read bfloat16
-    as it is; elsewhere in float64.
+    On a GPU, where bytes moved count, a batch is summed in float32 (float64 stays) by reductions
+    that read bfloat16 as it is; elsewhere in float64.
 
     Returns:
         |a - b|, (|a| + |b|) / 2 and, with `moments`, a and a^2, in float64.
     """
-    wide = torch.float64 if donor.is_cpu else torch.float32
+    wide = torch.float64 if donor.is_cpu else torch.promote_types(donor.dtype, torch.float32)
     a, b = donor.to(wide), target
     absolute = partial(torch.linalg.vector_norm, ord=1, dim=0, dtype=wide)
     sums = [absolute(a - b), (absolute(donor) + absolute(target)) / 2]

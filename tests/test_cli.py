@@ -93,6 +93,7 @@ def test_from_questions_to_a_moved_folder(folders, tmp_path, capsys):
     scores, mask, out = (str(tmp_path / name) for name in ("scores", "mask", "out"))
     both = ["--donor", folders["donor"], "--target", folders["target"]]
     found = ["--questions", str(questions), "--out", scores, "--dtype", "float32", "--limit", "4"]
+    found += ["--moments"]
     assert main(["record", *both, *found, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["out"] == scores and told["questions"] == 4
@@ -107,6 +108,11 @@ def test_from_questions_to_a_moved_folder(folders, tmp_path, capsys):
     taken = ChannelMask.load(mask)
     assert taken.channels.keys() == ChannelScores.load(scores).values.keys()
     assert taken.count == ChannelScores.load(scores).top(10, ranking="scaled").count
+    assert ChannelScores.load(scores).stds.keys() == taken.channels.keys()
+    assert main([*ranked, "--without", "head", "--without", "embedding"]) == 0
+    assert not ChannelMask.load(mask).channels["lm_head"].any()
+    assert main(ranked) == 0
+    capsys.readouterr()
     moving = ["transfer", *both, "--mask", mask, "--scale", "0.5", "--out", out, "--json"]
     assert main(moving) == 0
     told = json.loads(capsys.readouterr().out)

@@ -55,6 +55,7 @@ SELECTING = [
         ("other", "another model"),
         other_model("other"),
     ),
+    Case("role that is none", MASK + " --without lm_head", ("without", "lm_head", "head, linear")),
     Case("mask over its scores", "mask scores --percent 5 --out scores", ("scores", "another")),
     Case(
         "mask below a file", "mask scores --percent 5 --out own.jsonl/new", ("own.jsonl", "folder")
