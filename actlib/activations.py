@@ -27,8 +27,8 @@ from actlib.masks import ChannelMask, require_fit
 from actlib.weights import require_unwrapped
 
 Activations = Float[Tensor, "entries channels"] | Routed
-Held = dict[str, deque[Activations]]
-"""A donor's activations of one batch: of each module, what each call gave."""
+Calls = dict[str, deque[Activations]]
+"""Activations of one batch by module, one entry for each call of it, in order."""
 
 
 def read_activations(
@@ -75,10 +75,10 @@ def read_activations(
         run_model(model, batch, tokens)
 
 
-def save_activations(held: Held, path: Path) -> None:
+def save_activations(activations: Calls, path: Path) -> None:
     """Write the activations of a batch in their own dtype, whole or not at all."""
     tensors = {}
-    for name, calls in held.items():
+    for name, calls in activations.items():
         for call, each in enumerate(calls):
             parts = each.tensors() if isinstance(each, Routed) else {"": each}
             for part, tensor in parts.items():
@@ -90,20 +90,20 @@ def save_activations(held: Held, path: Path) -> None:
 
 def load_activations(
     path: Path, modules: Mapping[str, ChannelModule], tokens: AnswerTokens
-) -> Held:
+) -> Calls:
     """Read what `save_activations` wrote for these answer tokens of a batch."""
     calls = defaultdict[tuple[str, int], dict[str, Tensor]](dict)
     for key, tensor in load_file(path).items():
         name, call, part = key.split("#")
         calls[name, int(call)][part] = tensor
-    held: Held = {name: deque() for name in modules}
+    activations: Calls = {name: deque() for name in modules}
     for (name, _), parts in sorted(calls.items(), key=lambda each: each[0]):
         total = len(modules[name].weight)
         each: Activations = (
             parts[""] if "" in parts else Routed(**parts, count=len(tokens.rows), total=total)
         )
-        held[name].append(each)
-    return held
+        activations[name].append(each)
+    return activations
 
 
 def record_activations(

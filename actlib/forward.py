@@ -29,7 +29,8 @@ def run_model(model: nn.Module, batch: Mapping[str, Tensor], tokens: AnswerToken
     Positions are computed from the attention mask; other entries of the batch are ignored.
 
     Returns:
-        What the model returns; logits are [batch, seq, vocabulary] or [batch, kept, vocabulary].
+        What the model returns; logits are [batch, seq, vocabulary] or [batch, positions,
+        vocabulary], at the positions of `tokens`.
 
     Raises:
         ValueError: an item is longer than the model's context, a token is unknown to it, or items
@@ -37,7 +38,9 @@ def run_model(model: nn.Module, batch: Mapping[str, Tensor], tokens: AnswerToken
     """
     require_room(model, batch)
     require_side(model, batch)
-    return _call(model, batch["input_ids"], batch["attention_mask"], logits_to_keep=tokens.kept)
+    return _call(
+        model, batch["input_ids"], batch["attention_mask"], logits_to_keep=tokens.positions
+    )
 
 
 def _call(model: nn.Module, ids: Tensor, attention_mask: Tensor, **options: Tensor) -> Any:

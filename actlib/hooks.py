@@ -159,13 +159,13 @@ class AnswerTokens:
     Attributes:
         rows: item of each answer token within the batch, ascending.
         columns: position of each answer token.
-        kept: positions of the batch that hold an answer token in any item, ascending.
+        positions: those of the batch that hold an answer token in any item, ascending.
         shape: batch and seq.
     """
 
     rows: Int[Tensor, " tokens"]
     columns: Int[Tensor, " tokens"]
-    kept: Int[Tensor, " kept"]
+    positions: Int[Tensor, " positions"]
     shape: tuple[int, int]
     _copies: dict[torch.device, "AnswerTokens"] = field(default_factory=dict, repr=False)
 
@@ -190,12 +190,14 @@ class AnswerTokens:
         return cls(rows, columns, answers.any(dim=0).nonzero().flatten(), (batch_size, seq))
 
     def to(self, device: torch.device) -> "AnswerTokens":
-        """Copy on a device, made once, so that no module waits for the host."""
+        """Copy on a device, once, so that no module waits for the host."""
         if device == self.rows.device:
             return self
         if device not in self._copies:
-            rows, columns, kept = (part.to(device) for part in (self.rows, self.columns, self.kept))
-            self._copies[device] = AnswerTokens(rows, columns, kept, self.shape)
+            rows, columns, positions = (
+                part.to(device) for part in (self.rows, self.columns, self.positions)
+            )
+            self._copies[device] = AnswerTokens(rows, columns, positions, self.shape)
         return self._copies[device]
 
     def select(
@@ -210,30 +212,30 @@ class AnswerTokens:
             ValueError: the output has another shape.
         """
         batch, seq = self.shape
-        grid = arrange_by_token(output, self.shape, len(self.kept))
+        grid = arrange_by_token(output, self.shape, len(self.positions))
         if grid is None or grid.shape[-1] != channels:
             raise ValueError(
                 f"module {name} returned shape {tuple(output.shape)}, expected "
                 f"{batch} x {seq} x {channels} (batch, seq, channels)"
             )
-        tokens, positions = self.to(output.device), grid.shape[1]
+        tokens, length = self.to(output.device), grid.shape[1]
         columns = tokens.columns
-        if positions != seq:
-            columns = torch.searchsorted(tokens.kept, columns)
+        if length != seq:
+            columns = torch.searchsorted(tokens.positions, columns)
         # whole rows by one flat index: many times as fast on a CPU as by item and position
-        places = tokens.rows * positions + columns
+        places = tokens.rows * length + columns
         return grid.flatten(0, 1).index_select(0, places).reshape(-1, channels)
 
 
 def arrange_by_token(
-    output: Float[Tensor, "..."], shape: tuple[int, int], kept: int
+    output: Float[Tensor, "..."], shape: tuple[int, int], positions: int
 ) -> Float[Tensor, "batch positions heads channels"] | None:
     """View a module's output by item and position, in whatever order its family has dimensions.
 
     The output is [batch, seq, channels], the same with the batch flattened into the sequence, or
-    [batch, kept, channels] behind a model that computes logits at `kept` positions only. A norm
-    that is applied to each head gives [batch, seq, heads, channels], [batch, heads, seq, channels],
-    or all but the channels flattened in the first of these orders.
+    [batch, positions, channels] behind a model that computes logits at some `positions` only. A
+    norm that is applied to each head gives [batch, seq, heads, channels], [batch, heads, seq,
+    channels], or all but the channels flattened in the first of these orders.
 
     Returns:
         None where it has another shape. Modules without heads have one.
@@ -244,7 +246,7 @@ def arrange_by_token(
     if output.ndim == 2 and len(output) and len(output) % (batch * seq) == 0:
         output = output.reshape(batch, seq, -1, channels)
     is_whole = output.ndim > 2 and tuple(output.shape[:2]) == shape
-    if not is_whole and tuple(output.shape[:-1]) != (batch, kept):
+    if not is_whole and tuple(output.shape[:-1]) != (batch, positions):
         return None
     return output.reshape(*output.shape[:2], -1, channels)
 

@@ -49,8 +49,8 @@ def patched(target: nn.Module, donor: nn.Module, mask: ChannelMask) -> Iterator[
 
     Each forward of the target first runs the donor on the same inputs, in evaluation mode and
     without gradients, then writes the donor's outputs over the target's on the masked channels. The
-    rest of the target computes from those. Of the donor only the masked channels are kept, and only
-    until that forward of the target ends. Device and dtype of the two may differ.
+    rest of the target computes from those. Of the donor only the masked channels are
+    stored, and only until that forward of the target ends. Device and dtype of the two may differ.
 
     This is not parameter transfer. A patched channel holds what the donor computes from the donor's
     own inputs to that module, with every difference upstream already in it; a transferred row holds
@@ -85,7 +85,7 @@ def ablated(
     item keeps its own), the same for all modules, and what is given is taken from an unedited
     forward, run first. Positions are aligned at the items' last real tokens; where the other item
     is shorter, its first real token is given, so that padding never counts. An LM head that
-    computes logits for kept positions only is aligned among these.
+    computes logits for some positions only is aligned among these.
 
     Args:
         model: the model to ablate.
@@ -174,21 +174,21 @@ class _Replay:
         """Run the source on the inputs of a forward that is about to start."""
         if self.recording or is_trying():
             return
-        held: dict[str, deque[Tensor]] = defaultdict(deque)
-        self.forwards.append(held)
+        calls: dict[str, deque[Tensor]] = defaultdict(deque)
+        self.forwards.append(calls)
         arguments = {**dict(zip(self.parameters, args, strict=False)), **kwargs}
         if arguments.get("past_key_values") is not None:
             # The source would write into the target's cache.
             raise ValueError("an intervention needs whole sequences, and the inputs hold a cache")
         arrange = self.arrangement(arguments)
 
-        def hold(name: str, output: Tensor) -> None:
-            held[name].append(arrange(name, output, self.chosen[name].to(output.device)))
+        def store(name: str, output: Tensor) -> None:
+            calls[name].append(arrange(name, output, self.chosen[name].to(output.device)))
 
         self.recording = True
         try:
             with rehearsing(), evaluating(self.source):
-                with output_hooks(self.source, self.chosen, hold):
+                with output_hooks(self.source, self.chosen, store):
                     self.source(*_moved(args, self.source), **_moved(kwargs, self.source))
         finally:
             self.recording = False
@@ -199,10 +199,10 @@ class _Replay:
             return output
         if not self.forwards:
             raise ValueError(f"module {name} ran outside of a forward of its whole model")
-        held = self.forwards[-1][name]
-        if not held:
+        calls = self.forwards[-1][name]
+        if not calls:
             raise ValueError(f"module {name} runs more often in the target than in the donor")
-        values = held.popleft()
+        values = calls.popleft()
         if len(output) == 1 < len(values):  # positions that all items share, now no longer
             output = output.expand(len(values), *output.shape[1:])
         return _with_channels(name, output, self.chosen[name], values)

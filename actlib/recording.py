@@ -3,7 +3,7 @@
     scores = record_differences(donor, target, batches)        # ACT's scores, Eq. 2
 
 The score of channel i is the mean over answer tokens t of |a_i,t(donor) - a_i,t(target)|, where a
-is the output of the channel's module. What a batch holds and where an activation is read is told
+is the output of the channel's module. What a batch holds and where an activation is read is
 in `actlib.hooks`. Nothing outlives its batch but sums in float64.
 """
 
@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from actlib.activations import Activations, Held, read_activations
+from actlib.activations import Activations, Calls, read_activations
 from actlib.channels import ChannelModule, channel_modules, uncompiled
 from actlib.experts import Routed, sum_routed
 from actlib.files import require_metadata
@@ -67,7 +67,7 @@ def record_differences(
     """Mean over answer tokens of |a_donor - a_target|, per channel. Source: ACT, Eq. 2.
 
     Each batch runs through the donor, then through the target; meanwhile the donor's activations of
-    its answer tokens are held, so the batch size is the knob for memory. Batch size, padding and
+    its answer tokens wait, so the batch size is the knob for memory. Batch size, padding and
     several processes (`actlib.processes`) change the result by rounding only. Channels of a module
     that never runs score 0, with a warning.
 
@@ -96,8 +96,8 @@ def record_differences(
     sums = DifferenceSums(channel_modules(target), moments)
     with evaluating(donor, target), failing_together():
         for _, batch, tokens in own_batches(batches, "activation differences" * progress):
-            held = hold_activations(donor, sums.modules, batch, tokens)
-            sums.add_batch(target, batch, tokens, held)
+            ours = collect_activations(donor, sums.modules, batch, tokens)
+            sums.add_batch(target, batch, tokens, ours)
     models = describe_pair(describe_model(donor), describe_model(target))
     return sums.combine(models | dict(metadata or {}))
 
@@ -121,16 +121,16 @@ def own_batches(
         items += len(batch["input_ids"])
 
 
-def hold_activations(
+def collect_activations(
     donor: nn.Module,
     modules: Mapping[str, ChannelModule],
     batch: Mapping[str, Tensor],
     tokens: AnswerTokens,
-) -> Held:
+) -> Calls:
     """The donor's activations of a batch, until the target has run on it."""
-    held: Held = {name: deque() for name in modules}
-    read_activations(donor, modules, batch, tokens, lambda name, each: held[name].append(each))
-    return held
+    calls: Calls = {name: deque() for name in modules}
+    read_activations(donor, modules, batch, tokens, lambda name, each: calls[name].append(each))
+    return calls
 
 
 class DifferenceSums:
@@ -144,7 +144,7 @@ class DifferenceSums:
         self._tokens, self._items = 0, list[bytes]()
 
     def add_batch(
-        self, target: nn.Module, batch: Mapping[str, Tensor], tokens: AnswerTokens, held: Held
+        self, target: nn.Module, batch: Mapping[str, Tensor], tokens: AnswerTokens, ours: Calls
     ) -> None:
         """Run the target on a batch, and add up how it differs from what the donor gave there.
 
@@ -153,12 +153,12 @@ class DifferenceSums:
         """
 
         def subtract(name: str, theirs: Activations) -> None:
-            if not held[name]:
+            if not ours[name]:
                 raise ValueError(f"module {name} runs more often in the target than in the donor")
-            self._add(name, held[name].popleft(), theirs)
+            self._add(name, ours[name].popleft(), theirs)
 
         read_activations(target, self.modules, batch, tokens, subtract)
-        for name in filter(held.get, held):
+        for name in filter(ours.get, ours):
             raise ValueError(f"module {name} runs more often in the donor than in the target")
         if not self._tokens:
             _require_finite([self._sums])  # now, rather than after hours
@@ -277,7 +277,7 @@ def describe_model(model: nn.Module) -> dict[str, str]:
 
 def describe_pair(donor: Mapping[str, str], target: Mapping[str, str]) -> dict[str, str]:
     """Metadata of scores out of what `describe_model` gives for the two models."""
-    found = {"dtype": "/".join(sorted({donor["dtype"], target["dtype"]}))}
+    metadata = {"dtype": "/".join(sorted({donor["dtype"], target["dtype"]}))}
     for role, model in (("donor", donor), ("target", target)):
-        found |= {role: model["name"], f"{role}_revision": model["revision"]}
-    return found
+        metadata |= {role: model["name"], f"{role}_revision": model["revision"]}
+    return metadata

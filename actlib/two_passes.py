@@ -69,8 +69,8 @@ def record_differences_in_two_passes(
                 name = hashlib.sha256(f"{key}{_digest(batch)}".encode()).hexdigest()
                 paths[number] = Path(folder) / f"activations-{name[:32]}.safetensors"
                 if not paths[number].exists():
-                    held = recording.hold_activations(model, modules, batch, tokens)
-                    activations.save_activations(held, paths[number])
+                    ours = recording.collect_activations(model, modules, batch, tokens)
+                    activations.save_activations(ours, paths[number])
         with torch.device("meta"):
             skeleton = type(model)(model.config)
         del model, modules
@@ -80,8 +80,8 @@ def record_differences_in_two_passes(
         sums = DifferenceSums(channel_modules(model), moments)
         with hooks.evaluating(model):
             for number, batch, tokens in own_batches(batches, titles[1]):
-                held = activations.load_activations(paths[number], sums.modules, tokens)
-                sums.add_batch(model, batch, tokens, held)
+                ours = activations.load_activations(paths[number], sums.modules, tokens)
+                sums.add_batch(model, batch, tokens, ours)
     scores = sums.combine(describe_pair(origin, describe_model(model)) | dict(metadata or {}))
     for path in () if keep else paths.values():
         path.unlink(missing_ok=True)

@@ -147,7 +147,7 @@ def test_answer_tokens_skip_prompt_and_padding():
         (1, 1),
         (1, 2),
     ]
-    assert tokens.kept.tolist() == [1, 2]
+    assert tokens.positions.tolist() == [1, 2]
 
 
 def test_selection_is_the_same_from_every_output_shape():
