@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from actlib.cards import describe_step, read_steps, write_card
 from actlib.files import atomic_folder, copy_bytes, copy_file, require_free
-from actlib.layouts import StoredParameter, layout_of
+from actlib.layouts import layout_of
 from actlib.loading import TOKENIZER_FILES, empty_model, load_tokenizer
 from actlib.masks import ChannelMask
 from actlib.pairs import require_pair
@@ -73,7 +73,7 @@ class Checkpoint(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         """A parameter: mapped from its file, or put together of several tensors."""
-        return self._opened(self._stored[name][0])
+        return self._stored[name][0].open(self.folder)
 
     def __iter__(self) -> Iterator[str]:
         """Names of the parameters that are stored."""
@@ -184,10 +184,6 @@ class Checkpoint(Mapping[str, Tensor]):
             for index, values in change(name, first, matrix):
                 matrix[index] = values
 
-    def _opened(self, stored: StoredParameter) -> Tensor:
-        parts = [part.open(self.folder) for part in stored.parts]
-        return parts[0] if len(parts) == 1 else torch.cat(parts).view(stored.shape)
-
     def _untie(self) -> None:
         """Untie what the configuration ties and the files store twice, with other numbers."""
         for names in _aliases(self.model):
@@ -196,7 +192,8 @@ class Checkpoint(Mapping[str, Tensor]):
                 one, other = (self._layout.parameters[each] for each in (stored[0], name))
                 if one.dtype not in DTYPES or other.dtype not in DTYPES:
                     continue  # `require` refuses it
-                if one.shape == other.shape and torch.equal(self._opened(one), self._opened(other)):
+                values = [each.open(self.folder) for each in (one, other)]
+                if one.shape == other.shape and torch.equal(*values):
                     continue
                 owner, _, own = name.rpartition(".")
                 empty = nn.Parameter(torch.empty(other.shape, device="meta"))

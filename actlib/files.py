@@ -85,7 +85,7 @@ def atomic_folder(output: Path, *, replace: bool = False) -> Iterator[Path]:
 def atomic_file(output: Path) -> Iterator[Path]:
     """The path of a file to write, which takes the name `output` at the end of the block.
 
-    It is on the disk then; what `output` held before is replaced.
+    Its bytes are on the disk by then; what `output` held before is replaced.
 
     Raises:
         Unwritable: the disk is full, or the folder around `output` cannot be written.

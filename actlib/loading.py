@@ -63,7 +63,9 @@ def empty_model(place: Path | str, **options: Any) -> "PreTrainedModel":
     if folder.is_dir():
         _require_no_adapter(folder)
         if not (folder / "config.json").is_file():
-            raise ValueError(f"the model folder {folder} lacks config.json; save_pretrained writes")
+            raise ValueError(
+                f"the model folder {folder} lacks config.json; save_pretrained writes one"
+            )
     config = load_pretrained(AutoConfig, place, **options)
     try:
         with torch.device("meta"):

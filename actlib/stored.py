@@ -60,11 +60,6 @@ class StoredTensor:
         """Rows as a matrix [all dimensions but the last, last]; of a vector, entries."""
         return math.prod(self.shape[:-1] or self.shape)
 
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of each of these rows."""
-        return self.size // self.rows if self.rows else 0
-
     def open(self, folder: Path, *, writable: bool = False) -> Tensor:
         """The tensor, mapped from the file; what is written to it reaches the file if `writable`.
 
@@ -177,15 +172,6 @@ def _require_inside(index: Path, file: str) -> None:
         raise ValueError(f"{index} names the file {file!r}, which is outside its folder")
     if not file.endswith(".safetensors"):
         raise ValueError(f"{index} names the file {file!r}, expected safetensors files only")
-
-
-def header_of(path: Path) -> dict[str, StoredTensor]:
-    """Every tensor of one safetensors file, by its name.
-
-    Raises:
-        ValueError: it is no such file, or cut off.
-    """
-    return _header(path, path.name)
 
 
 def _header(path: Path, file: str) -> dict[str, StoredTensor]:

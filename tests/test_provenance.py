@@ -111,6 +111,7 @@ def repository(tmp_path_factory):
             copy.write_text(text)
         if project:
             (package / "pyproject.toml").write_text('[project]\nname = "actlib"\n')
+        (folder / ".gitignore").write_text("__pycache__/\n")  # as this project's
         git(folder, "init", "--quiet")
         git(folder, "add", "--all")
         git(folder, "commit", "--quiet", "--message", "first")
