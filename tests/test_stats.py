@@ -322,22 +322,6 @@ def test_correction_counts_only_the_tests_that_were_made():
         stats.correct_p_values([0.5, 1.5])
 
 
-def test_students_interval_covers_as_often_as_it_says():
-    draws = np.random.default_rng(0).normal(3.0, 2.0, size=(4000, 3))
-    ends = np.array([stats.student_interval(values) for values in draws])
-    covered = ((ends[:, 1] < 3.0) & (3.0 < ends[:, 2])).mean()
-    assert covered == pytest.approx(0.95, abs=0.015)
-    assert np.allclose(ends[:, 0], draws.mean(axis=1))
-
-
-def test_one_seed_has_no_interval():
-    mean, low, high = stats.student_interval(np.array([4.0]))
-    assert mean == 4.0 and np.isnan([low, high]).all()
-    assert stats.student_interval(np.array([4.0, 4.0])) == (4.0, 4.0, 4.0)
-    with pytest.raises(ValueError, match="at least one"):
-        stats.student_interval(np.array([]))
-
-
 def test_tables_of_bootstraps_name_their_groups():
     table = pd.DataFrame({"ranking": ["b", "b", "a", "a"], "jaccard": [0.1, 0.3, 0.5, 0.5]})
     found = stats.bootstrap_table(table, ["ranking"], "jaccard")
@@ -346,25 +330,7 @@ def test_tables_of_bootstraps_name_their_groups():
     assert found["low"].tolist() == pytest.approx([0.1, 0.5])
 
 
-def test_seed_tests_keep_their_level_and_find_what_is_there():
-    rng = np.random.default_rng(0)
-    none = [stats.compare_seeds(rng.normal(0, 1, 7)) for _ in range(300)]
-    for name in ("p_t", "p_flip"):
-        assert np.mean([getattr(one, name) < 0.05 for one in none]) == pytest.approx(0.05, abs=0.03)
-    clear = stats.compare_seeds(rng.normal(2, 0.3, 7), margin=3)
-    assert max(clear.p_t, clear.p_flip, clear.p_equivalent) < 0.05 and clear.low > 0
-    assert clear.p_flip == pytest.approx(2 / 2**7)
-    assert stats.compare_seeds(rng.normal(2, 0.3, 7), margin=1).p_equivalent > 0.5
-    assert np.isnan(stats.compare_seeds(np.array([1.0]))[1:]).all()
-
-
-def test_negligible_differences_are_found_equivalent_no_more_often_than_the_level():
-    rng = np.random.default_rng(1)
-    at_margin = [stats.compare_seeds(rng.normal(1, 0.5, 5), margin=1) for _ in range(400)]
-    assert np.mean([one.p_equivalent < 0.05 for one in at_margin]) <= 0.075
-
-
-def test_holm_by_hand():
+def test_old_holm_by_hand():
     found = stats.correct_p_values([0.04, 0.01, np.nan, 0.03], method="holm")
     assert found[[0, 1, 3]] == pytest.approx([0.06, 0.03, 0.06]) and np.isnan(found[2])
     assert stats.correct_p_values([0.9, 0.8], method="holm") == pytest.approx([1, 1])

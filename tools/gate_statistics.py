@@ -21,7 +21,7 @@ SHARES = ["recovery", "low", "high", "gap", "gap_low", "gap_high"]
 
 def checks(lost, five, every, sweep) -> list:
     """The numbers of one sweep, with the code of this checkout."""
-    from actlib.analysis import frontier, nulls, stats
+    from actlib.analysis import contrasts, frontier, nulls, stats
 
     parts = every["cell"].map(dict.fromkeys(LOST, "lost") | dict.fromkeys(RETAINED, "retained"))
     rng = np.random.default_rng(0)
@@ -36,7 +36,7 @@ def checks(lost, five, every, sweep) -> list:
         frontier.frontier_table(every.assign(part=parts), 1000).iloc[:, 3:6],
         areas[["area", "low", "high", "difference", "p_value", "p_corrected"]],
         stats.bootstrap(sweep["jaccard"].dropna().to_numpy()),
-        stats.student_interval(sweep["share_percent"].dropna().to_numpy()),
+        contrasts.student_interval(sweep["share_percent"].dropna().to_numpy()),
         nulls.concentration({"x": rng.gamma(0.5, size=500)}).iloc[:, 1:],
         [list(nulls.overlap(a, b, per_module).values()) for per_module in (False, True)],
     ]

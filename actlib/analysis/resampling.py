@@ -14,15 +14,26 @@ within each seed. Seeds count equally. With fewer than about five seeds an inter
 one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
+LEVEL = 0.05
+"""Of all tests; intervals hold 1 - LEVEL."""
+
 BLOCK = 2_000_000
 """Numbers drawn at a time, which bounds memory at 16 MB."""
+
+
+class Interval(NamedTuple):
+    """An estimate with the ends of its confidence interval, in the unit of the values."""
+
+    estimate: float
+    low: float
+    high: float
 
 
 class Resampled(NamedTuple):
@@ -144,3 +155,18 @@ def _average(
         items = weights @ sizes.to_numpy() / np.maximum(draws, 1)
         total += weights @ sums.to_numpy() / np.where(draws > 0, items, 1)[:, None]
     return total / len(part)
+
+
+def groups_of(table: pd.DataFrame, by: Sequence[str]) -> Iterator[tuple[dict, pd.DataFrame]]:
+    """Groups in order of appearance, each under its values of `by`; all rows if `by` is empty."""
+    if not by:
+        yield {}, table
+        return
+    for key, group in table.groupby(list(by), sort=False):
+        yield dict(zip(by, key, strict=True)), group
+
+
+def ends_of(draws: Float[np.ndarray, " resamples"]) -> tuple[float, float]:
+    """Ends of the percentile interval."""
+    low, high = np.quantile(draws, [LEVEL / 2, 1 - LEVEL / 2])
+    return float(low), float(high)

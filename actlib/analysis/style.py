@@ -35,7 +35,7 @@ WIDTHS = {
 
 
 class Look(NamedTuple):
-    """How a method is drawn and named, and who proposed it where it is not of this study."""
+    """How a method is drawn and named, and its citation where it is not of this study."""
 
     color: str
     marker: str
@@ -47,27 +47,43 @@ class Look(NamedTuple):
 # deutan and protan eyes; with so many, it takes the marker besides.
 METHODS = {
     "act_global": Look("#0072B2", "o", "ACT", "arXiv 2601.09398"),
+    "act_no_head": Look("#3B0F66", "D", "ACT, no head"),
     "act_module": Look("#56B4E9", "s", "ACT, per module"),
     "act_scaled": Look("#009E73", "^", "ACT, scaled"),
     "act_relative": Look("#6969FF", "<", "ACT, relative"),
     "act_contrast": Look("#1E00B4", "h", "ACT, contrast"),
     "act_patched": Look("#1E4BFF", "H", "ACT, activations patched"),
+    "attribution": Look("#B4005A", "^", "Attribution (ours)"),
+    "attribution_by_size": Look("#2A00FF", "v", "Attribution by size (ours)"),
+    "attribution_root": Look("#401A39", "<", "Attribution, root (ours)"),
+    "attribution_retention": Look("#98D957", ">", "Attribution, retention (ours)"),
     "weight_difference": Look("#E69F00", "v", "Weight difference"),
     "weight_scaled": Look("#FFC300", "^", "Weight difference, scaled"),
     "task_vector": Look("#D21E3C", "*", "Task-vector entries"),
+    "task_vector_equal": Look("#660000", "*", "Task-vector entries, same distance"),
     "random_entries": Look("#CCC28F", "P", "Random entries"),
     "whole_modules": Look("#5A4B00", ">", "Whole modules"),
     "bottom": Look("#CC79A7", "X", "Bottom channels"),
     "random_matched": Look("#888888", "D", "Random, matched"),
-    "random_scaled": Look("#33525C", "s", "Random, matched to scaled"),
+    "random_module": Look("#33525C", "s", "Random, per module"),
+    "lowest_module": Look("#8C153D", "X", "Lowest, per module"),
+    "random_equal_difference": Look("#BA21D9", "P", "Random, same difference"),
+    "random_scaled": Look("#6C00D9", "s", "Random, matched to scaled"),
     "random_uniform": Look("#BBBBBB", "d", "Random, uniform"),
     "all_rows": Look("#882255", "*", "All channels"),
     "interpolation": Look("#999933", "h", "Interpolation"),
+    "interpolation_equal": Look("#E566FF", "h", "Interpolation, same distance"),
+    "other_ability": Look("#8C387E", "d", "Mask of another ability"),
+    "other_seed": Look("#8C5B84", "p", "Mask of another seed"),
+    "null_pair": Look("#21D9D9", "8", "Mask of the null pair"),
     "target": Look("#D55E00", "P", "Target"),
     "donor": Look("#000000", "p", "Donor"),
     "base": Look("#666666", ">", "Base"),
     "specialist": Look("#A84800", "v", "Specialist"),
     "sft_only": Look("#CC6677", "<", "SFT only"),
+    "sft_recording": Look("#E1A6FF", "H", "SFT on the recording items"),
+    "act_module_sft": Look("#C05A00", "s", "ACT, per module, then SFT"),
+    "random_module_sft": Look("#748C5B", "s", "Random, per module, then SFT"),
     "act_sft": Look("#332288", ">", "ACT, then SFT"),
     "random_sft": Look("#AAAA88", "H", "Random, then SFT"),
     "interpolation_sft": Look("#87A55A", "X", "Interpolation, then SFT"),

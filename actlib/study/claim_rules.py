@@ -12,7 +12,9 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from actlib.analysis.stats import Interval, bootstrap, student_interval
+from actlib.analysis.contrasts import student_interval
+from actlib.analysis.old_stats import bootstrap
+from actlib.analysis.resampling import Interval
 from actlib.analysis.style import label_of
 from actlib.study.evidence import verdicts
 from actlib.study.findings import (

@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from transformers import PreTrainedModel
 
 from actlib.activations import record_activations
-from actlib.analysis.stats import bootstrap
+from actlib.analysis.old_stats import bootstrap
 from actlib.masks import ChannelMask
 from actlib.scores import ChannelScores
 from actlib.study.session import Study

@@ -1,0 +1,182 @@
+"""Tests over training seeds: coverage and false positives by simulation, verdicts case by case."""
+
+from itertools import product
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from actlib.analysis import contrasts, stats
+from actlib.analysis.contrasts import SeedTest, compare_seeds, verdict
+
+
+@pytest.mark.parametrize("seeds", [3, 5, 10])
+def test_students_interval_covers_and_its_test_keeps_the_level(seeds):
+    draws = np.random.default_rng(0).normal(3.0, 2.0, size=(2000, seeds))
+    ends = np.array([contrasts.student_interval(values) for values in draws])
+    covered = ((ends[:, 1] < 3) & (3 < ends[:, 2])).mean()
+    assert covered == pytest.approx(0.95, abs=0.015)
+    assert np.allclose(ends[:, 0], draws.mean(axis=1))
+    p_values = contrasts._test_means(draws - 3, margin=1)["p_zero"]
+    assert (p_values < 0.05).mean() == pytest.approx(0.05, abs=0.015)
+    # the interval and the test are one: it excludes zero where the test is below its level
+    assert ((p_values < 0.05) == ((ends[:, 1] > 3) | (ends[:, 2] < 3))).all()
+
+
+@pytest.mark.parametrize(("seeds", "least"), [(3, 0.15), (5, 0.10), (10, 0.055)])
+def test_resampling_few_seeds_has_too_many_false_positives_and_students_t_has_not(seeds, least):
+    """Where seeds dominate; the reason for testing over seeds."""
+    rng, wrong, student = np.random.default_rng(1), 0, 0
+    for _ in range(250):
+        effect = np.repeat(rng.normal(0, 1, (seeds, 1)), 20, axis=1)
+        seed, item = np.indices(effect.shape)
+        table = pd.DataFrame({"seed": seed.ravel(), "item": item.ravel()})
+        frames = [table.assign(method="a", score=effect.ravel()), table.assign(method="b", score=0)]
+        found = stats.differences(pd.concat(frames), "b", resamples=300).iloc[0]
+        wrong += found.low > 0 or found.high < 0
+        student += found.p_t < 0.05
+    assert wrong / 250 > least and student / 250 < 0.08
+
+
+@pytest.mark.parametrize("seeds", [5, 10])
+def test_sign_flips_keep_the_level_and_are_exact(seeds):
+    rng = np.random.default_rng(2)
+    none = [compare_seeds(rng.laplace(size=seeds)).p_flip for _ in range(300)]
+    # below 2 / 2^seeds no p-value exists, so five seeds never reject
+    assert min(none) >= 2 / 2**seeds - 1e-12 and np.mean(np.array(none) < 0.05) < 0.08
+    values = rng.normal(0.4, 1, seeds)
+    signs = np.array(list(product([1, -1], repeat=seeds)))
+    means = np.abs((signs * values).mean(axis=1))
+    exact = (means >= abs(values.mean()) - 1e-12).mean()
+    assert compare_seeds(values).p_flip == pytest.approx(exact)
+
+
+def test_many_seeds_flip_a_sample_of_signs():
+    values = np.random.default_rng(3).normal(0.3, 1, 20)
+    found = compare_seeds(values)
+    assert found.p_flip == pytest.approx(found.p_zero, abs=0.03)
+    assert found.p_flip == compare_seeds(values).p_flip
+
+
+@pytest.mark.parametrize("seeds", [3, 5, 10])
+def test_no_verdict_errs_more_often_than_the_level(seeds):
+    """At the worst case of each: a true difference of the margin, or of nothing."""
+    rng = np.random.default_rng(4)
+    for truth, wrong in ((1.0, {"supported", "not supported"}), (0.0, {"partly supported"})):
+        values = rng.normal(truth, 0.4, (4000, seeds))
+        table = pd.DataFrame(contrasts._test_means(values, 1.0))
+        table = table.assign(estimate=values.mean(axis=1), margin=1.0)
+        counts = pd.Series(verdict(table)).value_counts(normalize=True)
+        for word in wrong:
+            assert counts.get(word, 0) < 0.06, (truth, word)
+        single = [verdict(compare_seeds(one, margin=1.0)) for one in values[:20]]
+        assert single == list(verdict(table)[:20])
+
+
+@pytest.mark.parametrize(
+    ("differences", "margin", "word"),
+    [
+        ([0.30, 0.31, 0.29, 0.30], 0.1, "supported"),
+        ([0.12, 0.30, 0.20, 0.14], 0.1, "partly supported"),  # above zero, the margin is open
+        ([0.02, 0.021, 0.02, 0.019], 0.1, "not supported"),  # above zero, and negligible
+        ([0.01, -0.01, 0.02, -0.02], 0.1, "not supported"),  # equivalent to zero
+        ([-0.30, -0.31, -0.29, -0.30], 0.1, "not supported"),  # against
+        ([0.9, -0.8, 0.1, 0.3], 0.1, "inconclusive"),
+        ([0.3, 0.3, 0.3, 0.3], 0.1, "inconclusive"),  # no variance
+        ([0.30, 0.31], 0.1, "inconclusive"),  # two seeds
+        ([0.30, np.nan, 0.31, np.nan], 0.1, "inconclusive"),  # two seeds with a number
+        ([0.0, 0.0, 0.0], 0.1, "inconclusive"),
+    ],
+)
+def test_verdicts(differences, margin, word):
+    test = compare_seeds(differences, margin=margin)
+    assert verdict(test) == word
+    assert verdict(pd.DataFrame([test])).tolist() == [word]
+
+
+def test_below_the_floor_nothing_is_concluded():
+    arms = [0.01, 0.0, 0.02, 0.01], [0.0, 0.01, 0.0, 0.0]
+    assert verdict(compare_seeds(*arms, margin=0.1)) == "not supported"
+    test = compare_seeds(*arms, margin=0.1, floor=0.05)
+    assert verdict(test) == "inconclusive" and test.estimate == pytest.approx(0.0075)
+    assert verdict(compare_seeds([0.9, 0.8, 0.9], [0, 0, 0.1], 0.1, floor=0.05)) == "supported"
+
+
+def test_a_test_has_the_numbers_of_its_differences():
+    treatment, control = [0.5, 0.7, np.nan, 0.6], [0.1, 0.2, 0.3, 0.4]
+    test = compare_seeds(treatment, control, margin=0.1)
+    assert test.estimate == pytest.approx(np.mean([0.4, 0.5, 0.2])) and test.seeds == 3
+    assert test[:3] == pytest.approx(contrasts.student_interval([0.4, 0.5, 0.2]))
+    assert isinstance(test, SeedTest) and test.margin == 0.1
+    with pytest.raises(ValueError, match="at least 0"):
+        compare_seeds(treatment, control, margin=-0.1)
+    with pytest.raises(ValueError, match="at least one"):
+        compare_seeds([np.nan], [1.0])
+
+
+def test_one_seed_has_no_interval():
+    mean, low, high = contrasts.student_interval(np.array([4.0]))
+    assert mean == 4.0 and np.isnan([low, high]).all()
+    assert contrasts.student_interval(np.array([4.0, 4.0])) == (4.0, 4.0, 4.0)
+    with pytest.raises(ValueError, match="at least one"):
+        contrasts.student_interval(np.array([]))
+
+
+def test_rows_of_a_seed_count_as_one_number():
+    table = pd.DataFrame({"ranking": list("bbbbaa"), "seed": [0, 0, 0, 1, 0, 1]})
+    table["jaccard"] = [0.1, 0.2, 0.3, 0.6, 0.5, np.nan]
+    found = contrasts.summarize_seeds(table, ["ranking"], "jaccard")
+    assert list(found.columns) == ["ranking", "jaccard", "low", "high", "seeds"]
+    assert found["jaccard"].tolist() == pytest.approx([0.4, 0.5]) and list(found["seeds"]) == [2, 1]
+    assert found.loc[0, ["low", "high"]].tolist() == pytest.approx(
+        contrasts.student_interval([0.2, 0.6])[1:]
+    )
+    assert np.isnan(found.loc[1, "low"])
+
+
+def test_a_contrast_pairs_seeds():
+    rows = [(1, "act", 0.5), (0, "act", 0.4), (0, "random", 0.3), (1, "random", np.nan)]
+    table = pd.DataFrame(rows, columns=["seed", "method", "recovery"])
+    found = contrasts.contrast(table, "sufficient", "act", "random")
+    assert list(found) == ["claim", "seed", "treatment", "control", "difference"]
+    assert found["seed"].tolist() == [0, 1] and set(found["claim"]) == {"sufficient"}
+    assert found["difference"][0] == pytest.approx(0.1) and np.isnan(found["difference"][1])
+    with pytest.raises(ValueError, match="no row has method 'ties'; there are act, random"):
+        contrasts.contrast(table, "sufficient", "act", "ties")
+    with pytest.raises(ValueError, match="duplicate"):
+        contrasts.contrast(pd.concat([table, table]), "sufficient", "act", "random")
+
+
+def test_holm_by_hand_counts_the_tests_that_were_planned():
+    found = contrasts.correct_holm([0.04, 0.01, 0.03])
+    assert found == pytest.approx([0.06, 0.03, 0.06])
+    found = contrasts.correct_holm([0.04, 0.01, np.nan, 0.03])
+    assert found[[0, 1, 3]] == pytest.approx([0.09, 0.04, 0.09]) and np.isnan(found[2])
+    assert contrasts.correct_holm([0.9, 0.8]) == pytest.approx([1, 1])
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        contrasts.correct_holm([0.5, 1.5])
+
+
+def test_power_of_known_spread_is_that_of_students_test():
+    # many pilots tell the spread; the noncentral t gives 0.681 for an effect of one, 8 seeds
+    pilots = np.random.default_rng(5).normal(0, 1, 400)
+    pilots *= 0.2 / pilots.std(ddof=1)
+    found = contrasts.simulate_power(pilots, seeds=8, effect=0.2, margin=0.0)
+    assert found["supported"] + found["partly supported"] == pytest.approx(0.681, abs=0.02)
+    assert found.sum() == pytest.approx(1) and list(found.index) == list(contrasts.VERDICTS)
+
+
+def test_power_grows_with_seeds_and_effect_and_few_pilots_lower_it():
+    def power(pilots, seeds, effect):
+        return contrasts.simulate_power(pilots, seeds, effect, margin=0.1)["supported"]
+
+    pilots = np.array([0.1, 0.2, 0.3])
+    many = 0.2 + 0.1 * np.random.default_rng(6).standard_normal(100)
+    assert power(pilots, 8, 0.1) < 0.05  # at the margin itself
+    assert power(pilots, 8, 0.2) < power(pilots, 16, 0.2) < power(pilots, 16, 0.4)
+    assert power(pilots, 8, 0.2) < power(many, 8, 0.2)
+    none = contrasts.simulate_power(many, 16, 0.0, margin=0.1)
+    assert none["not supported"] > 0.9
+    for wrong in ([0.1], [0.1, 0.1]):
+        with pytest.raises(ValueError, match="two pilots"):
+            contrasts.simulate_power(wrong, 8, 0.1, 0.1)
