@@ -160,3 +160,61 @@ def test_analysis_does_not_import_torch():
     names = "drawing, frontier, nulls, plots, resampling, stats, style"
     code = f"import sys; from actlib.analysis import {names}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def contrasts():
+    rows = [
+        ("Sufficient", seed, d, 0.2, 0.1, 0.3, 0.05, "supported")
+        for seed, d in enumerate((0.1, 0.2, 0.3))
+    ]
+    rows += [
+        ("Merges", seed, d, 0.0, -0.1, 0.1, 0.05, "inconclusive")
+        for seed, d in enumerate((-0.1, 0.1))
+    ]
+    columns = ["claim", "seed", "difference", "estimate", "low", "high", "margin", "verdict"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def test_a_forest_has_a_dot_a_seed_a_mean_in_the_color_of_its_verdict_and_the_margin(ax):
+    plots.forest(contrasts(), ax)
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["Sufficient", "Merges"]
+    seen = spots(ax)
+    assert {
+        (style.VERDICTS["supported"].color, 0.2, -0.1),
+        (style.VERDICTS["inconclusive"].color, 0.0, 0.9),
+    } < seen
+    assert {place[1:] for place in seen if place[0] == "#777777" and place[2] % 1 == 0.25} == {
+        (0.1, 0.25),
+        (0.2, 0.25),
+        (0.3, 0.25),
+        (-0.1, 1.25),
+        (0.1, 1.25),
+    }
+    ranges = [path for group in ax.collections for path in group.get_paths() if len(path) == 2]
+    ends = {tuple(map(float, path.vertices.T[0])) for path in ranges}
+    assert ends == {(0.1, 0.3), (-0.1, 0.1)}
+    bands = [(bar.get_x(), bar.get_width()) for bar in ax.patches]
+    assert bands == [(-0.05, 0.1)] * 2
+    names = ax.get_legend_handles_labels()[1]
+    assert names == ["One seed", "Supported", "Inconclusive", "Within ± the margin"]
+
+
+def test_a_triangle_shows_each_pair_once_with_the_diagonal(ax):
+    pairs = [(a, b, 0.9 if a == b else 0.4, 0.1) for a in "xyz" for b in "xyz"]
+    table = pd.DataFrame(pairs, columns=["a", "b", "jaccard", "expected"])
+    plots.matrix(table, ax, x="b", y="a", value="jaccard", label="Jaccard", triangle=True)
+    assert [text.get_text() for text in ax.texts] == [
+        "0.90",
+        "0.40",
+        "0.90",
+        "0.40",
+        "0.40",
+        "0.90",
+    ]
+
+
+def test_a_map_of_modules_can_be_signed(ax):
+    table = pd.DataFrame({"kind": ["q", "q"], "layer": [0, 1], "recovery": [-0.2, 0.1]})
+    plots.composition(table, ax, value="recovery", label="Recovered", centered=True)
+    assert ax.collections[0].get_clim() == (-0.2, 0.2)
+    assert ax.get_ylabel() == "Module" and ax.get_yticklabels()[0].get_text() == "q"

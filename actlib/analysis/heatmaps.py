@@ -26,6 +26,7 @@ def matrix(
     value: str,
     label: str,
     null: str = "",
+    triangle: bool = False,
     centered: bool = False,
 ) -> None:
     """A heatmap with its numbers written into it.
@@ -37,17 +38,22 @@ def matrix(
         y: column of the rows, in order of appearance.
         value: column of the numbers.
         label: what they are, with their unit.
-        null: column with what chance gives, in brackets below; the diagonal is then left out.
+        null: column with what chance gives, in brackets below.
+        triangle: draw a symmetric matrix once: its lower triangle with the diagonal. Without it,
+            the diagonal is left out where there is a null.
         centered: diverging colors centered on zero.
     """
     grid, chance = (_pivot(table, y, x, name) for name in (value, null or value))
-    if null:
+    if triangle:
+        grid = grid.where(np.tri(*grid.shape, dtype=bool))
+    elif null:
         grid = grid.mask(np.equal.outer(grid.index.to_numpy(), grid.columns.to_numpy()))
     largest = float(np.nanmax(np.abs(grid.to_numpy(dtype=float)), initial=0.05))
     digits = 2 - (largest >= 10) - (largest >= 20)
     texts = grid.map(lambda number: _format(number, digits))
     if null:
-        texts = texts + chance.map(lambda number: f"\n({_format(number, digits)})")
+        brackets = chance.map(lambda number: f"\n({_format(number, digits)})")
+        texts = texts + brackets.where(chance.notna(), "")
         texts = texts.where(grid.notna(), "")
     colors: dict[str, Any] = {"cmap": "viridis"}
     if centered:
@@ -59,24 +65,40 @@ def matrix(
     _heatmap(named, ax, label, annot=texts.to_numpy(), **colors)
 
 
-def composition(table: pd.DataFrame, ax: Axes) -> None:
-    """Where a mask lies: percent of channels masked, module kinds by layers.
+def composition(
+    table: pd.DataFrame,
+    ax: Axes,
+    *,
+    value: str = "masked_percent",
+    label: str = "Channels masked (%)",
+    centered: bool = False,
+) -> None:
+    """Module kinds by layers, in colors: where a mask lies, or what moving each module does.
 
     Args:
-        table: as `actlib.analysis.nulls.composition` gives it.
+        table: kind, layer (-1 outside the layers) and value, such as
+            `actlib.analysis.nulls.composition` gives; of_mask_percent, where there is such a
+            column, is told beside each kind.
         ax: axes to draw on.
+        value: column of the numbers.
+        label: what they are, with their unit.
+        centered: diverging colors centered on zero.
     """
-    grid = _pivot(table, "kind", "layer", "masked_percent")
+    grid = _pivot(table, "kind", "layer", value)
     grid = grid.sort_index(axis="columns")
-    share = table.groupby("kind")["of_mask_percent"].sum()
-    grid.index = pd.Index([f"{kind} ({share[kind]:.0f} %)" for kind in grid.index])
+    if "of_mask_percent" in table:
+        share = table.groupby("kind")["of_mask_percent"].sum()
+        grid.index = pd.Index([f"{kind} ({share[kind]:.0f} %)" for kind in grid.index])
     grid.columns = pd.Index(["–" if str(layer) == "-1" else str(layer) for layer in grid.columns])
-    _heatmap(grid, ax, "Channels masked (%)", cmap="viridis", vmin=0, linewidths=0)
+    limit = float(np.nanmax(np.abs(table[value]), initial=1e-9))
+    colors = {"cmap": "RdBu", "vmin": -limit} if centered else {"cmap": "viridis", "vmin": 0}
+    _heatmap(grid, ax, label, vmax=limit, linewidths=0, **colors)
     outside = bool(grid.columns[0] == "–")
     step = -(-grid.shape[1] // int(2.4 * _inches(ax)))  # as many ticks as there is room for
     ticks = [*[0] * outside, *range(outside, grid.shape[1], step)[outside and step > 1 :]]
     ax.set_xticks([tick + 0.5 for tick in ticks], grid.columns[ticks], rotation=0, ha="center")
-    ax.set(xlabel=f"Layer{' (–: outside the layers)' * outside}", ylabel="Module (share of mask)")
+    told = " (share of mask)" * ("of_mask_percent" in table)
+    ax.set(xlabel=f"Layer{' (–: outside the layers)' * outside}", ylabel=f"Module{told}")
 
 
 def verdicts(table: pd.DataFrame, ax: Axes) -> None:

@@ -19,9 +19,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from actlib.analysis.heatmaps import composition, matrix, verdicts
-from actlib.analysis.style import NULL, label_of, look_of
+from actlib.analysis.style import NULL, VERDICTS, label_of, look_of
 
-__all__ = ["ccdf", "composition", "curves", "intervals", "matrix", "pareto", "verdicts"]
+__all__ = ["ccdf", "composition", "curves", "forest", "intervals", "matrix", "pareto", "verdicts"]
 
 
 def curves(
@@ -136,6 +136,40 @@ def intervals(
     ax.tick_params(axis="y", length=0)
     if by:
         _add_handles(table, ax, by)
+
+
+def forest(table: pd.DataFrame, ax: Axes, *, x: str = "difference", y: str = "claim") -> None:
+    """Contrasts one below the other: a dot a training seed, mean and interval, ± the margin.
+
+    Args:
+        table: one row a seed: x and y, and the same in all rows of a y: estimate, low, high, margin
+            (NaN where there is none), verdict.
+        ax: axes to draw on.
+        x: column with a seed's number.
+        y: column of the rows, in order of appearance, or of its categories.
+    """
+    keys = _keys(table, y)
+    table = table.assign(row=table[y].map({key: number for number, key in enumerate(keys)}))
+    table = table.astype({"row": float}).dropna(subset=[x])
+    means = table.drop_duplicates("row")
+    means = means.assign(verdict=pd.Categorical(means["verdict"], list(VERDICTS)))
+    margin = means["margin"].fillna(0)
+    band: dict[str, Any] = {"color": "#EAEAEA", "height": 0.9, "zorder": 0.5}
+    ax.barh(means["row"], 2 * margin, left=-margin, label="Within ± the margin", **band)
+    ax.axvline(0, color="black", linewidth=0.6, zorder=1)
+    dots: dict[str, Any] = {"color": "#777777", "pointsize": 2.2, "edgewidth": 0, "alpha": 0.6}
+    below = table.assign(row=table["row"] + 0.25)
+    so.Plot(below, x=x, y="row").on(ax).add(so.Dot(**dots), legend=False).plot()
+    ax.plot([], [], color="#777777", marker="o", linestyle="", markersize=2.2, label="One seed")
+    plot = _begin(means.assign(row=means["row"] - 0.1), ax, "verdict", x="estimate", y="row")
+    ends = {"xmin": "low", "xmax": "high", "orient": "y"}
+    plot = plot.add(so.Range(linewidth=1.4), legend=False, **ends)
+    plot.add(so.Dot(edgewidth=0, pointsize=5), legend=False).plot()
+    ax.set_yticks(range(len(keys)), [label_of(key) for key in keys])
+    ax.set(ylim=(len(keys) - 0.4, -0.6), ylabel="", xlabel="Treatment minus control")
+    ax.grid(False, axis="y")
+    ax.tick_params(axis="y", length=0)
+    _add_handles(means, ax, "verdict")
 
 
 def pareto(table: pd.DataFrame, ax: Axes) -> None:

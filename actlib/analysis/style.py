@@ -109,6 +109,14 @@ METHODS |= {"act_sum": METHODS["sum"], "act_largest": METHODS["largest"]}
 METHODS |= {"raw": METHODS["act_global"]._replace(label="Raw")}
 METHODS |= {"scaled": METHODS["act_scaled"]._replace(label="Scaled by module")}
 
+VERDICTS = {
+    "supported": Look("#0072B2", "o", "Supported"),
+    "partly supported": Look("#56B4E9", "s", "Partly supported"),
+    "not supported": Look("#D55E00", "X", "Not supported"),
+    "inconclusive": Look("#777777", "D", "Inconclusive"),
+}
+"""How the verdicts of `actlib.analysis.contrasts` are drawn."""
+
 # For series that are no method (abilities, module kinds, comparisons), by their position.
 _CYCLE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#332288", "#999933"]
 _CYCLE_MARKERS = "ov>^DPX*"
@@ -134,8 +142,8 @@ def label_of(key: object) -> str:
 
 def look_of(key: object, position: int = 0) -> Look:
     """Color, marker and label: fixed for a method, otherwise by position."""
-    if str(key) in METHODS:
-        return METHODS[str(key)]
+    if str(key) in METHODS | VERDICTS:
+        return (METHODS | VERDICTS)[str(key)]
     place = position % len(_CYCLE)
     return Look(_CYCLE[place], _CYCLE_MARKERS[place], label_of(key))
 
