@@ -74,7 +74,7 @@ def both_devices(tiny: bool) -> Iterator[pd.DataFrame]:
 
 def end_to_end(preset: str) -> Iterator[pd.DataFrame]:
     """A family from nothing: trained, recorded, transferred and evaluated on this device."""
-    from actlib.study.session import Study  # needs more than the rest of this script
+    from actlib.study.old_session import Study  # needs more than the rest of this script
 
     with tempfile.TemporaryDirectory() as folder:
         os.environ["ACT_STORE"] = folder

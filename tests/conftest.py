@@ -12,8 +12,8 @@ from small_study import write_data, write_preset
 from tiny_models import ARCHITECTURES, EVERY_ARCHITECTURE, VOCAB, tiny_model
 
 from actlib.study.families import build
+from actlib.study.old_session import Study
 from actlib.study.presets import load_preset
-from actlib.study.session import Study
 
 torch.set_num_threads(1)
 

@@ -5,7 +5,7 @@ import pytest
 
 from actlib.study import claims, sweeps
 from actlib.study.findings import HOLDS, NOT_RUN, NOT_SEEN
-from actlib.study.session import Study
+from actlib.study.old_session import Study
 
 
 @pytest.fixture(autouse=True)

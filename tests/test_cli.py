@@ -17,8 +17,8 @@ from actlib.channels import channel_modules
 from actlib.cli import app, main
 from actlib.masks import ChannelMask
 from actlib.scores import ChannelScores
+from actlib.study.old_session import PARTS
 from actlib.study.presets import load_preset
-from actlib.study.session import PARTS
 from actlib.terminal import spread
 from actlib.transfer import transfer_
 

@@ -25,12 +25,12 @@ Of the core, analysis imports the rankings alone, for their names: see `test_plo
 LEAVING = """
     controls
 """.split()
-LONG = {f"study/{name}" for name in "presets session evidence claim_rules".split()}
+LONG = {f"study/{name}" for name in "presets old_session evidence claim_rules".split()}
 LONG_FUNCTIONS = {"evaluate_tasks"}
 
 
 def name_of(path):
-    """`actlib.scores` is "scores", `actlib.study.session` "study.session"."""
+    """`actlib.scores` is "scores", `actlib.study.old_session` "study.old_session"."""
     parts = path.relative_to(ROOT / "actlib").with_suffix("").parts
     return ".".join(part for part in parts if part != "__init__")
 

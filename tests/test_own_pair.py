@@ -7,10 +7,10 @@ import yaml
 from small_study import write_pair
 
 from actlib.questions import abilities_of, load_questions
+from actlib.study.old_session import PARTS, Study
 from actlib.study.own_pair import DEFAULTS, NEEDED
 from actlib.study.presets import CONFIGS, LoadedModel, load_preset
 from actlib.study.questions import PURPOSES
-from actlib.study.session import PARTS, Study
 
 
 @pytest.fixture

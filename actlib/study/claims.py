@@ -21,8 +21,8 @@ from actlib.study import claim_rules as rules
 from actlib.study import evidence
 from actlib.study.claim_rules import Missing
 from actlib.study.findings import NOT_RUN, NOT_SEEN, Finding
+from actlib.study.old_session import Study
 from actlib.study.presets import ROOT
-from actlib.study.session import Study
 from actlib.study.sweep_merging import merging_sizes, specialities
 from actlib.study.sweeps import kept_or
 

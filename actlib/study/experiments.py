@@ -15,8 +15,8 @@ from actlib.finetune import finetune, light_lora
 from actlib.masks import ChannelMask
 from actlib.merging import Contribution, merge_
 from actlib.scores import pool
+from actlib.study.old_session import PARTS, Study
 from actlib.study.presets import Training
-from actlib.study.session import PARTS, Study
 from actlib.transfer import preserved, transfer_, transferred
 
 

@@ -9,12 +9,15 @@ goes on from its last checkpoint.
 """
 
 import hashlib
+import inspect
 import json
 import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +35,24 @@ from transformers import (
     set_seed,
 )
 
+from actlib import finetune as finetuning
+from actlib import prompts
 from actlib.files import atomic_folder
 from actlib.finetune import finetune
 from actlib.loading import load_pretrained
 from actlib.study.locking import locked
-from actlib.study.presets import LoadedModel, Preset, ScratchModel, TunedModel, WheelModel
+from actlib.study.presets import (
+    LoadedModel,
+    Preset,
+    ScratchModel,
+    TunedModel,
+    WheelModel,
+    require_place,
+)
 from actlib.study.provenance import provenance
 from actlib.study.questions import data_digest, data_folder, load_items, trained_on, training_items
 from actlib.study.sharing import trained_card
+from actlib.study.sources import digest_text, syntax_of
 
 CHAT_TEMPLATE = (
     "{% for m in messages if m['content'] %}<|{{ m['role'] }}|>{{ m['content'] }}"
@@ -47,7 +60,6 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 # For Qwen2 models transformers adds the first of these to any tokenizer that lacks it.
-TRAINING = 2  # raised when the way of training changes, so that models made before are made anew
 SPECIAL_TOKENS = ["<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>"]
 
 
@@ -68,8 +80,45 @@ def recipe(preset: Preset, name: str, seed: int) -> str:
     parts = [spec.model_dump(exclude={"device_map"}) for spec in specs]  # where, not what
     seed = 0 if isinstance(preset.models[name], WheelModel) else seed  # one folder for all seeds
     data = [trained_on(preset).model_dump(), data_digest(trained_on(preset))]
-    text = json.dumps([TRAINING, parts, data, preset.dtype, seed], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    text = json.dumps([parts, data, preset.dtype, seed], sort_keys=True)
+    versions = [f"{package} {version(package)}" for package in ("torch", "transformers", "peft")]
+    return digest_text(text, _training_code(), *versions)
+
+
+@cache
+def _training_code() -> str:
+    """Digest of the code that trains: what a change of, makes every model another."""
+    parts: list[Any] = [finetuning, prompts]
+    parts += [_train, dequantize, small_model, small_tokenizer, training_items]
+    return digest_text(*(syntax_of(inspect.getsource(part)) for part in parts))
+
+
+def content_digest(preset: Preset, name: str, seed: int) -> str:
+    """Digest of what decides a model's weights: its recipe, or what a folder holds.
+
+    Of a folder the names, sizes and times of its files, so that weights that are trained again in
+    the same place have another; of a model of the Hub its id and revision.
+    """
+    spec = preset.models[name]
+    if not isinstance(spec, LoadedModel):
+        return recipe(preset, name, seed)
+    folder = Path(spec.load)
+    if not folder.is_dir():
+        return f"{spec.load}@{spec.revision or 'main'}"
+    files = {path: path.stat() for path in sorted(folder.iterdir()) if path.is_file()}
+    facts = [f"{p.name} {s.st_size} {s.st_mtime_ns}" for p, s in files.items()]
+    return digest_text(str(folder.resolve()), *facts)
+
+
+def require_places(preset: Preset) -> None:
+    """Refuse model folders of a preset that are not there.
+
+    Raises:
+        ValueError: names the folder.
+    """
+    for spec in preset.models.values():
+        if isinstance(spec, LoadedModel):
+            require_place(spec.load)
 
 
 def build(

@@ -18,7 +18,7 @@ from actlib.activations import record_activations
 from actlib.analysis.old_stats import bootstrap
 from actlib.masks import ChannelMask
 from actlib.scores import ChannelScores
-from actlib.study.session import Study
+from actlib.study.old_session import Study
 
 
 def probe_accuracies(

@@ -28,7 +28,7 @@ from actlib.questions import (
     normalize_text,
     require_known,
 )
-from actlib.study.presets import ROOT, Data, Preset
+from actlib.study.presets import ROOT, Data, Evaluation, Preset
 
 _PROMPT_STYLE = "color:#777"
 _ANSWER_STYLE = "background:#cfe8f7;color:#00436b;border:1px solid #0072b2;border-radius:2px"
@@ -241,7 +241,17 @@ class ItemSet:
         """
         with torch.autocast(input_device(model).type, torch.bfloat16, enabled=mixed_precision):
             scores = evaluate(model, self.batches).set_index("item")
-        return self.about.loc[scores.index].assign(nll=scores["nll"], exact=scores["exact"])
+        table = self.about.loc[scores.index].assign(nll=scores["nll"], score=-scores["nll"])
+        return table.assign(exact=scores["exact"])
+
+
+def ability_items(
+    tokenizer: PreTrainedTokenizerBase, ability: str, rows: Sequence[Mapping], settings: Evaluation
+) -> ItemSet:
+    """The questions of one ability as `ItemSet`; its columns are ability, item, cluster."""
+    about = [(ability, f"{ability}/{n}", cluster_of(row)) for n, row in enumerate(rows)]
+    table = pd.DataFrame(about, columns=["ability", "item", "cluster"])
+    return ItemSet.of(tokenizer, rows, table, settings.batch_size, settings.max_tokens)
 
 
 def _runs(tokenizer: PreTrainedTokenizerBase, encoded: Encoded) -> list[tuple[str, bool]]:

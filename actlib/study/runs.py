@@ -22,6 +22,7 @@ from actlib.loading import empty_model, load_tokenizer
 from actlib.pairs import require_pair
 from actlib.questions import abilities_of, load_questions, normalize_text
 from actlib.study.locking import claim
+from actlib.study.old_session import PARTS
 from actlib.study.presets import (
     CONFIGS,
     ROOT,
@@ -32,7 +33,6 @@ from actlib.study.presets import (
     require_place,
 )
 from actlib.study.questions import PURPOSES, Questions, data_folder, of_ability, partition
-from actlib.study.session import PARTS
 
 DONE, FAILED, NOT_REACHED = "done", "failed", "not reached"
 

@@ -1,46 +1,73 @@
-"""A study as a notebook sees it: models, questions, scores and results of one preset.
+"""A study as a notebook sees it: models, questions and scores of one preset, and its results.
 
-    study = Study.open("smol")
-    donor, target = study.model("donor"), study.model("target")
-    scores = study.scores("fr-maths")
+    study = Study.open("tiny")
+    pair = study.pair(seed=0)
+    donor, target = study.models(pair)
+    scores = study.scores(pair, study.lost)
+    items = study.evaluate(target, study.abilities)
 
-What is missing is built, with a progress bar, and kept under ``artifacts/``; what is there is
-loaded. Tables and figures go to ``figures/PRESET``.
+What is missing is built, with a progress bar, and kept under ``artifacts/PRESET``; what is there is
+loaded. Nothing is written outside that folder.
 """
 
-import hashlib
 import os
-import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 from tqdm.auto import tqdm
-from transformers import (
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from actlib.analysis import drawing
 from actlib.files import write_text
 from actlib.pairs import require_pair
+from actlib.parameters import weight_differences
 from actlib.prompts import batches, drop_long
 from actlib.recording import record_differences
 from actlib.scores import ChannelScores, pool
-from actlib.study.families import build, load_model, load_pretrained, recipe
+from actlib.study import cache, families
 from actlib.study.locking import locked
-from actlib.study.presets import ROOT, LoadedModel, Preset, TunedModel, load_preset, require_place
+from actlib.study.presets import ROOT, Preset, load_preset
 from actlib.study.provenance import write_provenance
-from actlib.study.questions import ItemSet, Questions, cluster_of, data_digest, data_folder
+from actlib.study.questions import Questions, ability_items, data_digest
+from actlib.study.sources import digest_modules, digest_text
 from actlib.vocabulary import fit_vocabulary_
 
 PARTS = 6
-RECORDING = 3  # raised when scores hold something new, so that those kept before are recorded anew
+"""Disjoint portions in which the recording items of an ability are recorded."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Some models of one training seed; results that depend on them are cached by its key.
+
+    Attributes:
+        seed: training seed.
+        names: of the models in the preset, in order.
+        digests: of each model's recipe, or of the content of the folder that it was brought in.
+    """
+
+    seed: int
+    names: tuple[str, ...]
+    digests: tuple[str, ...] = field(repr=False)
+
+    @property
+    def cache_key(self) -> list[str]:
+        """What decides the models' weights."""
+        return [*self.digests]
+
+    @property
+    def labels(self) -> dict[str, int]:
+        """Columns of a table of results."""
+        return {"seed": self.seed}
 
 
 @dataclass
@@ -48,76 +75,45 @@ class Study:
     """Models, questions, scores and results of one preset; see the module's own text."""
 
     preset: Preset
-    figures: Path
     store: Path
-    _tokenizers: dict = field(default_factory=dict, repr=False)
-    _item_sets: dict = field(default_factory=dict, repr=False)
-    _read: dict = field(default_factory=dict, repr=False)  # inputs of results, for their provenance
+    _loaded: dict = field(default_factory=dict, repr=False)
+    _kept: dict = field(default_factory=dict, repr=False)
 
     @classmethod
-    def open(
-        cls,
-        preset: str = "smol",
-        *,
-        donor: str = "",
-        target: str = "",
-        base: str = "",
-        data: str = "",
-        figures: str = "",
-    ) -> "Study":
+    def open(cls, preset: str = "smol", *, test_items: int | None = None) -> "Study":
         """Open the study of a preset.
 
         Args:
             preset: name in ``configs/`` or path of a YAML file.
-            donor: model folder or Hub id in place of the preset's donor; likewise the next two.
-            target: in place of the preset's target.
-            base: in place of the preset's base.
-            data: file or folder of questions in place of the preset's.
-            figures: folder of figures and tables; ``figures/PRESET`` if empty.
+            test_items: test questions an ability, in place of the preset's number.
 
         Raises:
             ValueError: the preset is unknown or wrong, or a model folder does not exist.
         """
-        loaded = load_preset(preset, donor=donor, target=target, base=base, data=data)
-        for spec in loaded.models.values():
-            if isinstance(spec, LoadedModel):
-                require_place(spec.load)
+        loaded = load_preset(preset)
+        families.require_places(loaded)
+        if test_items is not None:
+            counts = loaded.evaluation.model_copy(update={"test_items": test_items})
+            loaded = loaded.model_copy(update={"evaluation": counts})
         transformers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()
         if "OMP_NUM_THREADS" in os.environ:
             torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-        folder = Path(figures) if figures else ROOT / "figures" / loaded.name
-        return cls(loaded, folder, Path(os.environ.get("ACT_STORE", ROOT / "artifacts")))
-
-    def write_provenance(self, folder: Path, name: str, **settings) -> None:
-        """Add to the folder's `provenance.json` what was read so far, seeds and settings."""
-        data = data_folder(self.preset.data)
-        inputs = self._read | ({"questions": data} if data is not None else {})
-        settings = {"preset": self.preset.name, "seeds": self.seeds, **settings}
-        digest = data_digest(self.preset.data)
-        write_provenance(folder, name, inputs, data_sha256=digest, **settings)
-
-    def reads(self, role: str, path: Path | str) -> None:
-        """Note that results from now on are made from a file, a folder or a model of the Hub."""
-        self._read[role] = path
-
-    def describe(self) -> pd.DataFrame:
-        """What this run used: preset, roles, device, versions of the libraries that matter."""
-        roles = self.preset.roles.model_dump(exclude_none=True)
-        device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-        rows = {"preset": self.preset.name, "about": self.preset.description}
-        rows |= {
-            role: ", ".join([name] if isinstance(name, str) else name)
-            for role, name in roles.items()
-        }
-        rows |= {"training seeds": ", ".join(map(str, self.seeds)), "device": device}
-        rows |= {package: version(package) for package in ("actlib", "torch", "transformers")}
-        return pd.DataFrame({"": rows})
+        study = cls(loaded, Path(os.environ.get("ACT_STORE", ROOT / "artifacts")))
+        committed = ROOT / "data" / "items" / loaded.name
+        read_committed = os.environ.get("ACT_READ_COMMITTED") == "1"
+        cache.use_folders(study.folder / "cache", committed if read_committed else None)
+        return study
 
     @property
-    def seeds(self) -> list[int]:
-        """Training seeds of the family; models that are loaded, not trained, have one."""
-        return self.preset.seeds
+    def folder(self) -> Path:
+        """Folder of all that belongs to the preset."""
+        return self.store / self.preset.name
+
+    @property
+    def results(self) -> Path:
+        """Folder of figures and tables."""
+        return Path(os.environ.get("ACT_RESULTS", self.folder / "results"))
 
     @property
     def lost(self) -> list[str]:
@@ -130,9 +126,72 @@ class Study:
         return self.preset.retained
 
     @property
-    def cells(self) -> list[str]:
+    def abilities(self) -> list[str]:
         """All abilities: the lost, then the retained."""
-        return self.preset.cells
+        return [*self.lost, *self.retained]
+
+    @cached_property
+    def cache_key(self) -> dict[str, Any]:
+        """What of the preset decides results, besides the models: questions and their numbers."""
+        parts = {"lost", "retained", "evaluation", "dtype", "sft"}
+        return {
+            "questions": data_digest(self.preset.data),
+            **self.preset.model_dump(mode="json", include=parts),
+        }
+
+    def describe(self, seeds: Iterable[int] = ()) -> pd.DataFrame:
+        """What this run uses: preset, roles, seeds, questions, device, versions."""
+        roles = self.preset.roles.model_dump(exclude_none=True)
+        counts = self.preset.evaluation
+        rows = {"preset": self.preset.name, "about": self.preset.description}
+        rows |= {k: v if isinstance(v, str) else ", ".join(v) for k, v in roles.items()}
+        rows |= {"training seeds": ", ".join(map(str, seeds))} if seeds else {}
+        rows |= {"test questions an ability": str(counts.test_items)}
+        rows |= {"device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"}
+        rows |= {package: version(package) for package in ("actlib", "torch", "transformers")}
+        return pd.DataFrame({"": rows})
+
+    # Models
+
+    def group(self, seed: int, *roles: str) -> Group:
+        """Some models of one training seed, by role or name, as a value that results depend on.
+
+        Raises:
+            ValueError: no model has that name or role.
+        """
+        names = tuple(self.name_of(role) for role in roles)
+        digests = tuple(families.content_digest(self.preset, name, seed) for name in names)
+        return Group(seed, names, digests)
+
+    def pair(self, seed: int = 0, *, donor: str = "donor", target: str = "target") -> Group:
+        """Donor and target of one training seed; see `group`."""
+        return self.group(seed, donor, target)
+
+    def models(self, group: Group) -> list[PreTrainedModel]:
+        """The models of a group in evaluation mode, built first where they are missing.
+
+        They stay in memory until another group is asked for, so what changes them has to put them
+        back, as the context managers of actlib do, or to work on a copy (`copy.deepcopy`).
+
+        Raises:
+            ValueError: models do not fit each other.
+        """
+        if self._loaded.get("group") != group:
+            self._loaded.clear()
+            models = [self.model(name, group.seed) for name in group.names]
+            for other in models[1:]:
+                require_pair(models[0], other)
+            self._loaded.update(group=group, models=models)
+        return list(self._loaded["models"])
+
+    def model(self, role: str, seed: int = 0) -> PreTrainedModel:
+        """One model by role or name, built first where it is missing, in evaluation mode."""
+        name, dtype = self.name_of(role), getattr(torch, self.preset.dtype)
+        return families.load_model(self.preset, name, self.place(role, seed), dtype)
+
+    def place(self, role: str, seed: int = 0) -> Path | str:
+        """Folder or Hub id of a model, built first where it is missing."""
+        return families.build(self.preset, self.name_of(role), seed, self.store)
 
     def name_of(self, role: str) -> str:
         """Name in the preset's list of the model that plays a role; a name stays itself.
@@ -142,204 +201,184 @@ class Study:
         """
         name = getattr(self.preset.roles, role, None) or role
         if name not in self.preset.models:
-            known = [*self.preset.models, "donor", "target", "base"]
-            there = ", ".join(dict.fromkeys(known))
+            there = ", ".join(dict.fromkeys([*self.preset.models, "donor", "target", "base"]))
             raise ValueError(f"unknown model {role!r}: expected one of {there}")
         return name
 
-    def model(self, role: str, seed: int | None = None, dtype: str = "") -> PreTrainedModel:
-        """A model by role or name, built first where it is missing, in evaluation mode.
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer that all models of the preset share."""
+        group = self._loaded.get("group") or self.pair(self.preset.seeds[0])
+        place = self.place(group.names[-1], group.seed)
+        return families.load_pretrained(AutoTokenizer, place)
 
-        Args:
-            role: ``donor``, ``target``, ``base``, ``second_donor``, or a name of the preset.
-            seed: training seed; the first of the preset if None.
-            dtype: of the weights; the preset's if empty.
-        """
-        place = self.folder(role, seed)
-        wanted = getattr(torch, dtype or self.preset.dtype)
-        return load_model(self.preset, self.name_of(role), place, wanted)
-
-    def folder(self, role: str, seed: int | None = None) -> Path | str:
-        """Folder or Hub id of a model, built first where it is missing."""
-        seed = self.seeds[0] if seed is None else seed
-        name = self.name_of(role)
-        place = build(self.preset, name, seed, self.store)
-        self.reads(f"model {name}, seed {seed}", place)
-        return place
-
-    def tokenizer(self, seed: int | None = None) -> PreTrainedTokenizerBase:
-        """The tokenizer that the family shares (the target's)."""
-        place = self.folder("target", seed)
-        if place not in self._tokenizers:
-            self._tokenizers[place] = load_pretrained(AutoTokenizer, place)
-        return self._tokenizers[place]
-
-    def items(self, cell: str, purpose: str = "test") -> list[dict]:
-        """Questions of an ability for a purpose; see `Questions.items`."""
-        return self._questions.items(cell, purpose)
-
-    def elsewhere(self, cell: str, count: int, folder: str = "") -> tuple[str, list[dict]]:
-        """Questions of an ability that were not recorded; see `Questions.elsewhere`."""
-        return self._questions.elsewhere(cell, count, folder)
-
-    def training(self, cells: Iterable[str], seed: int) -> list[dict]:
-        """Items to fine-tune on, shuffled; see `Questions.training`."""
-        return self._questions.training(cells, seed)
+    # Questions
 
     @cached_property
-    def _questions(self) -> Questions:
+    def questions(self) -> Questions:
+        """The questions by ability and purpose; none serves two purposes."""
         return Questions(self.preset)
 
-    def abilities_of(self, name: str) -> list[str]:
-        """Abilities judged that a specialist stands for.
+    def batches(self, ability: str, purpose: str = "test", part: int | None = None) -> list[dict]:
+        """Token batches of an ability; with ``part``, of one of the ``PARTS`` disjoint portions.
 
-        Those it was trained on; of a loaded model, the lost ones if it is the donor, the retained
-        ones if it is the target, otherwise all.
+        Raises:
+            ValueError: a portion would be empty.
         """
-        spec = self.preset.models[self.name_of(name)]
-        if isinstance(spec, TunedModel):
-            return [cell for cell in self.cells if cell in spec.cells]
-        roles = {self.name_of("donor"): self.lost, self.name_of("target"): self.retained}
-        return roles.get(self.name_of(name), self.cells)
-
-    def batches(self, cell: str, purpose: str = "test", part: int | None = None) -> list[dict]:
-        """Token batches of an ability; with ``part``, of one of the ``PARTS`` disjoint portions."""
-        settings = self.preset.evaluation
-        items = drop_long(self.tokenizer(), self.items(cell, purpose), settings.max_tokens)
-        if part is not None and len(items) < PARTS:
+        settings, tokenizer = self.preset.evaluation, self.tokenizer
+        rows = drop_long(tokenizer, self.questions.items(ability, purpose), settings.max_tokens)
+        if part is not None and len(rows) < PARTS:
             raise ValueError(
-                f"{cell!r} has {len(items)} {purpose} items within max_tokens="
+                f"{ability!r} has {len(rows)} {purpose} items within max_tokens="
                 f"{settings.max_tokens}, and {PARTS} parts need one each"
             )
-        chosen = items if part is None else items[part::PARTS]
-        return batches(self.tokenizer(), chosen, settings.batch_size)
+        chosen = rows if part is None else rows[part::PARTS]
+        return batches(tokenizer, chosen, settings.batch_size)
 
-    def scores(
-        self,
-        cells: str | Iterable[str],
-        seed: int | None = None,
-        *,
-        donor: str = "donor",
-        target: str = "target",
-        parts: Iterable[int] = range(PARTS),
-        off: Iterable[str] = (),
-    ) -> ChannelScores:
-        """Activation differences of donor and target on an ability, or pooled over several.
-
-        With ``off``, other abilities of the same pair, the rankings ``relative`` and ``contrast``
-        have what they compare with.
-
-        Each ability is recorded once, in ``PARTS`` portions of its recording items, and kept;
-        pooling weighs every answer token alike, so parts give the same scores as one recording.
-        """
-        seed = self.seeds[0] if seed is None else seed
-        cells = [cells] if isinstance(cells, str) else list(cells)
-        folder = self.recorded(cells, seed, donor, target)
-        parts = list(parts)
-        paths = [folder / f"{cell}-{part}.safetensors" for cell in cells for part in parts]
-        scores = pool([ChannelScores.load(path) for path in paths])
-        if not (off := list(off)):
-            return scores
-        return scores.relative_to(self.scores(off, seed, donor=donor, target=target))
-
-    def recorded(
-        self,
-        cells: Iterable[str],
-        seed: int,
-        donor: str = "donor",
-        target: str = "target",
-    ) -> Path:
-        """Folder that holds the scores of abilities by part, recorded first where missing."""
-        names = [self.name_of(donor), self.name_of(target)]
-        told = [recipe(self.preset, name, seed) for name in names]
-        counts = self.preset.evaluation
-        told += [f"{counts.recording_items} {counts.max_tokens} {RECORDING}"]
-        told += [data_digest(self.preset.data)]
-        digest = hashlib.sha256("\n".join(told).encode()).hexdigest()[:10]
-        folder = (
-            self.store / self.preset.name / "scores" / f"seed{seed}" / "-".join([*names, digest])
-        )
-        files = {
-            (cell, part): folder / f"{cell}-{part}.safetensors"
-            for cell in cells
-            for part in range(PARTS)
-        }
-        if not all(path.is_file() for path in files.values()):
-            lock = folder.with_name(f".{folder.name}.lock")
-            with locked(lock, f"recording {names[0]} against {names[1]}"):
-                self._record(names, seed, folder, files)
-        self.reads(f"scores of {names[0]} against {names[1]}, seed {seed}", folder)
-        return folder
-
-    def _record(
-        self, names: list[str], seed: int, folder: Path, files: dict[tuple[str, int], Path]
-    ) -> None:
-        missing = [(*key, path) for key, path in files.items() if not path.is_file()]
-        if missing:
-            chunks = [self.batches(cell, "recording", part) for cell, part, _ in missing]
-            ours, theirs = (self.model(name, seed) for name in names)
-            places = [self.folder(name, seed) for name in names]
-            tokenizers = [load_pretrained(AutoTokenizer, place) for place in places]
-            require_pair(ours, theirs, *tokenizers)
-            fit_vocabulary_(ours, theirs, *tokenizers)
-            steps = tqdm(missing, desc=f"recording {names[0]} against {names[1]}")
-            for (cell, _, path), chunk in zip(steps, chunks, strict=True):
-                scores = record_differences(
-                    ours, theirs, chunk, moments=True, metadata={"ability": cell}
-                )
-                scores.save(path)
-            inputs, digest = dict(zip(names, places, strict=True)), data_digest(self.preset.data)
-            write_provenance(folder, "scores", inputs, seeds=[seed], data_sha256=digest)
-
-    def item_set(self, cells: Iterable[str], *purposes: str) -> ItemSet:
-        """Questions of abilities, tokenized once; kept, so that asking again costs nothing.
-
-        Its ``about`` holds cell, purpose, item (unique over cells) and cluster: items of one
-        cluster ask the same computation, in other words or another language.
-        """
-        key = (*cells, "", *purposes)
-        if key not in self._item_sets:
-            rows, about = [], []
-            for purpose in purposes:
-                for cell in key[: key.index("")]:
-                    found = self.items(cell, purpose)
-                    rows += found
-                    about += [
-                        (cell, purpose, f"{cell}/{n}", cluster_of(row))
-                        for n, row in enumerate(found)
-                    ]
-            settings = self.preset.evaluation
-            told = pd.DataFrame(about, columns=["cell", "purpose", "item", "cluster"])
-            self._item_sets[key] = ItemSet.of(
-                self.tokenizer(), rows, told, settings.batch_size, settings.max_tokens
-            )
-        return self._item_sets[key]
-
-    def judge(
-        self, model: PreTrainedModel, cells: Iterable[str], /, *purposes: str, **labels
+    def evaluate(
+        self, model: PreTrainedModel, abilities: Iterable[str], purpose: str = "test"
     ) -> pd.DataFrame:
         """Answer NLL and exact match of a model on abilities, one row an item.
 
+        Each ability is batched by itself, so an item always has the same neighbors.
+
         Args:
             model: any model of the family.
-            cells: abilities to judge.
-            *purposes: ``validation``, ``test`` or both; ``test`` if none is named.
-            **labels: columns to add.
+            abilities: to evaluate on.
+            purpose: ``test`` or ``validation``.
 
         Returns:
-            cell, purpose, item (unique over cells), cluster (see `item_set`), nll (nats per answer
-            token), exact (0 or 1), and the labels.
+            ability, item (unique over abilities), cluster (items that ask the same computation),
+            nll (nats per answer token), score (-nll) and exact (0 or 1).
         """
-        wide = self.preset.dtype == "bfloat16" and model.dtype == torch.float32
-        items = self.item_set(tuple(cells), *(purposes or ("test",)))
-        table = items.evaluate(model, mixed_precision=wide)
-        return table.sort_values("item", kind="stable", ignore_index=True).assign(**labels)
+        tables = []
+        for ability in abilities:
+            key = "items", ability, purpose
+            if key not in self._kept:
+                rows = self.questions.items(ability, purpose)
+                settings = self.preset.evaluation
+                self._kept[key] = ability_items(self.tokenizer, ability, rows, settings)
+            tables.append(self._kept[key].evaluate(model))
+        return pd.concat(tables, ignore_index=True)
+
+    # Scores
+
+    def scores(
+        self,
+        pair: Group,
+        abilities: str | Iterable[str],
+        kind: str = "differences",
+        *,
+        parts: Iterable[int] = range(PARTS),
+        reference: Iterable[str] = (),
+    ) -> ChannelScores:
+        """Scores of the channels of donor and target on an ability, or pooled over several.
+
+        Each ability is recorded once, in ``PARTS`` portions of its recording items, and kept;
+        pooling weighs every answer token alike, so parts give the same scores as one recording.
+
+        Args:
+            pair: donor and target; see `pair`.
+            abilities: one or several.
+            kind: ``differences`` of activations, or ``weights``: the L2 norm of each channel's
+                parameter difference, which needs no input.
+            parts: portions to pool.
+            reference: abilities that the rankings ``relative`` and ``contrast`` compare with.
+        """
+        abilities = [abilities] if isinstance(abilities, str) else list(abilities)
+        key = kind, pair, tuple(abilities), tuple(parts), tuple(reference)
+        if key not in self._kept and kind == "weights":
+            self._kept[key] = weight_differences(*self.models(pair))
+        elif key not in self._kept:
+            folder = self._record(pair, abilities)
+            paths = [folder / f"{a}-{part}.safetensors" for a in abilities for part in key[3]]
+            scores = pool([ChannelScores.load(path) for path in paths])
+            if key[4]:
+                scores = scores.relative_to(self.scores(pair, key[4], parts=key[3]))
+            self._kept[key] = scores
+        return self._kept[key]
+
+    def _record(self, pair: Group, abilities: list[str]) -> Path:
+        """Folder of the scores by ability and part, recorded first where they are missing."""
+        counts, code = self.preset.evaluation, digest_modules(["actlib.recording"])
+        given = [str(self.cache_key["questions"]), counts.model_dump_json(exclude={"test_items"})]
+        digest = digest_text(*pair.digests, *given, self.preset.dtype, code)
+        name = f"seed{pair.seed}-{'-'.join(pair.names)}-{digest[:10]}"
+        folder = self.folder / "scores" / name
+        files = {(a, n): folder / f"{a}-{n}.safetensors" for a in abilities for n in range(PARTS)}
+        if not all(path.is_file() for path in files.values()):
+            with locked(folder.with_name(f".{name}.lock"), f"recording {name}"):
+                missing = {key: path for key, path in files.items() if not path.is_file()}
+                self._record_missing(pair, missing, folder)
+        return folder
+
+    def _record_missing(
+        self, pair: Group, files: Mapping[tuple[str, int], Path], folder: Path
+    ) -> None:
+        if not files:
+            return
+        donor, target = self.models(pair)
+        places = [self.place(name, pair.seed) for name in pair.names]
+        tokenizers = [families.load_pretrained(AutoTokenizer, place) for place in places]
+        require_pair(donor, target, *tokenizers)
+        fit_vocabulary_(donor, target, *tokenizers)
+        for (ability, part), path in tqdm(files.items(), desc=f"recording {folder.name}"):
+            chunk = self.batches(ability, "recording", part)
+            metadata = {"ability": ability}
+            record_differences(donor, target, chunk, moments=True, metadata=metadata).save(path)
+        inputs = dict(zip(pair.names, places, strict=True))
+        write_provenance(folder, "scores", inputs, seeds=[pair.seed])
+
+    # Settings and results
+
+    def collect(
+        self,
+        function: Callable[..., pd.DataFrame],
+        settings: Iterable[Mapping[str, Any]] = ({},),
+        **values: Any,
+    ) -> pd.DataFrame:
+        """Rows of a cached function for every combination of its arguments, with a progress bar.
+
+        Args:
+            function: gives the rows of one setting; see `actlib.study.cache.cached`.
+            settings: combinations of arguments that belong together, one mapping each.
+            **values: for each other argument a list of values, all of which are combined; what is
+                no list is one value.
+        """
+        lists = {k: [*v] if isinstance(v, list | range) else [v] for k, v in values.items()}
+        combined = [dict(zip(lists, each, strict=True)) for each in product(*lists.values())]
+        settings = list(settings)
+        steps = tqdm([(one, two) for one in combined for two in settings], desc=function.__name__)
+        return pd.concat([function(**one, **two) for one, two in steps], ignore_index=True)
 
     def save_table(self, table: pd.DataFrame, name: str) -> pd.DataFrame:
-        """Keep a table as CSV beside the figures, and return it."""
-        text = table.to_csv(index=False, float_format="%.6g")
-        path = self.figures / f"{name}.csv"
-        write_text(path, text)
-        number = re.match(r"[a-z]+(\d\d)_", name)
-        self.write_provenance(self.figures, f"notebook{number[1]}" if number else name)
+        """Write a table as CSV to the results, with their provenance, and return it."""
+        write_text(self.results / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
+        settings = {"preset": self.preset.name, "questions": self.cache_key["questions"]}
+        seeds = sorted(set(table["seed"])) if "seed" in table else []
+        write_provenance(self.results, name, {}, seeds=[int(s) for s in seeds], **settings)
         return table
+
+    def save_figure(self, figure: Figure, table: pd.DataFrame, name: str) -> None:
+        """Write a figure with the table it draws: NAME.pdf, .png, .csv, .json."""
+        drawing.save_figure(figure, table, name, self.results)
+
+    def read_table(self, name: str) -> pd.DataFrame:
+        """A table that another notebook of the same run left.
+
+        Raises:
+            ValueError: it is not there.
+        """
+        path = self.results / f"{name}.csv"
+        if not path.is_file():
+            raise ValueError(f"there is no {path.name} yet: run the notebook that writes it first")
+        return pd.read_csv(path)
+
+    def holds(self, condition: Any) -> None:
+        """Hold a sentence of the notebook to the numbers it speaks of, in the kept run alone.
+
+        Raises:
+            AssertionError: the condition is false, and the run is the one whose outputs are kept.
+        """
+        if os.environ.get("ACT_KEPT_RUN") == self.preset.name:
+            assert bool(condition), "a sentence of this notebook no longer fits its numbers"

@@ -30,7 +30,7 @@ from actlib.study.presets import (
 )
 
 if TYPE_CHECKING:
-    from actlib.study.session import Study
+    from actlib.study.old_session import Study
 
 CARD = "card05_patch.md"
 """The patch card's name in the folder of figures and tables."""

@@ -16,8 +16,8 @@ from typer import Option
 from actlib.terminal import NOTEBOOK_FAILED, command, new_app, show
 
 if TYPE_CHECKING:
+    from actlib.study.old_session import Study
     from actlib.study.runs import Run
-    from actlib.study.session import Study
 
 app = new_app("One step of the study, as its runner calls it.")
 Preset = Annotated[str, Option(help="name in configs/, or a YAML file")]
@@ -35,7 +35,7 @@ def build(
     Example:
         actlib step build --preset tiny --model multilingual --seed 0
     """
-    from actlib.study.session import Study
+    from actlib.study.old_session import Study
 
     print(Study.open(preset).folder(model, seed))
 
@@ -51,7 +51,7 @@ def record(
     Example:
         actlib step record --preset tiny --seed 0
     """
-    from actlib.study.session import Study
+    from actlib.study.old_session import Study
 
     study = Study.open(preset)
     if merging:

@@ -7,8 +7,8 @@ from typing import TypedDict
 import pandas as pd
 
 from actlib.analysis import nulls
+from actlib.study.old_session import PARTS, Study
 from actlib.study.presets import Sweep
-from actlib.study.session import PARTS, Study
 
 METHODS = ("concentration", "overlap", "halves")
 RANKINGS = ("global", "scaled", "relative", "contrast")

@@ -11,8 +11,8 @@ from actlib.controls.baselines import baseline_merged
 from actlib.controls.choices import random_instead
 from actlib.scores import ChannelScores
 from actlib.study.experiments import merged
+from actlib.study.old_session import Study
 from actlib.study.presets import Sweep, TunedModel
-from actlib.study.session import Study
 from actlib.study.sweep_channels import Cell
 
 PURPOSES = ("validation", "test")

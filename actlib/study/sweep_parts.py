@@ -21,8 +21,8 @@ from actlib.masks import ChannelMask
 from actlib.parameters import weight_differences
 from actlib.scores import ChannelScores
 from actlib.study.experiments import light_sft
+from actlib.study.old_session import Study
 from actlib.study.presets import Preset, Sweep, Training
-from actlib.study.session import Study
 from actlib.study.sweep_channels import METHODS as STATISTICS
 from actlib.study.sweep_channels import Cell, channel_cells, measure_channels
 from actlib.study.sweep_merging import (

@@ -13,9 +13,9 @@ from actlib import record_differences, weight_differences
 from actlib.controls import choices
 from actlib.merging import merge
 from actlib.study import experiments
+from actlib.study.old_session import PARTS, Study
 from actlib.study.presets import CONFIGS, ROOT
 from actlib.study.questions import PURPOSES, load_items
-from actlib.study.session import PARTS, Study
 
 BENCHMARKS = ROOT.parent / "shared" / "data"
 EXAMS_CELLS = {"lost": ["bg-science", "hr-science"], "retained": ["tr-science"]}
@@ -109,7 +109,7 @@ def test_scores_are_recorded_once_and_anew_for_other_items(open_study, pair, mon
         calls.append(settings["metadata"]["ability"])
         return record_differences(*arguments, **settings)
 
-    monkeypatch.setattr("actlib.study.session.record_differences", note)
+    monkeypatch.setattr("actlib.study.old_session.record_differences", note)
     study = open_study(few("tiny"), given=places)
     first, again = study.scores("fr-maths"), study.scores("fr-maths")
     assert calls == ["fr-maths"] * PARTS

@@ -1,0 +1,235 @@
+"""Keeps the rows of a cached function on disk, one call a setting, and computes none twice.
+
+    @cached
+    def transfer_items(pair, method, percent, scale):
+        ...                                   # returns a DataFrame: one row an item
+
+A call is known by the function's syntax, by what it uses of the notebook and of `actlib`, and by
+its arguments. So whoever edits the function, a list that it reads or a module that it reaches gets
+new numbers; comments, docstrings and prose change nothing. One file a function and seed,
+``FOLDER/FUNCTION/seedN.parquet``, is written whole after each call: a kill loses one setting, and
+several processes share it. The kind of processor is no part of a key, since the nodes of a cluster
+differ; the library versions are.
+"""
+
+import ast
+import dis
+import functools
+import inspect
+import json
+import textwrap
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, is_dataclass
+from importlib.metadata import version
+from pathlib import Path
+from types import CodeType, FunctionType, ModuleType
+from typing import Any
+
+import pandas as pd
+
+from actlib.files import atomic_file
+from actlib.study.locking import locked
+from actlib.study.sources import digest_modules, digest_text, home_of, syntax_of
+
+KEYS = ["_setting", "_syntax", "_code"]
+"""Columns of the files: digests of what a call was given, of the function, and of what it runs."""
+_READ: dict[tuple[Path, int], pd.DataFrame] = {}
+_TOLD: set[Path] = set()
+_FOLDERS: dict[str, Any] = {"cache": Path("artifacts/cache"), "committed": None}
+
+
+def use_folders(cache: Path, committed: Path | None = None) -> None:
+    """Set where rows are kept, and from where they may be read besides.
+
+    Args:
+        cache: folder of the rows.
+        committed: folder of rows that another machine measured and left; they are read where the
+            cache has none, even if the code of `actlib` has changed since, which is said once.
+    """
+    _FOLDERS.update(cache=cache, committed=committed)
+
+
+def cached(function: Callable[..., Any]) -> Callable[..., pd.DataFrame]:
+    """Keep what a function returns; see the module's own text.
+
+    Its arguments are plain values, or objects with a `cache_key`, such as a pair of models. Those
+    that a figure can show (numbers, words, a pair's seed) become columns of the rows.
+
+    Returns:
+        The function, which gives a DataFrame. `fresh(...)` of it computes without the cache.
+
+    Raises:
+        ValueError: (when called) the function uses a variable that has no stable digest, such as a
+            table or a model; a result is empty; an argument has the name of a result's column.
+    """
+
+    @functools.wraps(function)
+    def read_or_compute(*arguments: Any, **named: Any) -> pd.DataFrame:
+        call = inspect.signature(function).bind(*arguments, **named)
+        call.apply_defaults()
+        file, keys = _locate(function, call.arguments)
+        rows = _find(_FOLDERS["cache"] / file, keys)
+        if rows is None and _FOLDERS["committed"] is not None:
+            rows = _find(_FOLDERS["committed"] / file, keys, older=True)
+        if rows is None:
+            rows = _label(_as_table(function(**call.arguments)), call.arguments)
+            _add(_FOLDERS["cache"] / file, keys, rows)
+        return rows.copy()
+
+    read_or_compute.fresh = function  # type: ignore[attr-defined]
+    return read_or_compute
+
+
+def _locate(function: Callable, arguments: Mapping[str, Any]) -> tuple[Path, dict[str, str]]:
+    """File of a call's rows, relative to the folder, and the values of `KEYS`."""
+    syntax, modules, values = describe(function)
+    seeds = [value.seed for value in arguments.values() if hasattr(value, "cache_key")]
+    seed = arguments.get("seed", seeds[0] if seeds else "-none")
+    given = {name: _plain(value, name) for name, value in [*values.items(), *arguments.items()]}
+    versions = [f"{name} {version(name)}" for name in ("torch", "transformers")]
+    digests = [[json.dumps(given, sort_keys=True)], syntax, [digest_modules(modules), *versions]]
+    keys = {name: digest_text(*parts) for name, parts in zip(KEYS, digests, strict=True)}
+    return Path(function.__name__, f"seed{seed}.parquet"), keys
+
+
+def describe(function: Callable) -> tuple[list[str], set[str], dict[str, Any]]:
+    """What a function's results depend on, besides its arguments.
+
+    Returns:
+        Its syntax and that of the notebook's functions that it calls; the modules of actlib that it
+        names; the other variables that it reads, by name.
+
+    Raises:
+        ValueError: there is no source.
+    """
+    syntax, modules, values = [], set(), {}
+    waiting: list[Any] = [inspect.unwrap(function)]
+    seen = set()
+    while waiting:
+        function = waiting.pop()
+        seen.add(function)
+        try:
+            source = textwrap.dedent(inspect.getsource(function))
+        except OSError as error:
+            raise ValueError(f"no source of {function.__name__} was found: {error}") from error
+        syntax.append(syntax_of(source))
+        for name, value in _variables(function):
+            value = inspect.unwrap(value) if callable(value) else value
+            home = getattr(value, "__module__", None) or type(value).__module__
+            if isinstance(value, ModuleType):
+                modules |= _used(value, name, source)
+            elif isinstance(value, FunctionType) and not home.startswith("actlib"):
+                if home == function.__module__ and value not in seen:
+                    waiting.append(value)
+            elif home.startswith("actlib"):
+                modules.add(home)
+                if hasattr(value, "cache_key"):
+                    values[name] = value
+            elif not callable(value):
+                values[name] = value
+    return sorted(syntax), modules, values
+
+
+def _used(module: ModuleType, name: str, source: str) -> set[str]:
+    """Modules of actlib that a function means by a module's name; none for those of others."""
+    if module.__name__ != "actlib":
+        return {module.__name__} if module.__name__.startswith("actlib.") else set()
+    attributes = {
+        node.attr
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == name
+    }
+    return {home_of(attribute) for attribute in attributes}
+
+
+def _variables(function: Any) -> Iterator[tuple[str, Any]]:
+    """Global variables that a function reads, and those of functions around it."""
+    yield from inspect.getclosurevars(function).nonlocals.items()
+    names = sorted(_global_names(function.__code__))
+    yield from ((n, function.__globals__[n]) for n in names if n in function.__globals__)
+
+
+def _global_names(code: CodeType) -> set[str]:
+    names = {step.argval for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL"}
+    inner = [part for part in code.co_consts if isinstance(part, CodeType)]
+    return names.union(*map(_global_names, inner))
+
+
+def _plain(value: Any, name: str) -> Any:
+    """A value as JSON holds it, in which 5 and 5.0 are the same."""
+    if hasattr(value, "cache_key"):
+        return value.cache_key
+    if is_dataclass(value) and not isinstance(value, type):
+        return _plain(asdict(value), name)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(part, name) for key, part in value.items()}
+    if isinstance(value, list | tuple | range | set | frozenset):
+        parts = sorted(value, key=repr) if isinstance(value, set | frozenset) else value
+        return [_plain(part, name) for part in parts]
+    if value is None or isinstance(value, str | bool):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    try:
+        return float(value) if getattr(value, "ndim", 0) == 0 else value.tolist()
+    except (TypeError, ValueError, AttributeError):
+        raise ValueError(
+            f"a cached function uses `{name}`, a {type(value).__name__}, which has no stable "
+            "digest: make it inside the function, or hand over what it is made from"
+        ) from None
+
+
+def _as_table(result: Any) -> pd.DataFrame:
+    table = result if isinstance(result, pd.DataFrame) else pd.DataFrame([result])
+    if table.empty:
+        raise ValueError("a cached function returned no rows, which could not be told from none")
+    return table.reset_index(drop=True)
+
+
+def _label(table: pd.DataFrame, arguments: Mapping[str, Any]) -> pd.DataFrame:
+    labels: dict[str, Any] = {}
+    for name, value in arguments.items():
+        labels |= getattr(value, "labels", {}) if hasattr(value, "cache_key") else {name: value}
+    for name, value in labels.items():
+        if isinstance(value, list | tuple):
+            labels[name] = "+".join(map(str, value))
+    if shared := [name for name in labels if name in table]:
+        raise ValueError(f"the result has columns with the names of arguments: {', '.join(shared)}")
+    return table.assign(**labels)
+
+
+def _find(path: Path, keys: Mapping[str, str], older: bool = False) -> pd.DataFrame | None:
+    """Rows of a call; those of `older` code too, where the function itself is the same."""
+    table = _load(path)
+    if table is None:
+        return None
+    wanted = KEYS[:2] if older else KEYS
+    rows = table[(table[wanted] == pd.Series(keys)[wanted]).all(axis=1)]
+    if rows.empty:
+        return None
+    if (rows["_code"] != keys["_code"]).any() and path not in _TOLD:
+        _TOLD.add(path)
+        print(f"{path.parent.name}, {path.stem}: rows measured by an earlier state of actlib")
+    return rows.drop(columns=KEYS).reset_index(drop=True)
+
+
+def _load(path: Path) -> pd.DataFrame | None:
+    if not path.is_file():
+        return None
+    place = path, path.stat().st_mtime_ns
+    if place not in _READ:
+        for old in [each for each in _READ if each[0] == path]:
+            del _READ[old]
+        _READ[place] = pd.read_parquet(path)
+    return _READ[place]
+
+
+def _add(path: Path, keys: Mapping[str, str], rows: pd.DataFrame) -> None:
+    with locked(path.with_name(f".{path.name}.lock"), f"writing {path.name}"):
+        table, before = rows.assign(**keys), _load(path)
+        if before is not None:  # of the same code alone: rows of another are never read again
+            same = (before[KEYS[1:]] == pd.Series(keys)[KEYS[1:]]).all(axis=1)
+            before = before[same & (before["_setting"] != keys["_setting"])]
+            table = pd.concat([before, table], ignore_index=True) if len(before) else table
+        with atomic_file(path) as unfinished:
+            table.to_parquet(unfinished, index=False, compression="zstd")

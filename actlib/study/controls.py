@@ -1,0 +1,182 @@
+"""Ways to choose what moves: the paper's ranking, rankings beside it, and controls of each.
+
+    for setting in settings(["act_module", "random_module"], [5, 20], draws=3):
+        mask = choose(scores=study.scores(pair, study.lost), **setting)
+
+Every method takes the same share of the channels, but channels differ in size, so `measure_size`
+tells the share of the parameters and of the squared distance that a mask moves.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool
+from torch import Tensor, nn
+
+from actlib.masks import ChannelMask, random_like
+from actlib.scores import ChannelScores
+from actlib.transfer import as_matrix, interpolate, selections
+
+HEAD = ("head", "embedding")
+"""Roles of the modules that a ranking without head leaves out."""
+
+Choice = Callable[[ChannelScores, float, int], ChannelMask]
+CHOICES: dict[str, Choice] = {
+    # rankings by activation differences; the first is the paper's
+    "act_global": lambda scores, percent, draw: scores.top(percent),
+    "act_no_head": lambda scores, percent, draw: scores.top(percent, without=HEAD),
+    "act_module": lambda scores, percent, draw: scores.top(percent, "module"),
+    "act_scaled": lambda scores, percent, draw: scores.top(percent, "scaled"),
+    "act_relative": lambda scores, percent, draw: scores.top(percent, "relative"),
+    "act_contrast": lambda scores, percent, draw: scores.top(percent, "contrast"),
+    # rankings by what differs between the weights
+    "weight_difference": lambda scores, percent, draw: scores.top(percent, "module"),
+    # controls
+    "lowest_module": lambda scores, percent, draw: scores.bottom(percent, "module"),
+    "random_module": lambda scores, percent, draw: random_like(scores.top(percent, "module"), draw),
+    "random_matched": lambda scores, percent, draw: random_like(scores.top(percent), draw),
+    "random_uniform": lambda scores, percent, draw: random_like(
+        scores.top(percent), draw, per_module=False
+    ),
+    "random_equal_difference": lambda scores, percent, draw: draw_equal_difference(
+        scores, scores.top(percent, "module"), draw
+    ),
+    "all_rows": lambda scores, percent, draw: scores.top(100),
+}
+"""Method -> mask of about a percent of the channels, from scores and the number of a draw."""
+
+
+def choose(method: str, top_percent: float, scores: ChannelScores, draw: int = 0) -> ChannelMask:
+    """Mask of about a percent of the channels, chosen by a method of `CHOICES`.
+
+    Args:
+        method: such as ``act_global``, the paper's.
+        top_percent: share of the channels, above 0 and up to 100; ``all_rows`` takes them all.
+        scores: what the method ranks, of the kind that `kind_of` tells.
+        draw: number of the random draw, for the methods that draw.
+
+    Raises:
+        ValueError: the method is unknown, or as `ChannelScores.top`.
+    """
+    if method not in CHOICES:
+        raise ValueError(f"unknown method {method!r}: expected one of {', '.join(CHOICES)}")
+    return CHOICES[method](scores, top_percent, draw)
+
+
+def kind_of(method: str) -> str:
+    """Kind of scores that a method ranks, as `Study.scores` names them."""
+    return "weights" if method.startswith("weight") else "differences"
+
+
+def settings(
+    methods: Iterable[str], percents: Iterable[float], draws: int = 3
+) -> Iterator[dict[str, Any]]:
+    """Arguments of `choose` for all methods and sizes, with several draws of the random ones."""
+    percents = list(percents)
+    for method in methods:
+        for percent in [100.0] if method == "all_rows" else percents:
+            for draw in range(draws if method.startswith("random") else 1):
+                yield {"method": method, "top_percent": percent, "draw": draw}
+
+
+def draw_equal_difference(scores: ChannelScores, mask: ChannelMask, draw: int) -> ChannelMask:
+    """Random channels which, in each module, sum to at least the scores of those masked there.
+
+    The control of an intervention on activations: as much difference is patched in, on channels
+    that no ranking chose. It holds more channels than the mask, and a module that the mask fills is
+    filled by it too. Ours.
+    """
+    generator = torch.Generator().manual_seed(draw)
+    channels = {}
+    for name, chosen in mask.channels.items():
+        order = torch.randperm(chosen.numel(), generator=generator)
+        values = scores.values[name].double()
+        wanted = values[chosen].sum()
+        count = int((values[order].cumsum(0) < wanted * (1 - 1e-12)).sum()) + bool(wanted > 0)
+        channels[name] = torch.zeros_like(chosen)
+        channels[name][order[:count]] = True
+    return ChannelMask(channels, {**mask.metadata, "control": "random of equal difference"})
+
+
+def measure_size(
+    target: nn.Module, donor: nn.Module, mask: ChannelMask, scale: float = 1.0
+) -> dict[str, float]:
+    """How much of a model a transfer moves, as columns of a table.
+
+    Returns:
+        parameters_percent: parameters of the masked channels, in percent of the model's.
+        displacement_percent: squared distance moved, scale² ‖Δθ masked‖² / ‖Δθ‖², in percent, with
+            Δθ = donor - target over all parameters.
+    """
+    ours, theirs = dict(target.named_parameters()), dict(donor.named_parameters())
+    chosen = selections(target, mask)
+    moved, whole, parameters, total = 0.0, 0.0, 0, 0
+    for name, parameter in ours.items():
+        squares = (as_matrix(theirs[name]).float() - as_matrix(parameter).float()).square()
+        whole += float(squares.sum(dtype=torch.float64))
+        total += parameter.numel()
+        if name in chosen:
+            kept = chosen[name].at().to(squares.device)
+            moved += float(squares.masked_fill(~kept, 0).sum(dtype=torch.float64))
+            parameters += chosen[name].size
+    share = scale**2 * moved / whole if whole else 0.0
+    return {"parameters_percent": 100 * parameters / total, "displacement_percent": 100 * share}
+
+
+Entries = dict[str, Bool[Tensor, "..."]]
+
+
+def choose_entries(
+    donor: nn.Module, target: nn.Module, *, count: int = 0, displacement: float = 0.0
+) -> Entries:
+    """The single parameters in which donor and target differ most: a control without channels.
+
+    Of |donor - target| in float32 the largest, as many as `count`, or as few as hold the share
+    `displacement` of the sum of squares. So chosen are the masks of dataless Localize-and-Stitch
+    (He et al. 2024, arXiv 2408.13656) and of the trimming of TIES (Yadav et al. 2023, arXiv
+    2306.01708), whose task vector is fine-tuned minus pre-trained. Takes 12 bytes a parameter.
+
+    Raises:
+        ValueError: neither or both are given, or one is out of range.
+    """
+    if bool(count) == bool(displacement) or not 0 <= displacement <= 1:
+        raise ValueError("expected either a count, or a displacement from 0 to 1")
+    ours, theirs = dict(target.named_parameters()), dict(donor.named_parameters())
+    parts = [
+        (theirs[name].detach().float() - p.detach().float()).flatten() for name, p in ours.items()
+    ]
+    flat = torch.cat([part.cpu() for part in parts]).abs_().numpy()
+    if displacement:
+        squares = np.sort(flat)[::-1].astype(np.float64) ** 2
+        count = int(np.searchsorted(np.cumsum(squares), displacement * squares.sum())) + 1
+    if not 0 < count <= flat.size:
+        raise ValueError(
+            f"count must be from 1 to {flat.size}, the model's parameters, got {count}"
+        )
+    chosen = np.zeros(flat.size, dtype=bool)
+    chosen[np.argpartition(flat, flat.size - count)[flat.size - count :]] = True
+    sizes = [parameter.numel() for parameter in ours.values()]
+    split = torch.from_numpy(chosen).split(sizes)
+    return {name: part.view(ours[name].shape) for name, part in zip(ours, split, strict=True)}
+
+
+@contextmanager
+def entries_transferred(
+    target: nn.Module, donor: nn.Module, entries: Entries, scale: float = 1.0
+) -> Iterator[nn.Module]:
+    """The target with single parameters moved as `transfer_` moves channels, put back on exit."""
+    theirs, copies = dict(donor.named_parameters()), []
+    try:
+        with torch.no_grad():
+            for name, parameter in target.named_parameters():
+                here = entries[name].to(parameter.device)
+                copies.append((parameter, here, parameter[here]))
+                parameter[here] = interpolate(parameter[here], theirs[name][here], scale)
+        yield target
+    finally:
+        with torch.no_grad():
+            for parameter, here, values in copies:
+                parameter[here] = values

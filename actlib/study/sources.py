@@ -1,0 +1,126 @@
+"""Digests of code: what a computation's source says, whatever its comments and docstrings say.
+
+    digest_modules(["actlib.recording"])      # with every module of actlib that it imports
+    digest_notebook(Path("notebooks/03_sufficiency.ipynb"))
+
+Results are kept under such digests, so that they are computed again when the code that makes them
+changes, and only then.
+"""
+
+import ast
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parents[1]
+NEUTRAL = {
+    "actlib.files", "actlib.terminal",
+    "actlib.study.cache", "actlib.study.locking", "actlib.study.provenance", "actlib.study.sources",
+}  # fmt: skip
+"""Modules that store, lock, describe and print, and decide no number."""
+
+
+def syntax_of(source: str) -> str:
+    """The source without comments, docstrings and decorators, laid out in one way."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            node.decorator_list = []
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and _is_text(body[0]):
+            node.body = body[1:] or [ast.Pass()]  # type: ignore[attr-defined]
+    return ast.unparse(tree)
+
+
+def digest_text(*parts: str) -> str:
+    """SHA-256 of texts, its first 16 hexadecimal digits."""
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def digest_modules(names: Iterable[str]) -> str:
+    """Digest of modules of actlib and of all that they import from it, in any function too."""
+    modules = sorted(reach_modules(names) - NEUTRAL)
+    return digest_text(*(f"{name}\n{_read(name)[0]}" for name in modules))
+
+
+def reach_modules(names: Iterable[str]) -> set[str]:
+    """Modules of actlib that these import, directly or not, and themselves.
+
+    Raises:
+        ValueError: a name is of no module of actlib.
+    """
+    reached: set[str] = set()
+    waiting = set(names)
+    while waiting:
+        name = waiting.pop()
+        reached.add(name)
+        waiting |= _read(name)[1] - reached
+    return reached
+
+
+def imported_modules(tree: ast.AST) -> Iterator[str]:
+    """Names of the modules of actlib that a syntax tree imports, by whichever form of import."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            names = [f"{base}.{alias.name}" for alias in node.names]
+            if base == "actlib":  # an exported name, or a module
+                names = [name if _file(name) else home_of(name) for name in names]
+            names = [name if _file(name) else base for name in names]
+        else:
+            continue
+        yield from (name for name in names if name.startswith("actlib.") and _file(name))
+
+
+def home_of(exported: str) -> str:
+    """Module of a name that actlib exports, such as ``actlib.transfer`` of ``actlib.transferred``.
+
+    Raises:
+        ValueError: actlib exports no such name.
+    """
+    import actlib
+
+    name = exported.removeprefix("actlib.")
+    if name not in actlib._HOME:
+        raise ValueError(f"actlib has neither a module nor an exported name {name!r}")
+    return f"actlib.{actlib._HOME[name]}"
+
+
+def digest_notebook(path: Path) -> str:
+    """Digest of a notebook's code, and of the modules of actlib that it reaches."""
+    cells = json.loads(path.read_text("utf-8"))["cells"]
+    sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    code = "\n".join(line for source in sources for line in _python_lines(source))
+    return digest_text(syntax_of(code), digest_modules(imported_modules(ast.parse(code))))
+
+
+@cache
+def _read(name: str) -> tuple[str, set[str]]:
+    path = _file(name)
+    if path is None:
+        raise ValueError(f"{name} is no module of actlib")
+    source = path.read_text("utf-8")
+    return syntax_of(source), set(imported_modules(ast.parse(source))) - {name}
+
+
+def _file(name: str) -> Path | None:
+    if name.split(".")[0] != "actlib":
+        return None
+    path = PACKAGE.joinpath(*name.split(".")[1:])
+    found = (file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file())
+    return next(found, None)
+
+
+def _is_text(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(
+        node.value.value, str
+    )  # fmt: skip
+
+
+def _python_lines(source: str) -> list[str]:
+    """Lines of a cell that are Python's: no ``%magic`` and no ``!command``."""
+    return [line for line in source.splitlines() if not line.lstrip().startswith(("%", "!"))]
