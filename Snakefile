@@ -11,10 +11,11 @@ import os
 import sys
 from pathlib import Path
 
-from actlib.study.families import model_folder, recipe
+from actlib.study.families import model_folder
 from actlib.study.job_needs import job_cores, job_needs
 from actlib.study.locking import claim
 from actlib.study.presets import LoadedModel, TunedModel, WheelModel, load_preset, preset_file
+from actlib.study.recipes import recipe
 from actlib.study.questions import question_files
 from actlib.study.sweep_parts import PARTS
 from actlib.study.sweeps import KEPT, MEASURING

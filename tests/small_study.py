@@ -9,9 +9,9 @@ import torch
 import yaml
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from actlib.study.families import small_tokenizer
 from actlib.study.presets import load_preset
 from actlib.study.questions import load_items
+from actlib.study.training import small_tokenizer
 
 LANGUAGES = ("en", "fr")
 ITEMS = {"train": 48, "validation": 16, "test": 16}

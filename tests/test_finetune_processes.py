@@ -10,8 +10,8 @@ import torch
 from finetuning_process import tuned
 from small_study import SIZES
 
-from actlib.study.families import small_model, small_tokenizer
 from actlib.study.presets import ScratchModel, load_preset
+from actlib.study.training import small_model, small_tokenizer
 
 pytestmark = pytest.mark.slow
 

