@@ -16,6 +16,7 @@ _HOME = {
     "fit_vocabulary_": "vocabulary",
     "pair_report": "reports",
     "record_activations": "activations",
+    "record_attributions": "attribution",
     "record_differences": "recording",
     "record_differences_in_two_passes": "two_passes",
     "weight_differences": "parameters",

@@ -6,8 +6,6 @@ modules are imported inside it, so that help answers at once. `terminal` has the
 
 import json
 import sys
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -86,9 +84,11 @@ def record(
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16",
     device_map: Annotated[str, Option(help="as of transformers, such as auto")] = "",
     moments: Annotated[bool, Option("--moments", help="also means and deviations")] = False,
+    attribution: Annotated[bool, Option("--attribution", help="nats of moving a channel")] = False,
+    points: Annotated[int, Option(min=0, help="on the path, of --attribution")] = 5,
     as_json: Json = False,
 ) -> None:
-    """Score channels by activation differences, Eq. 2 of the paper.
+    """Score channels by activation differences, Eq. 2 of the paper, or by attribution.
 
     Example:
         actlib record --donor D --target T --questions de.jsonl --out scores.safetensors
@@ -96,9 +96,12 @@ def record(
     require_output(out, questions)
     if Path(donor).resolve() == Path(target).resolve():
         raise ValueError(f"--donor {donor} and --target {target} are the same model; name two")
+    if attribution and moments:
+        raise ValueError("--attribution records no activations, so leave out --moments")
     import torch
     from transformers import AutoModelForCausalLM
 
+    from actlib.attribution import record_attributions
     from actlib.forward import require_room
     from actlib.loading import load_pretrained, load_tokenizer
     from actlib.prompts import batches
@@ -112,23 +115,24 @@ def record(
         raise ValueError(f"the model folder {target} holds no tokenizer; save one there")
     encoded = batches(tokenizer, rows, batch_size)
     options = {"dtype": getattr(torch, dtype)} | ({"device_map": device_map} if device_map else {})
-    load: Callable = partial(load_pretrained, AutoModelForCausalLM, **options)
-    models = load(donor), load(target)
-    own = load_tokenizer(donor)
-    if own is not None:
-        fit_vocabulary_(*models, own, tokenizer)
+    ours, theirs = (load_pretrained(AutoModelForCausalLM, p, **options) for p in (donor, target))
+    if (own := load_tokenizer(donor)) is not None:
+        fit_vocabulary_(ours, theirs, own, tokenizer)
     for batch in encoded:  # here, where a question still has its name
         names = [f"the question {rows[n]['id']} of {questions}" for n in batch["index"].tolist()]
-        require_room(models[1], batch, names.__getitem__)
-    scores = record_differences(*models, encoded, moments=moments, progress=True)
+        require_room(theirs, batch, names.__getitem__)
+    scores = (
+        record_attributions(ours, theirs, encoded, points=points, progress=True)
+        if attribution
+        else record_differences(ours, theirs, encoded, moments=moments, progress=True)
+    )
     if not any(values.any() for values in scores.values.values()):
-        same = f"donor {donor} and target {target} give the same activations in every channel"
+        same = f"donor {donor} and target {target} compute the same on these questions"
         raise ValueError(f"{same}; name two different models")
     scores.save(out)
-    channels = sum(values.numel() for values in scores.values.values())
     result = {"out": out, "answer_tokens": scores.tokens, "questions": len(rows)}
-    line = f"{out}: {scores.tokens} answer tokens of {len(rows)} questions"
-    show(as_json, result | {"channels": channels}, line)
+    result |= {"channels": sum(map(len, scores.values.values()))}
+    show(as_json, result, f"{out}: {scores.tokens} answer tokens of {len(rows)} questions")
 
 
 @command(app, "mask")
@@ -154,8 +158,6 @@ def mask(
 
     require_percent(percent)
     recorded = ChannelScores.load(scores)
-    if not any(values.any() for values in recorded.values.values()):
-        raise ValueError(f"the scores in {scores} are all 0; record two different models")
     try:
         if reference:
             recorded = recorded.relative_to(ChannelScores.load(reference))

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from actlib.forward import run_model
-from actlib.hooks import AnswerTokens, answer_positions, evaluating
+from actlib.forward import answer_logits
+from actlib.hooks import answer_positions, evaluating
 
 
 def evaluate(
@@ -68,19 +68,8 @@ def evaluate(
 
 def _evaluate_batch(model: nn.Module, batch: Mapping[str, Tensor]) -> pd.DataFrame:
     """The columns of `evaluate` but ``item``, one row an item of the batch."""
-    answers = answer_positions(batch)
-    lengths = answers.sum(dim=1)
-    # the logits of a token stand one position before it
-    before = answers.roll(-1, dims=1)
-    before[:, -1] = False
-    predicting = before & batch["attention_mask"].bool()
-    if not bool(lengths.all()) or not torch.equal(predicting.sum(dim=1), lengths):
-        raise ValueError("every item needs an answer span that follows at least one prompt token")
-    tokens = AnswerTokens.of_batch({**batch, "answer_mask": predicting})
-    logits = run_model(model, batch, tokens).logits
-    tokens = tokens.to(logits.device)
-    logits = tokens.select("the logits", logits, logits.shape[-1]).float()
-    labels = batch["input_ids"].to(logits.device)[tokens.rows, tokens.columns + 1]
+    tokens, logits, labels = answer_logits(model, batch)
+    lengths = answer_positions(batch).sum(dim=1)
     # per answer token: [NLL in nats, 1 where the argmax is another token]
     loss = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
     wrong = (logits.argmax(dim=-1) != labels).float()

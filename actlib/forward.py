@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakKeyDictionary
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from actlib.hooks import AnswerTokens, trying
+from actlib.hooks import AnswerTokens, answer_positions, trying
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -41,6 +41,34 @@ def run_model(model: nn.Module, batch: Mapping[str, Tensor], tokens: AnswerToken
     return _call(
         model, batch["input_ids"], batch["attention_mask"], logits_to_keep=tokens.positions
     )
+
+
+def answer_logits(
+    model: nn.Module, batch: Mapping[str, Tensor]
+) -> tuple[AnswerTokens, Float[Tensor, "tokens vocabulary"], Int[Tensor, " tokens"]]:
+    """One forward pass, and what it says of the answer tokens, one position before each of them.
+
+    Returns:
+        Where the positions lie, their logits in float32, and the answer tokens themselves, all on
+        the device of the logits.
+
+    Raises:
+        ValueError: as `run_model`, or an item has no answer or no prompt before it.
+    """
+    answers = answer_positions(batch)
+    lengths = answers.sum(dim=1)
+    # the logits of a token stand one position before it
+    before = answers.roll(-1, dims=1)
+    before[:, -1] = False
+    predicting = before & batch["attention_mask"].bool()
+    if not bool(lengths.all()) or not torch.equal(predicting.sum(dim=1), lengths):
+        raise ValueError("every item needs an answer span that follows at least one prompt token")
+    tokens = AnswerTokens.of_batch({**batch, "answer_mask": predicting})
+    logits = run_model(model, batch, tokens).logits
+    tokens = tokens.to(logits.device)
+    logits = tokens.select("the logits", logits, logits.shape[-1]).float()
+    labels = batch["input_ids"].to(logits.device)[tokens.rows, tokens.columns + 1]
+    return tokens, logits, labels
 
 
 def _call(model: nn.Module, ids: Tensor, attention_mask: Tensor, **options: Tensor) -> Any:

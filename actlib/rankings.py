@@ -12,7 +12,8 @@ A ranking that is registered so is known at once to `ChannelScores.top(5, "squar
 torch, so that figures can be drawn from their tables without it.
 
 In the formulas d_i is the score of channel i, the mean over answer tokens of |a_donor - a_target|
-(ACT, Eq. 2), and m is the channel's module.
+(ACT, Eq. 2), and m is the channel's module. Rankings of attributions (`actlib.attribution`) have
+formulas of their own, with s_i in nats; scores of the one kind are never ranked by the other's.
 """
 
 from collections.abc import Callable, Mapping
@@ -33,6 +34,7 @@ REMEDY = {
     "magnitudes": "activations have them, so rank a recording",
     "means": "record with `moments=True` (--moments)",
     "stds": "record with `moments=True` (--moments)",
+    "sizes": "attributions have them, so record those",
 }
 
 
@@ -47,6 +49,7 @@ class Ranking:
         needs: parts of the scores that the formula reads beside the values.
         off_needs: parts of the reference that it reads; empty where it needs no reference.
         per_module: take the same percent in each module, not of all channels together.
+        of: the kind of scores that it orders, "differences" or "attributions".
     """
 
     name: str
@@ -55,13 +58,20 @@ class Ranking:
     needs: tuple[str, ...] = ()
     off_needs: tuple[str, ...] = ()
     per_module: bool = False
+    of: str = "differences"
 
     def order(self, scores: "ChannelScores") -> "Values":
         """Apply the formula.
 
         Raises:
-            ValueError: the scores lack a part, or a reference with it.
+            ValueError: the scores are of another kind, or lack a part, or a reference with it.
         """
+        if scores.kind != self.of:
+            fitting = (name for name, rule in RANKINGS.items() if rule.of == scores.kind)
+            raise ValueError(
+                f'ranking "{self.name}" orders {self.of}, and these scores are {scores.kind}; rank '
+                f"them by one of {', '.join(fitting)}"
+            )
         _require_parts(self, scores, self.needs, "the scores lack")
         if self.off_needs:
             if scores.off is None:
@@ -84,11 +94,12 @@ def ranking(
     needs: tuple[str, ...] = (),
     off_needs: tuple[str, ...] = (),
     per_module: bool = False,
+    of: str = "differences",
 ) -> "Callable[[Callable[[ChannelScores], Values]], Callable[[ChannelScores], Values]]":
     """Register a formula as a ranking; see `Ranking` for the arguments."""
 
     def register(formula: "Callable[[ChannelScores], Values]"):
-        RANKINGS[name] = Ranking(name, legend, formula, needs, off_needs, per_module)
+        RANKINGS[name] = Ranking(name, legend, formula, needs, off_needs, per_module, of)
         return formula
 
     return register
@@ -155,6 +166,24 @@ def subtract_reference(scores: "ChannelScores") -> "Values":
     assert scores.off is not None
     gaps = {name: d - scores.off.values[name] for name, d in scores.values.items()}
     return _divide(gaps, _module_means(scores.magnitudes))
+
+
+@ranking("attribution", legend="attribution", of="attributions")
+def rank_attributions(scores: "ChannelScores") -> "Values":
+    """s_i, what the channel adds to the fall of the NLL when all move, in nats. Ours.
+
+    Channels with many parameters add more, such as columns of an embedding.
+    """
+    return scores.values
+
+
+@ranking("attribution_by_size", legend="attribution, by size", needs=("sizes",), of="attributions")
+def divide_by_root_of_size(scores: "ChannelScores") -> "Values":
+    """s_i / sqrt(n_i), with n_i the number of the channel's parameters. Ours.
+
+    Between s_i, which favors large channels, and s_i / n_i, which favors single entries of norms.
+    """
+    return {name: s / scores.sizes[name] ** 0.5 for name, s in scores.values.items()}
 
 
 def _module_means(part: "Values") -> "dict[str, Tensor]":

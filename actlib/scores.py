@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -21,8 +22,9 @@ from actlib.masks import ChannelMask, require_same_channels
 from actlib.rankings import ranking_named
 from actlib.topk import best_in_each, best_of_all, require_percent
 
+ATTRIBUTION = "attribution"  # the method of attributions in their metadata
 PARTS = ("values", "magnitudes", "means", "stds")
-_ROLES_KEY = "actlib.roles"  # of a file's metadata
+_ROLES_KEY, _SIZES_KEY = "actlib.roles", "actlib.sizes"  # of a file's metadata
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,15 +34,16 @@ class ChannelScores:
     Attributes:
         values: module name in `model.named_modules()` to float32 [channels], in module order. From
             `record_differences`: the mean over answer tokens of |a_donor - a_target| (ACT, Eq. 2).
+            From `record_attributions`: nats per answer token, below 0 where moving does harm.
         magnitudes: the same names to float32 [channels], the mean over answer tokens of
             (|a_donor| + |a_target|) / 2, in the unit of the values.
         tokens: number of answer tokens; 0 for scores of weights.
         metadata: names of the models, hash of the data, tokens, dtype; no path of this machine.
         means: the same names to float32 [channels], the donor's mean activation over answer tokens;
             empty unless recorded with `moments=True`.
-        stds: the same names to float32 [channels], the donor's standard deviation over answer
-            tokens (population), in the unit of the values; empty as `means`.
+        stds: the same of its standard deviation (population), in the unit of the values.
         roles: module name to what the module is, one of `actlib.channels.ROLES`; empty if unknown.
+        sizes: module name to the parameters that each of its channels has; of attributions alone.
         off: the same pair on inputs without the ability, see `relative_to`; `save` leaves it out.
     """
 
@@ -51,11 +54,12 @@ class ChannelScores:
     means: dict[str, Float[Tensor, " channels"]] = field(default_factory=dict)
     stds: dict[str, Float[Tensor, " channels"]] = field(default_factory=dict)
     roles: dict[str, str] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
     off: "ChannelScores | None" = None
 
     def __post_init__(self) -> None:
         """Refuse metadata that no file could hold."""
-        require_metadata(self.metadata, (RESERVED, _ROLES_KEY))
+        require_metadata(self.metadata, (RESERVED, _ROLES_KEY, _SIZES_KEY))
 
     def __repr__(self) -> str:
         """Size, parts and origin in three lines, whatever the size of the model."""
@@ -69,24 +73,36 @@ class ChannelScores:
             f"  {', '.join(origin) or 'of unknown origin'}"
         )
 
+    @property
+    def kind(self) -> str:
+        """What the values are: "attributions" or "differences", each with rankings of its own."""
+        return "attributions" if self.metadata.get("method") == ATTRIBUTION else "differences"
+
     def relative_to(self, off: "ChannelScores") -> "ChannelScores":
         """The same scores with a reference that the rankings "relative" and "contrast" compare to.
 
         Args:
-            off: a recording of the same pair of models on inputs without the ability. Only its
-                layout is checked, since one pair can be loaded from several places.
+            off: a recording of the same pair of models on inputs without the ability.
 
         Raises:
-            ValueError: the reference is of other modules or channel numbers, or has no tokens.
+            ValueError: the reference is of other modules or channel numbers, or has no tokens, or
+                one of the two holds attributions.
         """
-        expected, found = (
-            {name: values.numel() for name, values in scores.values.items()}
-            for scores in (self, off)
-        )
-        require_same_channels(expected, found, "the reference is a recording of another model")
-        if not off.tokens:
-            raise ValueError("the reference must be a recording with answer tokens, and has none")
+        _require_reference(self, off, "differences", "relative_to")
         return replace(self, off=off)
+
+    def with_retention(self, retained: "ChannelScores", alpha: float = 1.0) -> "ChannelScores":
+        """Attributions with those to a retained ability added: s_i + alpha * s_i(retained). Ours.
+
+        A channel whose move would harm that ability, below 0 in `retained`, falls back.
+
+        Raises:
+            ValueError: as `relative_to`, or one of the two holds no attributions.
+        """
+        _require_reference(self, retained, "attributions", "with_retention")
+        values = {name: s + alpha * retained.values[name] for name, s in self.values.items()}
+        origin = {"retained": retained.metadata.get("data_hash", ""), "alpha": f"{alpha:g}"}
+        return replace(self, values=values, metadata=self.metadata | origin)
 
     def top(
         self, percent: float, ranking: str = "global", *, without: str | Iterable[str] = ()
@@ -95,22 +111,19 @@ class ChannelScores:
 
         The count is the floor of percent/100 times the ranked channels, and at least one. Ties go
         by module order, then by channel index. The rankings, each with its formula, are the
-        functions of `actlib.rankings`: "global" is the paper's; "module" takes the floor in each
-        module; "scaled", "relative" and "contrast" put modules in one unit.
+        functions of `actlib.rankings`; "global" is the paper's.
 
         Args:
-            percent: share of the ranked channels, above 0 and up to 100. 0 is refused, since a mask
-                without channels moves nothing and is a slip more often than a wish; 100 takes all,
-                the control in which every row moves.
+            percent: share of the ranked channels, above 0 and up to 100 (all, the control in which
+                every row moves).
             ranking: a name in `RANKINGS`.
             without: what modules are not to be ranked: "head", "embedding", or others of
                 `actlib.channels.ROLES`. None of their channels enters the mask, and the percent is
                 one of the other modules' channels.
 
         Raises:
-            ValueError: the percent is out of range or too small for any channel of any module, the
-                ranking is unknown or lacks what it needs, no module is left, or the scores hold NaN
-                or are all 0.
+            ValueError: the percent is out of range or too small for any channel of any module, as
+                `ranked`, no module is left, or the scores hold NaN or are all 0.
         """
         return self._select(percent, ranking, without, highest=True)
 
@@ -123,11 +136,10 @@ class ChannelScores:
     def ranked(self, ranking: str = "global") -> dict[str, Float[Tensor, " channels"]]:
         """Values by which a ranking orders the channels, by the formulas of `actlib.rankings`.
 
-        Below 0 only for "contrast". A module of zero mean magnitude ("scaled", "contrast") or zero
-        mean std ("relative") has no unit to count in and scores 0.
+        A module without a unit to count in, of zero mean magnitude or zero mean std, scores 0.
 
         Raises:
-            ValueError: the ranking is unknown, or the scores lack what it needs.
+            ValueError: the ranking is unknown or of another kind, or lacks what it needs.
         """
         return ranking_named(ranking).order(self)
 
@@ -139,8 +151,9 @@ class ChannelScores:
             for name, values in getattr(self, part).items()
         }
         metadata = {**self.metadata, "tokens": str(self.tokens)}
-        roles = {_ROLES_KEY: json.dumps(self.roles)} if self.roles else {}
-        save_tensors(path, "ChannelScores", tensors, metadata | roles)
+        for key, by_module in ((_ROLES_KEY, self.roles), (_SIZES_KEY, self.sizes)):
+            metadata |= {key: json.dumps(by_module)} if by_module else {}
+        save_tensors(path, "ChannelScores", tensors, metadata)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "ChannelScores":
@@ -152,23 +165,24 @@ class ChannelScores:
         tensors, metadata = load_tensors(path, "ChannelScores")
         parts: dict[str, dict[str, Tensor]] = {part: {} for part in PARTS}
         try:
-            roles = json.loads(metadata.pop(_ROLES_KEY, "{}"))
+            roles, sizes = (json.loads(metadata.pop(k, "{}")) for k in (_ROLES_KEY, _SIZES_KEY))
             for key, tensor in tensors.items():
                 part, _, name = key.partition(":")
                 parts[part][name] = tensor
             tokens = int(metadata["tokens"])
         except (KeyError, ValueError) as error:
-            message = f"{path} is a damaged ChannelScores file ({error!r}); record the scores again"
-            raise ValueError(message) from error
-        sizes = [{name: each.shape for name, each in part.items()} for part in parts.values()]
+            damage = f"{path} is a damaged ChannelScores file ({error!r})"
+            raise ValueError(f"{damage}; record the scores again") from error
+        shapes = [{name: each.shape for name, each in part.items()} for part in parts.values()]
         whole = all(tensor.ndim == 1 and tensor.is_floating_point() for tensor in tensors.values())
-        if not sizes[0] or any(each not in ({}, sizes[0]) for each in sizes) or not whole:
+        whole &= sizes.keys() in (set(), shapes[0].keys())
+        if not shapes[0] or any(each not in ({}, shapes[0]) for each in shapes) or not whole:
             raise ValueError(
                 f"{path} is a damaged ChannelScores file (its parts do not fit); record them again"
             )
         if not all(tensor.isfinite().all() for tensor in tensors.values()):
             raise ValueError(f"the scores in {path} hold NaN or infinite values; record them again")
-        return cls(**parts, tokens=tokens, metadata=metadata, roles=roles, off=None)
+        return cls(**parts, tokens=tokens, metadata=metadata, roles=roles, sizes=sizes, off=None)
 
     def _select(
         self, percent: float, ranking: str, without: str | Iterable[str], highest: bool
@@ -209,31 +223,32 @@ def pool(scores: Sequence[ChannelScores]) -> ChannelScores:
     are joined by commas.
 
     Raises:
-        ValueError: there is nothing to pool, or the recordings are of different modules or without
-            answer tokens (scores of weights cannot be pooled).
+        ValueError: there is nothing to pool, or the recordings are of different modules, of two
+            kinds, with retention, or without answer tokens (scores of weights cannot be pooled).
     """
     if not scores or not all(part.tokens for part in scores):
         raise ValueError("pooling needs at least one recording, each with answer tokens")
     names = list(scores[0].values)
     if any(list(part.values) != names for part in scores):
         raise ValueError("recordings of different modules cannot be pooled")
+    if len({part.kind for part in scores}) > 1 or any("alpha" in part.metadata for part in scores):
+        raise ValueError(
+            "attributions pool with attributions alone, and before a retained ability is added"
+        )
     tokens = sum(part.tokens for part in scores)
     shared = [part for part in PARTS if all(getattr(each, part) for each in scores)]
-    pooled: dict[str, dict[str, Tensor]] = {part: {} for part in PARTS}
+    pooled: dict[str, Any] = {part: {} for part in PARTS}
     for name in names:
         for part in shared:
             if part != "stds":
                 pooled[part][name] = _token_mean(scores, part, name)
         if {"means", "stds"} <= set(shared):
             pooled["stds"][name] = _pooled_std(scores, name)
-    keys = dict.fromkeys(key for part in scores for key in part.metadata)
-    joined = {
-        key: ",".join(dict.fromkeys(part.metadata.get(key, "") for part in scores)) for key in keys
-    }
-    metadata = {**joined, "tokens": str(tokens)}
-    return ChannelScores(
-        **pooled, tokens=tokens, metadata=metadata, roles=scores[0].roles, off=None
-    )
+    metadata = {
+        key: ",".join(dict.fromkeys(part.metadata.get(key, "") for part in scores))
+        for key in dict.fromkeys(key for part in scores for key in part.metadata)
+    } | {"tokens": str(tokens)}
+    return replace(scores[0], **pooled, tokens=tokens, metadata=metadata, off=None)
 
 
 def _token_mean(scores: Sequence[ChannelScores], part: str, name: str) -> Tensor:
@@ -247,6 +262,16 @@ def _pooled_std(scores: Sequence[ChannelScores], name: str) -> Float[Tensor, " c
     variances = torch.stack([each.stds[name].double().square() for each in scores])
     weights = tokens / tokens.sum()
     return (weights @ (variances + (means - weights @ means).square())).sqrt().float()
+
+
+def _require_reference(scores: ChannelScores, other: ChannelScores, kind: str, use: str) -> None:
+    """Refuse a reference of another model or without tokens, and scores of another kind."""
+    expected, found = ({k: v.numel() for k, v in each.values.items()} for each in (scores, other))
+    require_same_channels(expected, found, "the reference is a recording of another model")
+    if not other.tokens:
+        raise ValueError("the reference must be a recording with answer tokens, and has none")
+    if {scores.kind, other.kind} != {kind}:
+        raise ValueError(f"{use} takes {kind} alone, got {scores.kind} and {other.kind}")
 
 
 def _require_roles(roles: Mapping[str, str], without: str | Iterable[str]) -> list[str]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from actlib.attribution import record_attributions
 from actlib.processes import rank_and_count
 from actlib.recording import record_differences
 from actlib.two_passes import record_differences_in_two_passes
@@ -14,6 +15,7 @@ def recorded(donor, target, batches, folder):
     """Scores of three batches, of one that leaves a process without any, and of two passes."""
     yield "three", record_differences(donor, target, batches, moments=True)
     yield "one", record_differences(donor, target, batches[:1], moments=True)
+    yield "attributions", record_attributions(donor, target, batches, points=2)
     yield (
         "two passes",
         record_differences_in_two_passes(

@@ -125,6 +125,22 @@ def test_from_questions_to_a_moved_folder(folders, tmp_path, capsys):
     capsys.readouterr()
 
 
+def test_attributions_are_recorded_and_ranked_by_their_own_rankings(folders, tmp_path, capsys):
+    questions, scores, mask = (str(tmp_path / name) for name in ("own.jsonl", "scores", "mask"))
+    Path(questions).write_text('{"question": "what is 3", "answer": "it is 3"}\n')
+    both = ["--donor", folders["donor"], "--target", folders["target"], "--questions", questions]
+    record = ["record", *both, "--out", scores, "--dtype", "float32", "--attribution"]
+    assert main([*record, "--points", "2", "--json"]) == 0
+    assert ChannelScores.load(scores).metadata["points"] == "2"
+    ranked = ["mask", scores, "--percent", "10", "--out", mask]
+    assert main([*ranked, "--ranking", "attribution_by_size"]) == 0
+    assert ChannelMask.load(mask).metadata["ranking"] == "attribution_by_size"
+    capsys.readouterr()
+    assert main(ranked) == main([*record, "--moments"]) == 1
+    errors = capsys.readouterr().err
+    assert "by one of attribution, attribution_by_size" in errors and "--moments" in errors
+
+
 def test_a_patch_is_made_inspected_applied_and_reverted(pair, tmp_path, capsys):
     for name, model in zip(("donor", "target"), pair("llama"), strict=True):
         model.save_pretrained(tmp_path / name)

@@ -12,7 +12,7 @@ ORDER = """
     numerals question_files questions topk rankings
     channels weights files stored layouts loading experts masks vocabulary scores pairs
     hooks forward alignment activations kernels processes recording parameters two_passes
-    attribution interventions transfer patch_file cards checkpoint collisions merging patches
+    interventions transfer attribution patch_file cards checkpoint collisions merging patches
     reports prompts evaluation finetune
     terminal patch_commands cli __main__
 """.split()

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from actlib import processes
+from actlib.attribution import record_attributions
 from actlib.recording import record_differences
 from actlib.scores import ChannelScores
 
@@ -70,6 +71,12 @@ def test_two_processes_give_the_scores_of_one(run_two, pair, items, collate):
                     torch.testing.assert_close(ours[module], other[module], rtol=1e-6, atol=1e-7)
         assert all(torch.equal(each[0].values[key], each[1].values[key]) for key in alone.values)
     assert not list((folder / "kept").iterdir())
+    alone = record_attributions(donor, target, batches, points=2)
+    for rank in range(2):
+        found = ChannelScores.load(folder / f"attributions-{rank}.safetensors")
+        assert found.metadata == alone.metadata | {"tokens": str(found.tokens)}
+        for name, values in alone.values.items():
+            torch.testing.assert_close(found.values[name], values, rtol=1e-4, atol=1e-6)
     # The second batch is the second process's; its first item is the third of all.
     other, own = ((folder / f"failure-{rank}.txt").read_text() for rank in range(2))
     assert own == "the answer span of item 2 is empty"

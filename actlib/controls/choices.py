@@ -17,7 +17,7 @@ from actlib.masks import ChannelMask, random_like
 from actlib.rankings import RANKINGS
 from actlib.scores import ChannelScores
 
-ACT_RANKINGS = {f"act_{name}": name for name in RANKINGS}
+ACT_RANKINGS = {f"act_{name}": name for name, rule in RANKINGS.items() if rule.of == "differences"}
 """Rankings of activation differences; the first is the paper's. See `actlib.rankings`."""
 
 WEIGHT_RANKINGS = {"weight_difference": "global", "weight_scaled": "scaled"}

@@ -1,0 +1,268 @@
+"""Attributes what a donor brings on given answers to the channels that would move. Ours.
+
+    lost = record_attributions(donor, target, batches)              # nats per answer token
+    mask = lost.top(5, "attribution")                               # or "attribution_by_size"
+    mask = lost.with_retention(retained).top(5, "attribution")      # what another ability can spare
+
+ACT ranks channels by how much they differ; these scores rank them by what moving them would do.
+"""
+
+import copy
+import hashlib
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
+from typing import cast
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from actlib.channels import (
+    ChannelModule,
+    channel_modules,
+    require_in_memory,
+    tied_modules,
+    uncompiled,
+)
+from actlib.files import require_metadata
+from actlib.forward import answer_logits
+from actlib.hooks import answer_positions
+from actlib.pairs import require_pair
+from actlib.processes import add_up, failing_together, gather, is_own
+from actlib.recording import describe_model, describe_pair, digest_items, own_batches
+from actlib.scores import ATTRIBUTION, ChannelScores
+from actlib.transfer import as_matrix, interpolate
+from actlib.weights import require_float_weights
+
+CHUNK = 2**20
+"""Elements of a gradient that are computed at a time."""
+Sums = dict[str, Float[Tensor, " channels"]]
+Ends = dict[str, tuple[Tensor, Tensor]]
+
+
+def record_attributions(
+    donor: nn.Module,
+    target: nn.Module,
+    batches: Iterable[Mapping[str, Tensor]],
+    *,
+    points: int = 5,
+    device: torch.device | str | None = None,
+    metadata: Mapping[str, str] | None = None,
+    progress: bool = False,
+) -> ChannelScores:
+    """Integrated gradients of the answer NLL from target to donor, summed over each channel.
+
+    With L the NLL in nats per answer token, theta the parameters of all channels as `transfer_`
+    moves them, and delta = theta_donor - theta_target, channel i with the parameters j scores
+
+        s_i = - integral over lam in [0, 1] of sum_j dL/dtheta_j(theta_target + lam delta) delta_j
+
+    All add up to what moving all channels brings, L(target) - L(moved); a score is the channel's
+    share of that, not what it would bring alone. See `sum_attributions`, and the head of this file.
+
+    Neither model is changed. The path is a copy of the target, and each gradient is summed and
+    dropped as soon as it is there: memory is three models, the largest gradients and one batch.
+    Several processes (`actlib.processes`) share the batches.
+
+    Args:
+        donor: the model that has the ability.
+        target: the model that lacks it, of the same architecture.
+        batches: as for `record_differences`; all are held, since each point needs them.
+        points: how many on the path, see `place_points`; 0 takes the gradient at the target alone.
+        device: where the path runs; the target's by default. Donor and target may stay on the CPU,
+            from which their weights are then copied at every gradient.
+        metadata: added to the metadata of the scores, such as the ability's name.
+        progress: show a bar over points and batches.
+
+    Raises:
+        ValueError: the models do not fit, weights are offloaded or quantized, there is no batch, an
+            answer span is empty or follows no prompt, the NLL or a score is NaN or infinite, or the
+            recording failed in another process.
+    """
+    donor, target = uncompiled(donor), uncompiled(target)
+    require_pair(donor, target)
+    require_float_weights(donor, target)
+    require_in_memory(donor, target)
+    require_metadata(metadata or {})
+    nodes = place_points(points)
+    with failing_together():
+        own = [batch for _, batch, _ in own_batches(batches)]
+        passes = [(lam, weight, batch) for lam, weight in nodes for batch in own]
+        bar = tqdm(passes, "attributions", disable=not progress or not is_own(0))
+        sums = add_up_gradients(donor, target, bar, device)
+    origin = describe_pair(describe_model(donor), describe_model(target)) | dict(metadata or {})
+    return combine(sums, own, target, origin | {"method": ATTRIBUTION, "points": str(points)})
+
+
+@torch.inference_mode(False)
+@torch.enable_grad()
+def add_up_gradients(
+    donor: nn.Module,
+    target: nn.Module,
+    passes: Iterable[tuple[float, float, Mapping[str, Tensor]]],
+    device: torch.device | str | None,
+) -> Sums:
+    """Sums over passes of weight * gradient of the NLL * (donor - target), by channel.
+
+    Args:
+        donor: where the path ends.
+        target: where it starts.
+        passes: place on the path, weight and batch of each; equal places follow one another.
+        device: where the path runs; the target's if None.
+
+    Raises:
+        ValueError: a batch does not suit the models, or its NLL is NaN or infinite.
+    """
+    path = copy.deepcopy(target).to(device).eval().requires_grad_(False)
+    sums: Sums = {}
+    ends, place = sum_gradients(path, target, donor, sums), 0.0
+    for lam, weight, batch in passes:
+        if lam != place:
+            move_to(path, ends, lam)
+            place = lam
+        _, logits, labels = answer_logits(path, batch)
+        nll = nn.functional.cross_entropy(logits, labels, reduction="sum")
+        _require_finite(nll, f"the NLL of a batch at lam = {lam:.3g}")
+        (weight * nll).backward()
+    return sums
+
+
+def place_points(points: int) -> list[tuple[float, float]]:
+    """Points in [0, 1] and their weights, which add up to 1, by the rule of Gauss and Legendre.
+
+    0 is the gradient at the target alone.
+
+    Raises:
+        ValueError: the number is negative.
+    """
+    if points < 0:
+        raise ValueError(f"points must be at least 1, or 0 for the target's gradient, got {points}")
+    if points == 0:
+        return [(0.0, 1.0)]
+    nodes, weights = np.polynomial.legendre.leggauss(points)
+    return [((1 + x) / 2, w / 2) for x, w in zip(nodes.tolist(), weights.tolist(), strict=True)]
+
+
+def sum_gradients(path: nn.Module, target: nn.Module, donor: nn.Module, sums: Sums) -> Ends:
+    """Let each gradient of a path's channels be summed into `sums`, and dropped, when it is there.
+
+    The hooks refer to sums and ends but not to the path, so that it goes when its owner does.
+
+    Args:
+        path: a copy of the target, which gets hooks and gradients; no channel else has any.
+        target: where the path starts.
+        donor: where it ends.
+        sums: filled with a tensor of zeros for each module, in module order.
+
+    Returns:
+        The target's and the donor's numbers of each parameter that belongs to a channel, by name.
+    """
+    parts: dict[int, list[tuple[Tensor, int]]] = {}
+    for name, found in channel_modules(path).items():
+        device = found.weight.device  # MPS has no float64
+        dtype = torch.float32 if device.type == "mps" else torch.float64
+        sums[name] = torch.zeros(found.channels, dtype=dtype, device=device)
+        for parameter, dimension in found.parameters().values():
+            parts.setdefault(id(parameter), []).append((sums[name], dimension))
+    ends = {}
+    starts, stops = dict(target.named_parameters()), dict(donor.named_parameters())
+    for name, parameter in path.named_parameters():
+        if id(parameter) in parts:
+            ends[name] = as_matrix(starts[name]), as_matrix(stops[name])
+            add = partial(add_gradient, ends=ends[name], parts=parts[id(parameter)])
+            parameter.requires_grad_(True).register_post_accumulate_grad_hook(add)
+    return ends
+
+
+def move_to(path: nn.Module, ends: Ends, lam: float) -> None:
+    """Set the parameters of a path to target + lam * (donor - target), as `transfer_` would."""
+    parameters = dict(path.named_parameters())
+    for name, (start, stop) in ends.items():
+        matrix = as_matrix(parameters[name])
+        for rows in chunks_of(start):
+            matrix[rows] = interpolate(start[rows], stop[rows], lam)
+
+
+def add_gradient(
+    parameter: nn.Parameter, ends: tuple[Tensor, Tensor], parts: list[tuple[Tensor, int]]
+) -> None:
+    """Add gradient * (donor - target), summed over each channel, to sums; drop the gradient.
+
+    Args:
+        parameter: one that has a gradient.
+        ends: its numbers in target and donor, as matrices.
+        parts: the sums of each module that it belongs to, [channels], with the dimension of the
+            matrix along which the channels lie.
+    """
+    start, stop = ends
+    gradient = cast(Tensor, parameter.grad).reshape(start.shape)
+    wide = torch.promote_types(gradient.dtype, torch.float32)
+    for rows in chunks_of(start):
+        delta = stop[rows].to(gradient.device, wide) - start[rows].to(gradient.device, wide)
+        product = gradient[rows].to(wide) * delta
+        for sums, dimension in parts:
+            # rows of the matrix are channels, or each column is one
+            (sums[rows] if dimension == 0 else sums).add_(product.sum(dim=1 - dimension))
+    parameter.grad = None
+
+
+def chunks_of(matrix: Float[Tensor, "rows columns"]) -> Iterator[slice]:
+    """Slices of rows that cover a matrix, of about `CHUNK` elements each."""
+    step = max(1, CHUNK // matrix.shape[1])
+    return (slice(start, start + step) for start in range(0, len(matrix), step))
+
+
+def combine(
+    sums: Sums, own: Iterable[Mapping[str, Tensor]], target: nn.Module, metadata: Mapping[str, str]
+) -> ChannelScores:
+    """Scores out of what all processes summed up over their own batches, the same in each of them.
+
+    Raises:
+        ValueError: there was no batch, or a sum is NaN or infinite.
+    """
+    items = sorted(sum(gather([item for batch in own for item in digest_items(batch)]), []))
+    if not items:
+        raise ValueError("there is no batch to record")
+    tokens = sum(gather(sum(int(answer_positions(batch).sum()) for batch in own)))
+    total = add_up(torch.cat([each.double().cpu() for each in sums.values()]))
+    # mean over answer tokens; moving is to lower the NLL
+    parts = (-total / tokens).float().split([len(each) for each in sums.values()])
+    values = {name: part.clone() for name, part in zip(sums, parts, strict=True)}
+    for name, part in values.items():
+        _require_finite(part, f"an attribution of module {name}")
+    origin = {"data_hash": hashlib.sha256(b"".join(items)).hexdigest(), "items": str(len(items))}
+    modules = channel_modules(target)
+    roles = {name: each.role for name, each in modules.items()}
+    sizes = {name: count_parameters(each) for name, each in modules.items()}
+    metadata = {**origin, **metadata, "tokens": str(tokens)}
+    return ChannelScores(values, {}, tokens, metadata, roles=roles, sizes=sizes)
+
+
+def count_parameters(found: ChannelModule) -> int:
+    """Parameters of each channel of a module, bias included."""
+    return sum(each.numel() for each, _ in found.parameters().values()) // found.channels
+
+
+def sum_attributions(scores: ChannelScores, model: nn.Module) -> float:
+    """Sum over all channels, in nats per answer token, each parameter counted once.
+
+    About L(target) - L(target with all channels moved); how far it is off tells whether there were
+    enough points. Of tied modules the last alone counts, such as the LM head.
+
+    Args:
+        scores: attributions.
+        model: donor or target, which say what is tied.
+    """
+    again = {name for group in tied_modules(model) for name in group[:-1]}
+    return math.fsum(float(s.double().sum()) for n, s in scores.values.items() if n not in again)
+
+
+def _require_finite(values: Tensor, what: str) -> None:
+    if not values.isfinite().all():
+        raise ValueError(
+            f"{what} is NaN or infinite; look at the weights of both models with `actlib check`, "
+            "or record in float32 (--dtype float32)"
+        )

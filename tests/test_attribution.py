@@ -1,0 +1,308 @@
+"""Attributions: beside a reference that keeps everything, complete, and harmless to both models."""
+
+import copy
+import gc
+
+import numpy as np
+import pytest
+import torch
+from slow_reference import hook_count, moving_elements
+from tiny_models import VOCAB, tiny_model
+
+import actlib
+from actlib.attribution import record_attributions, sum_attributions
+from actlib.channels import channel_modules
+from actlib.evaluation import evaluate
+from actlib.masks import ChannelMask, random_like
+from actlib.parameters import weight_differences
+from actlib.recording import record_differences
+from actlib.scores import ChannelScores, pool
+from actlib.transfer import transferred
+
+
+def everything(model):
+    modules = channel_modules(model)
+    return ChannelMask({name: torch.ones(m.channels).bool() for name, m in modules.items()})
+
+
+def slow_attributions(donor, target, items, nodes):
+    """Gradients of every parameter at every point and item, then gathered channel by channel."""
+    moving, path = moving_elements(target, everything(target)), copy.deepcopy(target)
+    starts, stops = (dict(model.named_parameters()) for model in (target, donor))
+    parameters = dict(path.named_parameters())
+    steps = {n: (stops[n] - starts[n]).detach() * moving[n] for n in parameters}
+    totals = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in parameters.items()}
+    tokens = 0
+    for lam, weight in nodes:
+        for name, parameter in parameters.items():
+            parameter.data = starts[name].detach() + lam * steps[name]
+        tokens = 0
+        for ids, answer in items:
+            logs = path(ids[None]).logits[0].double().log_softmax(-1)
+            places = answer.nonzero().flatten()
+            loss = -sum(logs[place - 1, ids[place]] for place in places)
+            gradients = torch.autograd.grad(loss, parameters.values(), allow_unused=True)
+            for name, gradient in zip(parameters, gradients, strict=True):
+                if gradient is not None:
+                    totals[name] -= weight * gradient.double() * steps[name].double()
+            tokens += len(places)
+    expected = {}
+    for module, found in channel_modules(target).items():
+        expected[module] = torch.zeros(found.channels, dtype=torch.float64)
+        for channel in range(found.channels):
+            alone = ChannelMask({module: torch.arange(found.channels) == channel})
+            elements = moving_elements(target, alone)
+            chosen = [totals[name][elements[name]] for name in totals if elements[name].any()]
+            expected[module][channel] = torch.cat(chosen).sum() / tokens
+    return expected
+
+
+def nodes_of(points):
+    x, weights = np.polynomial.legendre.leggauss(points)
+    return list(zip((x.tolist() + np.ones(points)) / 2, weights / 2, strict=True))
+
+
+def mean_nll(model, batches):
+    table = evaluate(model, batches)
+    return table["nll_sum"].sum() / table["tokens"].sum()
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """Donor, target, batches of what only the donor learned, and of what both know."""
+    generator = torch.Generator().manual_seed(0)
+    both, lost = (torch.randint(3, VOCAB, (4, 8), generator=generator) for _ in range(2))
+    whole = torch.ones_like(both)
+    answers = torch.arange(8).ge(4).expand(4, 8)
+    known, new = (
+        [{"input_ids": ids, "attention_mask": whole, "answer_mask": answers}]
+        for ids in (both, lost)
+    )
+    models = [copy.deepcopy(tiny_model("llama_tied", 0))]
+    for texts, steps in ((both, 150), (torch.cat([both, lost]), 150)):
+        model = copy.deepcopy(models[-1])
+        optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+        for _ in range(steps):
+            optimizer.zero_grad()
+            model(texts, labels=texts).loss.backward()
+            optimizer.step()
+        models.append(model)
+    _, target, donor = models
+    return donor, target, new, known
+
+
+def test_attributions_are_those_of_everything_stored(pair, any_architecture, items, collate):
+    donor, target = pair(any_architecture)
+    found = record_attributions(donor, target, collate(items, 4), points=2)
+    expected = slow_attributions(donor, target, items, nodes_of(2))
+    assert found.values.keys() == expected.keys() == channel_modules(target).keys()
+    for name, values in expected.items():
+        torch.testing.assert_close(found.values[name].double(), values, rtol=1e-3, atol=1e-4)
+        elements = everything(target).channels[name]
+        one = moving_elements(target, ChannelMask({name: torch.arange(len(elements)) == 0}))
+        unique = dict(target.named_parameters())
+        assert found.sizes[name] == sum(int(one[key].sum()) for key in unique)
+    assert found.tokens == sum(int(answer.sum()) for _, answer in items)
+
+
+def test_no_point_on_the_path_is_the_gradient_at_the_target(pair, items, collate):
+    donor, target = pair("gpt2")
+    found = record_attributions(donor, target, collate(items, 6), points=0)
+    expected = slow_attributions(donor, target, items, [(0.0, 1.0)])
+    for name, values in expected.items():
+        torch.testing.assert_close(found.values[name].double(), values, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("points", "error"), [(5, 0.05), (20, 0.01)])
+def test_attributions_add_up_to_what_moving_all_channels_brings(trained, points, error):
+    donor, target, lost, known = trained
+    gap = mean_nll(target, lost) - mean_nll(donor, lost)
+    assert gap > 1
+    found = sum_attributions(record_attributions(donor, target, lost, points=points), target)
+    assert found == pytest.approx(gap, rel=error)
+    first = sum_attributions(record_attributions(donor, target, lost, points=0), target)
+    assert first != pytest.approx(gap, rel=0.2)
+
+
+@pytest.mark.parametrize("name", ["llama_tied", "gpt2"])
+def test_tied_elements_count_for_both_channels_and_once_in_the_sum(pair, batches, name):
+    donor, target = pair(name)
+    found = record_attributions(donor, target, batches, points=2)
+    embedding = next(n for n, role in found.roles.items() if role == "embedding")
+    columns, rows = found.values[embedding].sum(), found.values["lm_head"].sum()
+    assert rows.abs() > 0.01
+    torch.testing.assert_close(columns, rows, rtol=1e-4, atol=1e-5)
+    whole = sum(float(part.double().sum()) for part in found.values.values())
+    assert sum_attributions(found, target) == pytest.approx(whole - float(columns), rel=1e-6)
+
+
+def snapshot(model):
+    """Everything of a model that a recording could leave changed."""
+    parameters = list(model.named_parameters(remove_duplicate=False))
+    return (
+        {name: p.detach().clone() for name, p in [*parameters, *model.named_buffers()]},
+        [(name, p.requires_grad, p.grad is None or p.grad.sum().item()) for name, p in parameters],
+        [p._post_accumulate_grad_hooks for _, p in parameters],
+        [module.training for module in model.modules()],
+        hook_count(model),
+    )
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_neither_model_is_changed_not_even_by_a_failure_halfway(pair, batches, fails):
+    donor, target = pair("llama_tied", torch.bfloat16)
+    target.train()
+    target.model.layers[0].eval()
+    donor.lm_head.weight.requires_grad_(False)
+    donor.model.norm.weight.grad = torch.ones_like(donor.model.norm.weight)
+    target.model.norm.weight.grad = torch.ones_like(target.model.norm.weight)
+    before = [snapshot(model) for model in (donor, target)]
+    if fails:  # the second batch holds a token that the model does not know
+        batches[1]["input_ids"][0, -1] = VOCAB
+        with torch.no_grad(), pytest.raises(ValueError, match=f"token {VOCAB}"):
+            record_attributions(donor, target, batches)
+    else:
+        with torch.inference_mode():
+            record_attributions(donor, target, batches)
+    for (state, *rest), model in zip(before, (donor, target), strict=True):
+        after, *others = snapshot(model)
+        assert rest == others and state.keys() == after.keys()
+        assert all(map(torch.equal, state.values(), after.values()))
+
+
+def test_the_path_is_freed_at_once_without_collecting_garbage(pair, batches):
+    def count():
+        return sum(type(each) is type(target) for each in gc.get_objects())
+
+    donor, target = pair("gpt_neox")
+    gc.collect()
+    gc.disable()
+    try:
+        before = count()
+        found = record_attributions(donor, target, batches, device="cpu")
+        assert count() == before and found.tokens == 15
+    finally:
+        gc.enable()
+
+
+def test_batches_and_pools_weigh_every_answer_token_alike(pair, items, collate):
+    donor, target = pair("qwen2")
+    whole = record_attributions(donor, target, collate(items, 6, "right"))
+    parts = [
+        record_attributions(donor, target, collate(each, 2)) for each in (items[:4], items[4:])
+    ]
+    assert parts[0].tokens != parts[1].tokens
+    pooled = pool(parts)
+    assert pooled.kind == whole.kind == "attributions" and pooled.sizes == whole.sizes
+    assert pooled.tokens == whole.tokens
+    for name, values in whole.values.items():
+        torch.testing.assert_close(pooled.values[name], values, rtol=1e-4, atol=1e-6)
+    assert pooled.top(5, "attribution_by_size").digest == whole.top(5, "attribution_by_size").digest
+
+
+def test_bfloat16_is_near_float32(trained):
+    donor, target, lost, _ = trained
+    wide = record_attributions(donor, target, lost)
+    models = (copy.deepcopy(model).bfloat16() for model in (donor, target))
+    narrow = record_attributions(*models, lost)
+    assert narrow.metadata["dtype"] == "bfloat16"
+    ours, theirs = (torch.cat([*each.values.values()]) for each in (wide, narrow))
+    assert ours.dtype == theirs.dtype == torch.float32
+    assert torch.corrcoef(torch.stack([ours, theirs]))[0, 1] > 0.99
+    assert wide.top(10, "attribution").jaccard(narrow.top(10, "attribution")) > 0.8
+
+
+def test_channels_that_rank_high_bring_the_ability_back_and_low_ones_do_not(trained):
+    donor, target, lost, _ = trained
+    found, nll = record_attributions(donor, target, lost), {}
+    for side, mask in (
+        ("top", found.top(20, "attribution")),
+        ("bottom", found.bottom(20, "attribution")),
+        ("random", random_like(found.top(20, "attribution"), 0, per_module=True)),
+    ):
+        with transferred(target, donor, mask, 1.0):
+            nll[side] = mean_nll(target, lost)
+    assert nll["top"] < nll["random"] < nll["bottom"]
+
+
+def test_retained_abilities_are_added_by_their_weight(trained):
+    donor, target, lost, known = trained
+    ours, theirs = (record_attributions(donor, target, each) for each in (lost, known))
+    both = ours.with_retention(theirs, 0.5)
+    for name, values in both.values.items():
+        assert torch.equal(values, ours.values[name] + 0.5 * theirs.values[name])
+    assert both.metadata["alpha"] == "0.5"
+    assert both.metadata["retained"] == theirs.metadata["data_hash"]
+    assert both.kind == "attributions" and both.top(5, "attribution").count
+    assert ours.with_retention(theirs, 0).top(5, "attribution").digest == (
+        ours.top(5, "attribution").digest
+    )
+    with pytest.raises(ValueError, match="before a retained ability is added"):
+        pool([both, both])
+
+
+def test_rankings_by_value_and_by_the_root_of_the_size(pair, batches, tmp_path):
+    donor, target = pair("gpt2")
+    found = record_attributions(donor, target, batches, metadata={"ability": "fr", "method": "x"})
+    found.save(tmp_path / "scores")
+    loaded = ChannelScores.load(tmp_path / "scores")
+    assert loaded.metadata == found.metadata and loaded.metadata["method"] == "attribution"
+    assert loaded.sizes == found.sizes and loaded.roles == found.roles
+    assert loaded.sizes["transformer.h.0.attn.c_attn"] == 17  # 16 inputs and a bias
+    assert loaded.ranked("attribution") == loaded.values
+    for name, values in loaded.ranked("attribution_by_size").items():
+        torch.testing.assert_close(values * found.sizes[name] ** 0.5, found.values[name])
+    mask = loaded.top(5, "attribution_by_size", without="head")
+    assert mask.metadata["method"] == "attribution" and not mask.channels["lm_head"].any()
+    assert "method attribution" in repr(loaded)
+
+
+def test_attributions_and_differences_are_not_confused(pair, batches):
+    donor, target = pair("llama")
+    ours = record_attributions(donor, target, batches, points=1)
+    others = record_differences(donor, target, batches), weight_differences(donor, target)
+    with pytest.raises(ValueError, match='"global" orders differences, .* by one of attribution,'):
+        ours.top(5)
+    for other in others:
+        with pytest.raises(ValueError, match='"attribution" orders attributions, .* one of global'):
+            other.top(5, "attribution")
+    with pytest.raises(ValueError, match="relative_to takes differences alone"):
+        others[0].relative_to(ours)
+    for mixed in ((ours, others[0]), (others[0], ours), (others[0], others[0])):
+        with pytest.raises(ValueError, match="with_retention takes attributions alone"):
+            mixed[0].with_retention(mixed[1])
+    with pytest.raises(ValueError, match="attributions pool with attributions alone"):
+        pool([others[0], ours])
+
+
+def test_what_cannot_be_attributed_is_refused(pair, batches):
+    donor, target = pair("llama")
+    with pytest.raises(ValueError, match="points must be at least 1.* got -1"):
+        record_attributions(donor, target, batches, points=-1)
+    with pytest.raises(ValueError, match="no batch"):
+        record_attributions(donor, target, [])
+    with pytest.raises(ValueError, match="do not fit"):
+        record_attributions(pair("llama_tied")[0], target, batches)
+    empty = [{**batches[0], "answer_mask": torch.zeros_like(batches[0]["answer_mask"])}]
+    with pytest.raises(ValueError, match="the answer span of item 0 is empty"):
+        record_attributions(donor, target, empty)
+    with pytest.raises(ValueError, match="follows at least one prompt token"):
+        record_attributions(donor, target, [{k: v[:, -1:] for k, v in batches[0].items()}])
+    offloaded = copy.deepcopy(donor).to("meta")
+    with pytest.raises(ValueError, match="offloaded"):
+        record_attributions(offloaded, target, batches)
+    with torch.no_grad():
+        donor.model.norm.weight[3] = float("nan")
+    with pytest.raises(ValueError, match="NaN or infinite.*actlib check"):
+        record_attributions(donor, target, batches)
+
+
+def test_attributions_again_after_each_share_leave_what_has_moved(trained):
+    donor, target, lost, _ = trained
+    moved = actlib.record_attributions(donor, target, lost).top(5, "attribution")
+    with transferred(target, donor, moved, 1.0):
+        again = record_attributions(donor, target, lost)
+    for name, values in again.values.items():
+        if name not in ("lm_head", "model.embed_tokens"):  # whose elements are shared
+            assert (values[moved.channels[name]].abs() < 1e-6).all()  # but for rounding
+    assert not (again.top(5, "attribution") & moved).count
