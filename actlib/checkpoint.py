@@ -10,17 +10,20 @@ may be much larger than memory and cut into any number of files.
 """
 
 import filecmp
+import math
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from actlib.cards import describe_step, read_steps, write_card
-from actlib.files import atomic_folder, copy_bytes, copy_file, require_free
-from actlib.layouts import layout_of
+from actlib.files import atomic_folder, require_free
+from actlib.layouts import StoredParameter, stored_parameters
 from actlib.loading import TOKENIZER_FILES, empty_model, load_tokenizer
 from actlib.masks import ChannelMask
 from actlib.pairs import require_pair
@@ -28,16 +31,18 @@ from actlib.stored import DTYPES, StoredTensor, model_files, stored_tensors
 from actlib.transfer import Index, as_matrix, interpolate_rows, require_scale, selections
 from actlib.vocabulary import shared_rows
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 _ALL_TOKENIZER_FILES = (
     *TOKENIZER_FILES,
     *("merges.txt", "added_tokens.json", "special_tokens_map.json", "vocab.txt", "spiece.model"),
 )
 
-_THREADS, _STRETCH_BYTES = 4, 128 << 20
+_THREADS, _STRETCH_BYTES = 4, 64 << 20
 
-Part = tuple[str, int, StoredTensor]
-"""A stored tensor of a parameter: the parameter's name, its row that is the tensor's first."""
 Change = Callable[[str, int, Tensor], Iterable[tuple[Index, Tensor]]]
+"""New values of rows of a parameter: of its name, the number of the first row, and the rows."""
 
 
 class Checkpoint(Mapping[str, Tensor]):
@@ -63,35 +68,30 @@ class Checkpoint(Mapping[str, Tensor]):
         stored = stored_tensors(self.folder)
         self.files = sorted({tensor.file for tensor in stored.values()})
         self.model = empty_model(self.folder, local_files_only=True)
-        self._layout = layout_of(stored, self.model)
-        self._untie()
-        self._stored = {
+        parameters, self._converted = stored_parameters(stored, self.model)
+        _untie(self.model, parameters, self.folder)
+        self._copies = {
             names[0]: copies
             for names in _aliases(self.model)
-            if (copies := [self._layout.parameters[n] for n in names if n in self._layout])
+            if (copies := [parameters[name] for name in names if name in parameters])
         }
 
     def __getitem__(self, name: str) -> Tensor:
         """A parameter: mapped from its file, or put together of several tensors."""
-        return self._stored[name][0].open(self.folder)
+        shape = self._copies[name][0].shape
+        return self.rows(name, 0, math.prod(shape)).view(shape)
 
     def __iter__(self) -> Iterator[str]:
         """Names of the parameters that are stored."""
-        return iter(self._stored)
+        return iter(self._copies)
 
     def __len__(self) -> int:
         """Number of parameters that are stored."""
-        return len(self._stored)
+        return len(self._copies)
 
     def rows(self, name: str, start: int, stop: int) -> Tensor:
         """Rows from `start` to before `stop` of a parameter as a matrix, fewer at its end."""
-        stored = self._stored[name][0]
-        pieces = []
-        for first, part in zip(stored.origins, stored.parts, strict=True):
-            if first < stop and start < first + part.rows or len(stored.parts) == 1:
-                matrix = as_matrix(part.open(self.folder))
-                pieces.append(matrix[max(start - first, 0) : stop - first])
-        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+        return self._copies[name][0].rows(self.folder, start, stop)
 
     def require(self, names: Iterable[str], role: str) -> None:
         """Refuse parameters that are not stored, or in another shape, form or type than expected.
@@ -105,14 +105,14 @@ class Checkpoint(Mapping[str, Tensor]):
         """
         parameters = dict(self.model.named_parameters())
         for name in names:
-            if name in self._layout.converted:
+            if name in self._converted:
                 raise ValueError(
-                    f"the {role}'s files hold {name} {self._layout.converted[name]}; expected its "
+                    f"the {role}'s files hold {name} in a form that loading converts; expected its "
                     "own rows, so load the models and use transfer_"
                 )
-            if name not in self._stored:
+            if name not in self._copies:
                 raise ValueError(f"the {role}'s files hold no tensor {name}")
-            for stored in self._stored[name]:
+            for stored in self._copies[name]:
                 expected = tuple(parameters[name].shape)
                 if stored.shape != expected or stored.dtype not in DTYPES:
                     shapes = [" x ".join(map(str, each)) for each in (stored.shape, expected)]
@@ -125,15 +125,13 @@ class Checkpoint(Mapping[str, Tensor]):
         """Copy the model to an empty folder, with new values for elements of some parameters.
 
         Configuration, tokenizer, generation settings and all else that belongs to the model comes
-        along; hidden files, pickled files and other formats of the weights do not. Bytes are copied
-        and values computed side by side.
+        along; hidden files, pickled files and other formats of the weights do not.
 
         Args:
             destination: the folder.
             names: parameters of which something changes. A tied one may be stored under each of its
                 names, and each copy changes.
-            change: gives index and new values from the name, the first row, and these rows of the
-                copy as a matrix; called from several threads.
+            change: gives index and new values; called from several threads.
 
         Raises:
             ValueError: a file is a link to one outside the folder, which may be private.
@@ -141,64 +139,29 @@ class Checkpoint(Mapping[str, Tensor]):
         for path in model_files(self.folder, self.files):
             place = destination / path.relative_to(self.folder)
             place.parent.mkdir(parents=True, exist_ok=True)
-            if str(path.relative_to(self.folder)) in self.files:
-                with place.open("wb") as file:
-                    file.truncate(path.stat().st_size)
-            else:
-                copy_file(path, place)
-        with ThreadPoolExecutor(_THREADS) as pool:
-            jobs = [
-                pool.submit(self._write_stretch, destination, change, *stretch)
-                for stretch in self._stretches(names)
-            ]
-            try:
-                for job in jobs:
-                    job.result()
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+            shutil.copyfile(path, place)
+        stretches = []
+        for file in self.files:
+            size, place = (self.folder / file).stat().st_size, destination / file
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with place.open("wb") as unfinished:
+                unfinished.truncate(size)
+            starts = range(0, size, _STRETCH_BYTES)
+            stretches += [(self.folder / file, place, start, size) for start in starts]
+        changing = [
+            (name, first, part)
+            for name in names
+            for stored in self._copies[name]
+            for first, part in stored.parts
+        ]
 
-    def _stretches(self, names: Iterable[str]) -> Iterator[tuple[str, int, int, list[Part]]]:
-        """Every file cut between stored tensors: file, start, stop, and what changes in between."""
-        changing: dict[str, list[Part]] = {file: [] for file in self.files}
-        for name in names:
-            for stored in self._stored[name]:
-                for first, tensor in zip(stored.origins, stored.parts, strict=True):
-                    changing[tensor.file].append((name, first, tensor))
-        for file, parts in changing.items():
-            start, waiting = 0, []
-            for part in sorted(parts, key=lambda part: part[2].offset):
-                waiting.append(part)
-                stop = part[2].offset + part[2].size
-                if stop - start >= _STRETCH_BYTES:
-                    yield file, start, stop, waiting
-                    start, waiting = stop, []
-            yield file, start, (self.folder / file).stat().st_size, waiting
-
-    def _write_stretch(
-        self, destination: Path, change: Change, file: str, start: int, stop: int, parts: list[Part]
-    ) -> None:
-        copy_bytes(self.folder / file, destination / file, start, stop)
-        for name, first, tensor in parts:
-            matrix = as_matrix(tensor.open(destination, writable=True))
-            for index, values in change(name, first, matrix):
+        def write(name: str, first: int, part: StoredTensor) -> None:
+            matrix = as_matrix(part.open(destination, writable=True))
+            for index, values in change(name, first, as_matrix(part.open(self.folder))):
                 matrix[index] = values
 
-    def _untie(self) -> None:
-        """Untie what the configuration ties and the files store twice, with other numbers."""
-        for names in _aliases(self.model):
-            stored = [name for name in names if name in self._layout]
-            for name in stored[1:]:
-                one, other = (self._layout.parameters[each] for each in (stored[0], name))
-                if one.dtype not in DTYPES or other.dtype not in DTYPES:
-                    continue  # `require` refuses it
-                values = [each.open(self.folder) for each in (one, other)]
-                if one.shape == other.shape and torch.equal(*values):
-                    continue
-                owner, _, own = name.rpartition(".")
-                empty = nn.Parameter(torch.empty(other.shape, device="meta"))
-                self.model.get_submodule(owner).register_parameter(own, empty)
-                self.model.all_tied_weights_keys.pop(name, None)
+        _run_all(_copy_stretch, stretches)
+        _run_all(write, changing)
 
 
 def rows_of(parameters: Mapping[str, Tensor], name: str, start: int, stop: int) -> Tensor:
@@ -276,12 +239,56 @@ def transfer_checkpoint(
     return output_dir
 
 
+def _run_all(function: Callable, arguments: Iterable[tuple]) -> None:
+    """Call a function in several threads, in each of which torch computes by itself."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # new threads begin with this number
+    pool = ThreadPoolExecutor(_THREADS)
+    try:
+        for job in [pool.submit(function, *each) for each in arguments]:
+            job.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
+
+
+def _copy_stretch(source: Path, destination: Path, start: int, size: int) -> None:
+    stop = min(start + _STRETCH_BYTES, size)
+    with source.open("rb") as reading, destination.open("r+b") as writing:
+        writing.seek(start)
+        while start < stop:  # within the kernel
+            count = os.sendfile(writing.fileno(), reading.fileno(), start, stop - start)
+            if count == 0:
+                raise OSError(f"{source} became shorter while it was copied")
+            start += count
+
+
 def _aliases(model: nn.Module) -> list[list[str]]:
     """All names of each parameter; a tied one has several."""
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
     return list(names.values())
+
+
+def _untie(
+    model: "PreTrainedModel", parameters: Mapping[str, StoredParameter], folder: Path
+) -> None:
+    """Untie what the configuration ties and the files store twice, with other numbers."""
+    for names in _aliases(model):
+        copies = [(name, parameters[name]) for name in names if name in parameters]
+        for name, other in copies[1:]:
+            one = copies[0][1]
+            if not {one.dtype, other.dtype} <= DTYPES.keys():
+                continue  # `Checkpoint.require` refuses it
+            if one.shape == other.shape and torch.equal(
+                *(each.rows(folder, 0, math.prod(one.shape)) for each in (one, other))
+            ):
+                continue
+            owner, _, own = name.rpartition(".")
+            empty = nn.Parameter(torch.empty(other.shape, device="meta"))
+            model.get_submodule(owner).register_parameter(own, empty)
+            model.all_tied_weights_keys.pop(name, None)
 
 
 def _is_same(one: Path, other: Path) -> bool:

@@ -41,9 +41,11 @@ _UNREADABLE = (
     *(SafetensorError, OSError, ValueError),
     *(KeyError, TypeError, AttributeError, RecursionError),
 )
-_FULL = {errno.ENOSPC, errno.EDQUOT}
-_CLOSED = {errno.EROFS, errno.EACCES, errno.EPERM}
-_UNABLE = {errno.ENOSYS, errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM, errno.EBADF}
+_FULL = "no space is left in {folder} for {name}: free some, or write to another disk"
+_CLOSED = "{folder} cannot be written, so {name} was not: make it writable or name another"
+_LIMIT = "{name} is larger than files may be in {folder}: raise that limit (ulimit -f)"
+_REASONS = {errno.ENOSPC: _FULL, errno.EDQUOT: _FULL, errno.EFBIG: _LIMIT}
+_REASONS |= dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), _CLOSED)
 
 
 class Unwritable(OSError, ValueError):
@@ -120,43 +122,17 @@ def clear_errors(output: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = _reason(error, output)
+        # Libraries in Rust have errors of their own, with the number in their words.
+        match = re.search(r"\(os error (\d+)\)", str(error))
+        number = error.errno if isinstance(error, OSError) else int(match[1]) if match else None
+        reason, folder = _REASONS.get(number or 0), output.parent.absolute()
+        failed = Path(os.fsdecode(getattr(error, "filename", None) or folder)).absolute()
+        apart = folder not in (failed, *failed.parents) and failed not in folder.parents
+        if reason == _CLOSED and apart:
+            reason = None  # of a file that was read
         if reason is None:
             raise
-        raise Unwritable(reason) from error
-
-
-def copy_file(source: str | os.PathLike, destination: str | os.PathLike) -> None:
-    """Copy a file's content, without its permissions and not through this process.
-
-    Files may share their bytes afterwards, where the file system can do that.
-    """
-    with open(destination, "wb"):
-        pass
-    copy_bytes(source, destination, 0, os.path.getsize(source))
-
-
-def copy_bytes(
-    source: str | os.PathLike, destination: str | os.PathLike, start: int, stop: int
-) -> None:
-    """Copy the bytes from `start` to before `stop` to the same place of a file that is there.
-
-    Several threads may copy bytes of one file at a time.
-    """
-    with open(source, "rb") as reading, open(destination, "r+b") as writing:
-        for file in (reading, writing):
-            file.seek(start)
-        ends, left = (reading.fileno(), writing.fileno()), stop - start
-        while left:
-            try:
-                count = os.copy_file_range(*ends, left)
-            except OSError as error:
-                if error.errno not in _UNABLE:
-                    raise
-                count = os.sendfile(*ends[::-1], None, left)
-            if count == 0:
-                raise OSError(f"{source} became shorter while it was copied")
-            left -= count
+        raise Unwritable(reason.format(folder=output.parent, name=output.name)) from error
 
 
 def require_metadata(metadata: Mapping[str, str], reserved: tuple[str, ...] = (RESERVED,)) -> None:
@@ -262,25 +238,3 @@ def _is_running(process: int) -> bool:
 
 def _host() -> str:
     return re.sub(r"[^\w.]", "_", socket.gethostname())
-
-
-def _reason(error: Exception, output: Path) -> str | None:
-    # Libraries in Rust have errors of their own, with the number in their words.
-    match = re.search(r"\(os error (\d+)\)", str(error))
-    number = error.errno if isinstance(error, OSError) else int(match[1]) if match else None
-    name, folder = output.name, output.parent
-    if number in _FULL:
-        return f"no space is left in {folder} for {name}: free some, or write to another disk"
-    if number in _CLOSED and _is_at(getattr(error, "filename", None), folder):
-        return f"{folder} cannot be written, so {name} was not: make it writable or name another"
-    if number == errno.EFBIG:
-        return f"{name} is larger than files may be in {folder}: raise that limit (ulimit -f)"
-    return None
-
-
-def _is_at(failed: str | None, folder: Path) -> bool:
-    """Whether what failed is in the folder or above it, and not a file that was only read."""
-    if failed is None:
-        return True
-    path = Path(os.fsdecode(failed)).absolute()
-    return path.is_relative_to(folder.absolute()) or folder.absolute().is_relative_to(path)

@@ -9,14 +9,14 @@ rows, one after the other, are its own:
         = expert 0's gate, expert 0's up, expert 1's gate, ...
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from actlib.stored import StoredTensor
@@ -33,48 +33,44 @@ class StoredParameter:
     Attributes:
         shape: shape of the parameter.
         parts: stored tensors whose rows, one after the other, are those of the parameter as a
-            matrix [all dimensions but the last, last].
+            matrix [all dimensions but the last, last], each with its first row's number there.
     """
 
     shape: tuple[int, ...]
-    parts: tuple[StoredTensor, ...]
+    parts: tuple[tuple[int, StoredTensor], ...]
+
+    @classmethod
+    def of_parts(cls, shape: tuple[int, ...], parts: Iterable[StoredTensor]) -> "StoredParameter":
+        """Line up stored tensors."""
+        parts = tuple(parts)
+        firsts = accumulate((part.rows for part in parts[:-1]), initial=0)
+        return cls(shape, tuple(zip(firsts, parts, strict=True)))
 
     @property
     def dtype(self) -> str:
         """Type of the numbers by its safetensors name; several names where the parts differ."""
-        return "/".join(sorted({part.dtype for part in self.parts}))
+        return "/".join(sorted({part.dtype for _, part in self.parts}))
 
-    @cached_property
-    def origins(self) -> tuple[int, ...]:
-        """Row of the parameter that is the first of each part."""
-        return tuple(accumulate((part.rows for part in self.parts[:-1]), initial=0))
+    def rows(self, folder: Path, start: int, stop: int) -> Float[Tensor, "rows columns"]:
+        """Rows from `start` to before `stop` as a matrix: mapped, or put together of several."""
+        columns = self.shape[-1] if len(self.shape) > 1 else 1
+        pieces = [
+            part.open(folder).view(-1, columns)[max(start - first, 0) : stop - first]
+            for first, part in self.parts
+            if len(self.parts) == 1 or (first < stop and start < first + part.rows)
+        ]
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
-    def open(self, folder: Path) -> Tensor:
-        """The parameter: mapped from its file, or put together in memory from several parts."""
-        parts = [part.open(folder) for part in self.parts]
-        return parts[0] if len(parts) == 1 else torch.cat(parts).view(self.shape)
 
+def stored_parameters(
+    stored: Mapping[str, StoredTensor], model: "PreTrainedModel"
+) -> tuple[dict[str, StoredParameter], set[str]]:
+    """Stored tensors as the model's parameters, by the names that these have in the model.
 
-@dataclass(frozen=True)
-class Layout:
-    """A model's parameters in its files.
-
-    Attributes:
-        parameters: by the name that the parameter has in the model.
-        converted: names of parameters that are stored in a form whose rows are not the parameter's
-            (permuted, transposed, split), with a clause on how they are stored.
+    Returns:
+        The parameters, and the names of those that are stored in a form whose rows are not the
+        parameter's (permuted, transposed, split, in part missing).
     """
-
-    parameters: dict[str, StoredParameter]
-    converted: dict[str, str]
-
-    def __contains__(self, name: str) -> bool:
-        """Whether a parameter's rows are stored as such."""
-        return name in self.parameters
-
-
-def layout_of(stored: Mapping[str, StoredTensor], model: "PreTrainedModel") -> Layout:
-    """Stored tensors as the model's parameters."""
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import (
         WeightConverter,
@@ -88,53 +84,50 @@ def layout_of(stored: Mapping[str, StoredTensor], model: "PreTrainedModel") -> L
     converters = [each for each in transforms if isinstance(each, WeightConverter)]
     by_pattern = {key: each for each in converters for key in each.source_patterns}
     state, prefix = model.state_dict(), model.base_model_prefix
-    layout = Layout({}, {})
+    parameters: dict[str, StoredParameter] = {}
     several: dict[str, dict[str, list[StoredTensor]]] = {}
     # The order in which loading stacks experts: 2 before 10.
     for key in sorted(stored, key=dot_natural_key):
         name, pattern = rename_source_key(key, renamings, converters, prefix, state)
         if pattern is None:
-            layout.parameters[name] = StoredParameter(stored[key].shape, (stored[key],))
+            parameters[name] = StoredParameter.of_parts(stored[key].shape, [stored[key]])
         else:
             several.setdefault(name, {}).setdefault(pattern, []).append(stored[key])
+    converted: set[str] = set()
     for name, parts in several.items():
         converter = by_pattern[next(iter(parts))]
         sources = [parts.get(pattern, []) for pattern in converter.source_patterns]
-        joined = _joined(converter, sources)
+        joined = _join(converter, sources)
         if joined is not None:
-            layout.parameters[name] = joined
-            continue
-        steps = ", ".join(type(each).__name__ for each in converter.operations)
-        whole = len({len(tensors) for tensors in sources}) == 1
-        reason = f"in a form that loading converts ({steps})" if whole else "with parts missing"
-        first, *others = converter.target_patterns
-        made = [name, *(name.replace(first, other) for other in others)]
-        layout.converted.update(dict.fromkeys(made, reason))
-    return layout
+            parameters[name] = joined
+        else:
+            first, *others = converter.target_patterns
+            converted |= {name, *(name.replace(first, other) for other in others)}
+    return parameters, converted
 
 
-def _joined(
-    converter: "WeightConverter", found: Sequence[Sequence[StoredTensor]]
+def _join(
+    converter: "WeightConverter", sources: Sequence[Sequence[StoredTensor]]
 ) -> StoredParameter | None:
     """The parameter that a conversion makes of tensors, if that only lines up their rows.
 
     Args:
         converter: what transformers does.
-        found: for each of its source patterns the tensors, in order of the experts.
+        sources: for each of its source patterns the tensors, in order of the experts.
     """
     from transformers.core_model_loading import Concatenate, MergeModulelist
 
     steps = [(type(each), getattr(each, "dim", None)) for each in converter.operations]
-    shapes = [{each.shape for each in tensors} for tensors in found]
-    if any(len(each) != 1 for each in shapes) or len({len(tensors) for tensors in found}) != 1:
+    experts, inputs = len(sources[0]), {part.shape[1:] for source in sources for part in source}
+    alike = all(len({part.shape for part in source}) == 1 for source in sources)
+    if not alike or len(inputs) != 1 or any(len(source) != experts for source in sources):
         return None
-    sizes = [next(iter(each)) for each in shapes]  # [outputs, inputs] of each source
-    if any(len(size) != 2 or size[1] != sizes[0][1] for size in sizes):
-        return None
-    rows, inputs, experts = sum(size[0] for size in sizes), sizes[0][1], len(found[0])
-    parts = tuple(tensor for group in zip(*found, strict=True) for tensor in group)
-    if steps in ([(MergeModulelist, 0)], [(MergeModulelist, 0), (Concatenate, 1)]):
-        return StoredParameter((experts, rows, inputs), parts)
-    if steps == [(Concatenate, 0)] and experts == 1:
-        return StoredParameter((rows, inputs), parts)
+    (columns,) = inputs  # of stored matrices [outputs, inputs] alone
+    rows = sum(source[0].rows for source in sources)
+    parts = (part for group in zip(*sources, strict=True) for part in group)
+    if len(columns) == 1:
+        if steps in ([(MergeModulelist, 0)], [(MergeModulelist, 0), (Concatenate, 1)]):
+            return StoredParameter.of_parts((experts, rows, *columns), parts)
+        if steps == [(Concatenate, 0)] and experts == 1:
+            return StoredParameter.of_parts((rows, *columns), parts)
     return None

@@ -25,8 +25,8 @@ from actlib.masks import ChannelMask, require_fit
 from actlib.pairs import require_pair
 
 Index = tuple[Tensor | slice, ...]
-CHUNK = 2**20
-"""Elements that are computed at a time: a few megabytes, which stay in the processor's cache."""
+CHUNK = 2**17
+"""Elements that are computed at a time: in float32 half a megabyte, which stays in the cache."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +77,13 @@ def as_matrix(parameter: Shaped[Tensor, "..."]) -> Shaped[Tensor, "rows columns"
     return parameter.detach().view(-1, parameter.shape[-1] if parameter.ndim > 1 else 1)
 
 
+def take(matrix: Shaped[Tensor, "rows columns"], index: Index) -> Shaped[Tensor, "..."]:
+    """The elements at an index; of whole rows several times as fast as by brackets."""
+    if len(index) == 1 and isinstance(index[0], Tensor):
+        return matrix.index_select(0, index[0].to(matrix.device))
+    return matrix[index]
+
+
 def selections(model: nn.Module, mask: ChannelMask) -> dict[str, Selection]:
     """What a mask selects of each parameter of which it selects anything.
 
@@ -123,7 +130,8 @@ def interpolate(
     """
     wide = torch.promote_types(target.dtype, torch.float32)
     target_, donor_ = target.to(wide), donor.to(device=target.device, dtype=wide)
-    return (target_ + scale * (donor_ - target_)).to(target.dtype)
+    # target + scale * (donor - target), in one buffer
+    return (donor_ - target_).mul_(scale).add_(target_).to(target.dtype)
 
 
 def interpolate_rows(
@@ -140,7 +148,7 @@ def interpolate_rows(
             target or the scale is why.
     """
     for index in selection.indices():
-        before, donated = target[index], donor[index]
+        before, donated = take(target, index), take(donor, index)
         values = interpolate(before, donated, scale)
         require_finite(name, values, {"donor": donated, "target": before}, scale)
         yield index, values

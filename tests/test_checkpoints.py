@@ -210,12 +210,12 @@ def test_missing_shard_is_named(folders, tmp_path):
     assert only_inputs(tmp_path)
 
 
-@pytest.mark.parametrize(("keep", "message"), [(-10, "is cut off"), (20, "is not a safetensors")])
-def test_broken_weights_are_refused(folders, tmp_path, keep, message):
+@pytest.mark.parametrize("keep", [-10, 20])
+def test_broken_weights_are_refused(folders, tmp_path, keep):
     _, _, mask = folders()
     path = tmp_path / "donor" / "model.safetensors"
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match="is not a safetensors file, or damaged"):
         run(tmp_path, mask)
     assert only_inputs(tmp_path)
 

@@ -5,8 +5,7 @@ import sys
 
 import pytest
 
-import actlib.files
-from actlib.files import atomic_file, atomic_folder, copy_file, require_free
+from actlib.files import atomic_file, atomic_folder, require_free
 
 STAY = """
 import sys, time
@@ -92,37 +91,6 @@ def test_what_only_looks_alike_is_left_alone(tmp_path):
     with atomic_folder(tmp_path / "out"):
         pass
     assert all(path.is_dir() for path in alike)
-
-
-@pytest.mark.parametrize("size", [0, 1, 100_000])
-def test_copies_are_equal_and_have_no_permissions_of_their_source(tmp_path, size):
-    source, copy = tmp_path / "a", tmp_path / "b"
-    source.write_bytes(os.urandom(size))
-    source.chmod(0o400)
-    copy_file(source, copy)
-    assert copy.read_bytes() == source.read_bytes()
-    (tmp_path / "c").touch()
-    assert copy.stat().st_mode == (tmp_path / "c").stat().st_mode
-
-
-def test_where_the_kernel_cannot_copy_between_files_it_sends(tmp_path, monkeypatch):
-    def fail(*_args):
-        raise OSError(actlib.files.errno.EXDEV, "not here")
-
-    monkeypatch.setattr(os, "copy_file_range", fail)
-    (tmp_path / "a").write_bytes(data := os.urandom(300_000))
-    copy_file(tmp_path / "a", tmp_path / "b")
-    assert (tmp_path / "b").read_bytes() == data
-
-
-def test_a_full_disk_is_an_error(tmp_path, monkeypatch):
-    def fail(*_args):
-        raise OSError(actlib.files.errno.ENOSPC, "no space left")
-
-    monkeypatch.setattr(os, "copy_file_range", fail)
-    (tmp_path / "a").write_bytes(b"data")
-    with pytest.raises(OSError, match="no space left"):
-        copy_file(tmp_path / "a", tmp_path / "b")
 
 
 def test_a_taken_output_is_refused(tmp_path):

@@ -11,7 +11,7 @@ def index(folder, weight_map):
     (folder / INDEX).write_text(json.dumps({"weight_map": weight_map}))
 
 
-def with_header(path, header, data=b"\0" * 64):
+def with_header(path, header, data=b"\0" * 16):
     text = json.dumps(header).encode()
     path.write_bytes(len(text).to_bytes(8, "little") + text + data)
 
@@ -108,13 +108,7 @@ def test_a_header_that_contradicts_itself_is_refused(tmp_path, change):
     entry = {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}
     with_header(tmp_path / SINGLE, {"a": entry})
     assert stored_tensors(tmp_path)["a"].shape == (2, 2)
-    with_header(tmp_path / SINGLE, {"a": entry | change})
-    with pytest.raises(ValueError, match="is not a safetensors file"):
-        stored_tensors(tmp_path)
-
-
-def test_a_file_that_ends_before_its_tensors_is_cut_off(tmp_path):
-    entry = {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}
-    with_header(tmp_path / SINGLE, {"a": entry}, b"\0" * 15)
-    with pytest.raises(ValueError, match="is cut off"):
-        stored_tensors(tmp_path)
+    for damaged in ({"a": entry | change}, b"\0" * 16), ({"a": entry}, b"\0" * 15):
+        with_header(tmp_path / SINGLE, *damaged)
+        with pytest.raises(ValueError, match="is not a safetensors file"):
+            stored_tensors(tmp_path)

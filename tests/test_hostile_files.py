@@ -19,7 +19,7 @@ from actlib.cli import main
 from actlib.loading import empty_model, load_pretrained
 from actlib.masks import ChannelMask
 from actlib.scores import ChannelScores
-from actlib.stored import INDEX, LONGEST_HEADER, SINGLE, stored_tensors
+from actlib.stored import INDEX, SINGLE, stored_tensors
 from actlib.study import training
 from actlib.study.presets import WheelModel, load_preset
 from actlib.study.report import markdown_table
@@ -285,7 +285,7 @@ def header(length, text=b""):
     "text",
     [
         header(2**63),
-        header(LONGEST_HEADER + 1),
+        header(100_000_001),
         header(0),
         b"\1\0",
         header(60_000, b"[" * 60_000),
@@ -311,13 +311,12 @@ def test_a_header_with_an_impossible_size_or_depth_is_refused_at_once(tmp_path, 
     [
         {"dtype": "F32", "shape": [2**40, 2**40], "data_offsets": [0, 4]},
         {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]},
-        {"dtype": "F32", "shape": [1] * 10_000, "data_offsets": [0, 4]},
     ],
 )
 def test_declared_sizes_are_checked_before_anything_of_that_size_is_made(tmp_path, entry):
     text = json.dumps({"a": entry}).encode()
     (tmp_path / SINGLE).write_bytes(header(len(text), text + bytes(4)))
-    with pytest.raises(ValueError, match="is not a safetensors file|is cut off"):
+    with pytest.raises(ValueError, match="is not a safetensors file"):
         stored_tensors(tmp_path)
 
 
