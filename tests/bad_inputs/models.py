@@ -25,7 +25,7 @@ from bad_inputs.mistakes import (
 
 WEIGHTS = [
     Case(
-        "weights cut in their numbers", TRANSFER, (str(DONOR), "cut off", "copy"), cut(DONOR, 0.5)
+        "weights cut in their numbers", TRANSFER, (str(DONOR), "damaged", "copy"), cut(DONOR, 0.5)
     ),
     Case("weights cut in their header", TRANSFER, (str(DONOR), "copy"), cut(DONOR, 0.005)),
     Case("weights of no byte", TRANSFER, (str(DONOR), "copy"), write(DONOR, "")),
