@@ -1,111 +1,117 @@
-"""Claims: every family is judged on its own tables, and what is missing is told, not raised."""
+"""Claims: the rules that are shipped, contrasts as notebooks leave them, and verdicts by Holm."""
 
+import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
-from actlib.study import claims, sweeps
-from actlib.study.findings import HOLDS, NOT_RUN, NOT_SEEN
-from actlib.study.old_session import Study
+from actlib.analysis.contrasts import compare_seeds, contrast, correct_holm
+from actlib.study import claims
+from actlib.study.presets import CONFIGS
 
-
-@pytest.fixture(autouse=True)
-def kept(tmp_path, monkeypatch):
-    """An empty folder of kept sweeps."""
-    monkeypatch.setattr(sweeps, "KEPT", tmp_path / "sweeps")
-    return tmp_path / "sweeps"
+RULES = claims.load_claims()
+RAW = yaml.safe_load((CONFIGS / "claims.yaml").read_text("utf-8"))
 
 
-def leave_tables(study):
-    """What notebook 00 leaves, of a study whose target forgot."""
-    rows = [(cell, "nll", 1.0, 0.5, 1.5) for cell in study.lost]
-    columns = ["cell", "measure", "target_minus_donor", "low", "high"]
-    study.save_table(pd.DataFrame(rows, columns=columns), "tab00_forgotten")
+def pairs(key, differences, control=0.5):
+    rows = {"claim": key, "seed": range(len(differences)), "control": control}
+    table = pd.DataFrame(rows).assign(treatment=control + np.array(differences))
+    return table.assign(difference=table["treatment"] - table["control"])[claims.COLUMNS]
 
 
-def test_without_tables_nothing_is_judged_and_the_command_is_told(study):
-    table = claims.claims_table([study])
-    assert list(table["claim"]) == [claim.claim for claim in claims.CLAIMS]
-    assert (table["verdict"] == NOT_RUN).all()
-    assert set(table["shown"]) == {"make study PRESET=small", "make sweep PRESET=small"}
+def leave(folder, *tables, name="tab03_contrast"):
+    folder.mkdir(exist_ok=True)
+    pd.concat(tables).to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
 
 
-def test_a_table_is_judged_where_it_lies(study):
-    leave_tables(study)
-    found = claims.claims_table([study]).set_index("claim")["verdict"]
-    assert found["Specialization forgets"] == HOLDS
-    assert (found.drop("Specialization forgets") == NOT_RUN).all()
+def decide(table, **margins):
+    tests = {k: claims.apply_rule(RULES, k, table, margins.get(k)) for k in RULES.claims}
+    return claims.give_verdicts(RULES, tests).set_index("claim")
 
 
-def test_families_named_are_read_from_the_folder(study, tmp_path):
-    folder = tmp_path / "kept"
-    named = Study.open("tiny", figures=str(folder / "tiny"))
-    leave_tables(named)
-    table = claims.claims_table(["tiny", study], folder).set_index(["claim", "family"])["verdict"]
-    assert table["Specialization forgets", "tiny"] == HOLDS
-    assert table["Specialization forgets", "small"] == NOT_RUN
+def test_the_shipped_claims_are_nine_of_which_eight_are_tested():
+    tested = [key for key, claim in RULES.claims.items() if claim.test != "none"]
+    assert len(RULES.claims) == 9 and [*RULES.claims][0] == "forgets" and len(tested) == 8
+    assert [claim.notebook for claim in RULES.claims.values()] == [0, 1, 2, 2, 3, 4, 5, 5, 6]
+    for claim in RULES.claims.values():
+        assert bool(claim.paper) == (claim.source == "stated")
 
 
-def test_the_kept_sweep_is_read_once_and_only_of_the_same_models(study, kept):
-    rows = pd.DataFrame({"seed": [0], "method": "concentration", "top_percent": 5.0})
-    rows = pd.concat([rows.assign(ranking=ranking) for ranking in ("raw", "scaled")])
-    rows = rows.assign(share_percent=20.0, null_share_percent=15.0)
-    (kept / "small").mkdir(parents=True)
-    for digest, verdict in ((None, HOLDS), ("another recipe", NOT_RUN)):
-        rows.attrs = {"actlib": {"recipes": {"multilingual-seed0": digest} if digest else {}}}
-        rows.to_parquet(kept / "small" / "channels.parquet")
-        found = claims.claims_table([study]).set_index("claim")["verdict"]
-        assert found["Concentrated"] == verdict
-    family = claims.Family(study)
-    family._rows["channels"] = rows
-    assert family.rows("channels") is rows
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"margin": None}, "claims.causal.margin"),
+        ({"margin": -0.1}, "greater than or equal to 0"),
+        ({"test": "none"}, "no other has one"),
+        ({"treatmnt": "x"}, "claims.causal.treatmnt: Extra inputs"),
+        ({"source": "me"}, "'stated' or 'ours'"),
+    ],
+)
+def test_a_wrong_claim_is_refused_by_name(tmp_path, change, words):
+    wrong = RAW["claims"]["causal"] | change
+    path = tmp_path / "claims.yaml"
+    path.write_text(yaml.safe_dump(RAW | {"claims": {"causal": wrong}}))
+    with pytest.raises(ValueError, match=words):
+        claims.load_claims(path)
 
 
-@pytest.fixture
-def table():
-    rows = [
-        ("One", "00", "stated", "It is so.", "smol", "0.1 [0.0, 0.2]", HOLDS),
-        ("One", "00", "stated", "It is so.", "tiny", "make study", NOT_RUN),
-        ("Two", "01", "ours", "It acts.", "smol", "nothing", NOT_SEEN),
-        ("Two", "01", "ours", "It acts.", "tiny", "some", "holds in part (a (b))"),
-    ]
-    columns = ["claim", "notebook", "source", "statement", "family", "shown", "verdict"]
-    return pd.DataFrame(rows, columns=columns).assign(brief=["0.1; null 0", "", "0", "some"])
+def test_contrasts_are_read_as_notebooks_leave_them(tmp_path):
+    table = pd.DataFrame(
+        {"seed": [0, 0, 1, 1], "method": ["a", "b"] * 2, "recovery": [1, 0.3, 2, np.nan]}
+    )
+    leave(tmp_path, contrast(table, "sufficient", "a", "b"))
+    leave(tmp_path, pairs("stable", [0.1, 0.2]), name="tab04_contrast")
+    found = claims.read_contrasts(tmp_path, RULES)
+    assert found["claim"].tolist() == ["sufficient"] * 2 + ["stable"] * 2
+    assert found["difference"].tolist()[0] == pytest.approx(0.7) and np.isnan(
+        found["difference"][1]
+    )
+    assert claims.read_contrasts(tmp_path / "none", RULES).empty
 
 
-def test_markdown_has_a_row_a_claim_and_a_column_a_family(table):
-    lines = claims.markdown(table).splitlines()
-    assert len(lines) == 4 and all(line.count("|") == 5 for line in lines)
-    assert lines[0].endswith("| smol | tiny |")
-    assert "It is so. (stated)" in lines[2] and "It acts. (ours)" in lines[3]
-    assert "0.1 [0.0, 0.2]: **holds** | `make study`: **not run** |" in lines[2]
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        (pairs("sufficent", [0.1]), "a contrast of 'sufficent'"),
+        (pairs("stable", [0.1]).drop(columns="seed"), "need the columns claim, seed"),
+        (pairs("stable", [0.1]).assign(method="act"), "need the columns claim, seed"),
+        (pd.concat([pairs("stable", [0.1])] * 2), "seed twice"),
+        (pairs("stable", [0.1]).assign(difference=-0.1), "not treatment minus control"),
+    ],
+)
+def test_contrasts_that_say_something_else_are_refused(tmp_path, table, words):
+    leave(tmp_path, table)
+    with pytest.raises(ValueError, match=words):
+        claims.read_contrasts(tmp_path, RULES)
 
 
-def test_in_brief_the_verdict_comes_first_and_the_first_family_has_numbers(table):
-    lines = claims.markdown(table, brief=True).splitlines()
-    assert "**holds**: 0.1; null 0 | **not run**: `make study` |" in lines[2]
-    assert lines[3].endswith("| **not seen here**: 0 | **holds in part** (a (b)) |")
+def test_each_claim_gets_a_verdict_from_its_own_rows_and_margin():
+    rng = np.random.default_rng(0)
+    clear = rng.normal(0.3, 0.02, 8)
+    table = pd.concat(
+        [pairs("sufficient", clear), pairs("stable", -clear), pairs("forgets", clear)]
+    )
+    found = decide(table)["verdict"]
+    assert found["sufficient"] == "supported" and found["stable"] == "not supported"
+    assert found["forgets"] == "not tested" and set(
+        found.drop(["sufficient", "stable", "forgets"])
+    ) == {"not run"}
+    assert decide(table, sufficient=0.3)["verdict"]["sufficient"] == "partly supported"
+    assert decide(table, sufficient=0.5)["verdict"]["sufficient"] == "not supported"
+    assert decide(table, sufficient=0.5).loc["sufficient", "margin"] == 0.5
 
 
-def test_every_rule_is_told_without_its_arguments():
-    lines = claims.rules_told().splitlines()
-    assert len(lines) == len(claims.CLAIMS)
-    assert all("Args" not in line and "olds if" in line for line in lines)
+def test_the_floor_and_few_seeds_leave_a_claim_open():
+    table = pairs("sufficient", [0.01, 0.012, 0.011, 0.013], control=0.0)
+    assert decide(table)["verdict"]["sufficient"] == "inconclusive"
+    assert decide(pairs("sufficient", [0.3, 0.31]))["verdict"]["sufficient"] == "inconclusive"
 
 
-def test_verdicts_are_counted_a_family(table):
-    told = claims.verdict_counts(table)
-    twice = table.assign(verdict=HOLDS)
-    assert claims.verdict_counts(twice) == "Of 2 claims, smol: 2 hold; tiny: 2 hold."
-    assert told == "Of 2 claims, smol: 1 holds, 1 not seen here; tiny: 1 holds in part, 1 not run."
-
-
-def test_a_study_takes_its_preset_s_place_or_comes_last(study):
-    assert claims.told_together(study, ["smol", "small"]) == ["smol", study]
-    assert claims.told_together(study, ["smol"]) == ["smol", study]
-
-
-def test_every_statement_has_a_notebook_and_a_source():
-    for claim in claims.CLAIMS:
-        assert claim.source in (claims.STATED, claims.OURS)
-        assert claim.notebook in {f"{number:02d}" for number in range(7)}
-        assert claim.statement.endswith(".") and "|" not in claim.statement
+def test_holm_counts_every_planned_test():
+    values = [0.3, -0.1, 0.2, 0.1, -0.02, 0.15, 0.05, 0.2]
+    alone = compare_seeds(values, margin=0.0).p_zero
+    assert 0.05 / 8 < alone < 0.05  # clear alone, not among eight
+    found = decide(pairs("sufficient", values), sufficient=0.0)
+    planned = correct_holm([alone, *[np.nan] * 7])[0]
+    assert found.loc["sufficient", "p_zero"] == pytest.approx(planned)
+    assert found.loc["sufficient", "verdict"] == "inconclusive"

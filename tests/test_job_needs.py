@@ -4,7 +4,7 @@ import pytest
 from small_study import write_pair, write_preset
 
 from actlib.study.job_needs import MINUTES, brought, job_cores, job_needs
-from actlib.study.presets import CONFIGS, load_preset
+from actlib.study.presets import SHIPPED, load_preset
 
 
 @pytest.fixture
@@ -40,8 +40,8 @@ def test_shipped_presets_of_7b_ask_for_a_gpu_and_more_of_the_rest(name):
 
 
 def test_every_shipped_preset_of_hub_models_says_what_it_needs():
-    for path in CONFIGS.glob("*.yaml"):
-        preset = load_preset(path.stem)
+    for name in SHIPPED:
+        preset = load_preset(name)
         assert not brought(preset) or preset.jobs.memory_gb
 
 

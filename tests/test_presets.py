@@ -7,6 +7,7 @@ import yaml
 
 from actlib.study.presets import (
     CONFIGS,
+    SHIPPED,
     LoadedModel,
     TunedModel,
     WheelModel,
@@ -14,8 +15,6 @@ from actlib.study.presets import (
     preset_file,
 )
 from actlib.study.questions import load_items
-
-SHIPPED = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from actlib.files import write_text
-from actlib.study.claims import claims_table, markdown
+from actlib.study.old_claims import claims_table, markdown
 
 ROOT = Path(__file__).resolve().parents[1]
 START, END = "<!-- findings: start -->\n", "<!-- findings: end -->\n"

@@ -127,17 +127,18 @@ def compare_seeds(
 
     Returns:
         The test. Its p-values are NaN for fewer than three seeds, where all differences are equal,
-        and below the floor.
+        and below the floor; without a seed its other numbers are NaN too.
 
     Raises:
-        ValueError: no seed has a number, or the margin is negative.
+        ValueError: the margin is negative.
     """
     if margin < 0:
         raise ValueError(f"a margin is at least 0, not {margin}")
     arms = np.array(np.broadcast_arrays(treatment, control), dtype=float)
     arms = arms[:, ~np.isnan(arms).any(axis=0)]
     values = arms[0] - arms[1]
-    test = SeedTest(*student_interval(values), margin, values.size)
+    interval = student_interval(values) if values.size else Interval(np.nan, np.nan, np.nan)
+    test = SeedTest(*interval, margin, values.size)
     if values.size < 3 or np.ptp(values) < 1e-12 or arms.mean(axis=1).max() < floor:
         return test
     flips = stats.permutation_test((values,), np.mean, permutation_type="samples", rng=0)

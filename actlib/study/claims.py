@@ -1,262 +1,124 @@
-"""The paper's claims, what each family of models shows of them, and a verdict by a fixed rule.
+"""Claims: what decides each, read from `configs/claims.yaml`, and verdicts on measured contrasts.
 
-    table = claims_table(["smol", "tiny"])
-    print(markdown(table))
+    rules = load_claims()
+    contrasts = read_contrasts("figures/tiny", rules)    # what notebooks 00 to 06 left
+    table = give_verdicts(rules, {key: apply_rule(rules, key, contrasts) for key in rules.claims})
 
-Everything is read from kept tables: the sweep's (``data/sweeps``) and those that the notebooks left
-(``figures``). No model is built or run. The rules are those of `actlib.study.claim_rules`.
+No model is built or run. The rule is `actlib.analysis.contrasts.verdict`.
 """
 
-import contextlib
-import inspect
-import io
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
+import numpy as np
 import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from actlib.analysis.frontier import frontier_areas
-from actlib.study import claim_rules as rules
-from actlib.study import evidence
-from actlib.study.claim_rules import Missing
-from actlib.study.findings import NOT_RUN, NOT_SEEN, Finding
-from actlib.study.old_session import Study
-from actlib.study.presets import ROOT
-from actlib.study.sweep_merging import merging_sizes, specialities
-from actlib.study.sweeps import kept_or
+from actlib.analysis.contrasts import SeedTest, compare_seeds, correct_holm, verdict
+from actlib.study.presets import CONFIGS
+from actlib.study.yaml_files import read_yaml
 
-STATED, OURS = "stated", "ours"
-"""Where a statement is from: the paper's abstract, or this study."""
+COLUMNS = ["claim", "seed", "treatment", "control", "difference"]
+"""Of `tabNN_contrast.csv`: one row a claim and training seed."""
 
 
-@dataclass
-class Family:
-    """The kept tables of one family of models, each read once.
+class Claim(BaseModel):
+    """What is stated, and the contrast and test that decide it.
 
-    Attributes:
-        study: the family's preset; its models need not be there.
+    `margin` and `floor` are in the unit of the measure; see `compare_seeds`.
     """
 
-    study: Study
-    _rows: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False)
-
-    def table(self, name: str) -> pd.DataFrame:
-        """A table that a notebook left beside the figures.
-
-        Raises:
-            Missing: it did not run yet.
-        """
-        path = self.study.figures / f"{name}.csv"
-        if not path.is_file():
-            raise Missing(f"make study PRESET={self.study.preset.name}")
-        return pd.read_csv(path)
-
-    def rows(self, part: str) -> pd.DataFrame:
-        """The kept sweep's rows of a part.
-
-        Raises:
-            Missing: none is kept, or it is of other models.
-        """
-        if part not in self._rows:
-            with contextlib.redirect_stdout(io.StringIO()):  # the verdict tells whether it is there
-                self._rows[part] = kept_or(self.study, part, pd.DataFrame())
-        if self._rows[part].empty:
-            raise Missing(f"make sweep PRESET={self.study.preset.name}")
-        return self._rows[part]
-
-
-@dataclass(frozen=True)
-class Claim:
-    """One claim.
-
-    Attributes:
-        claim: short name.
-        notebook: number of the notebook that studies it.
-        source: ``stated`` (the paper's abstract) or ``ours``.
-        statement: what is claimed, in our words.
-        rule: of `actlib.study.claim_rules`; its docstring tells when the claim holds.
-        read: what the rule is given of a family.
-    """
-
-    claim: str
-    notebook: str
-    source: str
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    title: str
+    notebook: int
+    source: Literal["stated", "ours"]
+    paper: str = ""
     statement: str
-    rule: Callable[..., Finding]
-    read: Callable[[Family], tuple]
+    treatment: str
+    control: str
+    measure: str
+    sizes: str = ""
+    test: Literal["t over seeds", "none"] = "t over seeds"
+    margin: float = Field(default=math.nan, ge=0)
+    floor: float = -math.inf
 
-    def judged(self, family: Family) -> Finding:
-        """The finding on a family; ``not run`` where a table is missing."""
-        try:
-            return self.rule(*self.read(family))
-        except Missing as missing:
-            return Finding(str(missing), NOT_RUN)
-
-
-def _sufficient(family: Family) -> tuple[pd.DataFrame, pd.DataFrame]:
-    rows, lost = family.rows("transfer"), family.study.lost
-    return evidence.curves(rows, lost), evidence.controls(rows, lost)
-
-
-def _recovers(family: Family) -> tuple[pd.DataFrame, pd.DataFrame]:
-    rows, study = family.rows("transfer"), family.study
-    areas = frontier_areas(evidence.frontier_rows(rows, study.lost, study.retained))
-    return areas, evidence.settled(rows, study.lost, study.retained)[0]
+    @model_validator(mode="after")
+    def _has_margin(self) -> "Claim":
+        if math.isnan(self.margin) != (self.test == "none"):
+            raise ValueError("a claim that is tested needs a margin, and no other has one")
+        return self
 
 
-def _merges(family: Family) -> tuple[pd.DataFrame]:
-    rows, study = family.rows("merging"), family.study
-    owners = {
-        size: {name: specialities(study, name) for name in names}
-        for size, names in merging_sizes(study).items()
-        if size in set(rows["specialists"])
-    }
-    return (evidence.merges(rows, owners)[2],)
+class Claims(BaseModel):
+    """All claims by key, in the order of the notebooks."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    status: Literal["draft", "frozen"]
+    level: float = Field(gt=0, lt=0.5)
+    claims: dict[str, Claim] = Field(min_length=1)
 
 
-CLAIMS = (
-    Claim(
-        "Specialization forgets", "00", STATED,
-        "Models trained on for a domain, language or skill lose other capabilities.",
-        rules.premise, lambda family: (family.table("tab00_forgotten"), family.study.lost),
-    ),
-    Claim(
-        "Concentrated", "01", STATED,
-        "Ability-related activations lie in a small set of channels, typically under 5 %.",
-        rules.concentrated, lambda family: (family.rows("channels"),),
-    ),
-    Claim(
-        "Disentangled", "02", STATED,
-        "These channels are largely disentangled between abilities.",
-        rules.disentangled,
-        lambda family: (family.rows("channels"), family.table("tab02_specificity")),
-    ),
-    Claim(
-        "Causal", "02", OURS,
-        "Their activations act: patched they bring the ability back, ablated they break it.",
-        rules.causal,
-        lambda family: (evidence.effects(family.rows("causality"), family.study.lost)[1],),
-    ),
-    Claim(
-        "Sufficient", "03", STATED,
-        "These channels show good sufficiency.",
-        rules.sufficient, _sufficient,
-    ),
-    Claim(
-        "Stable", "04", STATED,
-        "These channels show stability.",
-        rules.stable, lambda family: (family.rows("channels"),),
-    ),
-    Claim(
-        "Recovers while preserving", "05", STATED,
-        "ACT recovers forgotten abilities while preserving retained skills.",
-        rules.recovers, _recovers,
-    ),
-    Claim(
-        "Light fine-tuning helps", "05", STATED,
-        "Lightweight fine-tuning follows the transfer, for compatibility.",
-        rules.light_sft,
-        lambda family: (evidence.tuned_against(family.rows("sft"), family.study.lost),),
-    ),
-    Claim(
-        "Merges with little interference", "06", STATED,
-        "ACT merges several specialized models into one with minimal interference.",
-        rules.merges, _merges,
-    ),
-)  # fmt: skip
-"""In the order of the notebooks."""
-
-
-def claims_table(
-    families: Iterable[str | Study] = ("smol", "tiny"), folder: Path = ROOT / "figures"
-) -> pd.DataFrame:
-    """Every claim with what each family shows of it and the verdict.
-
-    Args:
-        families: presets, whose tables lie in ``folder``, or open studies, which know their own.
-        folder: of figures and tables, one folder a preset.
-
-    Returns:
-        claim, notebook, source (stated, ours), statement, family, shown (words with numbers,
-        intervals and nulls), verdict ("holds", "holds in part (HOW)", "not seen here", or "not run"
-        where a table is missing: ``shown`` then tells how to make it), brief (the numbers that the
-        verdict turns on).
+def load_claims(path: Path | str = CONFIGS / "claims.yaml") -> Claims:
+    """Read and check the claims.
 
     Raises:
-        ValueError: a preset is unknown.
+        ValueError: the file is no valid YAML, or a key is unknown, missing or wrong.
     """
-    read = [Family(one if isinstance(one, Study) else _opened(one, folder)) for one in families]
-    rows = []
-    for claim in CLAIMS:
-        about = {"claim": claim.claim, "notebook": claim.notebook, "source": claim.source}
-        for family in read:
-            labels = {"statement": claim.statement, "family": family.study.preset.name}
-            rows.append({**about, **labels, **claim.judged(family)._asdict()})
-    return pd.DataFrame(rows)
+    try:
+        return Claims.model_validate(read_yaml(Path(path)))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{Path(path).name}: {place}: {first['msg']}") from error
 
 
-def rules_told() -> str:
-    """When each claim holds, as a Markdown list: what the docstrings of the rules say."""
-    lines = []
-    for claim in CLAIMS:
-        text = (inspect.getdoc(claim.rule) or "").split("\n\nArgs:")[0]
-        lines.append(f"- **{claim.claim}.** {' '.join(text.split())}")
-    return "\n".join(lines)
+def read_contrasts(folder: Path | str, rules: Claims) -> pd.DataFrame:
+    """Rows of every `tab*_contrast.csv` in a folder; see `COLUMNS`.
 
-
-def told_together(study: Study, families: Iterable[str] = ("smol", "tiny")) -> list[str | Study]:
-    """The families with a study in the place of its own preset, or after them if it has none."""
-    name = study.preset.name
-    told = [study if family == name else family for family in families]
-    return told if study in told else [*told, study]
-
-
-def verdict_counts(table: pd.DataFrame) -> str:
-    """Counts of the verdicts of each family in words; nothing is said of what none got."""
-    kinds = {"holds": "hold{}", "holds in part": "hold{} in part"}
-    kinds |= {told: told for told in (NOT_SEEN, NOT_RUN)}
-    verdicts = table["verdict"].str.replace(r" \(.*", "", regex=True)
-    parts = []
-    for family, found in verdicts.groupby(table["family"], sort=False):
-        counts = found.value_counts()
-        told = [
-            f"{counts[kind]} {words.format('s' if counts[kind] == 1 else '')}"
-            for kind, words in kinds.items()
-            if kind in counts
-        ]
-        parts.append(f"{family}: {', '.join(told)}")
-    return f"Of {table['claim'].nunique()} claims, {'; '.join(parts)}."
-
-
-def markdown(table: pd.DataFrame, brief: bool = False) -> str:
-    """The table of `claims_table` as Markdown: a row a claim, a column a family.
-
-    Args:
-        table: from `claims_table`.
-        brief: verdicts first, that of the first family with the numbers that it turns on, those of
-            the others alone.
+    Raises:
+        ValueError: a table lacks a column or has an unknown claim, a claim has a seed twice, or a
+            difference is not treatment minus control.
     """
-    families = list(table["family"].unique())
-    lines = [f"| claim (notebook) | statement | {' | '.join(families)} |"]
-    lines.append("| --- " * (2 + len(families)) + "|")
-    for (claim, notebook), rows in table.groupby(["claim", "notebook"], sort=False):
-        first, found = rows.iloc[0], rows.set_index("family")
-        cells = [f"{claim} ({notebook})", f"{first['statement']} ({first['source']})"]
-        for family in families:
-            row = found.loc[family]
-            shown = f"`{row.shown}`" if row.verdict == NOT_RUN else row.shown
-            if brief:
-                word, opened, how = row.verdict.partition(" (")
-                verdict = f"**{word}**{opened}{how}"
-                alone = family != families[0] and row.verdict != NOT_RUN
-                cells.append(verdict if alone else f"{verdict}: {row.brief or shown}")
-            else:
-                cells.append(f"{shown}: **{row.verdict}**")
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    tables = [pd.read_csv(path) for path in sorted(Path(folder).glob("tab*_contrast.csv"))]
+    table = pd.concat([pd.DataFrame(columns=COLUMNS), *tables], ignore_index=True)
+    if table[["claim", "seed"]].isna().any(axis=None) or {*table} != {*COLUMNS}:
+        raise ValueError(f"contrasts in {folder} need the columns {', '.join(COLUMNS)}, no others")
+    if unknown := sorted({*table["claim"]} - {*rules.claims}):
+        raise ValueError(f"{folder} has a contrast of {unknown[0]!r}, which claims.yaml lacks")
+    if table.duplicated(["claim", "seed"]).any():
+        raise ValueError(f"a claim in {folder} has a seed twice")
+    numbers = table[COLUMNS[2:]].astype(float)
+    difference = numbers["treatment"] - numbers["control"]
+    if not np.allclose(numbers["difference"], difference, rtol=1e-3, atol=1e-5, equal_nan=True):
+        raise ValueError(f"a difference in {folder} is not treatment minus control")
+    return table.assign(**numbers)
 
 
-def _opened(preset: str, folder: Path) -> Study:
-    study = Study.open(preset)
-    return replace(study, figures=Path(folder) / study.preset.name)
+def apply_rule(
+    rules: Claims, key: str, contrasts: pd.DataFrame, margin: float | None = None
+) -> SeedTest:
+    """Test of a claim on its rows of `read_contrasts`, by its own margin or another."""
+    claim, pairs = rules.claims[key], contrasts[contrasts["claim"] == key]
+    margin = claim.margin if margin is None else margin
+    return compare_seeds(pairs["treatment"], pairs["control"], margin, claim.floor)
+
+
+def give_verdicts(rules: Claims, tests: Mapping[str, SeedTest]) -> pd.DataFrame:
+    """Verdicts on all claims, with p-values corrected by Holm over the tested ones.
+
+    Zero, margin and equivalence are a family of tests each. A claim without numbers counts, and is
+    "not run"; one that is an entry condition is "not tested".
+
+    Returns:
+        claim, title, the fields of `SeedTest` with corrected p-values (but p_flip), verdict.
+    """
+    table = pd.DataFrame(tests.values(), [*tests], [*SeedTest._fields]).reindex([*rules.claims])
+    table.insert(0, "title", [claim.title for claim in rules.claims.values()])
+    tested = [claim.test != "none" for claim in rules.claims.values()]
+    for name in ("p_zero", "p_margin", "p_equivalent"):
+        table.loc[tested, name] = correct_holm(table.loc[tested, name])
+    words = np.where(table["seeds"].fillna(0) == 0, "not run", verdict(table, rules.level))
+    table["verdict"] = np.where(tested, words, "not tested")
+    return table.rename_axis("claim").reset_index()

@@ -29,6 +29,8 @@ from actlib.study.yaml_files import read_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
+SHIPPED = sorted(path.stem for path in CONFIGS.glob("*.yaml") if path.stem != "claims")
+"""Names of the presets in `configs/`."""
 LANGUAGES = ("en", "de", "es", "fr", "ru")
 DOMAINS = ("maths", "science")
 TASKS = ("sum_words", "purchase", "neutrons", "motion")
@@ -274,7 +276,7 @@ def preset_file(preset: str) -> Path:
         return given
     if given.suffix in (".yaml", ".yml"):
         raise ValueError(f"there is no such file as {preset!r}, seen from {Path.cwd()}")
-    there = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.yaml")))
+    there = ", ".join(SHIPPED)
     raise ValueError(f"unknown preset {preset!r}: expected one of {there}, or a YAML file")
 
 
@@ -292,8 +294,7 @@ def load_preset(preset: str = "smol", **roles: str) -> Preset:
     path = preset_file(preset)
     content = read_yaml(path)
     try:
-        shipped = [each.stem for each in CONFIGS.glob("*.yaml")]
-        raw = read_content(content, path, ROOT, shipped)
+        raw = read_content(content, path, ROOT, SHIPPED)
         found = Preset.model_validate(raw)
         return Preset.model_validate(given_by_hand(raw, roles)) if any(roles.values()) else found
     except ValidationError as error:
