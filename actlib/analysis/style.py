@@ -114,6 +114,7 @@ VERDICTS = {
     "partly supported": Look("#56B4E9", "s", "Partly supported"),
     "not supported": Look("#D55E00", "X", "Not supported"),
     "inconclusive": Look("#777777", "D", "Inconclusive"),
+    "not tested": Look("#000000", "p", "Not tested"),
 }
 """How the verdicts of `actlib.analysis.contrasts` are drawn."""
 

@@ -55,7 +55,7 @@ class Claims(BaseModel):
     """All claims by key, in the order of the notebooks."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    status: Literal["draft", "frozen"]
+    status: str = Field(pattern="^(draft|frozen in [0-9a-f]{7,40})$")
     level: float = Field(gt=0, lt=0.5)
     claims: dict[str, Claim] = Field(min_length=1)
 
