@@ -6,7 +6,7 @@
     verdict(test)
 
 The seed is the unit: items of one seed share its models. Resampling three seeds sees a difference
-where there is none in 23 % of cases at a level of 5 %, Student's t in 5 %.
+where there is none in 25 % of cases at a level of 5 %, Student's t in 5 %.
 """
 
 from collections.abc import Sequence
