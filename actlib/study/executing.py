@@ -5,6 +5,8 @@
 While it runs, its cells so far are in a file of their own, which stays after an error, to be read.
 """
 
+import os
+from ast import literal_eval
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -25,18 +27,23 @@ def execute(source: Path, partial: Path, out: Path, parameters: Mapping[str, str
         source: the notebook.
         partial: file of its cells while it runs.
         out: where it goes at the end.
-        parameters: that differ from its own.
+        parameters: by name; those that it does not have, or has with this value, are left out.
 
     Raises:
         ValueError: a cell says that something given cannot be used.
         PapermillExecutionError: a cell failed otherwise.
     """
+    own = {
+        name: literal_eval(each["default"])
+        for name, each in papermill.inspect_notebook(str(source)).items()
+    }
+    given = {n: value for n, value in parameters.items() if n in own and own[n] != value}
+    if "figures" in parameters and "figures" not in own:
+        os.environ["ACT_RESULTS"] = str(Path(parameters["figures"]).resolve())
     with locked(partial.with_name(f".{source.stem}.lock"), f"running notebook {source.stem}"):
         with clear_errors(partial):
             try:
-                papermill.execute_notebook(
-                    str(source), str(partial), dict(parameters), kernel_name="python3"
-                )
+                papermill.execute_notebook(str(source), str(partial), given, kernel_name="python3")
             except PapermillExecutionError as error:
                 if error.ename not in GIVEN:
                     raise

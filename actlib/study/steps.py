@@ -127,9 +127,7 @@ def notebook(
     """
     from actlib.study.executing import execute
 
-    # Only what differs from the notebook's own parameters, so that a default run adds no cell.
-    wanted = {"preset": preset if preset != "smol" else "", "figures": figures}
-    parameters = {name: value for name, value in wanted.items() if value}
+    parameters = {"preset": preset} | ({"figures": figures} if figures else {})
     unfinished = Path(partial) if partial else Path(out).with_suffix(".partial.ipynb")
     execute(Path(source), unfinished, Path(out), parameters)
 
