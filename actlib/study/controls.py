@@ -32,6 +32,9 @@ CHOICES: dict[str, Choice] = {
     "act_scaled": lambda scores, percent, draw: scores.top(percent, "scaled"),
     "act_relative": lambda scores, percent, draw: scores.top(percent, "relative"),
     "act_contrast": lambda scores, percent, draw: scores.top(percent, "contrast"),
+    # rankings of attributions (ours); given a reference, they spare the retained ability
+    "attribution": lambda scores, percent, draw: scores.top(percent, "attribution"),
+    "attribution_by_size": lambda scores, percent, draw: scores.top(percent, "attribution_by_size"),
     # rankings by what differs between the weights
     "weight_difference": lambda scores, percent, draw: scores.top(percent, "module"),
     # controls
@@ -68,7 +71,8 @@ def choose(method: str, top_percent: float, scores: ChannelScores, draw: int = 0
 
 def kind_of(method: str) -> str:
     """Kind of scores that a method ranks, as `Study.scores` names them."""
-    return "weights" if method.startswith("weight") else "differences"
+    kinds = {"weight": "weights", "attribution": "attributions"}
+    return kinds.get(method.split("_")[0], "differences")
 
 
 def settings(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from tqdm.auto import tqdm
 from transformers import AutoTokenizer
 
+from actlib.attribution import record_attributions
 from actlib.loading import load_pretrained
 from actlib.pairs import require_pair
 from actlib.prompts import batches, drop_long
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 
 PARTS = 6
 """Disjoint portions in which the recording items of an ability are recorded."""
+
+
+RECORDERS = {"differences": "actlib.recording", "attributions": "actlib.attribution"}
+"""Kinds of scores that take inputs, and the module that records each."""
 
 
 @dataclass(frozen=True)
@@ -56,24 +61,25 @@ class Group:
 
 
 def recorded_files(
-    study: "Study", pair: Group, abilities: Iterable[str], parts: Iterable[int]
+    study: "Study", pair: Group, abilities: Iterable[str], parts: Iterable[int], kind: str
 ) -> list[Path]:
-    """Files of the activation differences of abilities by part, recorded first where missing.
+    """Files of the scores of a kind of `RECORDERS`, by ability and part; recorded where missing.
 
     Raises:
         ValueError: donor and target do not fit, or an ability has too few questions.
     """
     counts = study.preset.evaluation.model_dump_json(exclude={"test_items", "validation_items"})
     given = [str(study.cache_key["questions"]), counts, study.preset.dtype]
-    digest = digest_text(*pair.digests, *given, digest_modules(["actlib.recording"]))
+    code = digest_modules([RECORDERS[kind]])
+    digest = digest_text(*pair.digests, *given, code)
     name = f"seed{pair.seed}-{'-'.join(pair.names)}-{digest[:10]}"
-    folder = study.folder / "scores" / name
+    folder = study.folder / "scores" / kind / name
     files = {(a, n): folder / f"{a}-{n}.safetensors" for a in abilities for n in range(PARTS)}
     if not all(path.is_file() for path in files.values()):
         with locked(folder.with_name(f".{name}.lock"), f"recording {name}"):
             missing = {key: path for key, path in files.items() if not path.is_file()}
             if missing:
-                _record(study, pair, missing, folder)
+                _record(study, pair, missing, folder, kind)
     chosen = set(parts)
     return [path for (_, part), path in files.items() if part in chosen]
 
@@ -96,16 +102,20 @@ def batches_of_part(study: "Study", ability: str, part: int) -> list[dict]:
 
 
 def _record(
-    study: "Study", pair: Group, files: Mapping[tuple[str, int], Path], folder: Path
+    study: "Study", pair: Group, files: Mapping[tuple[str, int], Path], folder: Path, kind: str
 ) -> None:
     donor, target = study.models(pair)
     places = [study.place(name, pair.seed) for name in pair.names]
     tokenizers = [load_pretrained(AutoTokenizer, place) for place in places]
     require_pair(donor, target, *tokenizers)
     fit_vocabulary_(donor, target, *tokenizers)
-    for (ability, part), path in tqdm(files.items(), desc=f"recording {folder.name}"):
+    for (ability, part), path in tqdm(files.items(), desc=f"recording {kind}, {folder.name}"):
         chunk = batches_of_part(study, ability, part)
-        metadata = {"ability": ability}
-        record_differences(donor, target, chunk, moments=True, metadata=metadata).save(path)
+        origin = {"ability": ability}
+        if kind == "differences":
+            scores = record_differences(donor, target, chunk, moments=True, metadata=origin)
+        else:
+            scores = record_attributions(donor, target, chunk, metadata=origin)
+        scores.save(path)
     inputs = dict(zip(pair.names, places, strict=True))
     write_provenance(folder, "scores", inputs, seeds=[pair.seed])

@@ -141,7 +141,7 @@ class Study:
         back, as the context managers of actlib do, or to work on a copy (`copy.deepcopy`).
 
         Raises:
-            ValueError: models do not fit each other.
+            ValueError: they do not fit.
         """
         if self._loaded.get("group") != group:
             self._loaded.clear()
@@ -168,13 +168,13 @@ class Study:
         """
         name = getattr(self.preset.roles, role, None) or role
         if name not in self.preset.models:
-            there = ", ".join(dict.fromkeys([*self.preset.models, "donor", "target", "base"]))
+            there = ", ".join([*self.preset.models, "donor", "target", "base"])
             raise ValueError(f"unknown model {role!r}: expected one of {there}")
         return name
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer that all models of the preset share."""
+        """What all models of the preset share."""
         group = self._loaded.get("group") or self.pair(self.preset.seeds[0])
         place = self.place(group.names[-1], group.seed)
         return load_pretrained(AutoTokenizer, place)
@@ -227,20 +227,22 @@ class Study:
         Args:
             pair: donor and target; see `pair`.
             abilities: one or several.
-            kind: ``differences`` of activations, or ``weights``: the L2 norm of each channel's
-                parameter difference, which needs no input.
+            kind: ``differences`` of activations; ``attributions`` of the NLL (ours); ``weights``,
+                the L2 norm of each channel's parameter difference, which needs no input.
             parts: portions to pool.
-            reference: abilities that the rankings ``relative`` and ``contrast`` compare with.
+            reference: abilities that the rankings ``relative`` and ``contrast`` compare with; of
+                attributions, abilities to retain.
         """
         abilities = [abilities] if isinstance(abilities, str) else list(abilities)
         key = kind, pair, tuple(abilities), tuple(parts), tuple(reference)
         if key not in self._kept and kind == "weights":
             self._kept[key] = weight_differences(*self.models(pair))
         elif key not in self._kept:
-            paths = recorded_files(self, pair, abilities, key[3])
+            paths = recorded_files(self, pair, abilities, key[3], kind)
             scores = pool([ChannelScores.load(path) for path in paths])
             if key[4]:
-                scores = scores.relative_to(self.scores(pair, key[4], parts=key[3]))
+                relate = scores.relative_to if kind == "differences" else scores.with_retention
+                scores = relate(self.scores(pair, key[4], kind, parts=key[3]))
             self._kept[key] = scores
         return self._kept[key]
 
