@@ -280,17 +280,6 @@ class Study:
         """Write a figure with the table it draws: NAME.pdf, .png, .csv, .json."""
         drawing.save_figure(figure, table, name, self.results)
 
-    def read_table(self, name: str) -> pd.DataFrame:
-        """A table that another notebook of the same run left.
-
-        Raises:
-            ValueError: it is not there.
-        """
-        path = self.results / f"{name}.csv"
-        if not path.is_file():
-            raise ValueError(f"there is no {path.name} yet: run the notebook that writes it first")
-        return pd.read_csv(path)
-
     def holds(self, condition: Any) -> None:
         """Hold a sentence of the notebook to the numbers it speaks of, in the kept run alone.
 
