@@ -12,11 +12,10 @@ original values in this order; a patch without them has their SHA-256 in its met
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 from actlib.files import load_tensors
 from actlib.masks import shortened
 from actlib.stored import DTYPES
-from actlib.transfer import Index, Selection, as_matrix, take
+from actlib.transfer import Selection, as_matrix, take
 from actlib.weights import require_float_weights
 
 KIND, FORMAT = "AbilityPatch", "2"
@@ -70,13 +69,19 @@ class Edit:
 
     def is_at(self, side: str, parameter: Tensor) -> bool:
         """Whether a parameter of the target has the values of a side, bit by bit."""
+        values = gather(parameter, self.selection)
         if side not in self.values:
-            return digest(gather(parameter, self.selection)) == self.sha256
-        matrix = as_matrix(parameter)
-        return all(
-            np.array_equal(_bytes(take(matrix, index).cpu()), _bytes(values))
-            for index, values in _chunks(self.selection, self.values[side])
-        )
+            return digest(values) == self.sha256
+        return torch.equal(values.view(torch.uint8), self.values[side].view(torch.uint8))
+
+    def put_(self, parameter: Tensor, side: str) -> None:
+        """Give a parameter the values of a side."""
+        matrix, start, columns = as_matrix(parameter), 0, int(self.selection.columns.sum())
+        for index in self.selection.indices():
+            rows = self.selection.rows[index[0]].numel()
+            stop = start + rows * (columns if len(index) > 1 else matrix.shape[1])
+            matrix[index] = self.values[side][start:stop].view(rows, -1).to(matrix.device)
+            start = stop
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,57 +106,58 @@ class Patch:
             ValueError: there is no such file, it is no patch, damaged, or contradicts itself.
         """
         tensors, metadata = load_tensors(path, KIND)
-        found = metadata.pop("format", "1")
-        if found != FORMAT:
+        stated = metadata.pop("format", "1")
+        if stated != FORMAT:
             raise ValueError(
-                f"the patch {path} is of format {found}, and this version of actlib reads format "
+                f"the patch {path} is of format {stated}, and this version of actlib reads format "
                 f"{FORMAT}; take the version that made it, or make it again"
             )
         try:
             hashes = dict(json.loads(metadata.pop("before_sha256", "{}")))
             names = [key.removesuffix(".rows") for key in tensors if key.endswith(".rows")]
-            edits = {name: _edit(name, tensors, hashes) for name in names}
+            edits = {name: _read_edit(name, tensors, hashes) for name in names}
             sizes = {name: edit.selection.size for name, edit in edits.items()}
-            total = metadata.get("parameters", "none")
-            if not total.isdecimal() or int(total) < max(1, sum(sizes.values())):
-                raise ValueError(f"its metadata state {total} as the target's number of parameters")
-        except (ValueError, TypeError, RecursionError) as error:
+            elements, total = sum(sizes.values()), int(metadata["parameters"])
+            if total < max(1, elements):
+                raise ValueError(f"its metadata state {total} parameters of the target")
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(
                 f"the patch {path} is damaged: {error}; copy or download it again"
             ) from error
         reversible = all("before" in edit.values for edit in edits.values())
-        size = path.stat().st_size
-        elements = sum(sizes.values())
-        percent = 100 * elements / int(total)
+        percent, size = 100 * elements / total, path.stat().st_size
         return cls(path, PatchInfo(metadata, sizes, elements, percent, reversible, size), edits)
 
-    def require_fit(self, model: nn.Module) -> None:
-        """Refuse a model whose parameters are not those of the patch's target, or are no floats.
+    def require_side(
+        self, model: nn.Module, parameters: Mapping[str, Tensor], old: str, new: str
+    ) -> None:
+        """Refuse a target that does not hold the values of the side `old`, bit by bit.
+
+        Args:
+            model: the target's modules.
+            parameters: its parameters, in memory or in files.
+            old: "before" or "after".
+            new: the other one.
 
         Raises:
-            ValueError: their number, or the first one that differs.
+            ValueError: the target is of another shape or type, or on the side `new` already, or
+                names the first parameters with other values.
         """
         require_float_weights(model)
-        parameters, expected = dict(model.named_parameters()), self.info.metadata["parameters"]
-        total = sum(parameter.numel() for parameter in parameters.values())
-        if str(total) != expected:
+        total, expected = sum(p.numel() for p in model.parameters()), self.info.metadata
+        if str(total) != expected["parameters"]:
             raise ValueError(
-                f"the patch is of a model with {expected} parameters, this one has {total}"
+                f"the patch is of a model with {expected['parameters']} parameters, this one has "
+                f"{total}"
             )
         for name, edit in self.edits.items():
-            shape = len(edit.selection.rows), len(edit.selection.columns)
+            shape, dtype = (
+                tuple(map(len, vars(edit.selection).values())),
+                edit.values["after"].dtype,
+            )
             if name not in parameters or as_matrix(parameters[name]).shape != shape:
                 size = " x ".join(map(str, shape))
                 raise ValueError(f"the patch is of a model with {name} of {size}, this has none")
-
-    def require_side(self, parameters: Mapping[str, Tensor], old: str, new: str) -> None:
-        """Refuse a target that does not hold the values of the side `old`, bit by bit.
-
-        Raises:
-            ValueError: the target is on the side `new` already, or the first parameters by name.
-        """
-        for name, edit in self.edits.items():
-            dtype = edit.values["after"].dtype
             if parameters[name].dtype != dtype:
                 raise ValueError(
                     f"{name} is {parameters[name].dtype}, and the patch is made for {dtype}"
@@ -174,49 +180,22 @@ def gather(parameter: Tensor, selection: Selection) -> Values:
     return torch.cat([take(matrix, index).flatten() for index in selection.indices()]).cpu()
 
 
-def put_(parameter: Tensor, selection: Selection, values: Values) -> None:
-    """Set a parameter's selected elements, given in the order of a patch."""
-    matrix = as_matrix(parameter)
-    for index, chunk in _chunks(selection, values):
-        matrix[index] = chunk.to(matrix.device)
-
-
 def digest(values: Values) -> str:
     """SHA-256 of the values' bytes."""
-    return hashlib.sha256(_bytes(values).data).hexdigest()
+    return hashlib.sha256(values.view(torch.uint8).numpy().data).hexdigest()
 
 
-def _chunks(selection: Selection, values: Values) -> Iterator[tuple[Index, Tensor]]:
-    """Indices of a matrix, and the values of a patch there [rows, columns]."""
-    start, columns = 0, int(selection.columns.sum())
-    for index in selection.indices():
-        rows = selection.rows[index[0]].numel()
-        stop = start + rows * (columns if len(index) > 1 else len(selection.columns))
-        yield index, values[start:stop].view(rows, -1)
-        start = stop
-
-
-def _bytes(values: Tensor) -> np.ndarray:
-    return values.contiguous().flatten().view(torch.uint8).numpy()
-
-
-def _edit(name: str, tensors: Mapping[str, Tensor], hashes: Mapping[str, str]) -> Edit:
-    """What the tensors of a file change of a parameter.
-
-    Raises:
-        ValueError: they do not fit together.
-    """
+def _read_edit(name: str, tensors: Mapping[str, Tensor], hashes: Mapping[str, str]) -> Edit:
+    """What the tensors of a file change of a parameter, if they fit together."""
     flags = [tensors.get(f"{name}.{side}", torch.empty(0)) for side in ("rows", "columns")]
     if any(each.dtype != torch.bool or each.ndim != 1 for each in flags):
         raise ValueError(f"the rows or columns of {name}")
     selection = Selection(*(each.view(torch.uint8) != 0 for each in flags))  # any byte may be there
     values = {s: tensors[f"{name}.{s}"] for s in ("before", "after") if f"{name}.{s}" in tensors}
-    dtype = values["after"].dtype if "after" in values else None
-    if dtype not in DTYPES.values() or selection.size == 0:
+    kinds = {(each.shape, each.dtype) for each in values.values()}
+    expected = [((selection.size,), dtype) for dtype in DTYPES.values()]
+    if "after" not in values or not selection.size or len(kinds) > 1 or not kinds <= {*expected}:
         raise ValueError(f"the values of {name}")
-    for side in values.values():
-        if side.shape != (selection.size,) or side.dtype != dtype:
-            raise ValueError(f"the values of {name}")
     if "before" not in values and name not in hashes:
         raise ValueError(f"the original values of {name} have no SHA-256")
     return Edit(selection, values, str(hashes.get(name)))

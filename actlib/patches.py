@@ -8,13 +8,14 @@
 
 A patch fits one target: it is refused where the values that it replaces are others. So patches of
 disjoint elements apply in any order, overlapping ones only in the order in which they were made.
+The file itself is described in `actlib.patch_file`.
 """
 
 import json
 import os
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ from actlib.checkpoint import Checkpoint, require_matching
 from actlib.files import atomic_folder, require_free, save_tensors
 from actlib.masks import ChannelMask
 from actlib.pairs import require_pair
-from actlib.patch_file import FORMAT, KIND, Patch, PatchInfo, digest, gather, put_
+from actlib.patch_file import FORMAT, KIND, Patch, PatchInfo, digest, gather
 from actlib.transfer import Index, as_matrix, interpolate, require_finite, require_scale, selections
 from actlib.vocabulary import shared_rows
 
@@ -73,8 +74,7 @@ def make_patch(
     stated = _shareable(step, metadata or {})
     model, ours, theirs = _open_pair(target, donor)
     stated |= {"format": FORMAT, "parameters": str(sum(p.numel() for p in model.parameters()))}
-    tensors: dict[str, Tensor] = {}
-    hashes = {}
+    tensors, hashes = dict[str, Tensor](), dict[str, str]()
     for name, selection in selections(model, mask).items():
         parameter = as_matrix(ours[name])
         before = gather(parameter, selection)
@@ -115,7 +115,7 @@ def apply_patch(
             made for (the tensor is named), the patch is already applied, the model is offloaded, or
             the output is taken. Nothing is changed then.
     """
-    return _move(target, Path(path), out, "before", "after")
+    return _switch(target, Path(path), out, "before", "after")
 
 
 def revert_patch(
@@ -127,7 +127,7 @@ def revert_patch(
         ValueError: as `apply_patch`; the patch is not applied, or was made without the original
             values. Nothing is changed then.
     """
-    return _move(target, Path(path), out, "after", "before")
+    return _switch(target, Path(path), out, "after", "before")
 
 
 def inspect_patch(path: str | os.PathLike) -> PatchInfo:
@@ -139,7 +139,7 @@ def inspect_patch(path: str | os.PathLike) -> PatchInfo:
     return Patch.load(Path(path)).info
 
 
-def _move(
+def _switch(
     target: Model, path: Path, out: str | os.PathLike | None, old: str, new: str
 ) -> Path | None:
     """Take a target from one side of a patch ("before", "after") to the other."""
@@ -153,20 +153,33 @@ def _move(
         raise ValueError(f"{path} cannot be reverted: it was made without the original values")
     if isinstance(target, nn.Module):
         require_in_memory(target)
-        patch.require_fit(target)
-        _move_model(dict(target.named_parameters()), patch, old, new)
+        parameters = dict(target.named_parameters())
+        patch.require_side(target, parameters, old, new)
+        for name, edit in patch.edits.items():
+            edit.put_(parameters[name], new)
         return None
     require_free(out := Path(str(out)))
     folder, steps = Checkpoint(target), read_steps(target)
-    patch.require_fit(folder.model)
-    folder.require(patch.edits, "target")
-    patch.require_side(folder, old, new)
+    folder.require([name for name in patch.edits if name in folder], "target")
+    patch.require_side(folder.model, folder, old, new)
     if new == "after":
         steps.append(patch.info.metadata)
     elif patch.info.metadata in steps:
         steps.remove(patch.info.metadata)
+
+    @lru_cache(maxsize=8)  # packed experts may be stored as many tensors
+    def changed(name: str) -> Tensor:
+        parameter = folder[name]  # a private map, so that the target's file stays as it is
+        patch.edits[name].put_(parameter, new)
+        return as_matrix(parameter)
+
+    def change(name: str, start: int, matrix: Tensor) -> Iterator[tuple[Index, Tensor]]:
+        stop = start + len(matrix)
+        rows, part = changed(name)[start:stop], patch.edits[name].selection.between(start, stop)
+        return ((index, rows[index]) for index in part.indices())
+
     with atomic_folder(out) as unfinished:
-        _write_folder(folder, unfinished, patch, new)
+        folder.rewrite(unfinished, patch.edits, change)
         write_card(unfinished, steps)
     return out
 
@@ -177,50 +190,14 @@ def _load(path: Path, state: tuple[int, ...] | None) -> Patch:
     return Patch.load(path)
 
 
-def _move_model(parameters: Mapping[str, Tensor], patch: Patch, old: str, new: str) -> None:
-    """Change a model; an interruption in the middle gives it its values back."""
-    patch.require_side(parameters, old, new)
-    before = {
-        name: edit.values[old] if old in edit.values else gather(parameters[name], edit.selection)
-        for name, edit in patch.edits.items()
-    }
-    try:
-        for name, edit in patch.edits.items():
-            put_(parameters[name], edit.selection, edit.values[new])
-    except BaseException:
-        for name, edit in patch.edits.items():
-            put_(parameters[name], edit.selection, before[name])
-        raise
-
-
-def _write_folder(source: Checkpoint, destination: Path, patch: Patch, side: str) -> None:
-    """Copy a folder, with the values of a side."""
-
-    @lru_cache(maxsize=8)  # packed experts may be stored as many tensors
-    def changed(name: str) -> Tensor:
-        parameter = source[name]  # a private map, so that the source's file stays as it is
-        put_(parameter, patch.edits[name].selection, patch.edits[name].values[side])
-        return as_matrix(parameter)
-
-    def change(name: str, start: int, matrix: Tensor) -> Iterator[tuple[Index, Tensor]]:
-        stop = start + len(matrix)
-        rows, part = changed(name)[start:stop], patch.edits[name].selection.between(start, stop)
-        return ((index, rows[index]) for index in part.indices())
-
-    source.rewrite(destination, patch.edits, change)
-
-
 def _shareable(step: Mapping[str, Any], metadata: Mapping[str, str]) -> dict[str, str]:
-    """What a patch states, where it is text that may be published."""
-    for key, value in metadata.items():
-        if not isinstance(key, str) or not isinstance(value, str):
-            raise ValueError(f"the metadata must be text, got {key!r}: {value!r}")
+    """What a patch states, where it may be published."""
+    for key in metadata:
         if key in _OWN or (key in step and key not in _REPLACEABLE):
             raise ValueError(f"the metadata entry {key} is set by the patch itself")
-    stated = {key: str(value) for key, value in {**step, **metadata}.items()}
+    stated = {key: str(value) for key, value in step.items()} | dict(metadata)
     for key, value in stated.items():
-        local = value.startswith(("~", "file:")) or PurePosixPath(value).is_absolute()
-        if local or PureWindowsPath(value).drive:
+        if str(value).startswith(("~", "file:")) or PureWindowsPath(str(value)).anchor:
             raise ValueError(f"the metadata entry {key} is a local path, which others cannot use")
     return stated
 

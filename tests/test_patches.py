@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from tiny_models import tiny_model
 
-import actlib.patches
+import actlib
 from actlib.cards import patch_card
 from actlib.channels import channel_modules
 from actlib.checkpoint import transfer_checkpoint
@@ -326,7 +326,7 @@ DAMAGES = [
     (spoil(f"{NAME}.after", lambda values: values[None]), f"damaged: the values of {NAME}"),
     (lack("parameters"), "damaged: .*parameters"),
     (lambda _, metadata: metadata.update(parameters="0"), "damaged: .*parameters"),
-    (lambda _, metadata: metadata.update(parameters="many"), "damaged: .*parameters"),
+    (lambda _, metadata: metadata.update(parameters="many"), "damaged: .*many"),
     (lambda _, metadata: metadata.update(before_sha256="[" * 10**5), "damaged"),
     (lambda _, metadata: metadata.update(before_sha256="7"), "damaged"),
     (lambda _, metadata: metadata.update(format="3"), "of format 3, and this version of actlib"),
@@ -420,28 +420,3 @@ def test_where_the_result_goes_is_asked_for_and_never_overwritten(folders, make,
             apply_patch(*arguments)
     (tmp_path / "patches" / "mask").unlink()
     assert contents(tmp_path) == before
-
-
-@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
-@pytest.mark.parametrize("reversible", [True, False])
-def test_an_error_in_the_middle_changes_nothing(
-    folders, make, tmp_path, monkeypatch, error, reversible
-):
-    _, target = folders()
-    path, before = make(mask_for(target), reversible=reversible), bits(target)
-    there, put_, calls = sorted(tmp_path.iterdir()), actlib.patches.put_, []
-
-    def fail_once(*arguments):
-        calls.append(arguments)
-        if len(calls) == 4:
-            raise error
-        put_(*arguments)
-
-    monkeypatch.setattr(actlib.patches, "put_", fail_once)
-    with pytest.raises(error):
-        apply_patch(target, path)
-    assert same(target, before) and len(calls) > 4
-    calls.clear()
-    with pytest.raises(error):
-        apply_patch(tmp_path / "target", path, tmp_path / "out")
-    assert sorted(tmp_path.iterdir()) == there
