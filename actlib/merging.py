@@ -23,19 +23,13 @@ from torch import Tensor, nn
 
 from actlib.cards import describe_step, read_steps, write_card
 from actlib.channels import require_in_memory
-from actlib.checkpoint import Checkpoint, require_matching, rows_of
-from actlib.collisions import (
-    RULES,
-    channel_norms,
-    claims_per_channel,
-    combine,
-    count_collisions,
-    largest_claims,
-)
+from actlib.checkpoint import Change, Checkpoint, require_matching, rows_of
+from actlib.collisions import RULES, combine, largest_claims
 from actlib.files import atomic_folder, require_free
 from actlib.masks import ChannelMask, require_fit
 from actlib.pairs import require_pair
-from actlib.transfer import Index, Selection, as_matrix, require_finite, require_scale, selections
+from actlib.parameters import channel_norms
+from actlib.transfer import Index, as_matrix, require_finite, require_scale, selections, take
 from actlib.vocabulary import shared_rows
 
 Contribution = tuple[nn.Module, ChannelMask, float]
@@ -96,15 +90,16 @@ def merge_(
     """
     _require_valid(base, contributions, collisions)
     parameters = dict(base.named_parameters())
-    donated = [dict(donor.named_parameters()) for donor, _, _ in contributions]
-    names = [f"donor {number}" for number in range(1, len(donated) + 1)]
-    union, donors = _settle(base, parameters, donated, names, contributions, collisions)
-    collided = count_collisions([mask for _, mask, _ in contributions])
+    donors = [
+        (f"donor {number}", dict(donor.named_parameters()))
+        for number, (donor, _, _) in enumerate(contributions, start=1)
+    ]
+    union, collided, change = _settle(base, parameters, donors, contributions, collisions)
     changes = [  # all of them computed before the first is made
         (matrix, index, values)
-        for name, selection in selections(base, union).items()
+        for name in selections(base, union)
         for matrix in [as_matrix(parameters[name])]
-        for index, values in _merge_rows(name, 0, matrix, selection, donors, collisions)
+        for index, values in change(name, 0, matrix)
     ]
     for matrix, index, values in changes:
         matrix[index] = values
@@ -135,111 +130,93 @@ def merge_checkpoint(
     output_dir = Path(output_dir)
     _require_mergeable(contributions, collisions)
     require_free(output_dir)
-    base, donated = Checkpoint(base_dir), []
+    base, donors = Checkpoint(base_dir), []
     for donor_dir, mask, scale in contributions:
-        donated.append(Checkpoint(donor_dir))
-        require_matching(donated[-1], base)
-        require_fit(base.model, mask)
+        donor = Checkpoint(donor_dir)
+        require_matching(donor, base)
         require_scale(scale)
-    for donor, (_, mask, _) in zip(donated, contributions, strict=True):
-        donor.require(selections(base.model, mask), "donor")
-        base.require(selections(base.model, mask), "base")
-    names = [str(donor.folder) for donor in donated]
-    union, donors = _settle(base.model, base, donated, names, contributions, collisions)
-    collided = count_collisions([mask for _, mask, _ in contributions])
-    report = MergeReport(union, collided, collisions, folder=output_dir)
+        selected = selections(base.model, mask)
+        donor.require(selected, "donor")
+        base.require(selected, "base")
+        donors.append((str(donor.folder), donor))
+    union, collided, change = _settle(base.model, base, donors, contributions, collisions)
     settled = {"collisions": collisions, "collided_channels": collided}
     steps = read_steps(base.folder) + [
         describe_step("merge", base.folder, donor, mask, scale, **settled)
         for donor, mask, scale in contributions
     ]
-
-    selected = selections(base.model, union)
-
-    def change(name: str, start: int, matrix: Tensor) -> Iterator[tuple[Index, Tensor]]:
-        part = selected[name].between(start, start + len(matrix))
-        return _merge_rows(name, start, matrix, part, donors, collisions)
-
     with atomic_folder(output_dir) as unfinished:
-        base.rewrite(unfinished, selected, change)
+        base.rewrite(unfinished, selections(base.model, union), change)
         write_card(unfinished, steps)
-    return report
-
-
-@dataclass(frozen=True, eq=False)
-class _Donor:
-    """What one donor gives.
-
-    Attributes:
-        name: what to call it in an error.
-        parameters: by name, in memory or in files.
-        scale: the paper's lambda.
-        claims: the elements that it gives of each parameter.
-    """
-
-    name: str
-    parameters: Mapping[str, Tensor]
-    scale: float
-    claims: dict[str, Selection]
+    return MergeReport(union, collided, collisions, folder=output_dir)
 
 
 def _settle(
     model: nn.Module,
     base: Mapping[str, Tensor],
-    donated: Sequence[Mapping[str, Tensor]],
-    names: Sequence[str],
+    donors: Sequence[tuple[str, Mapping[str, Tensor]]],
     contributions: Sequence[tuple],
     rule: str,
-) -> tuple[ChannelMask, list[_Donor]]:
-    """The union of the masks, and what each donor gives of it."""
-    masks = [mask for _, mask, _ in contributions]
-    scales = [scale for _, _, scale in contributions]
-    union = ChannelMask(reduce(or_, masks).channels, {"combined": "union"})
-    claimed = masks
-    if rule == "largest":
-        shared = ChannelMask({name: count > 1 for name, count in claims_per_channel(masks).items()})
-        norms = [channel_norms(model, base, each, shared) for each in donated]
-        claimed = largest_claims(norms, masks, scales)
-    donors = [
-        _Donor(name, parameters, scale, selections(model, mask))
-        for name, parameters, scale, mask in zip(names, donated, scales, claimed, strict=True)
-    ]
-    return union, donors
-
-
-def _merge_rows(
-    name: str,
-    start: int,
-    base: Float[Tensor, "rows columns"],
-    union: Selection,
-    donors: Sequence[_Donor],
-    rule: str,
-) -> Iterator[tuple[Index, Tensor]]:
-    """New values of the elements that some donor gives, chunk by chunk, with their index.
+) -> tuple[ChannelMask, int, Change]:
+    """The union of the masks, how many channels collide in it, and the new values.
 
     Args:
-        name: the parameter.
-        start: its row that is the first of `base`.
-        base: some rows of it.
-        union: what is selected of these rows.
-        donors: what they give of all of its rows.
+        model: the base's structure.
+        base: its parameters, in memory or in files.
+        donors: what to call each donor in an error, and its parameters.
+        contributions: a mask and a scale of each, the last two entries.
         rule: how shared claims are settled.
     """
-    stop, givers = start + len(base), [donor for donor in donors if name in donor.claims]
-    rows = [shared_rows(rows_of(donor.parameters, name, start, stop), base) for donor in givers]
-    claims = [donor.claims[name].between(start, stop) for donor in givers]
-    for index in union.indices():
-        before = base[index]
-        wide = before.to(torch.promote_types(before.dtype, torch.float32))
-        # scaled task vectors, and which of their elements count
-        pairs = zip(rows, givers, strict=True)
-        deltas = torch.stack([(own[index].to(wide) - wide) * donor.scale for own, donor in pairs])
-        claimed = torch.stack([claim.at(index).expand_as(before) for claim in claims])
-        values = (wide + combine(deltas, claimed.to(wide.device), rule)).to(before.dtype)
-        sources = {donor.name: delta for donor, delta in zip(givers, deltas, strict=True)}
-        scales = ", ".join(f"{donor.scale:g}" for donor in givers)
-        require_finite(name, values, {"base": before, **sources}, scales)
-        yield index, values
+    masks, scales = ([each[place] for each in contributions] for place in (-2, -1))
+    union = ChannelMask(reduce(or_, masks).channels, {"combined": "union"})
+    claims = {
+        name: torch.stack([mask.channels[name].cpu() for mask in masks]).sum(dim=0)
+        for name in union.channels
+    }
+    collided = sum(int((count > 1).sum()) for count in claims.values())
+    if rule == "largest":
+        shared = {name for name, count in claims.items() if (count > 1).any()}
+        norms = [_step_norms(model, base, donor, shared) for _, donor in donors]
+        masks = largest_claims(norms, masks, scales)
+    selected = selections(model, union)
+    given = [selections(model, mask) for mask in masks]
+
+    def change(name: str, start: int, matrix: Tensor) -> Iterator[tuple[Index, Tensor]]:
+        """New values of the elements of some rows that some donor gives."""
+        stop = start + len(matrix)
+        givers = [number for number, own in enumerate(given) if name in own]
+        rows = [shared_rows(rows_of(donors[n][1], name, start, stop), matrix) for n in givers]
+        parts = [given[n][name].between(start, stop) for n in givers]
+        for index in selected[name].between(start, stop).indices():
+            before = take(matrix, index)
+            wide = before.to(torch.promote_types(before.dtype, torch.float32))
+            # scaled task vectors, and which of their elements count
+            steps = [
+                (take(own, index).to(wide) - wide) * scales[n]
+                for n, own in zip(givers, rows, strict=True)
+            ]
+            deltas = torch.stack(steps)
+            claimed = torch.stack([part.at(index).expand_as(before) for part in parts])
+            values = (wide + combine(deltas, claimed.to(wide.device), rule)).to(before.dtype)
+            sources = {donors[n][0]: delta for n, delta in zip(givers, deltas, strict=True)}
+            stated = ", ".join(f"{scales[n]:g}" for n in givers)
+            require_finite(name, values, {"base": before, **sources}, stated)
+            yield index, values
+
+    return union, collided, change
+
+
+def _step_norms(
+    model: nn.Module, base: Mapping[str, Tensor], donor: Mapping[str, Tensor], modules: set[str]
+) -> dict[str, Float[Tensor, " channels"]]:
+    """L2 norms of the channels' differences to the base, in the modules named."""
+
+    def rows(name: str, start: int, stop: int) -> Tensor:
+        ours = rows_of(base, name, start, stop)
+        theirs = shared_rows(rows_of(donor, name, start, stop), ours)
+        return theirs.to(ours.device).float() - ours.float()
+
+    return channel_norms(model, rows, modules)
 
 
 def _require_valid(base: nn.Module, contributions: Sequence[Contribution], collisions: str) -> None:

@@ -5,18 +5,24 @@ digest_parameters(model)                        # SHA-256
 """
 
 import hashlib
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from accelerate.utils import align_module_device
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from actlib.channels import ChannelModule, channel_modules, require_in_memory, uncompiled
+from actlib.channels import channel_modules, require_in_memory, uncompiled
 from actlib.files import digest_tensors
 from actlib.pairs import require_pair
 from actlib.recording import describe_model, describe_pair
 from actlib.scores import ChannelScores
-from actlib.weights import require_float_weights
+from actlib.transfer import as_matrix
+
+Rows = Callable[[str, int, int], Float[Tensor, "rows columns"]]
+"""Rows of a parameter as a matrix, by its name, the first row and the one after the last."""
+_ELEMENTS = 2**24  # at a time
 
 
 def weight_differences(donor: nn.Module, target: nn.Module) -> ChannelScores:
@@ -31,20 +37,51 @@ def weight_differences(donor: nn.Module, target: nn.Module) -> ChannelScores:
     """
     donor, target = uncompiled(donor), uncompiled(target)
     require_pair(donor, target)
-    require_float_weights(donor, target)
     require_in_memory(donor, target)
-    ours, theirs = channel_modules(donor), channel_modules(target)
-    values, magnitudes = {}, {}
-    with torch.no_grad():
-        for name in theirs:
-            pairs = _parameter_pairs(ours[name], theirs[name])
-            norms = [_norm([pair[side] for pair in pairs]) for side in (0, 1)]
-            values[name] = _norm([a - b for a, b in pairs])
-            magnitudes[name] = (norms[0] + norms[1]) / 2
+    ours, theirs = dict(donor.named_parameters()), dict(target.named_parameters())
+
+    def change(name: str, start: int, stop: int) -> Tensor:
+        own, other = (as_matrix(each[name])[start:stop] for each in (ours, theirs))
+        return own.to(other.device).float() - other.float()
+
+    def rows(parameters: dict[str, nn.Parameter], name: str, start: int, stop: int) -> Tensor:
+        return as_matrix(parameters[name])[start:stop]
+
+    values = channel_norms(target, change)
+    one, other = (channel_norms(target, partial(rows, each)) for each in (ours, theirs))
+    magnitudes = {name: (one[name] + other[name]) / 2 for name in values}
     metadata = describe_pair(describe_model(donor), describe_model(target))
     metadata |= {"method": "weight difference", "tokens": "0"}
-    roles = {name: each.role for name, each in theirs.items()}
+    roles = {name: each.role for name, each in channel_modules(target).items()}
     return ChannelScores(values, magnitudes, 0, metadata, roles=roles)
+
+
+def channel_norms(
+    model: nn.Module, rows: Rows, modules: set[str] | None = None
+) -> dict[str, Float[Tensor, " channels"]]:
+    """L2 norm over all parameters of each channel, of some modules or all, on the CPU.
+
+    Args:
+        model: whose channels these are.
+        rows: the numbers, such as differences of two models; they are read a stretch at a time.
+        modules: names of the modules; those of others are left out.
+    """
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    norms = {}
+    for module_name, module in channel_modules(model).items():
+        if modules is not None and module_name not in modules:
+            continue
+        squares = torch.zeros(module.channels, dtype=torch.float64)
+        for parameter, dimension in module.parameters().values():
+            length, columns = as_matrix(parameter).shape
+            step = max(1, _ELEMENTS // columns)
+            for start in range(0, length, step):
+                part = rows(names[id(parameter)], start, start + step).float().square()
+                # in float64 the order of the terms, which streaming changes, leaves no trace
+                sums = part.sum(dim=1 - dimension, dtype=torch.float64).cpu()
+                (squares[start : start + step] if dimension == 0 else squares).add_(sums)
+        norms[module_name] = squares.sqrt().float()
+    return norms
 
 
 def digest_parameters(model: nn.Module) -> str:
@@ -57,21 +94,3 @@ def digest_parameters(model: nn.Module) -> str:
     config = getattr(model, "config", None)
     state.update(config.to_json_string().encode() if config is not None else b"")
     return state.hexdigest()
-
-
-def _parameter_pairs(ours: ChannelModule, theirs: ChannelModule) -> list[tuple[Tensor, Tensor]]:
-    """Parameters of both modules as float32 [channels, numbers] on the target's device."""
-    others = ours.parameters()
-    pairs = []
-    for key, (parameter, dimension) in theirs.parameters().items():
-        both = (others[key][0].detach().to(parameter.device), parameter.detach())
-        by_channel = (tensor.float().movedim(dimension, 0) for tensor in both)
-        one, other = (tensor.reshape(theirs.channels, -1) for tensor in by_channel)
-        pairs.append((one, other))
-    return pairs
-
-
-def _norm(parts: list[Float[Tensor, "channels _"]]) -> Float[Tensor, " channels"]:
-    # In float64 the order of the terms, which streaming from files changes, leaves no trace.
-    squares = (part.square().sum(dim=1, dtype=torch.float64) for part in parts)
-    return sum(squares, torch.zeros(())).sqrt().float().cpu()

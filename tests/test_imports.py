@@ -11,8 +11,9 @@ FILES = sorted((ROOT / "actlib").rglob("*.py"))
 ORDER = """
     numerals question_files questions topk rankings
     channels weights files stored layouts loading experts masks vocabulary scores pairs
-    hooks forward alignment activations kernels processes recording parameters two_passes
-    interventions transfer attribution patch_file cards checkpoint collisions merging patches
+    hooks forward alignment activations kernels processes recording
+    transfer parameters two_passes interventions attribution patch_file cards checkpoint
+    collisions merging patches
     reports prompts evaluation finetune
     terminal patch_commands cli __main__
 """.split()
