@@ -32,7 +32,13 @@ from actlib.forward import answer_logits
 from actlib.hooks import answer_positions
 from actlib.pairs import require_pair
 from actlib.processes import add_up, failing_together, gather, is_own
-from actlib.recording import describe_model, describe_pair, digest_items, own_batches
+from actlib.recording import (
+    describe_model,
+    describe_pair,
+    digest_items,
+    own_batches,
+    require_differing,
+)
 from actlib.scores import ATTRIBUTION, ChannelScores
 from actlib.transfer import as_matrix, interpolate
 from actlib.weights import require_float_weights
@@ -221,7 +227,7 @@ def combine(
     """Scores out of what all processes summed up over their own batches, the same in each of them.
 
     Raises:
-        ValueError: there was no batch, or a sum is NaN or infinite.
+        ValueError: there was no batch, a sum is NaN or infinite, or all scores are 0.
     """
     items = sorted(sum(gather([item for batch in own for item in digest_items(batch)]), []))
     if not items:
@@ -233,6 +239,7 @@ def combine(
     values = {name: part.clone() for name, part in zip(sums, parts, strict=True)}
     for name, part in values.items():
         _require_finite(part, f"an attribution of module {name}")
+    require_differing(values, "have the same parameters in every channel")
     origin = {"data_hash": hashlib.sha256(b"".join(items)).hexdigest(), "items": str(len(items))}
     modules = channel_modules(target)
     roles = {name: each.role for name, each in modules.items()}

@@ -134,8 +134,7 @@ class ChannelMask:
 def random_like(mask: ChannelMask, generator_seed: int, per_module: bool = True) -> ChannelMask:
     """Control mask of the same size with channels drawn at random without replacement.
 
-    Of a mask that was ranked without some modules, `per_module` leaves these out as well; a draw
-    over all channels does not.
+    Modules that the mask was ranked without get none either.
 
     Args:
         mask: the mask whose size is matched.
@@ -144,16 +143,19 @@ def random_like(mask: ChannelMask, generator_seed: int, per_module: bool = True)
             stricter control; otherwise only the total count, drawn uniformly over all channels.
     """
     generator = torch.Generator().manual_seed(generator_seed)
+    sizes = {name: selected.numel() for name, selected in mask.channels.items()}
     if per_module:
         drawn = {
-            name: _draw(selected.numel(), int(selected.sum()), generator)
+            name: _draw(sizes[name], int(selected.sum()), generator)
             for name, selected in mask.channels.items()
         }
     else:
-        sizes = [selected.numel() for selected in mask.channels.values()]
-        flat = _draw(mask.total, mask.count, generator)
-        parts = [part.clone() for part in flat.split(sizes)]
-        drawn = dict(zip(mask.channels, parts, strict=True))
+        left_out = mask.metadata.get("unranked", "").split(",")
+        names = [n for n, own in mask.channels.items() if n not in left_out or own.any()]
+        flat = _draw(sum(sizes[name] for name in names), mask.count, generator)
+        parts = zip(names, flat.split([sizes[name] for name in names]), strict=True)
+        drawn = {name: torch.zeros(size, dtype=torch.bool) for name, size in sizes.items()}
+        drawn |= {name: part.clone() for name, part in parts}
     control = "random per module" if per_module else "random uniform"
     return ChannelMask(drawn, {**mask.metadata, "control": control, "seed": str(generator_seed)})
 

@@ -10,7 +10,7 @@ in `actlib.hooks`. Nothing outlives its batch but sums in float64.
 import hashlib
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -69,7 +69,7 @@ def record_differences(
     Each batch runs through the donor, then through the target; meanwhile the donor's activations of
     its answer tokens wait, so the batch size is the knob for memory. Batch size, padding and
     several processes (`actlib.processes`) change the result by rounding only. Channels of a module
-    that never runs score 0, with a warning.
+    that never runs score 0, with a warning and its name under "silent" in the metadata.
 
     The models may be spread over several devices (``device_map="auto"``) or offloaded by
     accelerate: weights are never read here. Of packed experts, a token counts as 0 for each expert
@@ -88,7 +88,7 @@ def record_differences(
 
     Raises:
         ValueError: the models do not fit, there is no batch, an answer span is empty, an activation
-            is NaN or infinite, no module ran, or the recording failed in another process.
+            is NaN or infinite, no channel differs, or the recording failed in another process.
     """
     donor, target = uncompiled(donor), uncompiled(target)
     require_pair(donor, target)
@@ -161,7 +161,7 @@ class DifferenceSums:
         for name in filter(ours.get, ours):
             raise ValueError(f"module {name} runs more often in the donor than in the target")
         if not self._tokens:
-            _require_finite([self._sums])  # now, rather than after hours
+            _require_finite(self._sums)  # now, rather than after hours
         self._tokens += len(tokens.rows)
         self._items += digest_items(batch)
 
@@ -169,7 +169,9 @@ class DifferenceSums:
         """Add what one call of a module gives at the same tokens in donor and target."""
         # on the device that gives them; MPS has no float64
         device = torch.device("cpu") if theirs.device.type == "mps" else theirs.device
-        sums, ours, theirs = self._sums_of(name, device), ours.to(device), theirs.to(device)
+        if name not in self._sums:
+            self._sums[name] = self._zeros(name).to(device)
+        sums, ours, theirs = self._sums[name], ours.to(device), theirs.to(device)
         if isinstance(ours, Routed) and isinstance(theirs, Routed):
             sums += sum_routed(ours, theirs, self.moments)
             self._entries[name] += theirs.count
@@ -178,31 +180,34 @@ class DifferenceSums:
                 sums += sum_tokens(ours, theirs, self.moments)
             self._entries[name] += len(theirs)
 
+    def _zeros(self, name: str) -> Float[Tensor, "sums channels"]:
+        shape = (4 if self.moments else 2, self.modules[name].channels)
+        return torch.zeros(shape, dtype=torch.float64)
+
     def combine(self, metadata: Mapping[str, str]) -> ChannelScores:
         """Scores out of what all processes summed up, the same in each of them.
 
         Raises:
-            ValueError: there was no batch, no module ran, or a sum is not finite.
+            ValueError: there was no batch, no module ran, a sum is not finite, or all scores are 0.
         """
-        channels = torch.tensor([each.channels for each in self.modules.values()])
-        parts = [self._sums_of(name).cpu() for name in self.modules]
+        channels = [each.channels for each in self.modules.values()]
+        parts = [self._sums.get(name, self._zeros(name)).cpu() for name in self.modules]
         sums = add_up(torch.cat(parts, dim=1))
         entries = add_up(torch.tensor([*self._entries.values()], dtype=torch.float64))
         items = sorted(digest for each in gather(self._items) for digest in each)
         if not items:
             raise ValueError("there is no batch to record")
-        silent = [name for name, count in zip(self.modules, entries, strict=True) if not count]
-        _report_silent(silent, len(self.modules))
         # mean over answer tokens; of the sums of squares, the standard deviation
-        averages = sums / entries.clamp_min(1).repeat_interleave(channels)
+        averages = sums / entries.clamp_min(1).repeat_interleave(torch.tensor(channels))
         if self.moments:
             # rounding can leave a constant channel slightly below 0
             averages[3] = (averages[3] - averages[2].square()).clamp_min(0).sqrt()
         split = [
-            {name: own.clone() for name, own in zip(self.modules, row, strict=True)}
-            for row in (each.split(channels.tolist()) for each in averages.float())
+            {name: own.clone() for name, own in zip(self.modules, row.split(channels), strict=True)}
+            for row in averages.float()
         ]
-        _require_finite(split)
+        for part in split:
+            _require_finite(part)
         tokens = sum(gather(self._tokens))
         origin = {
             "method": "activation difference",
@@ -210,44 +215,43 @@ class DifferenceSums:
             "items": str(len(items)),
             "tokens": str(tokens),
         }
-        roles = {name: each.role for name, each in self.modules.items()}
         values, magnitudes, means, stds = [*split, {}, {}][:4]
+        silent = [name for name, count in zip(self.modules, entries, strict=True) if not count]
+        reason = "give the same activations in every channel"
+        if len(silent) == len(self.modules):
+            reason = "are run by other code than their modules"
+        require_differing(values, reason)
+        if silent:
+            origin["silent"] = ",".join(silent)
+            warnings.warn(
+                f"modules that never ran on these inputs score 0: {shortened(silent)}", stacklevel=3
+            )
+        roles = {name: each.role for name, each in self.modules.items()}
         return ChannelScores(
             values, magnitudes, tokens, origin | dict(metadata), means, stds, roles
         )
 
-    def _sums_of(
-        self, name: str, device: torch.device | str = "cpu"
-    ) -> Float[Tensor, "sums channels"]:
-        """A module's sums, which start at 0 on the device that gives the first."""
-        if name not in self._sums:
-            shape = (4 if self.moments else 2, self.modules[name].channels)
-            self._sums[name] = torch.zeros(shape, dtype=torch.float64, device=device)
-        return self._sums[name]
 
+def require_differing(values: Mapping[str, Tensor], reason: str) -> None:
+    """Refuse scores that are all 0.
 
-def _report_silent(silent: list[str], modules: int) -> None:
-    """Warn of modules that never ran, and refuse where none did."""
-    if len(silent) == modules:
+    Raises:
+        ValueError: says why they are, as what donor and target do.
+    """
+    if not any(part.any() for part in values.values()):
         raise ValueError(
-            "no module ran as a module of the models, so there is nothing to record; record the "
-            "models that you load, before anything replaces their forwards"
-        )
-    if silent:
-        warnings.warn(
-            f"modules that never ran on these inputs score 0: {shortened(silent)}", stacklevel=4
+            f"donor and target {reason}, so no channel ranks before another; record two models "
+            "that differ, before anything replaces their forwards"
         )
 
 
-def _require_finite(parts: Sequence[Mapping[str, Tensor]]) -> None:
-    for part in parts:
-        for name, values in part.items():
-            if not values.isfinite().all():
-                raise ValueError(
-                    f"module {name} gave NaN or infinite activations in the donor or the target; "
-                    "look at its weights with `actlib check`, or record in float32 (--dtype "
-                    "float32)"
-                )
+def _require_finite(part: Mapping[str, Tensor]) -> None:
+    for name, values in part.items():
+        if not values.isfinite().all():
+            raise ValueError(
+                f"module {name} gave NaN or infinite activations in the donor or the target; look "
+                "at its weights with `actlib check`, or record in float32 (--dtype float32)"
+            )
 
 
 def digest_items(batch: Mapping[str, Tensor]) -> list[bytes]:

@@ -205,6 +205,7 @@ class ChannelScores:
         origin = {"percent": f"{percent:g}", "ranking": ranking, "side": side}
         if roles:
             origin["without"] = ",".join(roles)
+            origin["unranked"] = ",".join(name for name in values if name not in ranked)
         if rule.off_needs and self.off is not None:
             origin["off"] = self.off.metadata.get("data_hash", "")
         return ChannelMask(channels, {**self.metadata, **origin})

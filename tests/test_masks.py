@@ -161,6 +161,18 @@ def test_random_controls_are_near_the_expected_overlap():
     assert abs(sum(overlaps) / 300 - expected) < 1.0
 
 
+@pytest.mark.parametrize("per_module", [True, False])
+def test_random_controls_leave_out_what_was_not_ranked(per_module):
+    channels = {name: torch.arange(40) < 12 for name in ("a", "b", "head", "norm")}
+    channels["head"], channels["norm"] = (torch.zeros(40, dtype=torch.bool) for _ in range(2))
+    mask = ChannelMask(channels, {"without": "head,norm", "unranked": "head,norm"})
+    drawn = random_like(mask, 0, per_module)
+    assert list(drawn.channels) == list(channels) and drawn.count == mask.count
+    assert not drawn.channels["head"].any() and not drawn.channels["norm"].any()
+    channels["norm"] = ~channels["norm"]  # of another mask, by a union
+    assert random_like(mask, 0, per_module).channels["norm"].any()
+
+
 def test_views_of_one_tensor_can_be_saved(tmp_path):
     whole = torch.arange(6) % 2 == 0
     mask = ChannelMask({"a": whole[:4], "b": whole[4:], "c": whole[::2]})

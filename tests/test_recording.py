@@ -1,3 +1,4 @@
+import copy
 import gc
 import weakref
 
@@ -167,12 +168,10 @@ def test_answer_marks_on_padding_do_not_count(pair, batches):
     assert marked.metadata["data_hash"] == clean.metadata["data_hash"]
 
 
-def test_equal_models_score_zero(family, batches):
-    model = family()
-    for donor in (model, family()):
-        scores = record_differences(donor, model, batches)
-        assert all((values == 0).all() for values in scores.values.values())
-        assert all((sizes > 0).any() for sizes in scores.magnitudes.values())
+def test_equal_models_are_refused(family, batches):
+    for donor in (family(), copy.deepcopy(family())):
+        with pytest.raises(ValueError, match="give the same activations in every channel"):
+            record_differences(donor, family(), batches)
 
 
 def test_low_precision_models_are_summed_in_float64(family, items, collate):
@@ -398,6 +397,7 @@ def test_modules_that_never_ran_are_named_and_score_zero():
     with pytest.warns(UserWarning, match="never ran on these inputs score 0: idle"):
         scores = record_differences(Loop(), Loop(), [whole_batch()])
     assert (scores.values["idle"] == 0).all() and (scores.values["layer"] > 0).all()
+    assert scores.metadata["silent"] == "idle"
 
 
 @pytest.mark.parametrize(("times", "more"), [((2, 3), "target"), ((3, 2), "donor")])
@@ -440,7 +440,7 @@ def test_compiled_models_score_as_those_that_are_not(pair, batches, compiling):
 def test_a_forward_that_bypasses_every_module_is_refused(family, batches):
     model = family("llama")
     model.forward = lambda input_ids, attention_mask: None
-    with pytest.raises(ValueError, match="no module ran"):
+    with pytest.raises(ValueError, match="run by other code than their modules"):
         record_differences(model, model, batches)
 
 

@@ -101,6 +101,7 @@ def test_without_ranks_the_channels_of_the_other_modules():
             expected = getattr(alone, end)(10, name)
             assert picked(mask) == {"head": [], **picked(expected)}
             assert list(mask.channels) == list(values) and mask.metadata["without"] == "head"
+            assert mask.metadata["unranked"] == "head"
     assert scores.top(10, without=["head", "norm"]).channels["a"].sum() == 3
     assert "without" not in scores.top(10).metadata
 
