@@ -26,7 +26,7 @@ from actlib.study.sharing import CARD, trained_card, trained_models
 
 ROOT = Path(__file__).resolve().parents[1]
 CONTENTS: dict[str, tuple[str, ...]] = {
-    "The study": ("docs/findings",),
+    "The study": ("docs/how_act_works", "docs/findings", "docs/failed_replication"),
     "Use it": (
         "docs/your_own_models",
         "docs/clusters",
