@@ -26,7 +26,12 @@ from actlib.study.sharing import CARD, trained_card, trained_models
 
 ROOT = Path(__file__).resolve().parents[1]
 CONTENTS: dict[str, tuple[str, ...]] = {
-    "The study": ("docs/how_act_works", "docs/findings", "docs/failed_replication"),
+    "The study": (
+        "docs/how_act_works",
+        "docs/findings",
+        "docs/failed_replication",
+        "docs/first_study",
+    ),
     "Use it": (
         "docs/your_own_models",
         "docs/clusters",
