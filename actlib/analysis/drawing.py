@@ -40,7 +40,7 @@ def draw_figure(
 
     Args:
         plot: a function of `actlib.analysis.plots`.
-        table: what it draws. From its columns items and seeds, n is written below the figure.
+        table: what it draws. From its columns seeds and items, n is written below the figure.
         width: "column" or "full".
         height: of each row of panels, in inches; by the table's rows of names if None.
         panels: column with one panel for each value, which is its title; a single panel if none.
@@ -76,7 +76,7 @@ def draw_figure(
         _hide_inner_labels(ax, number % columns > 0, number + columns < len(groups), share)
     for ax in axes.flat[len(groups) :]:
         ax.remove()
-    if {"items", "seeds"} <= set(table):
+    if "seeds" in table:
         fig.supxlabel(_sizes_of(table), x=0.99, ha="right", color="#444444")
     style.add_legend(fig)
     _CALLS[fig] = call
@@ -165,9 +165,16 @@ def _height_of(table: pd.DataFrame, y: str, several: bool) -> float:
 
 def _sizes_of(table: pd.DataFrame) -> str:
     """What n is, such as "n = 40 items, 3 training seeds"."""
-    ends = {name: sorted({int(n) for n in table[name].dropna()}) for name in ("items", "seeds")}
-    items, seeds = ("–".join(map(str, dict.fromkeys((n[0], n[-1])))) for n in ends.values())
-    return f"n = {items} items, {seeds} training seed{'s' * (seeds != '1')}"
+    counts = {
+        name: sorted({int(n) for n in table[name].dropna()})
+        for name in ("items", "seeds")
+        if name in table
+    }
+    texts = {
+        name: "–".join(map(str, dict.fromkeys((n[0], n[-1])))) for name, n in counts.items() if n
+    }
+    words = {"items": "items", "seeds": "training seed" + "s" * (texts.get("seeds") != "1")}
+    return "n = " + ", ".join(f"{texts[name]} {words[name]}" for name in texts)
 
 
 def _is_call(path: Path) -> bool:

@@ -155,4 +155,7 @@ def _heatmap(grid: pd.DataFrame, ax: Axes, label: str, **options: Any) -> None:
 
 
 def _inches(ax: Axes) -> float:
-    return ax.figure.bbox.width / ax.figure.dpi
+    """Width of the figure's part that the axes have to themselves, before anything is laid out."""
+    place = ax.get_subplotspec()
+    panels = place.get_gridspec().ncols if place else 1
+    return ax.figure.bbox.width / ax.figure.dpi / panels

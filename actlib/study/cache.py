@@ -53,7 +53,8 @@ def cached(function: Callable[..., Any]) -> Callable[..., pd.DataFrame]:
     """Keep what a function returns; see the module's own text.
 
     Its arguments are plain values, or objects with a `cache_key`, such as a pair of models. Those
-    that a figure can show (numbers, words, a pair's seed) become columns of the rows.
+    that a figure can show (numbers, words, a pair's seed) become columns of the rows; of a second
+    pair, handed over as `other`, the seed is the column `other_seed`.
 
     Returns:
         The function, which gives a DataFrame. `fresh(...)` of it computes without the cache.
@@ -189,7 +190,8 @@ def _as_table(result: Any) -> pd.DataFrame:
 def _label(table: pd.DataFrame, arguments: Mapping[str, Any]) -> pd.DataFrame:
     labels: dict[str, Any] = {}
     for name, value in arguments.items():
-        labels |= getattr(value, "labels", {}) if hasattr(value, "cache_key") else {name: value}
+        own = getattr(value, "labels", {}) if hasattr(value, "cache_key") else {name: value}
+        labels |= {f"{name}_{key}" if key in labels else key: each for key, each in own.items()}
     for name, value in labels.items():
         if isinstance(value, list | tuple):
             labels[name] = "+".join(map(str, value))

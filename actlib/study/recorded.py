@@ -87,12 +87,15 @@ def recorded_files(
 def batches_of_part(study: "Study", ability: str, part: int) -> list[dict]:
     """Token batches of one of the ``PARTS`` disjoint portions of an ability's recording items.
 
+    Every task of the ability has its share of each portion.
+
     Raises:
         ValueError: a portion would be empty.
     """
     settings = study.preset.evaluation
     rows = study.questions.items(ability, "recording")
     rows = drop_long(study.tokenizer, rows, settings.max_tokens)
+    rows = sorted(rows, key=lambda row: row.get("task") or "")  # so each portion has all tasks
     if len(rows) < PARTS:
         raise ValueError(
             f"{ability!r} has {len(rows)} recording items within max_tokens="
