@@ -1,185 +1,169 @@
 """Write the study's questions and worked answers, the same ones on every machine.
 
 Two domains of two tasks each, in five languages and two scripts. Number words come from num2words,
-units and currencies and plural rules from CLDR through Babel, nuclides from periodictable. Whether
-a computation belongs to training, validation or test depends on a hash of its operands alone, so it
-falls on the same side in every language, task and domain, whatever the seed.
+plural rules from CLDR through Babel. Whether a computation belongs to training, validation or test
+depends on a hash of its operands alone, so it falls on the same side in every language and wording,
+whatever the seed.
 
-Run `python data/make_questions.py --output data` to write the shipped files again. It needs Babel,
-num2words and periodictable: `pip install -e ".[dev]"`. The wordings are in `phrases.py` beside it.
+Run `python data/make_questions.py --output data/questions` to write the shipped files again. It
+needs Babel and num2words: `pip install -e ".[dev]"`. The wordings are in `phrases.py` beside it.
 """
 
 import argparse
 import hashlib
+import itertools
 import json
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-import periodictable
 from babel import Locale
-from babel.numbers import get_currency_name
-from babel.units import format_unit
 from num2words import num2words
-from phrases import PHRASES
+from phrases import PHRASES, SYMBOLS
 
 from actlib.questions import SPLITS, require_known, split_of
 
 LANGUAGES = tuple(PHRASES)
-TASK_DOMAINS = {
-    "sum_words": "maths",
-    "purchase": "maths",
-    "neutrons": "science",
-    "motion": "science",
-}
+TASK_DOMAINS = {"sum": "maths", "comparison": "maths", "atoms": "science", "units": "science"}
 TASKS = tuple(TASK_DOMAINS)
-DOMAINS = tuple(dict.fromkeys(TASK_DOMAINS.values()))
-PER_CELL = {"train": 600, "validation": 60, "test": 120}
-SMALL_PER_CELL = {"train": 400, "validation": 30, "test": 40}
-SMALL_TASKS = ("sum_words", "neutrons")
-SMALL_LARGEST = 30  # operand of the small set, for models that learn arithmetic from nothing
-
-ADDENDS = range(2, 100)
-COUNTS = range(2, 10)  # things bought, or units of time
-RATES = range(2, 61)  # price of one thing, or distance in one unit of time
-ATOMIC_NUMBERS = range(2, 61)
-CURRENCIES = ("CHF", "USD")  # masculine in Russian, named differently in each language
-MOTION_UNITS = (
-    ("speed-meter-per-second", "duration-second", "length-meter"),
-    ("speed-kilometer-per-hour", "duration-hour", "length-kilometer"),
-)
-OPERATIONS = {
-    "sum_words": "sum",
-    "purchase": "product",
-    "neutrons": "difference",
-    "motion": "product",
+COUNTS = {  # questions a language and task; small models need many different ones
+    "train": {"sum": 700, "comparison": 450, "atoms": 450, "units": 300},
+    "validation": dict.fromkeys(TASKS, 20),
+    "test": dict.fromkeys(TASKS, 50),
+}
+ADDENDS = range(2, 10), range(10, 70)
+COMPARED = range(2, 100)
+QUANTITIES = range(2, 200)  # before conversion
+CONVERSIONS = {
+    10: (("centimeter", "millimeter"),),
+    100: (("meter", "centimeter"),),
+    1000: (("kilometer", "meter"), ("kilogram", "gram"), ("liter", "milliliter")),
 }
 
+Operands = tuple[int, ...]
+Fills = tuple[dict, dict, int]  # of the question, of the answer, and the result
 
-def operand_key(task: str, operands: Sequence[int]) -> str:
-    """Name of a row's computation, such as `sum:14:23`; sums and products are unordered."""
-    operation = OPERATIONS[task]
-    ordered = operands if operation == "difference" else sorted(operands)
-    return ":".join([operation, *map(str, ordered)])
+
+def is_molecule(counts: Operands) -> bool:
+    """Whether some molecule has these counts of `SYMBOLS`: valences are even and suffice."""
+    carbon, hydrogen, nitrogen, _, _, chlorine = counts
+    ends = hydrogen + chlorine
+    return (ends + nitrogen) % 2 == 0 and ends <= 2 * carbon + nitrogen + 2
 
 
 @cache
-def isotopes() -> dict[tuple[int, int], str]:
-    """Known nuclides of two or more neutrons: (mass number, atomic number) -> `Fe-56`."""
-    return {
-        (mass, element.number): f"{element.symbol}-{mass}"
-        for element in periodictable.elements
-        if element.number in ATOMIC_NUMBERS
-        for mass in element.isotopes
-        if mass - element.number >= 2
+def computations(task: str, split: str) -> tuple[Operands, ...]:
+    """Operands of every computation that a task may use in a split, in order.
+
+    Of a sum and of a comparison the smaller operand comes first; a conversion has its quantity and
+    its factor; atoms are counted in a formula, which has its counts of `SYMBOLS`.
+    """
+    every = {
+        "sum": lambda: itertools.product(*ADDENDS),
+        "comparison": lambda: itertools.combinations(COMPARED, 2),
+        "units": lambda: itertools.product(QUANTITIES, CONVERSIONS),
+        "atoms": lambda: filter(
+            is_molecule,
+            itertools.product(range(2, 13), range(2, 27), range(5), range(7), range(3), range(4)),
+        ),
     }
-
-
-@cache
-def operand_choices(
-    task: str, split: str, largest: int | None = None
-) -> tuple[tuple[int, int], ...]:
-    """Every pair of operands, none above `largest`, that a task may use in a split, in order."""
-    if task == "sum_words":
-        pairs: Iterable[tuple[int, int]] = ((a, b) for a in ADDENDS for b in ADDENDS)
-    elif task == "neutrons":
-        pairs = isotopes()
-    else:
-        pairs = ((a, b) for a in COUNTS for b in RATES)
     return tuple(
-        pair
-        for pair in pairs
-        if split_of(operand_key(task, pair)) == split and max(pair) <= (largest or max(pair))
+        operands
+        for operands in every[task]()
+        if split_of(":".join([task, *map(str, operands)])) == split
     )
 
 
-@cache
-def _words(number: int, language: str) -> str:
-    return num2words(number, lang=language)
+def formula_of(counts: Operands) -> str:
+    """Molecular formula in Hill's order: carbon, hydrogen, then by the alphabet.
+
+    >>> formula_of((6, 12, 0, 6, 0, 1))
+    'C6H12ClO6'
+    """
+    pairs = dict(zip(SYMBOLS, counts, strict=True))
+    order = sorted(pairs, key=lambda symbol: (symbol not in ("C", "H"), symbol))
+    return "".join(f"{s}{pairs[s] if pairs[s] > 1 else ''}" for s in order if pairs[s])
 
 
-@cache
-def _plural(number: int, language: str) -> str:
-    return Locale(language).plural_form(number)
+def number_words(number: int, language: str, counted: bool = False) -> str:
+    """A number in words, as it stands alone or before a masculine noun that it counts."""
+    words = num2words(number, lang=language)
+    if counted and language == "es":  # veintiún lápices, treinta y un lápices
+        words = words.replace("veintiuno", "veintiún").replace("y uno", "y un")
+    return words
 
 
-@cache
-def _quantity(number: int, unit: str, language: str) -> str:
-    return format_unit(number, unit, locale=language).replace("\u00a0", " ")
+def agree(number: int, forms: Mapping[str, str], language: str) -> str:
+    """The form of a noun after a number, by the plural rules of CLDR."""
+    return forms[Locale(language).plural_form(number)]
 
 
-@cache
-def _money(number: int, currency: str, language: str) -> str:
-    return f"{number} {get_currency_name(currency, count=number, locale=language)}"
-
-
-def _counted(number: int, forms: Mapping[str, str], language: str) -> str:
-    return f"{number} {forms[_plural(number, language)]}"
-
-
-def _slots(task: str, a: int, b: int, language: str, rng: random.Random) -> tuple[dict, dict, int]:
-    """Fill-ins of the question and of the answer, and the number that the answer comes to."""
-    phrases = PHRASES[language]
-    if task == "sum_words":
-        value = a + b
-        question = {"a": _words(a, language), "b": _words(b, language)}
-        return question, {"words": _words(value, language)}, value
-    if task == "neutrons":
-        value = a - b
-        question = {
-            "isotope": isotopes()[a, b],
-            "protons": _counted(b, phrases.protons, language),
-        }
-        return question, {"neutrons": _counted(value, phrases.neutrons, language)}, value
-    value = a * b
-    if task == "purchase":
-        currency = rng.choice(CURRENCIES)
-        one, many = rng.choice(phrases.things)
-        question = {
-            "name": rng.choice(phrases.names),
-            "one": one,
-            "things": _counted(a, many, language),
-            "price": _money(b, currency, language),
-        }
-        return question, {"amount": _money(value, currency, language)}, value
-    speed, duration, length = rng.choice(MOTION_UNITS)
-    opening, inside = rng.choice(phrases.movers)
-    question = {
-        "Mover": opening,
-        "mover": inside,
-        "speed": _quantity(b, speed, language),
-        "time": _quantity(a, duration, language),
+def _sum(operands: Operands, language: str, rng: random.Random) -> Fills:
+    a, b = rng.sample(operands, 2)
+    pencils = agree(a, PHRASES[language].pencils, language)
+    asked = {
+        "a": number_words(a, language),
+        "b": number_words(b, language),
+        "a_pencils": f"{number_words(a, language, counted=True)} {pencils}",
     }
-    return question, {"distance": _quantity(value, length, language)}, value
+    return asked, {"a": a, "b": b, "words": number_words(a + b, language)}, a + b
 
 
-def _row(task: str, operands: tuple[int, int], language: str, rng: random.Random) -> dict:
+def _comparison(operands: Operands, language: str, rng: random.Random) -> Fills:
+    a, b = (number_words(number, language) for number in rng.sample(operands, 2))
+    either = "u" if language == "es" and b.startswith("o") else "o"  # siete u ocho
+    smaller, larger = operands
+    answered = {"a": larger, "b": smaller, "words": number_words(larger, language)}
+    return {"a": a, "b": b, "o": either}, answered, larger
+
+
+def _atoms(operands: Operands, language: str, rng: random.Random) -> Fills:
+    symbol = rng.choice([s for s, count in zip(SYMBOLS, operands, strict=True) if count > 1])
+    value, forms = operands[SYMBOLS.index(symbol)], PHRASES[language].atoms[symbol]
+    asked = {"formula": formula_of(operands), "atoms": forms.get("many") or forms["other"]}
+    return asked, {"atoms": agree(value, forms, language)}, value
+
+
+def _units(operands: Operands, language: str, rng: random.Random) -> Fills:
+    a, factor = operands
+    source, target = (PHRASES[language].units[name] for name in rng.choice(CONVERSIONS[factor]))
+    value = a * factor
+    asked = {
+        "quantity": f"{a} {agree(a, source.counted, language)}",
+        "within": f"{a} {agree(a, source.within or source.counted, language)}",
+        "many": target.many,
+        "into": target.into,
+    }
+    result = f"{value} {agree(value, target.counted, language)}"
+    return asked, {"a": a, "b": factor, "result": result}, value
+
+
+FILLS = {"sum": _sum, "comparison": _comparison, "atoms": _atoms, "units": _units}
+
+
+def _row(task: str, operands: Operands, language: str, rng: random.Random) -> dict:
     """One question with its worked answer."""
-    a, b = operands
-    asked, answered, value = _slots(task, a, b, language, rng)
     phrases = PHRASES[language]
+    asked, answered, value = FILLS[task](operands, language, rng)
     return {
         "language": language,
         "domain": TASK_DOMAINS[task],
         "task": task,
         "question": rng.choice(phrases.questions[task]).format(**asked),
-        "answer": phrases.answers[task].format(a=a, b=b, value=value, **answered),
+        "answer": phrases.answers[task].format(value=value, **answered),
         "value": str(value),
         "operands": list(operands),
     }
 
 
-def _cell(
-    split: str, language: str, task: str, count: int, seed: int, largest: int | None
-) -> list[dict]:
+def _draw(split: str, language: str, task: str, count: int, seed: int) -> list[dict]:
     """Draw `count` different questions, using every computation once before any comes again."""
     rng = random.Random(f"{seed}/{split}/{language}/{task}")
-    choices = list(operand_choices(task, split, largest))
     rows: dict[str, dict] = {}
     for _ in range(50):
-        rng.shuffle(choices)
-        for operands in choices:
+        choices = list(computations(task, split))
+        for operands in rng.sample(choices, len(choices)):
             if len(rows) == count:
                 return [
                     {"id": f"{task}-{language}-{split}-{number:04d}", "split": split, **row}
@@ -196,49 +180,45 @@ def _cell(
 def generate(
     languages: Sequence[str] = LANGUAGES,
     tasks: Sequence[str] = TASKS,
-    per_cell: Mapping[str, int] = PER_CELL,
+    counts: Mapping[str, Mapping[str, int]] = COUNTS,
     seed: int = 0,
-    largest: int | None = None,
 ) -> list[dict]:
     """Rows of every split, language and task, in that order.
 
-    A cell (split, language, task) depends on the seed and its own name only, so asking for fewer
-    languages or tasks gives the same rows for those that remain.
+    What is drawn for a split, language and task depends on the seed and these names only, so asking
+    for fewer languages or tasks gives the same rows for those that remain.
 
     Args:
         languages: codes out of `LANGUAGES`.
         tasks: names out of `TASKS`.
-        per_cell: split -> number of questions in each language and task.
+        counts: split -> task -> number of questions in each language.
         seed: chooses operands and wordings; never the split of a computation.
-        largest: operands above it are left out; None for all.
 
     Returns:
         Rows with id, split, language, domain, task, question, answer, value (text) and operands. No
         question occurs twice.
 
     Raises:
-        ValueError: an unknown language, task or split, or more questions than a cell holds.
+        ValueError: an unknown language, task or split, or more questions than there are.
     """
     require_known("language", languages, LANGUAGES)
     require_known("task", tasks, TASKS)
-    require_known("split", per_cell, SPLITS)
+    require_known("split", counts, SPLITS)
     return [
         row
-        for split, count in per_cell.items()
+        for split, count in counts.items()
         for language in languages
         for task in tasks
-        for row in _cell(split, language, task, count, seed, largest)
+        for row in _draw(split, language, task, count[task], seed)
     ]
 
 
 def write(output: Path, seed: int = 0) -> None:
-    """Write `output/SPLIT/LANGUAGE.jsonl`, the same under `output/small`, and their checksums."""
-    small = generate(tasks=SMALL_TASKS, per_cell=SMALL_PER_CELL, seed=seed, largest=SMALL_LARGEST)
+    """Write `output/SPLIT/LANGUAGE.jsonl` and their checksums."""
     files: dict[str, list[str]] = {}
-    for folder, rows in (("", generate(seed=seed)), ("small/", small)):
-        for row in rows:
-            name = f"{folder}{row['split']}/{row['language']}.jsonl"
-            files.setdefault(name, []).append(json.dumps(row, ensure_ascii=False))
+    for row in generate(seed=seed):
+        name = f"{row['split']}/{row['language']}.jsonl"
+        files.setdefault(name, []).append(json.dumps(row, ensure_ascii=False))
     checksums = []
     for name, lines in sorted(files.items()):
         content = ("\n".join(lines) + "\n").encode()

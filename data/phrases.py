@@ -1,12 +1,29 @@
 """What the generator says: phrasings and words in each language, and nothing that computes.
 
-A phrasing is a `str.format` template. Wordings were chosen so that no filled-in word changes its
-form with what surrounds it, beyond the plural forms written here or taken from CLDR: Russian counts
-stand only where they have the form of the nominative; German ones in the dative only where it
-equals the nominative; what a masculine pronoun takes up is masculine.
+A phrasing is a `str.format` template. Wordings are such that no filled-in word changes its form
+beyond what is written here: plural forms by CLDR category, the form a unit takes after "in", the
+short form of Spanish "uno" before a noun. Counts are two or more. Nothing reads "a and b" where
+that could be one number: "treinta y cinco" is 35.
 """
 
 from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Words for a unit of measurement.
+
+    Attributes:
+        counted: forms after a number, by CLDR plural category.
+        many: form after "how many".
+        into: form after the preposition of "convert to".
+        within: forms after "how many ... are in" and a number, by category; `counted` if empty.
+    """
+
+    counted: dict[str, str]
+    many: str
+    into: str
+    within: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -16,272 +33,258 @@ class Phrases:
     Attributes:
         questions: task name -> phrasings of its question.
         answers: task name -> its worked answer.
-        names: people who buy things.
-        things: pairs of what one thing is called (as the subject of a sentence) and its plural
-            forms by CLDR plural category.
-        movers: subjects that travel, each with the form it takes inside a sentence.
-        protons: plural forms of "proton" by CLDR plural category.
-        neutrons: plural forms of "neutron" by CLDR plural category.
+        pencils: plural forms of "pencil" by CLDR plural category.
+        atoms: chemical symbol -> "atoms of this element", by CLDR plural category; the form after
+            "how many" is that of `other` or `many`.
+        units: name of a unit -> its words.
     """
 
     questions: dict[str, tuple[str, ...]]
     answers: dict[str, str]
-    names: tuple[str, ...]
-    things: tuple[tuple[str, dict[str, str]], ...]
-    movers: tuple[tuple[str, str], ...]
-    protons: dict[str, str]
-    neutrons: dict[str, str]
+    pencils: dict[str, str]
+    atoms: dict[str, dict[str, str]]
+    units: dict[str, Unit]
 
 
-def _things(*pairs: str) -> tuple[tuple[str, dict[str, str]], ...]:
-    """Parse `singular|plural` or `singular|few|many` (Slavic) into plural forms by category."""
-    parsed = []
-    for pair in pairs:
-        singular, *plurals = pair.split("|")
-        categories = ("few", "many") if len(plurals) == 2 else ("other",)
-        parsed.append((singular, dict(zip(categories, plurals, strict=True))))
-    return tuple(parsed)
+SYMBOLS = ("C", "H", "N", "O", "S", "Cl")
+UNITS = (
+    "kilometer",
+    "meter",
+    "centimeter",
+    "millimeter",
+    "kilogram",
+    "gram",
+    "liter",
+    "milliliter",
+)
+
+
+def _atoms(pattern: str, names: str, **counts: str) -> dict[str, dict[str, str]]:
+    """Words for atoms of each element: the names one after another, the word "atoms" by number."""
+    forms = counts or {"other": ""}
+    return {
+        symbol: {number: pattern.format(name, atoms=word) for number, word in forms.items()}
+        for symbol, name in zip(SYMBOLS, names.split("|"), strict=True)
+    }
+
+
+def _units(*words: str) -> dict[str, Unit]:
+    """Words for each unit: `plural`, or `plural|after in`, or the six Russian forms."""
+    units = {}
+    for name, line in zip(UNITS, words, strict=True):
+        plural, *others = line.split("|")
+        if len(others) == 5:
+            few, many, into, inside_one, inside = others
+            counted = {"one": plural, "few": few, "many": many}
+            within = {"one": inside_one, "few": inside, "many": inside}
+            units[name] = Unit(counted, many, into, within)
+        else:
+            into = others[0] if others else plural
+            units[name] = Unit({"other": plural}, plural, into, {})
+    return units
 
 
 PHRASES = {
     "en": Phrases(
         questions={
-            "sum_words": (
+            "sum": (
                 "What is {a} plus {b}?",
                 "How much is {a} plus {b}?",
-                "Add {a} and {b}.",
+                "Calculate the sum of {a} and {b}.",
+                "There are {a_pencils} in a box. You put in {b} more. How many are there now?",
             ),
-            "purchase": (
-                "{name} buys {things} at {price} each. How much does {name} pay?",
-                "{one} costs {price}. How much do {things} cost?",
-                "How much does {name} pay for {things} at {price} each?",
+            "comparison": (
+                "Which number is greater, {a} or {b}?",
+                "Which is the larger number: {a} or {b}?",
+                "Name the larger of the numbers {a} and {b}.",
             ),
-            "neutrons": (
-                "The isotope {isotope} has {protons}. How many neutrons does it have?",
-                "An atom of {isotope} contains {protons}. How many neutrons does it contain?",
-                "How many neutrons does the isotope {isotope} have, if it has {protons}?",
+            "atoms": (
+                "How many {atoms} does a molecule of {formula} contain?",
+                "How many {atoms} are there in a molecule of {formula}?",
+                "The formula of a substance is {formula}. "
+                "How many {atoms} does a molecule contain?",
             ),
-            "motion": (
-                "{Mover} moves at {speed} for {time}. How far does it go?",
-                "How far does {mover} go in {time} at {speed}?",
-                "{Mover} covers {speed}. What distance does it cover in {time}?",
+            "units": (
+                "How many {many} are there in {quantity}?",
+                "Convert {quantity} to {into}.",
+                "How much is {quantity} in {into}?",
             ),
         },
         answers={
-            "sum_words": "{a} + {b} = {value}: {words}.",
-            "purchase": "{a} × {b} = {amount}.",
-            "neutrons": "It has {a} - {b} = {neutrons}.",
-            "motion": "{a} × {b} = {distance}.",
+            "sum": "{a} + {b} = {value}: {words}.",
+            "comparison": "{a} > {b}: {words}.",
+            "atoms": "It contains {value} {atoms}.",
+            "units": "{a} × {b} = {result}.",
         },
-        names=("Anna", "Emma", "James", "Lucy", "Oliver", "Sarah", "Thomas", "William"),
-        things=_things(
-            "One book|books",
-            "One lamp|lamps",
-            "One cup|cups",
-            "One ball|balls",
-            "One chair|chairs",
-            "One plate|plates",
+        pencils={"other": "pencils"},
+        atoms=_atoms("{} atoms", "carbon|hydrogen|nitrogen|oxygen|sulfur|chlorine"),
+        units=_units(
+            *("kilometers", "meters", "centimeters", "millimeters"),
+            *("kilograms", "grams", "liters", "milliliters"),
         ),
-        movers=(
-            ("A train", "a train"),
-            ("A bus", "a bus"),
-            ("A truck", "a truck"),
-            ("A tram", "a tram"),
-            ("A robot", "a robot"),
-        ),
-        protons={"one": "proton", "other": "protons"},
-        neutrons={"one": "neutron", "other": "neutrons"},
     ),
     "de": Phrases(
         questions={
-            "sum_words": (
+            "sum": (
                 "Was ist {a} plus {b}?",
-                "Wie viel ergibt {a} plus {b}?",
-                "Addiere {a} und {b}.",
+                "Wie viel ist {a} plus {b}?",
+                "Rechne {a} plus {b}.",
+                "In einer Schachtel liegen {a_pencils}. Es kommen {b} dazu. "
+                "Wie viele sind es jetzt?",
             ),
-            "purchase": (
-                "{name} kauft {things} für je {price}. Wie viel bezahlt {name}?",
-                "{one} kostet {price}. Wie viel kosten {things}?",
-                "Wie viel bezahlt {name} für {things}, wenn jedes Stück {price} kostet?",
+            "comparison": (
+                "Welche Zahl ist größer, {a} oder {b}?",
+                "Was ist mehr: {a} oder {b}?",
+                "Ist {a} oder {b} die größere Zahl?",
             ),
-            "neutrons": (
-                "Das Isotop {isotope} hat {protons}. Wie viele Neutronen hat es?",
-                "Ein Atom {isotope} enthält {protons}. Wie viele Neutronen enthält es?",
-                "Wie viele Neutronen hat das Isotop {isotope}, wenn es {protons} hat?",
+            "atoms": (
+                "Wie viele {atoms} enthält ein Molekül {formula}?",
+                "Wie viele {atoms} hat ein Molekül mit der Formel {formula}?",
+                "Ein Stoff hat die Formel {formula}. Wie viele {atoms} enthält ein Molekül davon?",
             ),
-            "motion": (
-                "{Mover} fährt {speed}. Wie weit kommt er in {time}?",
-                "Wie weit kommt {mover} in {time}, wenn er {speed} fährt?",
-                "{Mover} legt {speed} zurück. Welche Strecke schafft er in {time}?",
+            "units": (
+                "Wie viele {many} sind {quantity}?",
+                "Rechne {quantity} in {many} um.",
+                "Wie viel sind {quantity} in {into}?",
             ),
         },
         answers={
-            "sum_words": "{a} + {b} = {value}: {words}.",
-            "purchase": "{a} × {b} = {amount}.",
-            "neutrons": "Es hat {a} - {b} = {neutrons}.",
-            "motion": "{a} × {b} = {distance}.",
+            "sum": "{a} + {b} = {value}: {words}.",
+            "comparison": "{a} > {b}: {words}.",
+            "atoms": "Es enthält {value} {atoms}.",
+            "units": "{a} × {b} = {result}.",
         },
-        names=("Anna", "Felix", "Greta", "Jonas", "Klara", "Lukas", "Paul", "Sophie"),
-        things=_things(
-            "Ein Buch|Bücher",
-            "Eine Lampe|Lampen",
-            "Eine Tasse|Tassen",
-            "Ein Ball|Bälle",
-            "Ein Stuhl|Stühle",
-            "Ein Teller|Teller",
+        pencils={"other": "Bleistifte"},
+        atoms=_atoms("{}atome", "Kohlenstoff|Wasserstoff|Stickstoff|Sauerstoff|Schwefel|Chlor"),
+        units=_units(
+            *("Kilometer|Kilometern", "Meter|Metern", "Zentimeter|Zentimetern"),
+            *("Millimeter|Millimetern", "Kilogramm", "Gramm", "Liter|Litern"),
+            "Milliliter|Millilitern",
         ),
-        movers=(
-            ("Ein Zug", "ein Zug"),
-            ("Ein Bus", "ein Bus"),
-            ("Ein Lastwagen", "ein Lastwagen"),
-            ("Ein Traktor", "ein Traktor"),
-            ("Ein Roboter", "ein Roboter"),
-        ),
-        protons={"one": "Proton", "other": "Protonen"},
-        neutrons={"one": "Neutron", "other": "Neutronen"},
     ),
     "es": Phrases(
         questions={
-            "sum_words": (
+            "sum": (
                 "¿Cuánto es {a} más {b}?",
-                "¿Cuánto suman {a} y {b}?",
-                "Suma {a} y {b}.",
+                "¿Cuál es el resultado de {a} más {b}?",
+                "Calcula cuánto es {a} más {b}.",
+                "En una caja hay {a_pencils}. Se añaden {b} más. ¿Cuántos hay ahora?",
             ),
-            "purchase": (
-                "{name} compra {things} a {price} cada uno. ¿Cuánto paga {name}?",
-                "{one} cuesta {price}. ¿Cuánto cuestan {things}?",
-                "¿Cuánto paga {name} por {things} a {price} cada uno?",
+            "comparison": (
+                "¿Qué número es mayor, {a} {o} {b}?",
+                "¿Cuál es el número mayor: {a} {o} {b}?",
+                "¿Qué es más, {a} {o} {b}?",
             ),
-            "neutrons": (
-                "El isótopo {isotope} tiene {protons}. ¿Cuántos neutrones tiene?",
-                "Un átomo de {isotope} contiene {protons}. ¿Cuántos neutrones contiene?",
-                "¿Cuántos neutrones tiene el isótopo {isotope}, si tiene {protons}?",
+            "atoms": (
+                "¿Cuántos {atoms} contiene una molécula de {formula}?",
+                "¿Cuántos {atoms} hay en una molécula de {formula}?",
+                "La fórmula de una sustancia es {formula}. ¿Cuántos {atoms} contiene una molécula?",
             ),
-            "motion": (
-                "{Mover} avanza a {speed} durante {time}. ¿Qué distancia recorre?",
-                "¿Qué distancia recorre {mover} en {time} a {speed}?",
-                "{Mover} recorre {speed}. ¿Cuánto recorre en {time}?",
+            "units": (
+                "¿Cuántos {many} son {quantity}?",
+                "Convierte {quantity} a {into}.",
+                "¿A cuántos {many} equivalen {quantity}?",
             ),
         },
         answers={
-            "sum_words": "{a} + {b} = {value}: {words}.",
-            "purchase": "{a} × {b} = {amount}.",
-            "neutrons": "Tiene {a} - {b} = {neutrons}.",
-            "motion": "{a} × {b} = {distance}.",
+            "sum": "{a} + {b} = {value}: {words}.",
+            "comparison": "{a} > {b}: {words}.",
+            "atoms": "Contiene {value} {atoms}.",
+            "units": "{a} × {b} = {result}.",
         },
-        names=("Ana", "Carmen", "Diego", "Elena", "Javier", "Lucía", "Pablo", "Sofía"),
-        things=_things(
-            "Un libro|libros",
-            "Un vaso|vasos",
-            "Un plato|platos",
-            "Un balón|balones",
-            "Un reloj|relojes",
-            "Un cuaderno|cuadernos",
+        pencils={"other": "lápices"},
+        atoms=_atoms("átomos de {}", "carbono|hidrógeno|nitrógeno|oxígeno|azufre|cloro"),
+        units=_units(
+            *("kilómetros", "metros", "centímetros", "milímetros"),
+            *("kilogramos", "gramos", "litros", "mililitros"),
         ),
-        movers=(
-            ("Un tren", "un tren"),
-            ("Un autobús", "un autobús"),
-            ("Un camión", "un camión"),
-            ("Un tranvía", "un tranvía"),
-            ("Un robot", "un robot"),
-        ),
-        protons={"one": "protón", "other": "protones"},
-        neutrons={"one": "neutrón", "other": "neutrones"},
     ),
     "fr": Phrases(
         questions={
-            "sum_words": (
+            "sum": (
                 "Combien font {a} plus {b} ?",
                 "Quelle est la somme de {a} et de {b} ?",
-                "Additionne {a} et {b}.",
+                "Calcule la somme de {a} et de {b}.",
+                "Il y a {a_pencils} dans une boîte. On en ajoute {b}. "
+                "Combien y en a-t-il maintenant ?",
             ),
-            "purchase": (
-                "{name} achète {things} à {price} pièce. Combien paie {name} ?",
-                "{one} coûte {price}. Combien coûtent {things} ?",
-                "Combien paie {name} pour {things} à {price} pièce ?",
+            "comparison": (
+                "Quel nombre est le plus grand, {a} ou {b} ?",
+                "Quel est le plus grand nombre : {a} ou {b} ?",
+                "Lequel est le plus grand : {a} ou {b} ?",
             ),
-            "neutrons": (
-                "L'isotope {isotope} a {protons}. Combien a-t-il de neutrons ?",
-                "Le noyau {isotope} contient {protons}. Combien de neutrons contient-il ?",
-                "Combien de neutrons possède l'isotope {isotope}, s'il a {protons} ?",
+            "atoms": (
+                "Combien d'{atoms} contient une molécule de {formula} ?",
+                "Combien d'{atoms} y a-t-il dans une molécule de {formula} ?",
+                "La formule d'une substance est {formula}. "
+                "Combien d'{atoms} une molécule contient-elle ?",
             ),
-            "motion": (
-                "{Mover} avance à {speed} pendant {time}. Quelle distance parcourt-il ?",
-                "Quelle distance parcourt {mover} en {time} à {speed} ?",
-                "{Mover} parcourt {speed}. Quelle distance parcourt-il en {time} ?",
+            "units": (
+                "Combien de {many} font {quantity} ?",
+                "Convertis {quantity} en {into}.",
+                "Combien y a-t-il de {many} dans {quantity} ?",
             ),
         },
         answers={
-            "sum_words": "{a} + {b} = {value} : {words}.",
-            "purchase": "{a} × {b} = {amount}.",
-            "neutrons": "Il a {a} - {b} = {neutrons}.",
-            "motion": "{a} × {b} = {distance}.",
+            "sum": "{a} + {b} = {value} : {words}.",
+            "comparison": "{a} > {b} : {words}.",
+            "atoms": "Elle contient {value} {atoms}.",
+            "units": "{a} × {b} = {result}.",
         },
-        names=("Antoine", "Camille", "Chloé", "Hugo", "Julien", "Louise", "Manon", "Marie"),
-        things=_things(
-            "Un livre|livres",
-            "Une lampe|lampes",
-            "Une tasse|tasses",
-            "Un ballon|ballons",
-            "Une chaise|chaises",
-            "Une assiette|assiettes",
+        pencils={"other": "crayons"},
+        atoms=_atoms("atomes {}", "de carbone|d'hydrogène|d'azote|d'oxygène|de soufre|de chlore"),
+        units=_units(
+            *("kilomètres", "mètres", "centimètres", "millimètres"),
+            *("kilogrammes", "grammes", "litres", "millilitres"),
         ),
-        movers=(
-            ("Un train", "un train"),
-            ("Un bus", "un bus"),
-            ("Un camion", "un camion"),
-            ("Un tramway", "un tramway"),
-            ("Un robot", "un robot"),
-        ),
-        protons={"one": "proton", "other": "protons"},
-        neutrons={"one": "neutron", "other": "neutrons"},
     ),
     "ru": Phrases(
         questions={
-            "sum_words": (
+            "sum": (
                 "Сколько будет {a} плюс {b}?",
                 "Чему равно {a} плюс {b}?",
-                "Сложи числа {a} и {b}.",
+                "Найди сумму чисел {a} и {b}.",
+                "В коробке {a_pencils}. Туда кладут ещё {b}. Сколько карандашей теперь в коробке?",
             ),
-            "purchase": (
-                "{name} покупает {things} по цене {price} за штуку. Сколько платит {name}?",
-                "{one} стоит {price}. Сколько стоят {things}?",
-                "Сколько платит {name} за {things} по цене {price} за штуку?",
+            "comparison": (
+                "Какое число больше, {a} или {b}?",
+                "Что больше: {a} или {b}?",
+                "Назови большее из чисел {a} и {b}.",
             ),
-            "neutrons": (
-                "Изотоп {isotope} содержит {protons}. Сколько в нём нейтронов?",
-                "Ядро {isotope} содержит {protons}. Сколько в нём нейтронов?",
-                "Сколько нейтронов содержит изотоп {isotope}, если в нём {protons}?",
+            "atoms": (
+                "Сколько {atoms} содержит молекула {formula}?",
+                "Сколько {atoms} в молекуле {formula}?",
+                "Формула вещества — {formula}. Сколько {atoms} в его молекуле?",
             ),
-            "motion": (
-                "{Mover} движется {time} со скоростью {speed}. Какое расстояние он пройдёт?",
-                "Какое расстояние пройдёт {mover} за {time} при скорости {speed}?",
-                "{Mover} проходит {speed}. Какое расстояние он пройдёт за {time}?",
+            "units": (
+                "Сколько {many} в {within}?",
+                "Переведи {quantity} в {into}.",
+                "{quantity} — это сколько {many}?",
             ),
         },
         answers={
-            "sum_words": "{a} + {b} = {value}: {words}.",
-            "purchase": "{a} × {b} = {amount}.",
-            "neutrons": "В нём {a} - {b} = {neutrons}.",
-            "motion": "{a} × {b} = {distance}.",
+            "sum": "{a} + {b} = {value}: {words}.",
+            "comparison": "{a} > {b}: {words}.",
+            "atoms": "В ней {value} {atoms}.",
+            "units": "{a} × {b} = {result}.",
         },
-        names=("Анна", "Борис", "Вера", "Иван", "Мария", "Ольга", "Олег", "Павел"),
-        things=_things(
-            "Одна книга|книги|книг",
-            "Одна лампа|лампы|ламп",
-            "Одна чашка|чашки|чашек",
-            "Один мяч|мяча|мячей",
-            "Один стул|стула|стульев",
-            "Одна тарелка|тарелки|тарелок",
+        pencils={"one": "карандаш", "few": "карандаша", "many": "карандашей"},
+        atoms=_atoms(
+            "{atoms} {}",
+            "углерода|водорода|азота|кислорода|серы|хлора",
+            one="атом",
+            few="атома",
+            many="атомов",
         ),
-        movers=(
-            ("Поезд", "поезд"),
-            ("Автобус", "автобус"),
-            ("Грузовик", "грузовик"),
-            ("Трамвай", "трамвай"),
-            ("Робот", "робот"),
+        units=_units(
+            "километр|километра|километров|километры|километре|километрах",
+            "метр|метра|метров|метры|метре|метрах",
+            "сантиметр|сантиметра|сантиметров|сантиметры|сантиметре|сантиметрах",
+            "миллиметр|миллиметра|миллиметров|миллиметры|миллиметре|миллиметрах",
+            "килограмм|килограмма|килограммов|килограммы|килограмме|килограммах",
+            "грамм|грамма|граммов|граммы|грамме|граммах",
+            "литр|литра|литров|литры|литре|литрах",
+            "миллилитр|миллилитра|миллилитров|миллилитры|миллилитре|миллилитрах",
         ),
-        protons={"one": "протон", "few": "протона", "many": "протонов"},
-        neutrons={"one": "нейтрон", "few": "нейтрона", "many": "нейтронов"},
     ),
 }

@@ -6,22 +6,32 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
-import periodictable
 import pytest
 from num2words import num2words
 
 from actlib.questions import SPLITS
+from actlib.study.questions import cluster_of
 
 ROOT = Path(__file__).resolve().parent.parent
+QUESTIONS = ROOT / "data" / "questions"
 sys.path.insert(0, str(ROOT / "data"))
 
 import make_questions as generator  # noqa: E402  a script, not part of the package
 
-NUMBER = re.compile(r"\d+")
-EQUATION = re.compile(r"(\d+) ([-+×]) (\d+) = (\d+)")
+EQUATION = re.compile(r"(\d+) ([+×>]) (\d+)(?: = (\d+))?")
+FORMULA = re.compile(r"\bC\d[A-Za-z\d]*")
+ELEMENTS = {  # by the stem of their names in five languages
+    "C": "carb kohlenst углерод",
+    "H": "hydrog wasserst hidróg водород",
+    "N": "nitr stickst azote азот",
+    "O": "ox[yí]g sauerst кислород",
+    "S": "sulf schwefel azufre soufre сер",
+    "Cl": "chlor cloro хлор",
+}
 
 
 @pytest.fixture(scope="module")
@@ -29,13 +39,8 @@ def rows():
     return generator.generate()
 
 
-@pytest.fixture(scope="module")
-def small():
-    return generator.generate(
-        tasks=generator.SMALL_TASKS,
-        per_cell=generator.SMALL_PER_CELL,
-        largest=generator.SMALL_LARGEST,
-    )
+def of_task(rows, *tasks):
+    return [row for row in rows if row["task"] in tasks]
 
 
 def test_the_shipped_files_are_what_the_generator_writes(tmp_path):
@@ -44,142 +49,196 @@ def test_the_shipped_files_are_what_the_generator_writes(tmp_path):
     command = [sys.executable, "data/make_questions.py", "--output", str(tmp_path)]
     subprocess.run(command, check=True, cwd=ROOT, env=environment)
     written = {file.relative_to(tmp_path) for file in tmp_path.rglob("*.*")}
-    assert len(written) == 2 * 3 * 5 + 1
+    assert len(written) == 3 * 5 + 1
     for name in written:
-        assert (ROOT / "data" / name).read_bytes() == (tmp_path / name).read_bytes(), name
+        assert (QUESTIONS / name).read_bytes() == (tmp_path / name).read_bytes(), name
 
 
 def test_the_checksums_are_those_of_the_files():
-    lines = (ROOT / "data" / "checksums.txt").read_text().splitlines()
+    lines = (QUESTIONS / "checksums.txt").read_text().splitlines()
     listed = dict(reversed(line.split("  ")) for line in lines)
-    shipped = {file.relative_to(ROOT / "data").as_posix() for file in ROOT.glob("data/**/*.jsonl")}
+    shipped = {file.relative_to(QUESTIONS).as_posix() for file in QUESTIONS.glob("*/*.jsonl")}
     assert set(listed) == shipped
     for name, checksum in listed.items():
-        assert sha256((ROOT / "data" / name).read_bytes()).hexdigest() == checksum, name
+        assert sha256((QUESTIONS / name).read_bytes()).hexdigest() == checksum, name
 
 
-def test_every_cell_has_its_count(rows, small):
-    for part, tasks, per_cell in (
-        (rows, generator.TASKS, generator.PER_CELL),
-        (small, generator.SMALL_TASKS, generator.SMALL_PER_CELL),
-    ):
-        cells = Counter((row["split"], row["language"], row["task"]) for row in part)
-        assert len(cells) == 3 * 5 * len(tasks)
-        assert all(count == per_cell[split] for (split, _, _), count in cells.items())
-        assert len({row["id"] for row in part}) == len(part)
+def test_every_language_and_task_has_its_count_and_nothing_comes_twice(rows):
+    counts = Counter((row["split"], row["language"], row["task"]) for row in rows)
+    assert len(counts) == 3 * 5 * 4
+    assert all(count == generator.COUNTS[split][task] for (split, _, task), count in counts.items())
+    assert len({row["id"] for row in rows}) == len(rows)
+    assert len({row["question"] for row in rows}) == len(rows)
 
 
-def test_the_small_set_holds_small_operands_only(small):
-    largest = generator.SMALL_LARGEST
-    assert max(max(row["operands"]) for row in small) <= largest
-    assert {row["task"] for row in small} == set(generator.SMALL_TASKS)
-    drawn = {tuple(row["operands"]) for row in small if row["task"] == "sum_words"}
-    assert (largest, 2) in drawn or (2, largest) in drawn
+def test_every_ability_is_tested_on_a_hundred_computations(rows):
+    clusters = {}
+    for row in rows:
+        name = row["split"], row["language"], row["domain"]
+        clusters.setdefault(name, set()).add(cluster_of(row))
+    for (split, *_), found in clusters.items():
+        assert len(found) >= {"train": 550, "validation": 40, "test": 100}[split]
 
 
-def _computation(row):
-    """The computation as the answer states it, read from the text rather than from the row."""
+def computation(row):
+    """The computation as the texts state it, without a look at the row's operands."""
+    if row["task"] == "atoms":
+        return FORMULA.search(row["question"]).group()
     left, sign, right, _ = EQUATION.search(row["answer"]).groups()
     pair = [int(left), int(right)]
-    return (sign, *(pair if sign == "-" else sorted(pair)))
+    return (sign, *(sorted(pair) if sign == "+" else pair))
 
 
-def test_no_question_and_no_computation_of_the_test_split_occurs_in_training(rows, small):
-    # Taken together, so that a model trained on one set cannot have seen the other's test items.
-    seen = {
-        split: (
-            {row["question"] for row in [*rows, *small] if row["split"] == split},
-            {_computation(row) for row in [*rows, *small] if row["split"] == split},
-        )
-        for split in SPLITS
-    }
+def test_no_computation_of_one_split_occurs_in_another_in_any_language(rows):
+    seen = {split: {computation(r) for r in rows if r["split"] == split} for split in SPLITS}
     for one, other in (("train", "test"), ("train", "validation"), ("validation", "test")):
-        assert not seen[one][0] & seen[other][0]
-        assert not seen[one][1] & seen[other][1]
-    for part in (rows, small):
-        assert len({row["question"] for row in part}) == len(part)
+        assert not seen[one] & seen[other]
 
 
-def test_the_test_split_has_enough_different_computations(rows, small):
-    for part, signs in ((rows, "+-×"), (small, "+-")):
-        per_operation = {}
-        for row in part:
-            if row["split"] == "test":
-                sign, *pair = _computation(row)
-                per_operation.setdefault(sign, set()).add(tuple(pair))
-        assert {sign: len(pairs) >= 15 for sign, pairs in per_operation.items()} == dict.fromkeys(
-            signs, True
-        )
-
-
-def test_answers_are_right_by_their_own_text(rows, small):
-    results = {"+": int.__add__, "-": int.__sub__, "×": int.__mul__}
-    for row in [*rows, *small]:
-        left, sign, right, result = EQUATION.search(row["answer"]).groups()
-        assert results[sign](int(left), int(right)) == int(result) == int(row["value"]), row
-        assert row["operands"] == [int(left), int(right)], row
-
-
-def test_questions_state_the_operands(rows):
+def test_items_of_one_computation_are_one_cluster_and_no_others(rows):
+    clusters = {}
     for row in rows:
-        left, right = row["operands"]
-        if row["task"] == "sum_words":
-            words = [num2words(number, lang=row["language"]) for number in (left, right)]
-            positions = [row["question"].find(word) for word in words]
-            assert min(positions) >= 0 and not NUMBER.search(row["question"]), row
-            closing = num2words(left + right, lang=row["language"])
-            assert row["answer"].endswith(f": {closing}."), row
-        else:
-            assert sorted(map(int, NUMBER.findall(row["question"]))) == sorted(row["operands"]), row
+        clusters.setdefault(computation(row), set()).add(cluster_of(row))
+    assert all(len(names) == 1 for names in clusters.values())
+    assert len(set.union(*clusters.values())) == len(clusters)
 
 
-def test_isotopes_are_known_ones_with_their_own_proton_number(rows):
-    asked = [row for row in rows if row["task"] == "neutrons"]
-    for row in asked:
-        symbol, mass = re.search(r"([A-Z][a-z]?)-(\d+)", row["question"]).groups()
-        element = periodictable.elements.symbol(symbol)
-        assert int(mass) in element.isotopes
-        assert row["operands"] == [int(mass), element.number]
+@cache
+def number_words(language):
+    """Number words, the longest first: `treinta y cinco` is 35, not 30 and 5."""
+    words = {num2words(number, lang=language): number for number in range(2, 100)}
+    return dict(sorted(words.items(), key=lambda pair: -len(pair[0])))
+
+
+def numbers_of(text, language):
+    words = number_words(language)
+    return [words[found] for found in re.findall(rf"\b({'|'.join(words)})\b", text)]
+
+
+def test_computations_are_right_and_their_numbers_stand_in_the_question(rows):
+    for row in of_task(rows, "sum", "comparison", "units"):
+        left, sign, right, result = EQUATION.search(row["answer"]).groups()
+        a, b = int(left), int(right)
+        value = {"+": a + b, "×": a * b, ">": a}[sign]
+        assert value == int(row["value"]) == int(result or a), row
+        if row["task"] == "units":
+            assert re.findall(r"\d+", row["question"]) == [left], row
+            continue
+        question = row["question"].replace("veintiún ", "veintiuno ").replace("y un ", "y uno ")
+        asked = numbers_of(question, row["language"])
+        assert asked == [a, b] if sign == "+" else a > b and sorted(asked) == [b, a], row
+        closing = num2words(value, lang=row["language"])
+        assert re.search(rf": {closing}\.$", row["answer"]), row
+
+
+def test_atoms_are_those_of_the_element_that_the_question_names(rows):
+    for row in of_task(rows, "atoms"):
+        formula = FORMULA.search(row["question"]).group()
+        counts = {s: int(n or 1) for s, n in re.findall(r"(Cl|[CHNOS])(\d*)", formula)}
+        named = [
+            symbol
+            for symbol, stems in ELEMENTS.items()
+            if re.search(
+                rf"\b({stems.replace(' ', '|')})",
+                row["question"].split(formula)[0].lower()
+                + row["question"].split(formula)[1].lower(),
+            )
+        ]
+        assert len(named) == 1 and counts[named[0]] == int(row["value"]) >= 2, row
+        assert re.search(rf"\b{row['value']} ", row["answer"]), row
+
+
+def test_formulas_have_a_structure():
+    assert generator.is_molecule((6, 12, 0, 6, 0, 0))  # glucose
+    assert generator.is_molecule((2, 5, 1, 2, 0, 0))  # glycine
+    assert not generator.is_molecule((6, 13, 0, 6, 0, 0))  # an odd number of ends
+    assert not generator.is_molecule((2, 8, 0, 0, 0, 0))  # ethane has six
+    assert generator.formula_of((6, 12, 0, 1, 0, 2)) == "C6H12Cl2O"
+
+
+def test_conversions_are_those_of_the_metric_system(rows):
+    """Read from the English texts: the prefix of each unit decides the factor."""
+    prefixes = {"kilo": 1000, "centi": 0.01, "milli": 0.001}
+    for row in of_task(rows, "units"):
+        if row["language"] == "en":
+            units = re.findall(r"(kilo|centi|milli|)(meters|grams|liters)", row["question"])
+            target = re.search(r"(kilo|centi|milli|)(meters|grams|liters)", row["answer"]).groups()
+            source = next(unit for unit in units if unit != target)
+            assert source[1] == target[1] and set(units) == {source, target}
+            factor = prefixes.get(source[0], 1) / prefixes.get(target[0], 1)
+            assert row["operands"][1] == round(factor)
+
+
+@pytest.mark.parametrize(
+    ("language", "number", "counted"),
+    [
+        ("ru", 21, "двадцать один карандаш"),
+        ("ru", 34, "тридцать четыре карандаша"),
+        ("ru", 12, "двенадцать карандашей"),
+        ("es", 21, "veintiún lápices"),
+        ("es", 31, "treinta y un lápices"),
+        ("fr", 61, "soixante et un crayons"),
+    ],
+)
+def test_nouns_and_numbers_agree(language, number, counted):
+    words = generator.number_words(number, language, counted=True)
+    forms = generator.PHRASES[language].pencils
+    assert f"{words} {generator.agree(number, forms, language)}" == counted
+
+
+def test_spanish_or_is_u_before_o(rows):
+    asked = [r["question"] for r in of_task(rows, "comparison") if r["language"] == "es"]
+    assert not any(" o o" in text for text in asked)
+    assert all(re.search(r" u o| o [^o]", text) for text in asked)
+    assert any(" u och" in text for text in asked)
+
+
+def test_russian_units_take_the_case_of_their_place(rows):
+    texts = [r["question"] for r in of_task(rows, "units") if r["language"] == "ru"]
+
+    for text in texts:
+        inside = re.search(r" в (\d+) (\w+)\?", text)
+        if inside:
+            number, unit = int(inside[1]), inside[2]
+            one = number % 10 == 1 and number % 100 != 11
+            assert unit.endswith("е" if one else "ах"), text
+        counted = re.search(r"(?:Переведи |^)(\d+) (\w+)", text)
+        if counted and not inside:
+            number, unit = int(counted[1]), counted[2]
+            endings = "мртя" if number % 10 == 1 and number % 100 != 11 else "ав"
+            assert unit[-1] in endings, text
 
 
 def test_languages_draw_different_operands_and_the_sentences_are_short(rows):
     for task in generator.TASKS:
         drawn = {
-            language: [
+            language: tuple(
                 tuple(row["operands"])
-                for row in rows
-                if (row["task"], row["language"], row["split"]) == (task, language, "train")
-            ]
+                for row in of_task(rows, task)
+                if (row["language"], row["split"]) == (language, "train")
+            )
             for language in generator.LANGUAGES
         }
-        assert len({tuple(pairs) for pairs in drawn.values()}) == len(drawn)
+        assert len(set(drawn.values())) == len(drawn)
     assert max(len(row["question"].split()) for row in rows) < 25
     assert not [row for row in rows if "\u00a0" in row["question"] or "{" in row["question"]]
 
 
-@pytest.mark.parametrize(
-    ("number", "form"), [(1, "нейтрон"), (21, "нейтрон"), (34, "нейтрона"), (11, "нейтронов")]
-)
-def test_russian_nouns_agree_with_their_number(number, form):
-    counted = generator._counted(number, generator.PHRASES["ru"].neutrons, "ru")
-    assert counted == f"{number} {form}"
-
-
 def test_a_seed_changes_the_draw_but_never_the_split():
-    counts = {"train": 50, "test": 20}
-    keys = {}
+    counts = {split: dict.fromkeys(generator.TASKS, 30) for split in ("train", "test")}
+    splits = {}
     for seed in (0, 1):
-        for row in generator.generate(per_cell=counts, seed=seed):
-            key = generator.operand_key(row["task"], row["operands"])
-            assert keys.setdefault(key, row["split"]) == row["split"]
-    first, second = (generator.generate(per_cell=counts, seed=seed) for seed in (0, 1))
+        for row in generator.generate(counts=counts, seed=seed):
+            assert splits.setdefault(computation(row), row["split"]) == row["split"]
+    first, second = (generator.generate(counts=counts, seed=seed) for seed in (0, 1))
     assert first != second
 
 
-def test_a_cell_does_not_depend_on_the_others():
-    everything = generator.generate(per_cell={"test": 20})
-    alone = generator.generate(languages=["ru"], tasks=["motion"], per_cell={"test": 20})
-    chosen = [r for r in everything if (r["language"], r["task"]) == ("ru", "motion")]
+def test_what_is_drawn_does_not_depend_on_other_languages_and_tasks():
+    counts = {"test": dict.fromkeys(generator.TASKS, 20)}
+    everything = generator.generate(counts=counts)
+    alone = generator.generate(languages=["ru"], tasks=["units"], counts=counts)
+    chosen = [r for r in everything if (r["language"], r["task"]) == ("ru", "units")]
     assert json.dumps(alone) == json.dumps(chosen)
 
 
@@ -187,9 +246,9 @@ def test_a_cell_does_not_depend_on_the_others():
     ("arguments", "named"),
     [
         ({"languages": ["xx"]}, "en, de"),
-        ({"tasks": ["poetry"]}, "sum_words"),
-        ({"per_cell": {"dev": 5}}, "validation"),
-        ({"tasks": ["neutrons"], "per_cell": {"test": 100_000}}, "neutrons"),
+        ({"tasks": ["poetry"]}, "comparison"),
+        ({"counts": {"dev": {}}}, "validation"),
+        ({"tasks": ["units"], "counts": {"test": {"units": 100_000}}}, "units"),
     ],
 )
 def test_bad_arguments_are_refused_with_the_choices(arguments, named):
@@ -197,10 +256,16 @@ def test_bad_arguments_are_refused_with_the_choices(arguments, named):
         generator.generate(**arguments)
 
 
-def test_the_card_shows_an_example_of_every_cell_that_is_in_the_data(rows):
+def test_the_card_shows_an_example_of_every_language_and_task(rows):
     card = (ROOT / "data" / "README.md").read_text(encoding="utf-8")
     table = card.rpartition("| --- |\n")[2].splitlines()
-    shown = [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in table]
-    columns = ("domain", "task", "language", "question", "answer")
+    shown = [tuple(field.strip() for field in line.strip("|").split("|")) for line in table]
+    columns = ("task", "language", "question", "answer")
     assert set(shown) <= {tuple(row[name] for name in columns) for row in rows}
-    assert len({example[:3] for example in shown}) == 5 * 4
+    assert len({example[:2] for example in shown}) == 5 * 4
+
+
+def test_the_english_text_is_whole():
+    lines = (ROOT / "data" / "english.txt").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 14 and all(len(line.split()) > 15 for line in lines)
+    assert lines[0].startswith("Alice was beginning to get very tired")

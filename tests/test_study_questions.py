@@ -43,7 +43,7 @@ def test_a_question_stays_one_however_it_is_stored(text, form):
 
 
 def test_a_cluster_is_a_computation_where_there_is_one():
-    one = {"domain": "maths", "question": "What is 2 plus 3?", "operands": [2, 3]}
+    one = {"task": "sum", "question": "What is 2 plus 3?", "operands": [2, 3]}
     assert cluster_of(one) == cluster_of({**one, "question": "Was ist 2 plus 3?"})
     assert cluster_of(one) != cluster_of({**one, "operands": [2, 4]})
 

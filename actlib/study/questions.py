@@ -121,16 +121,16 @@ def spread(items: Iterable[dict], count: int) -> list[dict]:
 
 
 def cluster_of(row: Mapping) -> str:
-    """What an item asks: its domain and operands, or else its text, however it is stored.
+    """What an item asks: its task and operands, or else its text, however it is stored.
 
-    Languages, wordings and tasks of one domain may ask the same computation, and a text may come
-    twice. Such items are not independent; intervals resample clusters, not items.
+    Languages and wordings may ask the same computation, and a text may come twice. Such items are
+    not independent; intervals resample clusters, not items.
 
-    >>> cluster_of({"domain": "maths", "operands": [6, 20]})
-    'maths 6.20'
+    >>> cluster_of({"task": "sum", "operands": [6, 20]})
+    'sum 6.20'
     """
     if row.get("operands"):
-        return f"{row['domain']} {'.'.join(map(str, row['operands']))}"
+        return f"{row['task']} {'.'.join(map(str, row['operands']))}"
     return f"text {_text_digest(row)[:16]}"
 
 
