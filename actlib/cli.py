@@ -281,7 +281,6 @@ def run(
     preset: Annotated[str, Argument(help="name in configs/, or a YAML file")],
     notebooks: Annotated[str, Option(help="such as 01-05 or 01,03; all if left out")] = "",
     cores: Annotated[int | None, Option(min=1, help="CPU cores; all, or the profile's")] = None,
-    figures: Annotated[str, Option(help="folder of figures and tables")] = "",
     profile: Annotated[str, Option(help="folder of a Snakemake profile, for a cluster")] = "",
     as_json: Json = False,
 ) -> int:
@@ -290,6 +289,4 @@ def run(
     Example:
         actlib run mine.yaml --notebooks 01,03 --cores 4 --json
     """
-    if figures:
-        require_output(figures, folder=True)
-    return steps.run_notebooks(preset, notebooks, cores, figures, profile, as_json)
+    return steps.run_notebooks(preset, notebooks, cores, profile, as_json)

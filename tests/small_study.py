@@ -19,10 +19,10 @@ TUNED = {"steps": 15, "learning_rate": 3e-3, "batch_size": 8}
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
 SIZES |= {"num_attention_heads": 2, "tie_word_embeddings": True}
 FAMILY = {
-    "base": {"scratch": SIZES, "vocabulary": 400, "cells": ["en-science"], **TUNED},
-    "multilingual": {"start": "base", "cells": ["fr-maths", "fr-science"], **TUNED},
-    "forgetful": {"start": "multilingual", "cells": ["en-maths"], **TUNED},
-    "maths": {"start": "base", "cells": ["en-maths"], **TUNED},
+    "base": {"scratch": SIZES, "vocabulary": 400, "abilities": ["en-science"], **TUNED},
+    "multilingual": {"start": "base", "abilities": ["fr-maths", "fr-science"], **TUNED},
+    "forgetful": {"start": "multilingual", "abilities": ["en-maths"], **TUNED},
+    "maths": {"start": "base", "abilities": ["en-maths"], **TUNED},
 }
 ROLES = {"donor": "multilingual", "target": "forgetful", "base": "base"}
 PRESET = {

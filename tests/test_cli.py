@@ -11,14 +11,14 @@ import pytest
 import torch
 import transformers
 import typer
-from small_study import PRESET, write_pair, write_preset
+from small_study import write_pair, write_preset
 
 from actlib.channels import channel_modules
 from actlib.cli import app, main
 from actlib.masks import ChannelMask
 from actlib.scores import ChannelScores
-from actlib.study.old_session import PARTS
 from actlib.study.presets import load_preset
+from actlib.study.recorded import PARTS
 from actlib.terminal import spread
 from actlib.transfer import transfer_
 
@@ -39,45 +39,12 @@ def test_record_leaves_scores_of_every_ability_and_a_note(
     roles = {**preset.roles.model_dump(), "second_donor": "maths"}
     path = write_preset(tmp_path / "two.yaml", preset.data.path, roles=roles)
     assert main(["step", "record", "--preset", path]) == 0
-    note = small_store / "small" / "scores" / "seed0" / "recorded.json"
-    folders = json.loads(note.read_text())["folders"]
-    assert len(set(folders)) == 2  # of either donor
-    for folder in folders:
-        names = sorted(path.name for path in Path(folder).glob("*.safetensors"))
-        cells = preset.cells
-        assert names == sorted(f"{c}-{n}.safetensors" for c in cells for n in range(PARTS))
-
-
-def test_record_merging_leaves_the_specialists_scores_against_the_base(
-    small_preset, small_store, monkeypatch
-):
-    monkeypatch.setenv("ACT_STORE", str(small_store))
-    assert main(["step", "record", "--preset", small_preset, "--merging"]) == 0
-    note = small_store / "small" / "scores" / "seed0" / "specialists.json"
-    folders = [Path(folder).name for folder in json.loads(note.read_text())["folders"]]
-    assert sorted(name.rpartition("-")[0] for name in folders) == [
-        "forgetful-base",
-        "maths-base",
-        "multilingual-base",
-    ]
-
-
-def test_a_bundle_of_the_sweep_runs_and_collecting_an_unfinished_sweep_is_refused(
-    small_preset, small_store, monkeypatch, tmp_path, capsys
-):
-    monkeypatch.setenv("ACT_STORE", str(small_store))
-    own = {
-        **PRESET["sweep"],
-        "test_items": 1,
-    }  # cells of its own, so that none is there yet
-    path = write_preset(tmp_path / "own.yaml", load_preset(small_preset).data.path, sweep=own)
-    arguments = ["step", "sweep", "--preset", path, "--part", "channels", "--bundle", "all"]
-    assert main(arguments) == 0
-    note = Path(capsys.readouterr().out.strip())
-    assert note.name == "channels-all-seed0.json"
-    assert all((note.parent / cell["file"]).is_file() for cell in json.loads(note.read_text()))
-    assert main(["step", "collect", "--preset", path]) == 1
-    assert "cells of the part 'transfer' are missing" in capsys.readouterr().err
+    folder = small_store / "small"
+    files = json.loads((folder / "scores" / "seed0.json").read_text())
+    kinds = [file.split("/")[1] for file in files]
+    assert kinds.count("differences") == 2 * len(preset.abilities) * PARTS  # of either donor
+    assert kinds.count("attributions") == len(preset.abilities) * PARTS
+    assert all((folder / file).is_file() for file in files)
 
 
 @pytest.fixture
@@ -174,7 +141,6 @@ def test_a_patch_is_made_inspected_applied_and_reverted(pair, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["step", "sweep", "--part", "magic", "--bundle", "all"], "unknown part 'magic' 'all'"),
         (["step", "build", "--preset", "nope", "--model", "base"], "unknown preset 'nope'"),
         (["step", "record", "--preset", "nope"], "unknown preset 'nope'"),
         (["step", "build", "--model", "nobody"], "unknown model 'nobody'"),
@@ -215,22 +181,6 @@ def test_help_imports_no_heavy_module():
     code += "print([name for name in ('torch', 'pandas', 'transformers') if name in sys.modules])"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout.splitlines()[-1] == "[]"
-
-
-def test_run_tells_what_failed_and_ends_with_status_3(small_preset, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("ACT_STORE", str(tmp_path / "store"))
-    states = dict.fromkeys(["01_concentration"], "failed")
-    monkeypatch.setattr("actlib.study.runs.Run.execute", lambda run, cores, output, profile: states)
-    assert main(["run", small_preset, "--notebooks", "01"]) == 3
-    captured = capsys.readouterr()
-    last = captured.err.splitlines()[-1]  # after how many questions there are
-    assert last.startswith("error: notebook 01_concentration failed; its log: ")
-    assert captured.out.splitlines()[-1] == f"report: {tmp_path / 'store/small/report.md'}"
-    states["01_concentration"] = "not reached"
-    assert main(["run", small_preset, "--notebooks", "01", "--json"]) == 3
-    captured = capsys.readouterr()
-    assert json.loads(captured.out)["notebooks"]["01_concentration"]["state"] == "not reached"
-    assert "what 01_concentration read could not be made" in captured.err
 
 
 @pytest.mark.parametrize(

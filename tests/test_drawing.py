@@ -191,10 +191,10 @@ def test_the_command_draws_for_a_venue_without_torch(folder, tmp_path):
         "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
         "except SystemExit as end: sys.exit(end.code or 'torch' in sys.modules)"
     )
-    command = [sys.executable, "-c", code, COMMAND[1], "--venue", "icml"]
+    command = [sys.executable, "-c", code, COMMAND[1], "--preset", "smol", "--venue", "icml"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    out = Path("artifacts/smol/figures-icml")
+    out = Path("artifacts/figures/icml")
     assert str(out) in done.stdout
     assert width(tmp_path / out / f"{NAME}.png") == 975
 

@@ -14,7 +14,7 @@ from filelock import SoftFileLock
 
 from actlib.study import locking
 from actlib.study.locking import claim, locked
-from actlib.study.runs import plan
+from actlib.study.runs import execute, plan
 
 HOLD = """
 import errno, fcntl, sys, time
@@ -118,12 +118,13 @@ def test_what_another_machine_left_is_not_waited_for_forever(tmp_path, monkeypat
 def test_a_run_of_the_command_line_is_refused_while_another_works(other, tmp_path, monkeypatch):
     monkeypatch.setenv("ACT_STORE", str(tmp_path))
     run = plan("tiny")
-    run.folder.mkdir()
-    (run.folder / ".lock").touch()
-    os.link(run.folder / ".lock", tmp_path / ".lock")
+    lock = run.folder.with_name(".lock")
+    lock.parent.mkdir()
+    lock.touch()
+    os.link(lock, tmp_path / ".lock")
     other("claim")
     with pytest.raises(ValueError, match="wait until it has ended"):
-        run.execute(1)
+        execute(run, 1)
 
 
 def test_two_processes_lose_no_entry_of_one_file(tmp_path):

@@ -280,7 +280,7 @@ def test_too_few_items_to_record_in_parts_is_said(open_study, pair, tmp_path):
     common = {"answer": "a", "language": "tr", "domain": "d"}
     rows = [common | {"question": f"q {n}"} for n in range(9)]
     path = write_lines(tmp_path / "few.jsonl", rows)
-    cells = {"lost": ["tr-d"], "retained": ["tr-d"]}
+    cells = {"lost": ["tr-d"], "retained": ["az-d"]}
     study = open_study(few("tiny") | cells | {"data": {"path": str(path)}}, given=pair())
     with pytest.raises(ValueError, match=f"'tr-d'.*{PARTS}"):
         study.scores("tr-d")

@@ -1,13 +1,19 @@
-"""Presets: the shipped ones hold, a wrong one is refused by the name of what is wrong."""
+"""Presets: the shipped ones hold, ten lines are a pair, and what is wrong is said by its key."""
 
 import copy
+import json
 
 import pytest
 import yaml
+from small_study import write_pair
 
+from actlib.questions import abilities_of, load_questions
+from actlib.study.preset_files import NEEDED
 from actlib.study.presets import (
     CONFIGS,
     SHIPPED,
+    Evaluation,
+    LightTraining,
     LoadedModel,
     TunedModel,
     WheelModel,
@@ -18,8 +24,8 @@ from actlib.study.questions import load_items
 
 
 @pytest.fixture
-def own(tmp_path):
-    """`own(change)`: path of the tiny preset's YAML after `change` edited it in place."""
+def changed(tmp_path):
+    """`changed(change)`: path of the tiny preset's YAML after `change` edited it in place."""
 
     def make(change):
         raw = copy.deepcopy(yaml.safe_load((CONFIGS / "tiny.yaml").read_text(encoding="utf-8")))
@@ -31,148 +37,196 @@ def own(tmp_path):
     return make
 
 
+@pytest.fixture
+def pair(tmp_path, small_preset):
+    """`pair(**changes)`: path of a pair in ten lines, with keys changed, or left out by None."""
+    write_pair(tmp_path, "llama", small_preset)
+    rows = [
+        {"question": f"{name}: what is {n}?", "answer": f"It is {n}.", "ability": name}
+        for n in range(60)
+        for name in ("de-maths", "verse")
+    ]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "questions.jsonl").write_text(lines, encoding="utf-8")
+
+    def make(text="", file="mine.yaml", **changes):
+        raw = {"donor": "donor", "target": "target", "questions": "questions.jsonl"}
+        raw |= {"lost": ["de-maths"], "retained": "verse"} | changes
+        raw = {key: value for key, value in raw.items() if value is not None}
+        (tmp_path / file).write_text(yaml.safe_dump(raw) + text, encoding="utf-8")
+        return str(tmp_path / file)
+
+    return make
+
+
 @pytest.mark.parametrize("name", SHIPPED)
-def test_shipped_presets_are_valid_and_named_like_their_files(name):
-    preset = load_preset(name)
-    assert preset.name == name
-    assert not set(preset.lost) & set(preset.retained)
-
-
-def test_the_two_families_that_build_offline_are_there():
-    assert {"smol", "tiny"} <= set(SHIPPED)
-    for name in ("smol", "tiny"):
-        preset = load_preset(name)
-        assert not [spec for spec in preset.models.values() if isinstance(spec, LoadedModel)]
-    assert isinstance(load_preset("smol").models["base"], WheelModel)
+def test_shipped_presets_are_named_like_their_files(name):
+    assert load_preset(name).name == name
+    assert preset_file(name) == CONFIGS / f"{name}.yaml"
 
 
 @pytest.mark.parametrize("name", ["smol", "tiny"])
-def test_the_target_descends_from_the_donor_and_both_from_the_base(name):
+def test_the_families_build_offline_from_one_base(name):
     preset = load_preset(name)
     roles = preset.roles
+    assert not preset.loaded and not preset.left_out
     assert roles.donor in preset.ancestors(roles.target)
     assert all(roles.base in preset.ancestors(model) for model in roles.specialists)
     # A second donor differs from the first by its seed alone.
     first, second = (preset.models[part].model_dump() for part in (roles.donor, roles.second_donor))
     assert second.pop("seed_offset") != first.pop("seed_offset")
     assert first == second
+    assert isinstance(load_preset("smol").models["base"], WheelModel)
 
 
 @pytest.mark.parametrize("name", ["smol", "tiny"])
-def test_the_data_hold_the_items_that_are_asked_for(name):
+def test_the_data_hold_the_items_and_abilities_that_are_asked_for(name):
     preset = load_preset(name)
     counts = preset.evaluation
     asked = {"validation": counts.validation_items, "test": counts.test_items}
     for split, least in {**asked, "train": counts.recording_items}.items():
         items = load_items(preset.data.path, split=split, tasks=preset.data.tasks)
-        held = [f"{row['language']}-{row['domain']}" for row in items]
-        assert all(held.count(cell) >= least for cell in preset.cells)
-
-
-@pytest.mark.parametrize("name", ["smol", "tiny"])
-def test_models_train_on_known_cells_of_the_presets_languages(name):
-    preset = load_preset(name)
-    items = load_items(preset.data.path, split="train", languages=preset.data.languages)
-    held = {f"{row['language']}-{row['domain']}" for row in items}
-    assert set(preset.cells) <= held
+        there = [row["ability"] for row in items]
+        assert all(there.count(ability) >= least for ability in preset.abilities)
     for spec in preset.models.values():
-        assert set(getattr(spec, "cells", [])) <= held
+        assert set(getattr(spec, "abilities", [])) <= set(there)
+
+
+def test_ancestors_come_nearest_first():
+    preset = load_preset("tiny")
+    chain = preset.ancestors(preset.roles.target)
+    starts = [preset.models[name].start for name in [preset.roles.target, *chain[:-1]]]
+    assert chain == starts and not isinstance(preset.models[chain[-1]], TunedModel)
+
+
+def test_a_pair_and_questions_are_a_whole_preset_from_any_folder(pair, tmp_path, monkeypatch):
+    path = pair()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    preset = load_preset(path)
+    assert preset.name == "mine" and preset.abilities == ["de-maths", "verse"]
+    assert preset.models["donor"] == LoadedModel(load=str(tmp_path / "donor"))
+    assert preset.roles.base == "donor" and set(preset.left_out) == {"06", "07"}
+    assert preset.roles.names == ["donor", "target"]
+    assert (preset.sft, preset.evaluation) == (LightTraining(), Evaluation())
+    assert (preset.study.seeds, preset.study.parameters) == ([0], {})
+
+
+def test_a_section_in_part_keeps_the_rest(pair, changed):
+    preset = load_preset(pair(evaluation={"test_items": 3}, sft={"steps": 2}, dtype="float32"))
+    assert preset.evaluation == Evaluation(test_items=3) and preset.dtype == "float32"
+    assert preset.sft == LightTraining(steps=2)
+    full = load_preset(changed(lambda raw: raw.update(evaluation={"test_items": 3})))
+    assert full.evaluation == Evaluation(test_items=3)
+
+
+def test_other_models_of_a_pair_are_optional(pair, tmp_path):
+    preset = load_preset(pair(base="base", second_donor="base", device_map="auto", revision="v2"))
+    assert preset.models["base"].load == str(tmp_path / "base")
+    assert preset.roles.specialists == ["donor", "target"] and "06" not in preset.left_out
+    assert preset.roles.second_donor == "second_donor"
+    specs = preset.models.values()
+    assert {(spec.device_map, spec.revision) for spec in specs} == {("auto", "v2")}
+    preset = load_preset(pair(donor={"load": "owner/model", "revision": "v3"}, revision="v2"))
+    assert preset.models["donor"] == LoadedModel(load="owner/model", revision="v3")
+
+
+def test_parameters_are_found_by_the_number_of_a_notebook(pair):
+    text = "study: {seeds: [3], parameters: {03: {percents: [5]}, '05': {scale: 1}}}\n"
+    study = load_preset(pair(text)).study
+    assert study.seeds == [3] and study.parameters == {"03": {"percents": [5]}, "05": {"scale": 1}}
+
+
+def test_names_with_points_stay_whole(pair):
+    assert [load_preset(pair(file=f"qwen2.{n}.yaml")).name for n in "57"] == ["qwen2.5", "qwen2.7"]
+
+
+def test_an_ability_is_one_however_its_name_is_stored(pair, tmp_path):
+    questions = tmp_path / "questions.jsonl"
+    text = questions.read_text(encoding="utf-8")
+    questions.write_text(text.replace('verse"', 'poe\u0301sie "'), encoding="utf-8")
+    assert abilities_of(load_questions(questions)) == ["de-maths", "po\u00e9sie"]
+    for name in ("po\u00e9sie", " poe\u0301sie"):
+        assert load_preset(pair(retained=name)).retained == ["po\u00e9sie"]
+
+
+@pytest.mark.parametrize("key", [key for key in NEEDED if key != "donor"])
+def test_what_is_missing_is_named_with_the_abilities_there_are(pair, key):
+    with pytest.raises(ValueError, match=f"mine.yaml: missing: {key};") as refusal:
+        load_preset(pair(**{key: None}))
+    assert ("de-maths, verse" in str(refusal.value)) == (key != "questions")
 
 
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (lambda raw: raw.update(colour="red"), "unknown key 'colour'"),
-        (lambda raw: raw["evaluation"].update(items=3), "unknown key 'evaluation.items'"),
-        (lambda raw: raw["models"]["maths"].update(optimizer="x"), "'models.maths.optimizer'"),
-        (lambda raw: raw["grids"]["sft"].update(momentum=1), "unknown key 'grids.sft.momentum'"),
-        (lambda raw: raw["roles"].update(donor="nobody"), "'nobody'.*multilingual"),
-        (lambda raw: raw["roles"].update(specialists=["maths", "nobody"]), "'nobody'"),
-        (lambda raw: raw["roles"].update(specialists=["maths"]), "roles.specialists"),
-        (lambda raw: raw["models"]["maths"].update(start="nobody"), "'nobody'"),
-        (lambda raw: raw["grids"].update(percents=[0]), "grids.percents"),
-        (lambda raw: raw["grids"].update(percents=[101]), "grids.percents"),
-        (lambda raw: raw.update(seeds=[]), "seeds"),
-        (lambda raw: raw.update(dtype="float8"), "dtype"),
-        (lambda raw: raw.update(lost=["xx-maths"]), "'xx'.*en, de, es, fr, ru"),
-        (lambda raw: raw.update(retained=["en-cooking"]), "'cooking'.*maths, science"),
-        (lambda raw: raw["data"].update(languages=["xx"]), "'xx'"),
-        (lambda raw: raw["data"].update(tasks=["poetry"]), "'poetry'.*sum_words"),
-        (lambda raw: raw.pop("roles"), "roles"),
+        ({"questions": "absent.jsonl"}, "no file or folder .*absent.jsonl"),
+        ({"name": "smol"}, "name.*none of .*smol.*got 'smol'"),
+        ({"name": "a/b"}, "name: .*pattern"),
+        ({"colour": "red"}, "unknown key 'colour'"),
+        ({"evaluation": {"test_item": 3}}, "'evaluation.test_item'; did you mean 'test_items'"),
+        ({"retained": None, "retaind": "verse"}, "missing: retained.*'retained' by 'retaind'"),
+        ({"grid": {}}, "unknown key 'grid'"),
+        ({"donor": {"loud": "x"}}, "donor"),
+        ({"retained": ["de-maths"]}, "name de-maths twice"),
+        ({"study": {"seeds": [-1]}}, "study.seeds.0"),
+        ({"sft": {"learning_rate": float("inf")}}, "sft.learning_rate: .*finite"),
+        ({"lost": [False]}, r'lost.0: YAML reads this as False.*quote the word, as in "no"'),
+        ({"lost": True}, "lost: YAML reads this as True"),
+        ({"retained": [2024]}, "retained.0: YAML reads this as 2024 and not as text; quote it"),
     ],
 )
-def test_a_wrong_preset_is_refused_by_name(own, change, named):
+def test_a_wrong_pair_is_refused_in_a_sentence(pair, change, named):
     with pytest.raises(ValueError, match=named) as refusal:
-        load_preset(own(change))
+        load_preset(pair(**change))
+    assert "mine.yaml" in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda raw: raw["models"]["base"].update(optimizer="x"), "'models.base.optimizer'"),
+        (lambda raw: raw["roles"].update(donor="nobody"), "'nobody'.*base"),
+        (lambda raw: raw["roles"].update(specialists=["base"]), "roles.specialists"),
+        (lambda raw: raw["models"]["forgetful"].update(start="nobody"), "'nobody'"),
+        (lambda raw: raw["models"]["multilingual"].update(start="forgetful"), "in a circle"),
+        (lambda raw: raw["models"].update({False: {"load": "x"}}), "YAML reads this as False"),
+        (lambda raw: raw.update(dtype="float8"), "dtype"),
+        (lambda raw: raw.pop("roles"), "roles"),
+        (lambda raw: raw.pop("models"), "missing: donor"),
+        (lambda raw: raw["sweep"].update(seeds=[]), "sweep.seeds"),
+    ],
+)
+def test_a_wrong_preset_is_refused_by_name(changed, change, named):
+    with pytest.raises(ValueError, match=named) as refusal:
+        load_preset(changed(change))
     assert "own.yaml" in str(refusal.value) and "\n" not in str(refusal.value)
 
 
 def test_an_unknown_preset_names_those_there_are(tmp_path):
-    for name in ("nope", str(tmp_path)):
+    for name in ("nope", "claims", str(tmp_path)):
         with pytest.raises(ValueError, match="smol, tiny"):
             load_preset(name)
     with pytest.raises(ValueError, match="no such file as .*absent.yaml"):
         load_preset(str(tmp_path / "absent.yaml"))
 
 
-def test_broken_yaml_is_a_sentence_about_the_file(tmp_path):
-    path = tmp_path / "broken.yaml"
-    path.write_text("name: [unclosed")
-    with pytest.raises(ValueError, match="broken.yaml is not valid YAML"):
+@pytest.mark.parametrize("text", ["", "- donor\n- target\n", "just words", "name: [open"])
+def test_a_yaml_without_keys_is_a_sentence_about_the_file(tmp_path, text):
+    path = tmp_path / "odd.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match="odd.yaml.*(expected keys|is not valid YAML)"):
         load_preset(str(path))
 
 
-def test_a_preset_is_found_by_name_and_by_path(own):
-    path = own(lambda raw: raw.update(name="mine"))
-    assert load_preset(path).name == "mine"
-    assert preset_file("tiny") == CONFIGS / "tiny.yaml"
-
-
-@pytest.mark.parametrize("role", ["donor", "target", "base"])
-def test_a_model_given_by_hand_takes_the_role_alone(role):
-    before, after = load_preset("tiny"), load_preset("tiny", **{role: "models/mine"})
-    assert after.models[getattr(after.roles, role)] == LoadedModel(load="models/mine")
-    others = {"donor", "target", "base"} - {role}
-    assert all(getattr(after.roles, name) == getattr(before.roles, name) for name in others)
-    assert after.name != before.name  # nothing is mixed up in the artifacts
-    assert {name: after.models[name] for name in before.models} == before.models
-
-
-def test_a_donor_given_by_hand_replaces_the_one_that_is_merged_and_has_no_twin():
-    before, after = load_preset("tiny"), load_preset("tiny", donor="models/mine")
-    assert before.roles.donor in before.roles.specialists
-    assert before.roles.donor not in after.roles.specialists
-    assert after.roles.donor in after.roles.specialists
-    assert after.roles.second_donor is None
-
-
-def test_data_given_by_hand_replace_the_presets_and_empty_overrides_change_nothing(tmp_path):
-    assert load_preset("tiny", data=str(tmp_path)).data.path == str(tmp_path)
-    assert load_preset("tiny", donor="", target="", base="", data="") == load_preset("tiny")
-
-
-def test_an_unknown_override_is_refused():
-    with pytest.raises(ValueError, match="'teacher'.*donor, target, base, data"):
-        load_preset("tiny", teacher="models/mine")
-
-
-def test_a_preset_cannot_be_changed():
-    with pytest.raises(ValueError, match="frozen"):
-        load_preset("tiny").name = "other"
-
-
-def test_ancestors_come_nearest_first():
-    preset = load_preset("tiny")
-    chain = preset.ancestors("forgetful")
-    starts = [preset.models[name].start for name in ["forgetful", *chain[:-1]]]
-    assert chain == starts == ["multilingual", "base"]
-    assert not isinstance(preset.models[chain[-1]], TunedModel)
-
-
-def test_models_that_start_from_each_other_are_refused(tmp_path):
-    raw = yaml.safe_load((CONFIGS / "smol.yaml").read_text(encoding="utf-8"))
-    raw["models"]["multilingual"]["start"] = "forgetful"
-    path = tmp_path / "circle.yaml"
+def test_the_full_form_finds_what_lies_beside_it(pair, tmp_path):
+    raw = yaml.safe_load((CONFIGS / "qwen2.5-7b.yaml").read_text(encoding="utf-8"))
+    raw |= {"data": {"path": "questions.jsonl"}, "lost": ["de-maths"], "retained": ["verse"]}
+    raw["models"]["general"] = {"load": "donor"}
+    pair()
+    path = tmp_path / "full.yaml"
     path.write_text(yaml.safe_dump(raw), encoding="utf-8")
-    with pytest.raises(ValueError, match="start from each other in a circle"):
-        load_preset(str(path))
+    preset = load_preset(str(path))
+    assert preset.models["general"].load == str(tmp_path / "donor")
+    assert preset.models["maths"].load == "Qwen/Qwen2.5-Math-7B"
+    assert preset.data.path == str(tmp_path / "questions.jsonl")

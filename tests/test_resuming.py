@@ -56,7 +56,7 @@ def trained(tokenizer):
 
     def train(change=0.0, **settings):
         torch.manual_seed(0)
-        spec = {"scratch": SIZES, "cells": [], "steps": 1, "learning_rate": 1, "batch_size": 1}
+        spec = {"scratch": SIZES, "abilities": [], "steps": 1, "learning_rate": 1, "batch_size": 1}
         model = small_model(ScratchModel(**spec), tokenizer)
         with torch.no_grad():
             next(model.parameters()).flatten()[0] += change
@@ -154,7 +154,7 @@ build(load_preset(sys.argv[1]), "base", 0, Path(sys.argv[2]), progress=False)
 
 
 def test_a_build_killed_in_training_leaves_no_model_and_then_makes_the_same(small_preset, tmp_path):
-    models = {"base": {"scratch": SIZES, "vocabulary": 400, "cells": ["en-science"]}}
+    models = {"base": {"scratch": SIZES, "vocabulary": 400, "abilities": ["en-science"]}}
     models["base"] |= {"steps": 150, "learning_rate": 3e-3, "batch_size": 8}
     small = load_preset(small_preset)
     models = small.model_dump(exclude_none=True)["models"] | models

@@ -1,28 +1,33 @@
-"""A run is refused before it costs anything, and tells of each notebook whether it was made."""
+"""A run is refused before it costs anything, and says of each notebook whether it was made."""
 
+import io
 import json
+import os
 import shutil
-import subprocess
+import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 from small_study import write_pair, write_preset
 
+from actlib.cli import main
 from actlib.study import runs
 from actlib.study.presets import ROOT, load_preset
-from actlib.study.runs import DONE, FAILED, NOT_REACHED, chosen_notebooks, plan, profile_folder
+from actlib.study.report import answer, captions, markdown_table, title, write_report
+from actlib.study.runs import DONE, FAILED, NOT_REACHED, execute, plan, profile_folder
 
 
 @pytest.fixture
 def own(tmp_path, small_preset, monkeypatch):
-    """`own(count, **changes)`: a short preset of tiny models with that many questions."""
+    """`own(count, **changes)`: a pair of tiny models with that many questions, in ten lines."""
     monkeypatch.setenv("ACT_STORE", str(tmp_path / "store"))
     write_pair(tmp_path, "llama", small_preset)
 
-    def make(count=60, **changes):
+    def make(count=60, answer="It is {}.", **changes):
         rows = [
-            {"question": f"{name} {n}?", "answer": f"It is {n}.", "ability": name}
+            {"question": f"{name} {n}?", "answer": answer.format(n), "ability": name}
             for n in range(count)
             for name in ("de-maths", "en-maths")
         ]
@@ -36,23 +41,41 @@ def own(tmp_path, small_preset, monkeypatch):
     return make
 
 
-def test_a_pair_of_ones_own_runs_what_applies_beside_its_store(own, tmp_path, monkeypatch):
+@pytest.fixture
+def snakemake(monkeypatch):
+    """`snakemake(status, *words)`: what runs in Snakemake's place says, and its exit status."""
+
+    start = runs.subprocess.Popen
+
+    def pretend(status, *words):
+        said = "".join(f"{line}\n" for line in words)
+        code = f"import sys; print({said!r}, end=''); sys.exit({status})"
+
+        def popen(command, **settings):
+            pretend.command, pretend.environment = command, settings["env"]
+            return start([sys.executable, "-c", code], **settings)
+
+        monkeypatch.setattr(runs.subprocess, "Popen", popen)
+
+    return pretend
+
+
+def test_a_pair_of_ones_own_runs_what_applies(own, tmp_path, monkeypatch):
     path = own()
     monkeypatch.chdir(tmp_path)
     run = plan("mine.yaml")
     assert [name[:2] for name in run.notebooks] == ["00", "01", "02", "03", "04", "05"]
     assert run.choice == path  # absolute, since the notebooks run elsewhere
-    assert run.figures == tmp_path / "store" / "mine" / "figures"
-    assert plan("mine.yaml", figures="here").figures == tmp_path / "here"
-    assert not (tmp_path / "store").exists()
+    assert run.folder == tmp_path / "store" / "mine" / "study"
+    assert run.questions["de-maths"]["test"] > 0
     assert list(run.left_out) == ["06", "07"] and plan("mine.yaml", "00-03").left_out == {}
+    assert not (tmp_path / "store").exists()
 
 
-def test_a_shipped_preset_runs_everything_where_make_study_does(small_preset):
+def test_a_shipped_preset_runs_everything():
     run = plan("tiny", "01,03-4")
-    assert [name[:2] for name in run.notebooks] == ["01", "03", "04"]
-    assert (run.choice, run.figures) == ("tiny", ROOT / "figures" / "tiny")
-    assert len(chosen_notebooks(run.preset)) == 8
+    assert ([name[:2] for name in run.notebooks], run.choice) == (["01", "03", "04"], "tiny")
+    assert len(plan("tiny").notebooks) == 8
 
 
 @pytest.mark.parametrize(
@@ -74,14 +97,20 @@ def test_numbers_that_name_no_notebook_are_refused(own, numbers, named):
     ("change", "named"),
     [
         ({"count": 9}, "too few questions of de-maths.* for recording"),
+        (
+            {"answer": "so " * 99, "evaluation": {"max_tokens": 50}},
+            "too few questions of de-maths: .*0 for recording",
+        ),
         ({"lost": "fr-maths"}, "no question is of fr-maths; there are de-maths, en-maths"),
         ({"target": "./absent"}, "no model folder './absent'"),
         ({"target": "empty"}, "holds no config.json"),
-        (
-            {"target": "models/absent"},
-            "target: .*no such folder here.*start from the YAML's folder",
-        ),
+        ({"target": "models/absent"}, "target: .*no such folder here.*from the YAML's folder"),
         ({"target": "smaller"}, "do not fit"),
+        (
+            {"study": {"parameters": {"03": {"percent": 5}}}},
+            "notebook 03 has no .* percent; it has",
+        ),
+        ({"study": {"parameters": {"09": {"percent": 5}}}}, "notebook 09 has no"),
     ],
 )
 def test_what_cannot_work_is_refused_in_a_sentence(own, tmp_path, family, change, named):
@@ -93,17 +122,15 @@ def test_what_cannot_work_is_refused_in_a_sentence(own, tmp_path, family, change
     assert "\n" not in str(refusal.value)
 
 
+def test_the_parameters_of_shipped_presets_are_the_notebooks():
+    for name in ("tiny", "smol"):
+        runs.require_parameters(load_preset(name))
+
+
 def test_without_a_clone_it_is_said(own, tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "ROOT", tmp_path)
     with pytest.raises(ValueError, match="needs a clone of the project"):
         plan(own())
-
-
-def test_data_with_splits_need_every_ability_in_each(small_preset, tmp_path):
-    data = load_preset(small_preset).data.path
-    path = write_preset(tmp_path / "other.yaml", Path(data), lost=["ru-maths"])
-    with pytest.raises(ValueError, match="'ru-maths'.*en-maths"):
-        plan(path)
 
 
 def test_a_question_in_two_splits_is_refused(small_preset, tmp_path):
@@ -111,58 +138,163 @@ def test_a_question_in_two_splits_is_refused(small_preset, tmp_path):
     copied = Path(shutil.copytree(data, tmp_path / "data"))
     row = json.loads((copied / "train" / "en.jsonl").read_text(encoding="utf-8").splitlines()[0])
     double = {**row, "split": "test", "question": f"{row['question']}\r\n "}
-    with (copied / "test" / "en.jsonl").open("r+", encoding="utf-8") as file:
-        lines = file.read()
-        file.seek(0)
-        file.write(json.dumps(double) + "\n" + lines)
-    path = write_preset(tmp_path / "other.yaml", copied)
+    lines = (copied / "test" / "en.jsonl").read_text(encoding="utf-8")
+    text = json.dumps(double) + "\n" + lines
+    (copied / "test" / "en.jsonl").write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match="serves recording and test; keep it in one split"):
-        plan(path)
+        plan(write_preset(tmp_path / "other.yaml", copied))
 
 
-def test_states_after_a_failure_are_what_a_dry_run_would_still_do(own, monkeypatch):
+def test_two_presets_of_one_name_do_not_share_a_folder(own, tmp_path, snakemake):
+    first = plan(own(), "01")
+    snakemake(0)
+    execute(first, 1)
+    assert plan(first.choice, "01") == first
+    (tmp_path / "other").mkdir()
+    raw = yaml.safe_load((tmp_path / "mine.yaml").read_text())
+    raw |= {key: str(tmp_path / raw[key]) for key in ("donor", "target", "questions")}
+    (tmp_path / "other" / "mine.yaml").write_text(yaml.safe_dump(raw))
+    with pytest.raises(ValueError, match=r"holds what .*mine\.yaml left.*another `name`"):
+        plan(str(tmp_path / "other" / "mine.yaml"), "01")
+
+
+def test_states_and_progress_come_from_what_snakemake_says(own, snakemake):
     run = plan(own(), "01-04")
     first, second, third, fourth = run.notebooks
-
-    def pretend(command, **settings):
-        assert command[-2:] == [f"preset={run.choice}", f"figures={run.figures}"]
-        assert settings["env"]["ACT_STORE"] == str(run.store)
-        if "--dry-run" in command:
-            return subprocess.CompletedProcess(
-                command, 0, f"notebook_{second}  1\nnotebook_{third}"
-            )
-        for name in (first, third):  # the third is of an earlier run, and stale
-            run.executed(name).parent.mkdir(parents=True, exist_ok=True)
-            run.executed(name).touch()
-        run.log(second).parent.mkdir()
-        run.log(second).touch()
-        return subprocess.CompletedProcess(command, 1)
-
-    monkeypatch.setattr(runs.subprocess, "run", pretend)
-    assert run.execute(cores=1) == {
-        first: DONE,
-        second: FAILED,
-        third: NOT_REACHED,
-        fourth: NOT_REACHED,
-    }
+    for name in (first, third):  # of an earlier run, and not stale: models are there
+        run.executed(name).parent.mkdir(parents=True, exist_ok=True)
+        run.executed(name).touch()
+    run.log(second).parent.mkdir()
+    run.log(second).write_text("Traceback\n\x1b[31mValueError\x1b[0m: the mask is empty\n\n")
+    log = f"    log: {run.log(second)} (check log file(s) for error details)"
+    snakemake(1, f"Job 3: Notebook {first}", "1 of 4 steps (25%) done", "Using shell", log)
+    progress = io.StringIO()
+    states = execute(run, 1, progress=progress)
+    assert states == {first: DONE, second: FAILED, third: DONE, fourth: NOT_REACHED}
+    assert progress.getvalue() == f"Notebook {first}\n1 of 4 steps (25%) done\n"
+    assert "Using shell" in run.words.read_text()
+    told = runs.describe_failures(run)
+    assert told == f"{second} failed (ValueError: the mask is empty); its log: {run.log(second)}"
 
 
-def test_a_profile_comes_in_place_of_cores_and_of_the_default(own, tmp_path, monkeypatch):
-    run, said = plan(own(), "01"), []
+def test_without_its_models_no_notebook_is_reached(own, snakemake):
+    run = plan(own(), "01")
+    run.executed(run.notebooks[0]).parent.mkdir(parents=True)
+    run.executed(run.notebooks[0]).touch()
+    os.utime(run.executed(run.notebooks[0]), (0, 0))
+    snakemake(1, "    log: /store/logs/scores-seed0.log (check log file(s) for error details)")
+    assert set(execute(run, 1, progress=io.StringIO()).values()) == {NOT_REACHED}
+    assert runs.describe_failures(run).startswith("scores-seed0 failed")
+    snakemake(1, "error: no such profile")
+    execute(run, 1, progress=io.StringIO())
+    assert "Snakemake failed (error: no such profile); its log" in runs.describe_failures(run)
 
-    def pretend(command, **settings):
-        said.append(command)
-        return subprocess.CompletedProcess(command, 0)
 
-    monkeypatch.setattr(runs.subprocess, "run", pretend)
+def test_a_profile_comes_in_place_of_cores_and_of_the_default(
+    own, tmp_path, monkeypatch, snakemake
+):
+    run = plan(own(), "01")
+    snakemake(0)
     monkeypatch.chdir(tmp_path)
     folder = profile_folder("profiles/slurm")
     assert folder == str(ROOT / "profiles" / "slurm")
-    run.execute(None, profile=folder)
-    run.execute(3)
-    with_profile, without = said
-    assert with_profile[with_profile.index("--workflow-profile") + 1] == folder
-    assert "--cores" not in with_profile
-    assert without[without.index("--cores") + 1] == "3" and "--workflow-profile" not in without
+    execute(run, None, folder)
+    words = snakemake.command
+    assert words[words.index("--workflow-profile") + 1] == folder and "--cores" not in words
+    execute(run, 3)
+    words = snakemake.command
+    assert words[words.index("--cores") + 1] == "3" and "--workflow-profile" not in words
+    assert words[-2:] == ["--config", f"preset={run.choice}"]
+    assert snakemake.environment["ACT_STORE"] == str(run.store)
     with pytest.raises(ValueError, match="got 'elsewhere'"):
         profile_folder("elsewhere")
+
+
+def test_the_command_ends_with_status_3_and_one_sentence(own, snakemake, capsys, tmp_path):
+    path = own()
+    log = plan(path).log("01_concentration")
+    snakemake(1, f"    log: {log} (check log file(s) for error details)")
+    assert main(["run", path, "--notebooks", "01"]) == 3
+    captured = capsys.readouterr()
+    assert captured.err == f"error: 01_concentration failed (no word); its log: {log}\n"
+    assert captured.out.splitlines()[-1] == f"report: {tmp_path / 'store/mine/study/report.md'}"
+    assert main(["run", path, "--notebooks", "01", "--json"]) == 3
+    assert json.loads(capsys.readouterr().out)["notebooks"]["01_concentration"]["state"] == FAILED
+
+
+def executed_notebook(path: Path) -> None:
+    """An executed notebook of one figure, whose title tells the project's own answer."""
+    cells = [
+        {"cell_type": "markdown", "source": ["# 01 · Concentration\n", "\n", "**Answer** 99 %."]},
+        {"cell_type": "code", "source": ['study.save_figure(fig, table, "fig01_x")']},
+        {"cell_type": "markdown", "source": ["A view of the same:"]},
+        {"cell_type": "markdown", "source": ["*Figure 01. Of the masks.*\n\nMore words."]},
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"cells": cells}), encoding="utf-8")
+
+
+@pytest.fixture
+def finished(own):
+    """A run whose first notebook left a contrast, a figure and two tables."""
+    run = plan(own(evaluation={"test_items": 3}), "01,03,05")
+    executed_notebook(run.executed("01_concentration"))
+    executed_notebook(run.executed("04_stability"))
+    results = run.folder / "results"
+    results.mkdir()
+    contrast = {"claim": "concentrated", "seed": [0, 1], "treatment": 0.4, "control": 0.3}
+    pd.DataFrame(contrast | {"difference": 0.1}).to_csv(results / "tab01_contrast.csv", index=False)
+    for name in ("fig01_x.png", "fig03_other.png"):
+        (results / name).touch()
+    table = pd.DataFrame({"n": range(30), "nll": 1 / 3, "note": "a|<b>"})
+    table.to_csv(results / "tab01_long.csv", index=False)
+    table.iloc[1:2].to_csv(results / "tab01_short.csv", index=False)
+    return run
+
+
+def test_the_report_tells_answers_figures_and_tables_with_units(finished):
+    states = dict(zip(finished.notebooks, (DONE, FAILED, NOT_REACHED), strict=True))
+    path = write_report(finished, states, 90)
+    text = path.read_text(encoding="utf-8")
+    assert "donor and target 0.4, " in text and "difference 0.1 (2 training seeds)" in text
+    assert "99 %" not in text  # of the project's own run
+    assert "(<notebooks/04_stability.ipynb>) (of an earlier run)" in text
+    assert f"03_sufficiency: **failed**; log: `{finished.log('03_sufficiency')}`" in text
+    assert "05_transfer: **not reached**" in text
+    assert "![fig01_x](<results/fig01_x.png>)\n\n*Figure 01. Of the masks.*\n" in text
+    assert "fig03_other" not in text  # its notebook did not run
+    assert "(<results/tab01_long.csv>)** 30 rows" in text and "| 11 |" not in text
+    assert "| n | nll (nats per answer token) | note |" in text
+    assert "| 1 | 0.333 | a\\|&lt;b&gt; |" in text  # the short one
+    assert "torch 2" in text and "1.5 min" in text and "test_items: 3" in text
+
+
+def test_it_says_first_what_the_target_lost_and_kept(finished):
+    def report(lost, retained, exact):
+        rows = [
+            {"ability": a, "measure": m, "difference": low + 0.5, "low": low, "high": low + 1}
+            for a, low in (("de-maths", lost), ("en-maths", retained))
+            for m in ("nll", "exact")
+        ]
+        folder = finished.folder / "results"
+        pd.DataFrame(rows).to_csv(folder / "tab00_forgotten.csv", index=False)
+        row = {"model": "donor", "ability": "de-maths", "measure": "exact", "mean": exact}
+        pd.DataFrame([row]).to_csv(folder / "tab00_accuracies.csv", index=False)
+        return write_report(finished, {}, 1).read_text(encoding="utf-8")
+
+    assert "since notebook 00 was not run" in write_report(finished, {}, 1).read_text()
+    good = report(1.0, -0.5, 0.9)
+    assert "lost de-maths 1.50 [1.00, 2.00]" in good and good.count("Warning") == 1
+    assert "only 3 test items of de-maths, en-maths" in good
+    bad = report(-0.5, 1.0, 0.0)
+    assert "no clear gap on de-maths" in bad and "worse on en-maths too" in bad
+    assert "the donor itself solves no test item of de-maths" in bad
+
+
+def test_a_bare_notebook_has_a_title_and_no_answer(finished):
+    path = finished.executed("03_sufficiency")
+    path.write_text(json.dumps({"cells": [{"cell_type": "code", "source": [], "outputs": []}]}))
+    assert (title(path), captions(path)) == ("03_sufficiency", {})
+    assert answer(finished, "03_sufficiency") == ""
+    table = pd.DataFrame({"a": [1.5, None], "b": ["x", None]})
+    assert markdown_table(table).splitlines()[-1] == "| – | – |"

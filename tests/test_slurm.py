@@ -38,6 +38,7 @@ def profile(tmp_path):
     changed = {"slurm-status-command": "squeue", "slurm-no-account": True}
     changed |= {"slurm-init-seconds-before-status-checks": 3, "latency-wait": 5}
     changed["slurm-logdir"] = str(tmp_path / "logs")
+    changed["default-resources"] = ["gpu=1", "mem_mb=5120", "runtime=60"]
     (tmp_path / "profile").mkdir()
     text = yaml.safe_dump(shipped | changed)
     (tmp_path / "profile" / "config.yaml").write_text(text, encoding="utf-8")
@@ -48,7 +49,7 @@ def profile(tmp_path):
 def started(slurm, profile, small_preset, tmp_path):
     """A run of the small study on SLURM: its process, its preset and the file of its words."""
     data = Path(load_preset(small_preset).data.path)
-    preset = write_preset(tmp_path / "killed.yaml", data, jobs={"gpus": 1, "memory_gb": 5})
+    preset = write_preset(tmp_path / "killed.yaml", data)
     command = [sys.executable, "-m", "actlib", "run", preset, "--notebooks", "01"]
     command += ["--profile", profile]
     environment = slurm | {"ACT_STORE": str(tmp_path / "store"), "OMP_NUM_THREADS": "1"}
@@ -111,18 +112,18 @@ def test_jobs_that_are_killed_are_submitted_again(started, slurm, tmp_path):
     os.kill(killed, signal.SIGKILL)
 
     status = run.wait(timeout=MOST_SECONDS)
-    told = said.read_text()
-    assert status == 0, told[-3000:]
+    assert status == 0, said.read_text()[-3000:]
+    store = tmp_path / "store" / "small"
+    told = (store / "study/logs/snakemake.log").read_text()
     assert f"SLURM-job '{job}' failed, SLURM status is: 'CANCELLED'" in told
     assert len(re.findall(r"^Trying to restart job", told, re.MULTILINE)) == 2
-    # Three models, the scores and the notebook; two of them twice.
-    assert len(re.findall(r"has been submitted with SLURM jobid", told)) == 5 + 2
-    store = tmp_path / "store" / "small"
-    for name in ("base", "multilingual", "forgetful"):
+    # Four models, the scores and the notebook; two of them twice.
+    assert len(re.findall(r"has been submitted with SLURM jobid", told)) == 6 + 2
+    for name in ("base", "multilingual", "forgetful", "maths"):
         assert (store / f"models/{name}-seed0/built.json").is_file()
-    assert (store / "scores/seed0/recorded.json").is_file()
-    assert (store / "notebooks/01_concentration.ipynb").is_file()
-    assert "fig01_concentration_ccdf.png" in (store / "report.md").read_text()
+    assert (store / "scores/seed0.json").is_file()
+    assert (store / "study/notebooks/01_concentration.ipynb").is_file()
+    assert "results/fig01" in (store / "study/report.md").read_text()
 
 
 def test_it_leaves_no_daemon_behind():

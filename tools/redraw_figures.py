@@ -1,12 +1,10 @@
 """Redraw the figures of a preset from the CSVs beside them, or write the gallery page. No torch.
 
-    python tools/redraw_figures.py                            # figures/smol, in place
-    python tools/redraw_figures.py --venue acl                # into artifacts/smol/figures-acl
-    python tools/redraw_figures.py fig03_sufficiency --venue acl --width column --out paper
-    python tools/redraw_figures.py --gallery docs/gallery.md  # the page only
-    python tools/redraw_figures.py --check docs/gallery.md    # fails if that page is not it
-
-The kept figures are drawn for NeurIPS at their own widths; others go to a folder of their own.
+python tools/redraw_figures.py --preset smol              # into artifacts/figures/neurips
+python tools/redraw_figures.py --venue acl                # into artifacts/figures/acl
+python tools/redraw_figures.py fig03_sufficiency --venue acl --width column --out paper
+python tools/redraw_figures.py --gallery docs/gallery.md  # the page only
+python tools/redraw_figures.py --check docs/gallery.md    # fails if that page is not it
 """
 
 import argparse
@@ -50,10 +48,9 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         print(f"error: {options.check} is not the page; write it by --gallery", file=sys.stderr)
         return 1
-    kept = options.venue == "neurips" and options.width is None
     folder = Path("figures") / options.preset
-    own = f"figures-{options.venue}" + (f"-{options.width}" if options.width else "")
-    out = options.out or (folder if kept else Path("artifacts") / options.preset / own)
+    own = options.venue + (f"-{options.width}" if options.width else "")
+    out = options.out or Path("artifacts/figures") / own
     try:
         paths = redraw_figures(folder, out, options.venue, options.width, options.names)
     except ValueError as problem:
@@ -98,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("names", nargs="*", help="figures, such as fig03_sufficiency; all if none")
-    parser.add_argument("--preset", default="smol", help="whose tables: a folder of figures/")
+    parser.add_argument("--preset", default="tiny", help="whose tables: a folder of figures/")
     parser.add_argument("--venue", default="neurips", choices=WIDTHS)
     parser.add_argument("--width", choices=["column", "full"], help="for all; each its own if none")
     parser.add_argument("--out", type=Path, help="folder for the pictures")

@@ -17,8 +17,8 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from actlib.analysis.contrasts import SeedTest, compare_seeds, correct_holm, verdict
+from actlib.study.preset_files import read_yaml
 from actlib.study.presets import CONFIGS
-from actlib.study.yaml_files import read_yaml
 
 COLUMNS = ["claim", "seed", "treatment", "control", "difference"]
 """Of `tabNN_contrast.csv`: one row a claim and training seed."""

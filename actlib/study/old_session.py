@@ -199,7 +199,7 @@ class Study:
         """
         spec = self.preset.models[self.name_of(name)]
         if isinstance(spec, TunedModel):
-            return [cell for cell in self.cells if cell in spec.cells]
+            return [cell for cell in self.cells if cell in spec.abilities]
         roles = {self.name_of("donor"): self.lost, self.name_of("target"): self.retained}
         return roles.get(self.name_of(name), self.cells)
 

@@ -1,20 +1,29 @@
-"""Presets: one validated YAML names the models, data, abilities and grids of a study.
+"""Presets: one validated YAML names the models, questions and settings of a study.
 
 A preset lists its models; each is read from a PyPI wheel, loaded from a folder or the Hub, trained
 from scratch, or fine-tuned from another of the list. ``roles`` says which of them play the paper's
-parts. Unknown keys are refused by name.
+parts. A section given in part keeps the defaults of the rest.
 
-    preset = load_preset("smol")                    # configs/smol.yaml
-    preset = load_preset("mine.yaml")               # in full, or short as in actlib.study.own_pair
-    preset = load_preset("pair.yaml", donor="out/a", target="out/b")
+    preset = load_preset("tiny")                    # configs/tiny.yaml
+    preset = load_preset("mine.yaml")               # in full, or a pair in ten lines:
+
+    donor: path/to/donor        # folder, from the YAML's own folder, or a Hub id
+    target: path/to/target
+    questions: questions.jsonl  # {"question": ..., "answer": ..., "ability": "de-maths"} a line
+    lost: [de-maths]
+    retained: [en-maths]
+
+``base`` and ``second_donor`` are optional models; ``revision`` and ``device_map`` hold for all.
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
+    AliasChoices,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -24,17 +33,13 @@ from pydantic import (
 )
 
 from actlib.questions import normalize_name, require_known
-from actlib.study.own_pair import given_by_hand, read_content
-from actlib.study.yaml_files import read_yaml
+from actlib.study.old_presets import Grids, OldSweep, given_by_hand
+from actlib.study.preset_files import complete_preset, explain, read_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
 SHIPPED = sorted(path.stem for path in CONFIGS.glob("*.yaml") if path.stem != "claims")
 """Names of the presets in `configs/`."""
-LANGUAGES = ("en", "de", "es", "fr", "ru")
-DOMAINS = ("maths", "science")
-TASKS = ("sum_words", "purchase", "neutrons", "motion")
-"""What the shipped questions hold, written by `data/make_questions.py`."""
 
 
 class Strict(BaseModel):
@@ -43,10 +48,19 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
 Name = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
 """What becomes the name of a folder: letters, digits, '.', '_' or '-'."""
 Ability = Annotated[str, Field(pattern=r"^[^<>&`|\\/\p{Cc}]+$"), AfterValidator(normalize_name)]
 """Shown in tables and part of names of files, so that it holds no mark-up and no path."""
+Abilities = Annotated[list[Ability], Field(min_length=1), BeforeValidator(_listed)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what numpy takes
+Count = Annotated[int, Field(gt=0)]
+Number = Annotated[str, BeforeValidator(lambda key: f"{key:02}" if isinstance(key, int) else key)]
+"""Of a notebook, two digits, which YAML may read as a number."""
 
 
 class WheelModel(Strict):
@@ -68,30 +82,41 @@ class LoadedModel(Strict):
 class Training(Strict):
     """Optimization settings of one fine-tuning."""
 
-    steps: int = Field(gt=0)
+    steps: Count
     learning_rate: float = Field(gt=0)
-    batch_size: int = Field(gt=0)
+    batch_size: Count
+
+
+class LightTraining(Training):
+    """The light fine-tuning that follows a transfer, ours and deliberately short."""
+
+    steps: Count = 10
+    learning_rate: float = Field(default=1e-5, gt=0)
+    batch_size: Count = 8
 
 
 class ScratchModel(Training):
-    """A model of a small architecture trained from random weights on some cells."""
+    """A model of a small architecture trained from random weights on some abilities."""
 
     scratch: dict[str, int | float | bool | str]
-    cells: list[str]
+    abilities: list[str] = Field(validation_alias=AliasChoices("abilities", "cells"))
     vocabulary: int = 1024
 
 
 class TunedModel(Training):
-    """A specialist: another model of the list, fine-tuned on some cells of the training data."""
+    """A specialist: another model of the list, fine-tuned on some abilities."""
 
     start: str
-    cells: list[str]
+    abilities: list[str] = Field(validation_alias=AliasChoices("abilities", "cells"))
     seed_offset: int = 0
 
 
-def _sort_of(spec: dict | Strict) -> str:
+SORTS = {"wheel": WheelModel, "load": LoadedModel, "scratch": ScratchModel, "start": TunedModel}
+
+
+def _sort_of(spec: Any) -> str:
     keys = spec if isinstance(spec, dict) else getattr(type(spec), "model_fields", ())
-    return next((key for key in ("wheel", "load", "scratch") if key in keys), "start")
+    return next((key for key in SORTS if key in keys), "start")
 
 
 AnyModel = Annotated[
@@ -104,11 +129,7 @@ AnyModel = Annotated[
 
 
 class Roles(Strict):
-    """Which model plays which part.
-
-    ``second_donor`` is the donor trained with another seed; ``three_specialists`` are merged in the
-    sweep beside the two ``specialists``.
-    """
+    """Which model plays which part; ``second_donor`` is the donor trained with another seed."""
 
     donor: str
     target: str
@@ -116,6 +137,13 @@ class Roles(Strict):
     specialists: list[str] = Field(min_length=2)
     second_donor: str | None = None
     three_specialists: list[str] | None = Field(default=None, min_length=3, max_length=3)
+
+    @property
+    def names(self) -> list[str]:
+        """Models with a role, each once."""
+        names = [self.base, self.donor, self.target, *self.specialists]
+        names += [*filter(None, [self.second_donor]), *(self.three_specialists or [])]
+        return list(dict.fromkeys(names))
 
 
 class Data(Strict):
@@ -127,63 +155,27 @@ class Data(Strict):
 
 
 class Evaluation(Strict):
-    """How many items a cell gives to each purpose, and how they are batched."""
+    """How many items an ability gives to each purpose, and how they are batched."""
 
-    validation_items: int = Field(gt=0)
-    test_items: int = Field(gt=0)
-    recording_items: int = Field(gt=1)
-    batch_size: int = Field(gt=0)
-    max_tokens: int | None = None
-
-
-Percent = Annotated[float, Field(gt=0, le=100)]
-Scale = Annotated[float, Field(gt=0, le=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what numpy takes
+    validation_items: Count = 8
+    test_items: Count = 16
+    recording_items: int = Field(default=36, gt=1)
+    batch_size: Count = 8
+    max_tokens: Count | None = None
 
 
-class Grids(Strict):
-    """Values that the notebooks sweep."""
+class Runs(Strict):
+    """What ``make study`` or ``make sweep`` measures: training seeds, and what notebooks vary.
 
-    percents: list[Percent]
-    transfer_percents: list[Percent]
-    scales: list[Scale]
-    random_draws: int = Field(gt=0)
-    sft_steps: list[int]
-    sft: Training
+    ``parameters`` are papermill's, by the number of the notebook: ``{"03": {percents: [5]}}``.
+    """
 
-
-class TunedArms(Training):
-    """Light fine-tuning in the sweep: the arms differ in where they start, and in nothing else."""
-
-    judged: list[Annotated[int, Field(ge=0)]] = [0, 2, 5, 10, 20, 40]
-    percent: Percent = 20
-    scale: Scale = 1.0
-    interpolation: Scale = 0.5
-    lora: bool = True
-    lora_learning_rate: float = Field(default=1e-3, gt=0)
+    seeds: list[Seed] = Field(default=[0], min_length=1)
+    parameters: dict[Number, dict[str, Any]] = {}
 
 
-class Sweep(Strict):
-    """The long statistics: training seeds, grids and items of ``make sweep``."""
-
-    seeds: list[Seed] = Field(min_length=1)
-    percents: list[Percent] = [1, 5, 20, 50]
-    scales: list[Scale] = [0.5, 1.0]
-    merging_percents: list[Percent] = [5, 20, 50]
-    causal_percents: list[Percent] = [5, 20]
-    random_draws: int = Field(default=5, gt=0)
-    validation_items: int = Field(gt=0)
-    test_items: int = Field(gt=0)
-    sft: TunedArms
-
-
-class Jobs(Strict):
-    """What each job asks of a cluster; what is left out, `actlib.study.job_needs` fills in."""
-
-    memory_gb: float | None = Field(default=None, gt=0)  # GiB
-    hours: float | None = Field(default=None, gt=0)
-    cores: int | None = Field(default=None, gt=0)
-    gpus: int = Field(default=0, ge=0)
+class Sweep(Runs, OldSweep):
+    """The long measurement of ``make sweep``."""
 
 
 class Preset(Strict):
@@ -191,76 +183,68 @@ class Preset(Strict):
 
     name: Name
     description: str
-    seeds: list[Seed] = Field(min_length=1)
-    dtype: Literal["float32", "bfloat16"]
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
     models: dict[Name, AnyModel]
     roles: Roles
     data: Data = Data()
-    training_data: Data | None = None  # where it differs from the data that is judged
-    family: Name | Literal[""] = ""  # whose built models to use; the preset's own if empty
-    lost: list[Ability] = Field(min_length=1)
-    retained: list[Ability] = Field(min_length=1)
-    evaluation: Evaluation
-    grids: Grids
+    lost: Abilities
+    retained: Abilities
+    evaluation: Evaluation = Evaluation()
+    sft: LightTraining = LightTraining()
+    study: Runs = Runs()
     sweep: Sweep | None = None
-    jobs: Jobs = Jobs()
+    # Of notebooks that are not converted yet; all go with `old_presets`.
+    seeds: list[Seed] = Field(default=[0], min_length=1)
+    training_data: Data | None = None
+    family: Name | Literal[""] = ""
+    grids: Grids = Grids()
 
     @model_validator(mode="after")
     def _names_exist(self) -> "Preset":
-        known = list(self.models)
-        roles = self.roles
-        used = [roles.donor, roles.target, roles.base, *roles.specialists]
-        used += [roles.second_donor] if roles.second_donor else []
-        used += roles.three_specialists or []
-        used += [spec.start for spec in self.models.values() if isinstance(spec, TunedModel)]
-        require_known("model", used, known)
-        for name in known:
+        starts = [spec.start for spec in self.models.values() if isinstance(spec, TunedModel)]
+        require_known("model", [*self.roles.names, *starts], list(self.models))
+        for name in self.models:
             self.ancestors(name)
-        if self.data.path in (None, "data/small"):
-            require_known("language", self.data.languages or [], LANGUAGES)
-            require_known("task", self.data.tasks or [], TASKS)
-            for cell in self.cells:
-                language, _, domain = cell.partition("-")
-                require_known("language", [language], LANGUAGES)
-                require_known("domain", [domain], DOMAINS)
+        if twice := {each for each in self.abilities if self.abilities.count(each) > 1}:
+            raise ValueError(f"lost and retained name {', '.join(sorted(twice))} twice")
         return self
 
     @property
-    def cells(self) -> list[str]:
-        """All abilities judged, ``language-domain``: the lost ones first, then the retained."""
+    def abilities(self) -> list[str]:
+        """All abilities, ``language-domain`` of the shipped data: the lost, then the retained."""
         return [*self.lost, *self.retained]
+
+    @property
+    def cells(self) -> list[str]:
+        """Name of `abilities` in notebooks that are not converted."""
+        return self.abilities
 
     @property
     def left_out(self) -> dict[str, str]:
         """Notebooks that have nothing to say of this preset, by number, with the reason."""
-        found = {}
+        reasons = {}
         if self.roles.base in self.roles.specialists:
-            found["06"] = "merging needs a base that is no specialist: `base:` in the YAML"
+            reasons["06"] = "merging needs a base that is no specialist: `base:` in the YAML"
         if self.sweep is None:
-            found["07"] = "its rules read a sweep, and the preset has no section 'sweep'"
-        return found
+            reasons["07"] = (
+                "its rules read a sweep over seeds, and the preset has no section 'sweep'"
+            )
+        return reasons
 
     @property
-    def judged_models(self) -> list[str]:
-        """Models that the notebooks run: those with a role, and what these start from.
-
-        The sweep needs the three specialists besides.
-        """
-        roles = self.roles
-        names = [roles.base, roles.donor, roles.target, *roles.specialists]
-        names += [roles.second_donor] if roles.second_donor else []
-        wanted = {part for name in names for part in [name, *self.ancestors(name)]}
-        return [name for name in self.models if name in wanted]
+    def loaded(self) -> dict[str, LoadedModel]:
+        """Models that someone brings, by name."""
+        return {k: spec for k, spec in self.models.items() if isinstance(spec, LoadedModel)}
 
     def ancestors(self, model: str) -> list[str]:
         """Models that must exist before ``model`` can be built, nearest first."""
-        found: list[str] = []
+        names: list[str] = []
         while isinstance(spec := self.models[model], TunedModel):
             model = spec.start
-            if model in found:
-                raise ValueError(f"the models {', '.join(found)} start from each other in a circle")
-            found.append(model)
-        return found
+            if model in names:
+                raise ValueError(f"the models {', '.join(names)} start from each other in a circle")
+            names.append(model)
+        return names
 
 
 def preset_file(preset: str) -> Path:
@@ -269,24 +253,23 @@ def preset_file(preset: str) -> Path:
     Raises:
         ValueError: there is neither; the sentence names the presets there are.
     """
-    named, given = CONFIGS / f"{preset}.yaml", Path(preset)
-    if named.is_file():
-        return named
-    if given.suffix in (".yaml", ".yml") and given.is_file():
-        return given
-    if given.suffix in (".yaml", ".yml"):
+    path = Path(preset)
+    if preset in SHIPPED:
+        return CONFIGS / f"{preset}.yaml"
+    if path.suffix in (".yaml", ".yml"):
+        if path.is_file():
+            return path
         raise ValueError(f"there is no such file as {preset!r}, seen from {Path.cwd()}")
     there = ", ".join(SHIPPED)
     raise ValueError(f"unknown preset {preset!r}: expected one of {there}, or a YAML file")
 
 
-def load_preset(preset: str = "smol", **roles: str) -> Preset:
+def load_preset(preset: str = "tiny", **roles: str) -> Preset:
     """Read and check a preset.
 
     Args:
         preset: a name in ``configs/``, or the path of a YAML file.
-        **roles: ``donor``, ``target`` or ``base`` as a local folder or Hub id, and ``data`` as a
-            path, in place of the preset's own; empty ones are ignored.
+        **roles: of notebooks that are not converted; see `given_by_hand`.
 
     Raises:
         ValueError: the preset is unknown, not valid YAML, or holds an unknown or wrong key.
@@ -294,11 +277,13 @@ def load_preset(preset: str = "smol", **roles: str) -> Preset:
     path = preset_file(preset)
     content = read_yaml(path)
     try:
-        raw = read_content(content, path, ROOT, SHIPPED)
-        found = Preset.model_validate(raw)
-        return Preset.model_validate(given_by_hand(raw, roles)) if any(roles.values()) else found
+        content = complete_preset(content, path, ROOT, SHIPPED)
+        loaded = Preset.model_validate(content)
+        if any(roles.values()):
+            loaded = Preset.model_validate(given_by_hand(content, roles))
+        return loaded
     except ValidationError as error:
-        raise ValueError(f"preset {path.name}: {_sentence(error)}") from None
+        raise ValueError(f"preset {path.name}: {explain(error, Strict)}") from None
     except ValueError as error:
         raise ValueError(f"preset {path.name}: {error}") from None
 
@@ -318,15 +303,3 @@ def require_place(place: str) -> None:
         )
     if looks_local and not path.exists():
         raise ValueError(f"there is no model folder {place!r}; look for a slip in the path")
-
-
-def _sentence(error: ValidationError) -> str:
-    problems = []
-    for problem in error.errors():
-        tags = ("wheel", "load", "scratch", "start")
-        place = ".".join(str(part) for part in problem["loc"] if part not in tags)
-        if problem["type"] == "extra_forbidden":
-            problems.append(f"unknown key {place!r}")
-        else:
-            problems.append(f"{place or 'preset'}: {problem['msg']}")
-    return "; ".join(dict.fromkeys(problems))

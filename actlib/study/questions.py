@@ -167,9 +167,7 @@ class Questions:
         """
         if purpose not in PURPOSES:
             raise ValueError(f"unknown purpose {purpose!r}: expected one of {', '.join(PURPOSES)}")
-        if purpose not in self._of_purpose:
-            self._of_purpose[purpose] = self._all(purpose)
-        found = of_ability(self._of_purpose[purpose], cell)
+        found = of_ability(self.read(purpose), cell)
         if len(found) == 0:
             raise ValueError(f"the data hold no {purpose} item of {cell!r}")
         return spread(found, getattr(self.preset.evaluation, f"{purpose}_items"))
@@ -199,11 +197,16 @@ class Questions:
         random.Random(seed).shuffle(rows)
         return rows
 
-    def _all(self, purpose: str) -> list[dict]:
-        data, folder = self.preset.data, data_folder(self.preset.data)
-        if folder is None or self._has_splits:  # the shipped questions have splits
-            return load_items(folder, split=PURPOSES[purpose], tasks=data.tasks)
-        return partition(load_questions(folder), purpose)
+    def read(self, purpose: str) -> list[dict]:
+        """All questions for a purpose, of every ability."""
+        if purpose not in self._of_purpose:
+            data, folder = self.preset.data, data_folder(self.preset.data)
+            if folder is None or self._has_splits:  # the shipped questions have splits
+                rows = load_items(folder, split=PURPOSES[purpose], tasks=data.tasks)
+            else:
+                rows = partition(load_questions(folder), purpose)
+            self._of_purpose[purpose] = rows
+        return self._of_purpose[purpose]
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,11 +21,14 @@ from actlib.study.sources import digest_text, syntax_of
 
 _TRAINING = 2  # of the first study; it goes with its tables, and `_training_code` takes its place
 
+_OLD = {"abilities": "cells"}  # the name of a key in those digests
+
 
 def recipe(preset: Preset, name: str, seed: int) -> str:
     """Digest of all that decides a model's weights: its settings, its ancestors' and the data."""
     specs = [preset.models[part] for part in [name, *preset.ancestors(name)]]
     parts = [spec.model_dump(exclude={"device_map"}) for spec in specs]  # where, not what
+    parts = [{_OLD.get(key, key): value for key, value in part.items()} for part in parts]
     seed = 0 if isinstance(preset.models[name], WheelModel) else seed  # one folder for all seeds
     data = [trained_on(preset).model_dump(), data_digest(trained_on(preset))]
     text = json.dumps([_TRAINING, parts, data, preset.dtype, seed], sort_keys=True)
@@ -65,6 +68,5 @@ def require_places(preset: Preset) -> None:
     Raises:
         ValueError: names the folder.
     """
-    for spec in preset.models.values():
-        if isinstance(spec, LoadedModel):
-            require_place(spec.load)
+    for spec in preset.loaded.values():
+        require_place(spec.load)

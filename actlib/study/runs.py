@@ -1,7 +1,7 @@
 """Run notebooks of a preset through Snakemake, after a look at what would fail later.
 
     run = plan("mine.yaml", notebooks="01-05")     # refuses a pair that does not fit, few questions
-    states = run.execute(cores=2)                  # {"01_concentration": "done", ...}
+    states = execute(run, cores=2)                 # {"01_concentration": "done", ...}
 
 The Snakefile and the notebooks are those of a clone of the project, wherever it is called from.
 """
@@ -16,25 +16,24 @@ from itertools import product
 from pathlib import Path
 from typing import TextIO
 
-from transformers import PreTrainedModel
+import papermill
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from actlib.files import write_text
 from actlib.loading import empty_model, load_tokenizer
 from actlib.pairs import require_pair
-from actlib.questions import abilities_of, load_questions, normalize_text
+from actlib.prompts import drop_long
+from actlib.questions import abilities_of, normalize_text
 from actlib.study.locking import claim
-from actlib.study.old_session import PARTS
-from actlib.study.presets import (
-    CONFIGS,
-    ROOT,
-    LoadedModel,
-    Preset,
-    load_preset,
-    preset_file,
-    require_place,
-)
-from actlib.study.questions import PURPOSES, Questions, data_folder, of_ability, partition
+from actlib.study.presets import ROOT, SHIPPED, Preset, load_preset, preset_file, require_place
+from actlib.study.questions import PURPOSES, Questions
+from actlib.study.recorded import PARTS
 
 DONE, FAILED, NOT_REACHED = "done", "failed", "not reached"
+PATHS = {path.stem[:2]: path for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
+"""The notebooks, by number."""
+LEAST = {"recording": PARTS, "validation": 1, "test": 1}
+"""Questions that an ability must give to each purpose."""
 
 
 @dataclass(frozen=True)
@@ -46,21 +45,26 @@ class Run:
         choice: the preset's name in ``configs/``, or the absolute path of its YAML.
         notebooks: stems of those to run, such as ``01_concentration``.
         left_out: number of each notebook that was asked for and does not apply -> why.
-        figures: folder of figures and tables.
-        store: folder of models, scores and executed notebooks, of all presets.
+        store: folder of models, scores and results, of all presets.
+        questions: how many questions each ability gives to each purpose.
     """
 
     preset: Preset
     choice: str
     notebooks: list[str]
     left_out: dict[str, str]
-    figures: Path
     store: Path
+    questions: dict[str, dict[str, int]]
 
     @property
     def folder(self) -> Path:
-        """Folder of the preset in the store."""
-        return self.store / self.preset.name
+        """Folder of the run: notebooks, results, logs and the report."""
+        return self.store / self.preset.name / "study"
+
+    @property
+    def words(self) -> Path:
+        """All that Snakemake said."""
+        return self.folder / "logs" / "snakemake.log"
 
     def executed(self, notebook: str) -> Path:
         """Where a notebook lies once it ran."""
@@ -68,82 +72,144 @@ class Run:
 
     def log(self, notebook: str) -> Path:
         """What a notebook said as it ran."""
-        return self.folder / "logs" / f"{notebook[:2]}.log"
-
-    def execute(
-        self, cores: int | None, output: TextIO | None = None, profile: str = ""
-    ) -> dict[str, str]:
-        """Run what is missing or stale, and tell each notebook's state.
-
-        A notebook that fails does not keep the others from running.
-
-        Args:
-            cores: CPU cores to use; what the profile says if None.
-            output: file that Snakemake's words go to; standard output if None.
-            profile: folder of a profile of Snakemake, in place of ``profiles/default``.
-
-        Returns:
-            Notebook -> ``done``, ``failed`` (its log tells why) or ``not reached`` (what it needs
-            could not be made).
-
-        Raises:
-            ValueError: another run works in the preset's folder, or it cannot be written.
-        """
-        claim(self.folder / ".lock", f"run of {self.preset.name}").release()
-        started = time.time() - 1  # some file systems keep whole seconds
-        options = ["--cores", str(cores)] if cores is not None else []
-        options += ["--workflow-profile", profile] if profile else []
-        ended = self._snakemake(*options, "--keep-going", stdout=output)
-        states = dict.fromkeys(self.notebooks, DONE)
-        if ended.returncode == 0:
-            return states
-        # What a dry run would still do was not done; what is there may be of an earlier run.
-        left = self._snakemake("--dry-run", stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        for name in self.notebooks:
-            if f"notebook_{name}" in left.stdout or not self.executed(name).is_file():
-                log = self.log(name)
-                fresh = log.is_file() and log.stat().st_mtime >= started
-                states[name] = FAILED if fresh else NOT_REACHED
-        return states
-
-    def _snakemake(self, *options: str, **settings) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
-        # The notebooks come before the settings, which take all words that follow.
-        command += ["--directory", str(ROOT), *options, *map("notebook_{}".format, self.notebooks)]
-        command += ["--config", f"preset={self.choice}", f"figures={self.figures}"]
-        environment = os.environ | {"ACT_STORE": str(self.store)}
-        return subprocess.run(command, env=environment, text=True, check=False, **settings)
+        return self.folder / "logs" / f"{notebook}.log"
 
 
-def plan(preset: str, notebooks: str = "", figures: str = "") -> Run:
+def plan(preset: str, notebooks: str = "") -> Run:
     """Check a preset, its models and its questions, and say what a run of it would do.
 
     Args:
         preset: name in ``configs/``, or path of a YAML.
         notebooks: numbers, such as ``01-05`` or ``01,03``; all that apply if empty.
-        figures: folder of figures and tables; beside the executed notebooks if empty, or
-            ``figures/NAME`` for a preset of ``configs/``.
 
     Raises:
         ValueError: there is no Snakefile (the package is not a clone of the project), the preset is
-            wrong, the models do not fit, or an ability has too few questions.
+            wrong, the models do not fit, an ability has too few questions, or a notebook has no
+            parameter of a name that the preset gives.
     """
     if not (ROOT / "Snakefile").is_file():
         raise ValueError(
             f"a run needs a clone of the project and its notebooks; no Snakefile is in {ROOT}"
         )
     loaded = load_preset(preset)
-    shipped = preset_file(preset).resolve().parent == CONFIGS
-    wanted = chosen_notebooks(loaded, notebooks)
-    asked = asked_numbers(notebooks)
+    asked = read_numbers(notebooks)
     left_out = {number: why for number, why in loaded.left_out.items() if number in asked}
-    require_models(loaded)
-    require_questions(loaded)
+    chosen = [PATHS[number].stem for number in PATHS if number in {*asked} - {*left_out}]
+    if not chosen:
+        reasons = "; ".join(f"{number}: {why}" for number, why in left_out.items())
+        raise ValueError(f"nothing to run; left out are {reasons}")
+    require_parameters(loaded)
+    questions = count_questions(loaded, require_models(loaded))
     store = Path(os.environ.get("ACT_STORE", ROOT / "artifacts")).resolve()
-    default = ROOT / "figures" / loaded.name if shipped else store / loaded.name / "figures"
-    choice = loaded.name if shipped else str(preset_file(preset).resolve())
-    place = Path(figures).resolve() if figures else default
-    return Run(loaded, choice, wanted, left_out, place, store)
+    choice = preset if preset in SHIPPED else str(preset_file(preset).resolve())
+    run = Run(loaded, choice, chosen, left_out, store, questions)
+    owner = run.folder.with_name("preset.txt")
+    if owner.is_file() and owner.read_text("utf-8") not in (choice, ""):
+        raise ValueError(
+            f"{owner.parent} holds what {owner.read_text('utf-8')} left: give one of them another "
+            f"`name`, or remove {owner}"
+        )
+    return run
+
+
+def read_numbers(numbers: str = "") -> list[str]:
+    """Two-digit numbers that words such as ``01-05`` or ``01,03`` stand for; all if empty.
+
+    Raises:
+        ValueError: the numbers are not like that, or no notebook has one of them.
+    """
+    asked = []
+    for part in (numbers or f"{min(PATHS)}-{max(PATHS)}").split(","):
+        match = re.fullmatch(r"\s*(\d{1,2})(?:\s*-\s*(\d{1,2}))?\s*", part)
+        if not match:
+            raise ValueError(f"notebooks: expected numbers like 01-05 or 01,03, got {numbers!r}")
+        first, last = int(match[1]), int(match[2] or match[1])
+        asked += [f"{n:02d}" for n in range(first, last + 1)]
+    if not asked or not {*asked} <= {*PATHS}:
+        raise ValueError(f"notebooks: expected numbers of {', '.join(PATHS)}, got {numbers!r}")
+    return asked
+
+
+def require_parameters(preset: Preset) -> None:
+    """Refuse parameters that a preset gives to notebooks which have none of that name.
+
+    Raises:
+        ValueError: names the parameter, and those there are.
+    """
+    for section in ("study", "sweep"):
+        runs = getattr(preset, section)
+        for number, values in runs.parameters.items() if runs else ():
+            there = papermill.inspect_notebook(str(PATHS[number])) if number in PATHS else {}
+            if unknown := {*values} - {*there} or {number} - {*PATHS}:
+                raise ValueError(
+                    f"{section}.parameters: notebook {number} has no parameter "
+                    f"{', '.join(sorted(unknown))}; it has {', '.join(there) or 'none'}"
+                )
+
+
+def require_models(preset: Preset) -> PreTrainedTokenizerBase | None:
+    """Refuse what is no model, in a folder or on the Hub, and a donor and target that do not fit.
+
+    Nothing is loaded but configurations and tokenizers.
+
+    Returns:
+        The target's tokenizer, where it is there already.
+
+    Raises:
+        ValueError: the sentence names the model, or what does not fit.
+    """
+    models: dict[str, tuple[PreTrainedModel, PreTrainedTokenizerBase | None]] = {}
+    for role, spec in preset.loaded.items():
+        try:
+            require_place(spec.load)
+            models[role] = empty_model(spec.load), load_tokenizer(spec.load)
+        except ValueError as error:
+            remedy = "paths start from the YAML's folder, then from here"
+            raise ValueError(f"{role}: {error}; {remedy}") from error
+    if {preset.roles.donor, preset.roles.target} <= {*models}:
+        (donor, one), (target, other) = models[preset.roles.donor], models[preset.roles.target]
+        require_pair(donor, target, one, other)
+    return models[preset.roles.target][1] if preset.roles.target in models else None
+
+
+def count_questions(
+    preset: Preset, tokenizer: PreTrainedTokenizerBase | None = None
+) -> dict[str, dict[str, int]]:
+    """Questions that each ability gives to each purpose: at most as many as the preset asks for.
+
+    With a tokenizer, those longer than ``max_tokens`` are left out.
+
+    Raises:
+        ValueError: questions lack an ability, have too few of it, or serve two purposes; the
+            sentence names the ability, and what there is.
+    """
+    questions = Questions(preset)
+    serves: dict[str, str] = {}  # text of a question -> its purpose
+    counts: dict[str, dict[str, int]] = {ability: {} for ability in preset.abilities}
+    there = list(dict.fromkeys(each for p in PURPOSES for each in abilities_of(questions.read(p))))
+    if absent := [ability for ability in counts if ability not in there]:
+        raise ValueError(f"no question is of {', '.join(absent)}; there are {', '.join(there)}")
+    for ability, purpose in product(counts, PURPOSES):
+        known = ability in abilities_of(questions.read(purpose))
+        rows = questions.items(ability, purpose) if known else []
+        if tokenizer is not None:
+            rows = drop_long(tokenizer, rows, preset.evaluation.max_tokens)
+        counts[ability][purpose] = len(rows)
+        for row in rows:
+            other = serves.setdefault(normalize_text(row["question"]), purpose)
+            if other != purpose:
+                raise ValueError(
+                    f"the question {row['id']} of {ability} serves {other} and {purpose}; keep it "
+                    "in one split"
+                )
+    for ability, numbers in counts.items():
+        if any(numbers[purpose] < least for purpose, least in LEAST.items()):
+            amounts = ", ".join(f"{count} for {purpose}" for purpose, count in numbers.items())
+            raise ValueError(
+                f"too few questions of {ability}: by their text {amounts}, and at least {PARTS}, 1 "
+                f"and 1 are needed; about {6 * PARTS} questions of each ability are enough"
+            )
+    return counts
 
 
 def profile_folder(profile: str) -> str:
@@ -160,107 +226,79 @@ def profile_folder(profile: str) -> str:
     )
 
 
-def chosen_notebooks(preset: Preset, numbers: str = "") -> list[str]:
-    """Stems of the notebooks with these numbers that have something to say of a preset.
+def execute(
+    run: Run, cores: int | None, profile: str = "", progress: TextIO = sys.stdout
+) -> dict[str, str]:
+    """Run what is missing or stale, and tell each notebook's state.
+
+    Args:
+        run: see `plan`.
+        cores: CPU cores to use; what the profile says if None.
+        profile: folder of a profile of Snakemake, in place of ``profiles/default``.
+        progress: gets a line for each job as it starts; the whole goes to `Run.words`.
+
+    Returns:
+        Notebook -> ``done``, ``failed`` or ``not reached`` (what it needs could not be made).
 
     Raises:
-        ValueError: the numbers are not like ``01-05`` or ``01,03``, no notebook has one of them, or
-            none of them applies.
+        ValueError: another run works in the preset's folder, or it cannot be written.
     """
-    there, asked = _notebooks(), asked_numbers(numbers)
-    kept = [there[number] for number in there if number in asked and number not in preset.left_out]
-    if not kept:
-        reasons = [f"{number}: {preset.left_out[number]}" for number in dict.fromkeys(asked)]
-        raise ValueError(f"nothing to run; left out are {'; '.join(reasons)}")
-    return kept
-
-
-def asked_numbers(numbers: str = "") -> list[str]:
-    """Two-digit numbers that words such as ``01-05`` or ``01,03`` stand for; all if empty.
-
-    Raises:
-        ValueError: the numbers are not like that, or no notebook has one of them.
-    """
-    there, asked = _notebooks(), []
-    for part in (numbers or f"{min(there)}-{max(there)}").split(","):
-        found = re.fullmatch(r"\s*(\d{1,2})(?:\s*-\s*(\d{1,2}))?\s*", part)
-        if not found:
-            raise ValueError(f"notebooks: expected numbers like 01-05 or 01,03, got {numbers!r}")
-        first, last = int(found[1]), int(found[2] or found[1])
-        asked += [f"{n:02d}" for n in range(first, last + 1)]
-    unknown = [number for number in asked if number not in there]
-    if unknown or not asked:
-        raise ValueError(f"notebooks: expected numbers of {', '.join(there)}, got {numbers!r}")
-    return asked
-
-
-def _notebooks() -> dict[str, str]:
-    """Number of each notebook -> its stem."""
-    return {path.stem[:2]: path.stem for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
-
-
-def require_models(preset: Preset) -> None:
-    """Refuse what is no model, in a folder or on the Hub, and a donor and target that do not fit.
-
-    Nothing is loaded but configurations and tokenizers.
-
-    Raises:
-        ValueError: the sentence names the model, or what does not fit.
-    """
-    models: dict[str, tuple[PreTrainedModel, str]] = {}
-    for role, spec in preset.models.items():
-        if isinstance(spec, LoadedModel):
-            try:
-                require_place(spec.load)
-                models[role] = empty_model(spec.load), spec.load
-            except ValueError as error:
-                told = "paths start from the YAML's folder, then from here"
-                raise ValueError(f"{role}: {error}; {told}") from error
-    roles = preset.roles
-    if roles.donor in models and roles.target in models:
-        (donor, donor_place), (target, target_place) = models[roles.donor], models[roles.target]
-        require_pair(donor, target, load_tokenizer(donor_place), load_tokenizer(target_place))
-
-
-def question_counts(preset: Preset) -> dict[str, dict[str, int]]:
-    """Questions that each ability gives to each purpose, at most as many as the preset asks for."""
-    questions = Questions(preset)
+    claim(run.folder.with_name(".lock"), f"run of {run.preset.name}").release()
+    write_text(run.folder.with_name("preset.txt"), run.choice)
+    run.words.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
+    command += ["--directory", str(ROOT)] + ["--cores", str(cores)] * (cores is not None)
+    command += ["--workflow-profile", profile] * bool(profile)
+    # The notebooks come before the settings, which take all words that follow.
+    command += [str(run.executed(name)) for name in run.notebooks]
+    command += ["--config", f"preset={run.choice}"]
+    started = time.time() - 1  # some file systems keep whole seconds
+    with (
+        run.words.open("w", encoding="utf-8") as words,
+        subprocess.Popen(
+            command,
+            env=os.environ | {"ACT_STORE": str(run.store)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as process,
+    ):
+        for line in process.stdout or ():
+            words.write(line)
+            words.flush()
+            if message := re.match(r"Job \d+: (.+)|(\d+ of \d+ steps .*done)", line):
+                print(message[1] or message[2], file=progress, flush=True)
+    if process.returncode == 0:
+        return dict.fromkeys(run.notebooks, DONE)
+    failed = failed_logs(run)
+    alone = failed <= {run.log(name) for name in run.notebooks}  # models and scores are there
     return {
-        cell: {purpose: len(questions.items(cell, purpose)) for purpose in PURPOSES}
-        for cell in preset.cells
+        name: _state(run, name, failed, alone and bool(failed), started) for name in run.notebooks
     }
 
 
-def require_questions(preset: Preset) -> None:
-    """Refuse questions that lack an ability, have too few of it, or serve two purposes.
+def failed_logs(run: Run) -> set[Path]:
+    """Logs of the jobs that failed, by what Snakemake said."""
+    text = run.words.read_text("utf-8", errors="replace")
+    return {Path(each) for each in re.findall(r"log: (.+?) \(check log file", text)}
 
-    Raises:
-        ValueError: the sentence names the ability, and what there is.
-    """
-    questions, path = Questions(preset), data_folder(preset.data)
-    if path is not None and not (path / "train").is_dir():
-        items = load_questions(path)
-        absent = [cell for cell in preset.cells if cell not in abilities_of(items)]
-        if absent:
-            there = ", ".join(abilities_of(items))
-            raise ValueError(f"no question is of {', '.join(absent)}; there are {there}")
-        least = {"recording": PARTS, "validation": 1, "test": 1}
-        for cell in preset.cells:
-            own = of_ability(items, cell)
-            found = {purpose: len(partition(own, purpose)) for purpose in PURPOSES}
-            if any(found[purpose] < least[purpose] for purpose in PURPOSES):
-                told = ", ".join(f"{count} for {purpose}" for purpose, count in found.items())
-                raise ValueError(
-                    f"too few questions of {cell}: by their text {told}, and at least {PARTS}, 1 "
-                    f"and 1 are needed; about {6 * PARTS} questions of each ability are enough"
-                )
-    else:
-        purposes: dict[str, str] = {}
-        for purpose, cell in product(PURPOSES, preset.cells):
-            for row in questions.items(cell, purpose):
-                other = purposes.setdefault(normalize_text(row["question"]), purpose)
-                if other != purpose:
-                    raise ValueError(
-                        f"the question {row['id']} of {cell} serves {other} and {purpose}; keep it "
-                        "in one split"
-                    )
+
+def _state(run: Run, name: str, failed: set[Path], alone: bool, started: float) -> str:
+    path = run.executed(name)
+    if not path.is_file():
+        return FAILED if run.log(name) in failed else NOT_REACHED
+    fresh = path.stat().st_mtime >= started
+    return DONE if fresh or (alone and name[:2] != "07") else NOT_REACHED
+
+
+def describe_failures(run: Run) -> str:
+    """What failed, why, and where the rest of it is told, in one sentence."""
+    parts = []
+    for log in sorted(failed_logs(run)) or [run.words]:
+        text = log.read_text("utf-8", errors="replace") if log.is_file() else ""
+        lines = [line for line in re.sub(r"\x1b\[[\d;]*m", "", text).splitlines() if line.strip()]
+        what = "Snakemake" if log == run.words else log.stem
+        parts.append(
+            f"{what} failed ({lines[-1].strip()[:300] if lines else 'no word'}); its log: {log}"
+        )
+    return "; ".join(parts)

@@ -175,7 +175,7 @@ class Study:
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """What all models of the preset share."""
-        group = self._loaded.get("group") or self.pair(self.preset.seeds[0])
+        group = self._loaded.get("group") or self.pair(self.preset.study.seeds[0])
         place = self.place(group.names[-1], group.seed)
         return load_pretrained(AutoTokenizer, place)
 

@@ -18,7 +18,6 @@ from actlib.patch_file import PatchInfo
 from actlib.patches import make_patch
 from actlib.study.presets import (
     CONFIGS,
-    LANGUAGES,
     ROOT,
     AnyModel,
     LoadedModel,
@@ -84,7 +83,11 @@ def trained_card(preset: Preset, name: str, seed: int | None = None) -> str:
         seed: its training seed; a card of all seeds if None.
     """
     metadata = {"pipeline_tag": "text-generation", "tags": ["actlib"]}
-    metadata |= {"language": preset.data.languages or list(LANGUAGES)} if _ours(preset) else {}
+    metadata |= (
+        {"language": preset.data.languages or ["en", "de", "es", "fr", "ru"]}
+        if _ours(preset)
+        else {}
+    )
     root = preset.models[[name, *preset.ancestors(name)][-1]]
     terms = "That of the model it starts from; see there."
     if isinstance(root, WheelModel) and _package(root) in LICENSES:
@@ -124,10 +127,10 @@ def _settings(preset: Preset, name: str) -> dict[str, str]:
     settings = {"starts from": _origin(preset, spec)}
     if isinstance(spec, Training):
         data = (preset.training_data or preset.data).path or "data"
-        seeds = {*preset.seeds, *(preset.sweep.seeds if preset.sweep else [])}
+        seeds = {*preset.study.seeds, *(preset.sweep.seeds if preset.sweep else [])}
         offset = getattr(spec, "seed_offset", 0)
         settings |= {
-            "trained on": f"{', '.join(spec.cells)} (language-domain), training split of {data}",
+            "trained on": f"{', '.join(spec.abilities)}, training split of {data}",
             "steps": f"{spec.steps} of {spec.batch_size} questions",
             "learning rate": f"{spec.learning_rate:g}, at its peak",
             "training seeds": ", ".join(str(seed + offset) for seed in sorted(seeds)),

@@ -37,7 +37,7 @@ def merging_sizes(study: Study) -> dict[int, list[str]]:
 def specialities(study: Study, name: str) -> list[str]:
     """Abilities that a specialist was trained on, also those outside the lost and retained ones."""
     spec = study.preset.models[name]
-    return spec.cells if isinstance(spec, TunedModel) else study.abilities_of(name)
+    return spec.abilities if isinstance(spec, TunedModel) else study.abilities_of(name)
 
 
 def merging_cells(sweep: Sweep, method: str) -> list[Cell]:

@@ -105,7 +105,7 @@ def train_model(
     losses = finetune(
         model,
         tokenizer,
-        training_items(preset, spec.cells, seed),
+        training_items(preset, spec.abilities, seed),
         steps=spec.steps,
         learning_rate=spec.learning_rate,
         batch_size=spec.batch_size,

@@ -34,30 +34,29 @@ PRESETS = [
     ),
     Case("preset of an unknown ability", RUN, ("de-maths", "fr-maths"), preset(lost=["de-maths"])),
     Case(
-        "preset with percent 101",
+        "preset with a word that YAML reads as no word",
         RUN,
-        ("pair.yaml", "percents", "100"),
-        preset(grids={"percents": [101]}),
+        ("pair.yaml", "lost", "quote"),
+        preset(lost=[False]),
     ),
     Case(
-        "preset with percent 0",
+        "preset with a parameter that no notebook has",
         RUN,
-        ("pair.yaml", "percents", "0"),
-        preset(grids={"percents": [0]}),
-    ),
-    Case(
-        "preset with a scale that is NaN",
-        RUN,
-        ("pair.yaml", "scales"),
-        preset(grids={"scales": [float("nan")]}),
+        ("percent", "notebook 03", "percents"),
+        preset(study={"parameters": {"03": {"percent": 5}}}),
     ),
     Case(
         "preset with an endless learning rate",
         RUN,
         ("pair.yaml", "learning_rate", "finite"),
-        preset(grids={"sft": {"learning_rate": float("inf")}}),
+        preset(sft={"learning_rate": float("inf")}),
     ),
-    Case("preset with a negative seed", RUN, ("pair.yaml", "seeds", "0"), preset(seeds=[-1])),
+    Case(
+        "preset with a negative seed",
+        RUN,
+        ("pair.yaml", "seeds", "0"),
+        preset(study={"seeds": [-1]}),
+    ),
     Case(
         "preset with a number for a model", RUN, ("pair.yaml", "donor"), preset(donor={"load": 3})
     ),
@@ -100,10 +99,6 @@ PRESETS = [
         ("--seed", "4294967296"),
         status=2,
     ),
-    Case(
-        "method that is none", "step sweep --preset tiny --part transfer --bundle magic", ("magic",)
-    ),
     Case("notebook that is none", "run pair.yaml --notebooks 77", ("notebooks", "77", "01")),
     Case("no core", RUN + " --cores 0", ("--cores", "0", "equal to 1"), status=2),
-    Case("figures below a file", RUN + " --figures own.jsonl/figures", ("own.jsonl", "folder")),
 ]

@@ -1,0 +1,159 @@
+"""Reads the YAML that people write, completes a pair in ten lines, and says what is wrong with it.
+
+content = complete_preset(read_yaml(path), path, root, taken=["tiny"])
+"""
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from actlib.questions import abilities_of, load_questions
+
+NEEDED = ("donor", "target", "questions", "lost", "retained")
+PAIR = ("donor", "target", "base", "second_donor")
+SHARED = ("revision", "device_map")
+_MERGE = "tag:yaml.org,2002:merge"
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader, where a key given twice is refused and not silently its last value."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE:
+                if (key.tag, key.value) in seen:
+                    problem = f"the key {key.value!r} is given twice; keep one of them"
+                    raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+                seen.add((key.tag, key.value))
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> Any:
+    """Content of a YAML file.
+
+    Raises:
+        ValueError: it is not UTF-8 or not valid YAML, or gives a key twice.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"preset {path.name} is not UTF-8 ({error}); save it as UTF-8") from error
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506  (a safe loader)
+    # Values that a tag of YAML does not suit end in errors of Python's own.
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
+        problem = " ".join(str(error).replace('"<unicode string>", ', "").split())
+        remedy = "; indent with spaces, not with a tab" if r"'\t'" in problem else ""
+        raise ValueError(f"preset {path.name} is not valid YAML: {problem}{remedy}") from error
+
+
+def complete_preset(content: object, path: Path, root: Path, taken: Iterable[str]) -> dict:
+    """A preset's content in full, with paths that are there made absolute.
+
+    Args:
+        content: of the YAML; what lists no models is a pair of one's own.
+        path: of the YAML; its folder is where relative paths start, its name the default name.
+        root: the project's folder, from which the data of a full preset are looked for first.
+        taken: names that a pair of one's own may not have.
+
+    Raises:
+        ValueError: it holds no keys; or a pair lacks something, has a name that is taken, or
+            questions that cannot be read.
+    """
+    if not isinstance(content, dict):
+        raise ValueError("expected keys with values, such as `donor: path/to/donor`")
+    if "models" not in content:
+        return _complete_pair(content, path, taken)
+    models, data = content["models"], content.get("data")
+    specs = models.values() if isinstance(models, dict) else []
+    for section, key in [*((spec, "load") for spec in specs), (data, "path")]:
+        if isinstance(section, dict) and isinstance(section.get(key), str):
+            if key == "load" or not (root / section[key]).exists():
+                section[key] = _from_folder(section[key], path.parent)
+    return content
+
+
+def _complete_pair(content: Mapping, path: Path, taken: Iterable[str]) -> dict:
+    content = {"name": path.stem, **content}
+    _require_keys(content, path.parent)
+    if content["name"] in taken:
+        raise ValueError(f"name: expected none of {', '.join(taken)}; got {content['name']!r}")
+    places = {role: content.pop(role, None) for role in PAIR}
+    shared = {key: content.pop(key) for key in SHARED if key in content}
+    models = {
+        role: {**shared, **(place if isinstance(place, dict) else {"load": place})}
+        for role, place in places.items()
+        if place is not None
+    }
+    for spec in models.values():
+        if isinstance(spec.get("load"), str):  # what is none is refused as the preset is checked
+            spec["load"] = _from_folder(spec["load"], path.parent)
+    roles = {role: role for role in models} | {"base": "base" if "base" in models else "donor"}
+    content |= {"models": models, "roles": roles | {"specialists": ["donor", "target"]}}
+    content["data"] = {"path": str(_questions(content.pop("questions"), path.parent))}
+    pair = " and ".join(f"{models[role].get('load')} as {role}" for role in PAIR[:2])
+    return {"description": pair, **content}
+
+
+def _require_keys(content: Mapping, folder: Path) -> None:
+    missing = [key for key in NEEDED if content.get(key) in (None, "", [])]
+    if not missing:
+        return
+    problem = f"missing: {', '.join(missing)}; a pair of your own needs {', '.join(NEEDED)}"
+    for key in missing:
+        slips = difflib.get_close_matches(key, map(str, {*content} - {*NEEDED, *PAIR}), n=1)
+        problem += f"; did you mean {key!r} by {slips[0]!r}?" if slips else ""
+    if content.get("questions"):
+        rows = load_questions(_questions(content["questions"], folder))
+        problem += f"; the questions hold the abilities {', '.join(abilities_of(rows))}"
+    raise ValueError(problem)
+
+
+def _questions(place: object, folder: Path) -> Path:
+    path = folder / _from_folder(str(place), folder)
+    if not path.exists():
+        raise ValueError(f"questions: there is no file or folder {path}")
+    return path.resolve()
+
+
+def _from_folder(place: str, folder: Path) -> str:
+    """A path made absolute where it is there, seen from a folder; otherwise as it was."""
+    try:
+        path = folder / Path(place).expanduser()
+    except RuntimeError:  # the home of a user who is not there
+        return place
+    return str(path.resolve()) if path.exists() else place
+
+
+def explain(error: ValidationError, sections: type[BaseModel]) -> str:
+    """What is wrong with a preset, in one sentence that names keys and remedies.
+
+    Args:
+        error: of pydantic.
+        sections: base class of all sections, for the keys that there are.
+    """
+    known = {*NEEDED, *PAIR, *SHARED}
+    known |= {key for section in sections.__subclasses__() for key in section.model_fields}
+    problems = []
+    for problem in error.errors():
+        tags = ("wheel", "load", "scratch", "start", "[key]")
+        parts = [str(part) for part in problem["loc"] if part not in tags]
+        place, value = ".".join(parts) or "preset", problem["input"]
+        if problem["type"] == "extra_forbidden":
+            close = difflib.get_close_matches(parts[-1], known - {parts[-1]}, n=1)
+            remedy = f"; did you mean {close[0]!r}?" if close else ""
+            problems.append(f"unknown key {place!r}{remedy}")
+        elif problem["type"] in ("string_type", "list_type") and isinstance(
+            value, bool | float | int
+        ):
+            remedy = 'quote the word, as in "no"' if isinstance(value, bool) else "quote it"
+            problems.append(f"{place}: YAML reads this as {value!r} and not as text; {remedy}")
+        else:
+            problems.append(f"{place}: {re.sub('^Value error, ', '', problem['msg'])}")
+    return "; ".join(dict.fromkeys(problems))

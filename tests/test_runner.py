@@ -1,0 +1,192 @@
+"""What the runner plans and leaves: jobs, results among the artifacts, the same after kills."""
+
+import json
+import os
+import random
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from safetensors.torch import load_file
+from small_study import write_pair, write_preset
+
+from actlib.study.presets import ROOT, load_preset
+
+QUICK = {"percents": [20], "methods": ["act_module", "random_module"], "others": [], "ours": []}
+QUICK |= {"interpolations": [0.5], "draws": 1}
+PAIR = """\
+donor: donor
+target: target
+questions: questions.jsonl
+lost: [de-maths]
+retained: [en-maths]
+dtype: float32
+evaluation: {recording_items: 6, test_items: 2, validation_items: 2}
+"""
+
+
+def run(*words, store, **settings):
+    """A command in the project's folder, with artifacts of its own."""
+    environment = os.environ | {"ACT_STORE": str(store), "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = str(ROOT)
+    command = [sys.executable, "-m", *map(str, words)]
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1800, **settings
+    )
+
+
+def changed_files():
+    """What git says of the project's folder."""
+    command = ["git", "-C", str(ROOT), "status", "--porcelain"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.fixture
+def quick(small_preset, tmp_path):
+    """Path of a small preset whose notebook 03 tries little, with a sweep over two seeds."""
+    data = Path(load_preset(small_preset).data.path)
+    section = {"seeds": [0, 1], "parameters": {"03": QUICK}}
+    study = {"seeds": [0], "parameters": {"03": QUICK}}
+    return write_preset(tmp_path / "quick.yaml", data, name="quick", study=study, sweep=section)
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_make_plans_a_job_a_seed_and_notebook_and_then_one_that_reads_them(quick, tmp_path):
+    words = ["make", "--no-print-directory", "-n", "sweep", f"PRESET={quick}"]
+    told = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    (line,) = [line for line in told.splitlines() if "/snakemake " in line]
+    options = ["--dry-run", "--quiet", "host", *shlex.split(line)[1:]]
+    ran = run("snakemake", *options, store=tmp_path)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    outputs = re.findall(r"output: \S+/quick/(\S+)", ran.stdout + ran.stderr)
+    for folder in ("sweep", "sweep/seed0", "sweep/seed1"):
+        assert f"{folder}/notebooks/03_sufficiency.ipynb" in outputs
+    assert {f"scores/seed{seed}.json" for seed in (0, 1)} <= set(outputs)
+    assert {f"models/forgetful-seed{seed}/built.json" for seed in (0, 1)} <= set(outputs)
+    assert not [path for path in outputs if path.startswith(("study", "keep"))]
+
+
+@pytest.mark.slow
+def test_ten_lines_become_notebooks_and_a_report_and_nothing_tracked_changes(
+    tmp_path, small_preset
+):
+    write_pair(tmp_path, "qwen2", small_preset)
+    rows = [
+        {"question": f"{name} {n}?", "answer": f"It is {n}.", "ability": name}
+        for n in range(40)
+        for name in ("de-maths", "en-maths")
+    ]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "questions.jsonl").write_text(text, encoding="utf-8")
+    parameters = yaml.safe_dump({"study": {"parameters": {"03": QUICK}}})
+    (tmp_path / "mine.yaml").write_text(PAIR + parameters, encoding="utf-8")
+    before, store = changed_files(), tmp_path / "store"
+    words = ["run", tmp_path / "mine.yaml", "--notebooks", "00,03", "--cores", "1", "--json"]
+    ended = run("actlib", *words, store=store)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    result = json.loads(ended.stdout)
+    notebook = result["notebooks"]["03_sufficiency"]
+    assert notebook["state"] == "done" and Path(notebook["notebook"]).is_file()
+    report = Path(result["report"]).read_text(encoding="utf-8")
+    assert notebook["answer"] in report and "Target minus donor" in report
+    assert "fig03" in report and list(Path(result["results"]).glob("fig03*.pdf"))
+    assert "left out" not in report  # of what was asked for
+    assert changed_files() == before
+
+
+def tables(folder):
+    return {path.name: path.read_text() for path in sorted(folder.glob("*03*.csv"))}
+
+
+@pytest.mark.slow
+def test_parameters_change_tables_and_figures(quick, small_store, tmp_path):
+    before, results = changed_files(), {}
+    for percents in ("[20]", "[10, 50]"):
+        folder = tmp_path / percents
+        given = json.dumps(QUICK | {"preset": quick, "percents": json.loads(percents)})
+        words = [ROOT / "notebooks/03_sufficiency.ipynb", tmp_path / "out.ipynb"]
+        words += ["--cwd", ROOT / "notebooks", "-y", given]
+        os.environ["ACT_RESULTS"] = str(folder)
+        ended = run("papermill", *words, store=small_store)
+        del os.environ["ACT_RESULTS"]
+        assert ended.returncode == 0, ended.stderr[-3000:]
+        results[percents] = tables(folder)
+    first, second = results.values()
+    assert first.keys() == second.keys()
+    figures = [name for name in first if name.startswith("fig03")]
+    assert figures and "tab03_contrast.csv" in first
+    assert all(first[name] != second[name] for name in [*figures, "tab03_contrast.csv"])
+    assert changed_files() == before
+
+
+KILLS = ["step build"] * 3 + ["step record"] * 2 + ["papermill"] * 5
+"""Jobs to hit, by words of their command."""
+
+
+def start(store, preset):
+    """Snakemake in a process group of its own, as `make study` runs it."""
+    target = store / "quick/study/notebooks/03_sufficiency.ipynb"
+    command = [sys.executable, "-m", "snakemake", str(target), "--cores", "1"]
+    with (store.parent / f"{store.name}.log").open("a") as log:
+        return subprocess.Popen(
+            [*command, "--config", f"preset={preset}"],
+            cwd=ROOT,
+            env=os.environ | {"ACT_STORE": str(store), "PYTHONPATH": str(ROOT)},
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+
+
+def runs_below(group, words):
+    """Whether a process of the group has these words in its command."""
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            own = os.getpgid(int(path.name)) == group
+            if own and words in (path / "cmdline").read_bytes().replace(b"\0", b" ").decode():
+                return True
+        except (OSError, UnicodeDecodeError):
+            continue
+    return False
+
+
+def contents(store):
+    """Tensors of models and scores as bytes, rows of the cache, tables."""
+    found = {}
+    for path in store.rglob("*.safetensors"):  # whose metadata are in no fixed order
+        tensors = load_file(path)
+        found[path] = {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
+    for path in store.rglob("*.parquet"):
+        rows = pd.read_parquet(path)
+        found[path] = rows.sort_values(list(rows)).to_csv(index=False).encode()
+    found |= {path: path.read_bytes() for path in store.rglob("results/*.csv")}
+    return {str(path.relative_to(store)): content for path, content in found.items()}
+
+
+@pytest.mark.slow
+def test_a_killed_study_ends_as_one_left_alone(quick, tmp_path):
+    killed, whole, hits = tmp_path / "killed", tmp_path / "whole", []
+    moments = random.Random(0)
+    for words in KILLS:
+        process = start(killed, quick)
+        while process.poll() is None and not runs_below(process.pid, words):
+            time.sleep(0.05)
+        time.sleep(moments.uniform(0, 20 if words == "papermill" else 6))
+        hits.append(process.poll() is None)
+        os.killpg(process.pid, signal.SIGKILL) if hits[-1] else None
+        process.wait()
+    assert sum(hits) >= len(KILLS) - 3, "most rounds must hit a live run"
+    for store in (killed, whole):
+        assert start(store, quick).wait() == 0
+    assert contents(killed).keys() == contents(whole).keys()
+    assert contents(killed) == contents(whole)
+    left = [path for path in killed.rglob(".*") if path.suffix in (".partial", ".training")]
+    assert not left

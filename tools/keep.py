@@ -1,0 +1,116 @@
+"""Copy what a sweep left to the folders that readers see.
+
+    python tools/keep.py tiny
+
+takes from `artifacts/tiny` (or from `ACT_STORE`):
+
+- the executed notebooks, to `notebooks/`. Code, text and outputs come along; what only describes
+  the run (times, widgets, words about waiting) does not. Pictures get 128 colors, a third of the
+  size, so that a notebook opens on a slow line; the files in `figures/` have them all.
+- figures and tables, to `figures/tiny/`.
+- the rows of each cached function that the notebooks call, to `data/items/tiny/FUNCTION/`.
+"""
+
+import base64
+import io
+import json
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+from actlib.files import write_text
+
+ROOT = Path(__file__).resolve().parents[1]
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+def cleaned(notebook: dict) -> dict:
+    """The notebook without what describes its run; the parameters of the run become a sentence."""
+    cells = [cell for cell in notebook["cells"] if cell.get("id") != "kept-run"]
+    counter = 0
+    for place, cell in enumerate(cells):
+        tags = cell["metadata"].get("tags", [])
+        if "injected-parameters" in tags:
+            lines = [line.rstrip() for line in cell["source"] if not line.startswith("#")]
+            text = (
+                f"The outputs below are of a run with {', '.join(f'`{line}`' for line in lines)}."
+            )
+            cells[place] = {"cell_type": "markdown", "id": "kept-run", "metadata": {}}
+            cells[place]["source"] = [text]
+            continue
+        cell["metadata"] = {"tags": tags} if tags else {}
+        if "outputs" in cell:
+            counter += 1
+            cell["execution_count"] = counter
+            cell["outputs"] = [out for out in map(still, cell["outputs"]) if out]
+            for out in cell["outputs"]:
+                if "execution_count" in out:
+                    out["execution_count"] = counter
+    kept = ("kernelspec", "language_info")
+    metadata = {name: notebook["metadata"][name] for name in kept}
+    return {**notebook, "cells": cells, "metadata": metadata}
+
+
+def still(output: dict) -> dict | None:
+    """The output with a smaller picture and without words about waiting; None for a widget."""
+    if WIDGET in output.get("data", {}):
+        return None
+    if output.get("name") == "stderr":
+        lines = "".join(output["text"]).splitlines(keepends=True)
+        kept = [line for line in lines if not line.startswith("waiting for ")]
+        return output | {"text": kept} if kept else None
+    if "image/png" in output.get("data", {}):
+        data = output["data"] | {"image/png": smaller(output["data"]["image/png"])}
+        return output | {"data": data}
+    return output
+
+
+def smaller(picture: str | list[str]) -> str:
+    """A PNG, in base64, of at most 128 colors."""
+    image = Image.open(io.BytesIO(base64.b64decode("".join(picture)))).convert("RGB")
+    buffer = io.BytesIO()
+    image.quantize(colors=128, dither=Image.Dither.NONE).save(buffer, "png", optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def cached_functions(texts: list[str]) -> set[str]:
+    """Names of the functions whose rows are cached."""
+    return {name for text in texts for name in re.findall(r"^@cached\ndef (\w+)", text, re.M)}
+
+
+def keep(folder: Path, name: str, root: Path = ROOT) -> list[Path]:
+    """Copy everything; returns what was written.
+
+    Args:
+        folder: of the preset among the artifacts.
+        name: of the preset.
+        root: the project's folder.
+    """
+    executed = sorted((folder / "keep/notebooks").glob("*.ipynb"))
+    if not executed:
+        sys.exit(f"error: no kept run in {folder}; `make keep` makes it")
+    paths, texts = [], [p.read_text("utf-8") for p in (root / "actlib/study").glob("*.py")]
+    for path in executed:
+        notebook = cleaned(json.loads(path.read_text(encoding="utf-8")))
+        texts += ["".join(cell["source"]) for cell in notebook["cells"]]
+        text = json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True)
+        paths.append(root / "notebooks" / path.name)
+        write_text(paths[-1], text + "\n")
+    for source, target in [(folder / "keep/results", root / "figures" / name)] + [
+        (folder / "cache" / function, root / "data/items" / name / function)
+        for function in sorted(cached_functions(texts))
+    ]:
+        shutil.rmtree(target, ignore_errors=True)
+        for path in sorted(source.glob("[!.]*")):
+            target.mkdir(parents=True, exist_ok=True)
+            paths.append(Path(shutil.copy2(path, target)))
+    return paths
+
+
+if __name__ == "__main__":
+    store = Path(os.environ.get("ACT_STORE", ROOT / "artifacts"))
+    print(f"{len(keep(store / sys.argv[1], sys.argv[1]))} files kept")
