@@ -108,6 +108,16 @@ def test_the_staircase_encloses_the_area_of_the_frontier(ax):
     assert {(0.9, 0.5), (0.4, 0.8), (0.3, 0.3)} <= dots and not ax.texts[-1].get_text().isdigit()
 
 
+def test_the_models_themselves_lie_where_their_rows_say(ax):
+    models = pd.DataFrame({"method": ["target", "donor"], "recovered": [0.1, 0.9]})
+    models = models.assign(retained=[0.8, 0.2], on_frontier=False)
+    plots.pareto(pd.concat([trials(), models]), ax)
+    points = [line for line in ax.lines if len(line.get_xdata()) == 1]
+    ends = {(line.get_xdata()[0], line.get_ydata()[0]) for line in points}
+    assert {(0.8, 0.1), (0.2, 0.9)} <= ends and not {(1.0, 0.0), (0.0, 1.0)} & ends
+    assert {place[1:] for place in spots(ax)} == {(0.9, 0.5), (0.4, 0.8), (0.3, 0.3)}
+
+
 @pytest.mark.parametrize(
     ("change", "words"), [({"recovered": [0.5, -5, 0.3]}, "1 of 3"), ({"retained": np.nan}, "gap")]
 )

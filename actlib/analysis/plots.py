@@ -86,9 +86,7 @@ def ccdf(table: pd.DataFrame, ax: Axes, *, by: str = "ranking") -> None:
         ax.plot(line["value_over_mean"], line["ccdf"], color=color, label=label, **points)
     null = table[table["null_ccdf"] > 0]
     ax.plot(null["value_over_mean"], null["null_ccdf"], **NULL, label="Half-normal (chance)")
-    left = max(0.01, table["value_over_mean"].min() / 1.2)
-    ax.set(xscale="log", yscale="log", xlim=(left, None), ylim=(table["ccdf"].min() / 1.5, 1.5))
-    _set_log_ticks(ax, table["value_over_mean"])
+    ax.set(xscale="log", yscale="log", xlim=(0.01, None), ylim=(table["ccdf"].min() / 1.5, 1.5))
     ax.set(xlabel=r"Score $\Delta a$ over its mean", ylabel="Fraction of channels above")
 
 
@@ -175,18 +173,25 @@ def forest(table: pd.DataFrame, ax: Axes, *, x: str = "difference", y: str = "cl
 
 
 def pareto(table: pd.DataFrame, ax: Axes) -> None:
-    """Recovered against retained share of every trial, with each method's frontier as a staircase.
+    """What every trial recovers against what it retains; each method's frontier is a staircase.
 
     Below and left of a staircase lies what the method matches or beats; its part in the unit square
-    is the area of `actlib.analysis.frontier.frontier_areas`. Faint points are dominated. Trials
-    farther than 0.5 outside the unit square are counted in a note, and not shown.
+    is `actlib.analysis.frontier.hypervolume`. Faint points are dominated. Trials farther than 0.5
+    outside the unit square are counted in a note, and not shown.
 
     Args:
-        table: method, recovered, retained (fractions of the gap between donor and target) and
-            on_frontier. Undefined trials are left out.
+        table: method, recovered, retained and on_frontier, a row a trial; undefined ones are left
+            out. Rows of the methods donor and target are the untouched models; without them both
+            axes are shares of the gap between these, so that the target lies at retained 1.
         ax: axes to draw on.
     """
     axes = ["retained", "recovered"]
+    places: dict[str, Any] = {"target": (1.0, 0.0), "donor": (0.0, 1.0)}
+    models = table[table["method"].isin(places)]
+    places |= dict(zip(models["method"], models[axes].to_numpy(), strict=True))
+    table = table[~table["method"].isin(places)]
+    if isinstance(table["method"].dtype, pd.CategoricalDtype):
+        table = table.assign(method=table["method"].cat.remove_categories([*set(models["method"])]))
     defined = table.dropna(subset=axes)
     points = defined[((defined[axes] >= -0.5) & (defined[axes] <= 1.5)).all(axis=1)]
     best = points[points["on_frontier"].astype(bool)].sort_values("retained")
@@ -199,10 +204,10 @@ def pareto(table: pd.DataFrame, ax: Axes) -> None:
         plot = _begin(part, ax, "method", x="retained", y="recovered")
         plot.add(so.Dot(edgewidth=0, alpha=alpha), legend=False).plot()
     around: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "va": "center"}
-    for key, place, rise in (("target", (1, 0), -9), ("donor", (0, 1), 9)):
+    for key, rise in (("target", -9), ("donor", 9)):
         color, marker, label, _ = look_of(key)
-        ax.plot(*place, color=color, marker=marker, markersize=6, zorder=4)
-        ax.annotate(label, place, (0, rise), **around)
+        ax.plot(*places[key], color=color, marker=marker, markersize=6, zorder=4)
+        ax.annotate(label, places[key], (0, rise), **around)
     low, high = points[axes].min().fillna(0) - 0.06, points[axes].max().fillna(1) + 0.06
     ax.set(xlim=(min(low["retained"], -0.08), max(high["retained"], 1.08)))
     ax.set(ylim=(min(low["recovered"], -0.18), max(high["recovered"], 1.14)))

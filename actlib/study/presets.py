@@ -236,6 +236,18 @@ class Preset(Strict):
         """Models that someone brings, by name."""
         return {k: spec for k, spec in self.models.items() if isinstance(spec, LoadedModel)}
 
+    def abilities_of(self, model: str) -> list[str]:
+        """Abilities that a specialist stands for: those that it was trained on.
+
+        Of a loaded model the lost ones if it is the donor, the retained ones if it is the target,
+        otherwise all.
+        """
+        spec = self.models[model]
+        if isinstance(spec, TunedModel):
+            return spec.abilities
+        stands_for = {self.roles.donor: self.lost, self.roles.target: self.retained}
+        return stands_for.get(model, self.abilities)
+
     def ancestors(self, model: str) -> list[str]:
         """Models that must exist before ``model`` can be built, nearest first."""
         names: list[str] = []
