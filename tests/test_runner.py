@@ -18,6 +18,7 @@ import yaml
 from safetensors.torch import load_file
 from small_study import write_pair, write_preset
 
+from actlib.study import sources
 from actlib.study.presets import ROOT, load_preset
 
 QUICK = {"percents": [20], "methods": ["act_module", "random_module"], "others": [], "ours": []}
@@ -66,12 +67,34 @@ def test_make_plans_a_job_a_seed_and_notebook_and_then_one_that_reads_them(quick
     options = ["--dry-run", "--quiet", "host", *shlex.split(line)[1:]]
     ran = run("snakemake", *options, store=tmp_path)
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    outputs = re.findall(r"output: \S+/quick/(\S+)", ran.stdout + ran.stderr)
+    jobs = re.findall(r"Job \d+: (.+)", ran.stdout + ran.stderr)
     for folder in ("sweep", "sweep/seed0", "sweep/seed1"):
-        assert f"{folder}/notebooks/03_sufficiency.ipynb" in outputs
-    assert {f"scores/seed{seed}.json" for seed in (0, 1)} <= set(outputs)
-    assert {f"models/forgetful-seed{seed}/built.json" for seed in (0, 1)} <= set(outputs)
-    assert not [path for path in outputs if path.startswith(("study", "keep"))]
+        assert f"Notebook 03_sufficiency ({folder})" in jobs
+    assert {f"Scores of the channels, seed {seed}" for seed in (0, 1)} <= set(jobs)
+    assert {f"Model forgetful-seed{seed}" for seed in (0, 1)} <= set(jobs)
+    assert not [job for job in jobs if "(study)" in job or "(keep)" in job]
+
+
+def test_a_notebook_depends_on_the_code_that_it_reaches_and_on_no_docstring(tmp_path, monkeypatch):
+    package = Path(shutil.copytree(ROOT / "actlib", tmp_path / "actlib"))
+    monkeypatch.setattr(sources, "PACKAGE", package)
+    cells = [{"cell_type": "code", "source": ["from actlib.masks import ChannelMask\n", "%time 1"]}]
+    notebook = tmp_path / "01.ipynb"
+    notebook.write_text(json.dumps({"cells": cells}))
+
+    def digest_after(name, old, new):
+        path = package / f"{name}.py"
+        assert old in path.read_text("utf-8")
+        path.write_text(path.read_text("utf-8").replace(old, new, 1), encoding="utf-8")
+        sources._read.cache_clear()
+        return sources.digest_notebook(notebook)
+
+    first = digest_after("masks", "", "")
+    assert digest_after("masks", '"""', '"""Other words. ') == first
+    assert digest_after("masks", "import ", "# a comment\nimport ") == first
+    assert digest_after("cli", "import json", "import json, ast") == first  # not reached
+    assert digest_after("masks", "import torch", "import torch, ast") != first
+    sources._read.cache_clear()
 
 
 @pytest.mark.slow

@@ -86,7 +86,9 @@ def ccdf(table: pd.DataFrame, ax: Axes, *, by: str = "ranking") -> None:
         ax.plot(line["value_over_mean"], line["ccdf"], color=color, label=label, **points)
     null = table[table["null_ccdf"] > 0]
     ax.plot(null["value_over_mean"], null["null_ccdf"], **NULL, label="Half-normal (chance)")
-    ax.set(xscale="log", yscale="log", xlim=(0.01, None), ylim=(table["ccdf"].min() / 1.5, 1.5))
+    left = max(0.01, table["value_over_mean"].min() / 1.2)
+    ax.set(xscale="log", yscale="log", xlim=(left, None), ylim=(table["ccdf"].min() / 1.5, 1.5))
+    _set_log_ticks(ax, table["value_over_mean"])
     ax.set(xlabel=r"Score $\Delta a$ over its mean", ylabel="Fraction of channels above")
 
 
