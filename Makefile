@@ -37,7 +37,7 @@ sweep: $(READY)
 keep: sweep
 	@$(SNAKEMAKE) keep
 	@$(BIN)/python tools/keep.py $(PRESET)
-	@$(BIN)/python tools/readme_findings.py
+	@$(BIN)/python tools/write_findings.py
 
 figures: $(READY)
 	@$(BIN)/python tools/redraw_figures.py --preset $(PRESET) --venue $(VENUE)

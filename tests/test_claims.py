@@ -1,13 +1,16 @@
 """Claims: the rules that are shipped, contrasts as notebooks leave them, and verdicts by Holm."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from matplotlib import pyplot as plt
 
 from actlib.analysis.contrasts import compare_seeds, contrast, correct_holm
 from actlib.study import claims
-from actlib.study.presets import CONFIGS
+from actlib.study.presets import CONFIGS, ROOT
 
 RULES = claims.load_claims()
 RAW = yaml.safe_load((CONFIGS / "claims.yaml").read_text("utf-8"))
@@ -115,3 +118,44 @@ def test_holm_counts_every_planned_test():
     planned = correct_holm([alone, *[np.nan] * 7])[0]
     assert found.loc["sufficient", "p_zero"] == pytest.approx(planned)
     assert found.loc["sufficient", "verdict"] == "inconclusive"
+
+
+@pytest.fixture
+def notebook(tmp_path, monkeypatch):
+    """Run notebook 07 on contrasts, with parts of its text changed; gives its variables."""
+    monkeypatch.setenv("ACT_STORE", str(tmp_path))
+    cells = json.loads((ROOT / "notebooks" / "07_claims.ipynb").read_text("utf-8"))["cells"]
+    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+
+    def run(*tables, **changes):
+        folder = tmp_path / "tiny" / "results"
+        folder.mkdir(parents=True, exist_ok=True)
+        leave(folder, *tables)
+        names: dict = {}
+        text = code
+        for old, new in changes.items():
+            assert f'apply("{old}")' in text
+            text = text.replace(f'apply("{old}")', f'apply("{old}", margin={new})')
+        with plt.rc_context():
+            exec(text, names)
+        plt.close("all")
+        return names | {"folder": folder}
+
+    return run
+
+
+def test_the_notebook_decides_every_claim_and_another_margin_in_a_cell_decides_anew(notebook):
+    rng = np.random.default_rng(0)
+    tables = [pairs(key, rng.normal(0.3, 0.03, 8)) for key in RULES.claims]
+    found = notebook(*tables)["table"].set_index("claim")["verdict"]
+    assert found["forgets"] == "not tested" and set(found.drop("forgets")) == {"supported"}
+    names = notebook(*tables, stable=0.6)
+    found = names["table"].set_index("claim")["verdict"]
+    assert found["stable"] == "not supported" and found["sufficient"] == "supported"
+    drawn = pd.read_csv(names["folder"] / "fig07_claims.csv")
+    assert len(drawn) == 9 * 8 and set(drawn[drawn["claim"] == "stable"]["margin"]) == {0.6}
+
+
+def test_the_notebook_runs_on_one_seed_and_on_some_claims(notebook):
+    found = notebook(pairs("stable", [0.1]))["table"].set_index("claim")["verdict"]
+    assert found["stable"] == "inconclusive" and found["merges"] == "not run"

@@ -21,7 +21,7 @@ from actlib.analysis.drawing import draw_figure, redraw_figures, save_figure
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = ROOT / "figures" / "smol"
 FIGURES = sorted(path.stem for path in KEPT.glob("fig*.csv"))
-NAME = "fig07_verdicts"
+NAME = "fig03_sufficiency"
 COMMAND = [sys.executable, str(ROOT / "tools" / "redraw_figures.py")]
 spec = importlib.util.spec_from_file_location("redraw_figures", COMMAND[1])
 tool = importlib.util.module_from_spec(spec)

@@ -156,16 +156,6 @@ def test_a_composition_names_modules_as_they_are_with_their_share(ax):
     assert [text.get_text() for text in ax.get_xticklabels()] == ["–", "0", "1"]
 
 
-def test_verdicts_are_words_and_colors_and_unknown_ones_are_refused(ax):
-    rows = [("One", 0, "smol", "holds"), ("One", 0, "tiny", "holds in part (because)")]
-    table = pd.DataFrame(rows, columns=["claim", "notebook", "family", "verdict"])
-    plots.verdicts(table, ax)
-    assert [text.get_text() for text in ax.texts] == ["holds", "in part"]
-    assert ax.get_yticklabels()[0].get_text() == "One (00)"
-    with pytest.raises(ValueError, match="unknown verdict 'perhaps'"):
-        plots.verdicts(table.assign(verdict="perhaps"), ax)
-
-
 def test_analysis_does_not_import_torch():
     names = "drawing, frontier, nulls, plots, resampling, stats, style"
     code = f"import sys; from actlib.analysis import {names}; sys.exit('torch' in sys.modules)"

@@ -6,7 +6,6 @@ import sys
 import tomllib
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import yaml
 from packaging.requirements import Requirement
@@ -100,19 +99,9 @@ def kept_tables():
 
 
 @pytest.mark.usefixtures("kept_tables")
-def test_the_readme_tells_what_the_kept_tables_say():
-    command = [sys.executable, "tools/readme_findings.py", "--check"]
+def test_the_findings_are_those_of_the_kept_tables():
+    command = [sys.executable, "tools/write_findings.py", "--check"]
     assert subprocess.run(command, cwd=ROOT, check=False).returncode == 0
-
-
-@pytest.mark.usefixtures("kept_tables")
-@pytest.mark.parametrize("family", ["smol", "tiny"])
-def test_the_sentence_of_the_readme_has_the_numbers_of_the_tables(family):
-    curves = pd.read_csv(ROOT / "figures" / family / "tab03_controls_curves.csv")
-    at = curves[curves["top_percent"] == 5].set_index("method")["recovery"]
-    ours, random = (f"{at[name]:.2f}" for name in ("act_global", "random_matched"))
-    told = rf"{ours} (of the gap )?in `{family}` \(random: {random}\)"
-    assert re.search(told, " ".join(_text("README.md").split()))
 
 
 def test_files_of_the_package_that_the_settings_name_exist():

@@ -9,12 +9,8 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
 
 from actlib.analysis.style import label_of
-
-VERDICTS = {"holds": "#009E73", "in part": "#F0E442", "not seen": "#D55E00", "not run": "#F2F2F2"}
-"""Colors of the verdicts."""
 
 
 def matrix(
@@ -99,32 +95,6 @@ def composition(
     ax.set_xticks([tick + 0.5 for tick in ticks], grid.columns[ticks], rotation=0, ha="center")
     told = " (share of mask)" * ("of_mask_percent" in table)
     ax.set(xlabel=f"Layer{' (–: outside the layers)' * outside}", ylabel=f"Module{told}")
-
-
-def verdicts(table: pd.DataFrame, ax: Axes) -> None:
-    """Verdict on every claim (rows) in every family (columns), as a color and as a word.
-
-    Args:
-        table: claim, notebook, family, verdict; what stands in brackets is left out.
-        ax: axes to draw on.
-
-    Raises:
-        ValueError: a verdict is unknown.
-    """
-    words = table["verdict"].str.replace(r" \(.*| here|holds (?=in part)", "", regex=True)
-    unknown = {str(word) for word in words} - set(VERDICTS)
-    if unknown:
-        raise ValueError(f"unknown verdict {min(unknown)!r}: expected {', '.join(VERDICTS)}")
-    number = table["notebook"].astype(str).str.zfill(2)  # a CSV gives 0 for "00"
-    named = table.assign(name=table["claim"] + " (" + number + ")", word=words)
-    grid = _pivot(named, "name", "family", "word")
-    options = {
-        "cmap": ListedColormap(list(VERDICTS.values())),
-        "vmin": 0,
-        "vmax": len(VERDICTS) - 1,
-    }
-    _heatmap(grid.map(list(VERDICTS).index), ax, "", annot=grid.to_numpy(), cbar=False, **options)
-    ax.xaxis.tick_top()
 
 
 def _pivot(table: pd.DataFrame, y: str, x: str, value: str) -> pd.DataFrame:

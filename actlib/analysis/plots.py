@@ -18,10 +18,10 @@ import seaborn.objects as so
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from actlib.analysis.heatmaps import composition, matrix, verdicts
+from actlib.analysis.heatmaps import composition, matrix
 from actlib.analysis.style import NULL, VERDICTS, label_of, look_of
 
-__all__ = ["ccdf", "composition", "curves", "forest", "intervals", "matrix", "pareto", "verdicts"]
+__all__ = ["ccdf", "composition", "curves", "forest", "intervals", "matrix", "pareto"]
 
 
 def curves(
