@@ -132,7 +132,7 @@ def notebook(tmp_path, monkeypatch):
         folder.mkdir(parents=True, exist_ok=True)
         leave(folder, *tables)
         names: dict = {}
-        text = code
+        text = code.replace("seeds = [0]", f"seeds = {[*range(8)]}")
         for old, new in changes.items():
             assert f'apply("{old}")' in text
             text = text.replace(f'apply("{old}")', f'apply("{old}", margin={new})')
