@@ -21,7 +21,12 @@ from small_study import write_pair, write_preset
 from actlib.study import sources
 from actlib.study.presets import ROOT, load_preset
 
-QUICK = {"percents": [20], "methods": ["act_module", "random_module"], "others": [], "ours": []}
+QUICK = {
+    "percents": [20],
+    "methods": ["act_module", "random_module"],
+    "others": [],
+    "ours": ["attribution"],
+}
 QUICK |= {"interpolations": [0.5], "draws": 1}
 PAIR = """\
 donor: donor
