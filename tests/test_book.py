@@ -100,7 +100,6 @@ def test_every_notebook_module_and_card_has_its_page_and_can_be_searched(book):
     expected.remove("docs/index")
     expected += ["index", "LOG", "CHANGELOG", "CONTRIBUTING", "data/README", "data/sweeps/README"]
     expected += ["models/smol-forgetful", "models/tiny-multilingual"]
-    expected += ["models/smol-patch", "models/tiny-patch"]
     index = (book / "searchindex.js").read_text(encoding="utf-8")
     for page in expected:
         assert (book / f"{page}.html").is_file(), page

@@ -22,7 +22,7 @@ from sphinx.cmd.build import build_main
 
 import actlib
 from actlib.study.presets import load_preset
-from actlib.study.sharing import CARD, trained_card, trained_models
+from actlib.study.trained_cards import trained_card, trained_models
 
 ROOT = Path(__file__).resolve().parents[1]
 CONTENTS: dict[str, tuple[str, ...]] = {
@@ -245,7 +245,7 @@ def _api_page(name: str, own: list[str]) -> str:
 
 
 def card_pages() -> dict[str, str]:
-    """A page for each model and patch that the families make, and one that lists them."""
+    """A page for each model that the families make, and one that lists them."""
     made, rows = {}, []
     for family in FAMILIES:
         preset = load_preset(family)
@@ -253,11 +253,6 @@ def card_pages() -> dict[str, str]:
             path = f"models/{family}-{name}.md"
             made[path] = without_front_matter(trained_card(preset, name))
             rows.append(f"- [{family}: {name}]({family}-{name}.md)")
-        card = ROOT / "figures" / family / CARD
-        if card.is_file():
-            path = f"models/{family}-patch.md"
-            made[path] = without_front_matter(card.read_text(encoding="utf-8"))
-            rows.append(f"- [{family}: the patch of notebook 05]({family}-patch.md)")
     listed = "\n".join(path.removeprefix("models/").removesuffix(".md") for path in made)
     text = f"{MODELS}\n{chr(10).join(rows)}\n\n```{{toctree}}\n:hidden:\n\n{listed}\n```\n"
     return {"models/index.md": text, **made}

@@ -25,7 +25,7 @@ from actlib.study.presets import LoadedModel, Preset, TunedModel, WheelModel
 from actlib.study.provenance import provenance
 from actlib.study.questions import data_digest, data_folder, trained_on
 from actlib.study.recipes import recipe
-from actlib.study.sharing import trained_card
+from actlib.study.trained_cards import trained_card
 from actlib.study.training import dequantize, train_model
 
 

