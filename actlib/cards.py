@@ -34,7 +34,6 @@ _MARK = "<!-- Written by actlib from what it did; it replaces this card at each 
 _TEMPLATES = Path(__file__).parent / "templates"
 _TAGS = ["ability-transfer", "act", "actlib"]
 _CARRIED = ("license", "license_name", "license_link", "language", "pipeline_tag")
-_UNKNOWN = "not stated"
 
 
 def describe_step(
@@ -160,7 +159,6 @@ def _folder_card(steps: Sequence[Mapping[str, Any]], target_card: Path) -> str:
     """The card of a folder that was changed in steps."""
     target = str(steps[0].get("target", "the target"))
     donors = list(dict.fromkeys(str(step.get("donor", "a donor")) for step in steps))
-    carried = _read_metadata(target_card)
     collisions = [
         f"{step.get('collided_channels', 'some')} by the rule {step['collisions']}"
         for step in steps
@@ -168,7 +166,7 @@ def _folder_card(steps: Sequence[Mapping[str, Any]], target_card: Path) -> str:
     ]
     return model_card(
         f"{plain(target)}, with channels of {plain(', '.join(donors))}",
-        {"base_model": _hub_names([target, *donors]), "tags": _TAGS, **carried},
+        {"base_model": _hub_names([target, *donors]), "tags": _TAGS, **_read_terms(target_card)},
         mark=_MARK,
         target=plain(target),
         steps=[
@@ -181,13 +179,13 @@ def _folder_card(steps: Sequence[Mapping[str, Any]], target_card: Path) -> str:
     )
 
 
-def _amount(known: Mapping[str, Any]) -> str:
+def _amount(step: Mapping[str, Any]) -> str:
     """Number of channels and their share, as far as a step or a patch says so."""
     try:
-        share = f" ({float(known['percent']):.3g} %)"
+        share = f" ({float(step['percent']):.3g} %)"
     except (KeyError, TypeError, ValueError):
         share = ""
-    return plain(known.get("channels", _UNKNOWN)) + share
+    return plain(step.get("channels", "not stated")) + share
 
 
 def _hub_names(names: Sequence[str]) -> list[str] | None:
@@ -203,18 +201,13 @@ def _is_hub_name(name: str) -> bool:
     return "/" in name
 
 
-def _read_metadata(card: Path) -> dict[str, Any]:
-    """What a card states of license, language and task."""
-    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+def _read_terms(card: Path) -> dict[str, str | list[str]]:
+    """What a card states of license, language and task, where anybody can read it."""
     try:
-        stated = (
-            ModelCard(text, ignore_metadata_errors=True).data.to_dict() if "---" in text else {}
-        )
-    except (ValueError, TypeError, yaml.YAMLError):
-        return {}  # Metadata that nobody can read state nothing.
-    texts = {key: stated[key] for key in _CARRIED if isinstance(stated.get(key), str | list)}
-    return {
-        key: text
-        for key, text in texts.items()
-        if text and all(isinstance(part, str) for part in text)
-    }
+        stated = ModelCard(card.read_text("utf-8", "replace"), ignore_metadata_errors=True).data
+    except (OSError, ValueError, TypeError, yaml.YAMLError):
+        return {}
+    terms = {key: stated.get(key) for key in _CARRIED}
+    lists = {key: term if isinstance(term, list) else [term] for key, term in terms.items()}
+    fine = {key for key, parts in lists.items() if parts and all(isinstance(p, str) for p in parts)}
+    return {key: term for key, term in terms.items() if key in fine}

@@ -25,7 +25,6 @@ import json
 import math
 import shutil
 import tempfile
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -34,7 +33,6 @@ import torch
 import transformers
 from jaxtyping import Float, Int
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
     PreTrainedModel,
@@ -45,6 +43,7 @@ from transformers import (
     set_seed,
 )
 
+from actlib.files import digest_tensors
 from actlib.prompts import Encoded, encode_rows, pad_left
 
 IGNORED = -100
@@ -92,15 +91,6 @@ class _AnswerTrainer(Trainer):
     def log(self, logs, start_time=None):
         """Keep the losses without printing a line for each step."""
         self.state.log_history.append(dict(logs))
-
-    def _save_checkpoint(self, model, trial):
-        """Without room for a checkpoint the training goes on, with a warning."""
-        try:
-            super()._save_checkpoint(model, trial)
-        except (OSError, RuntimeError, SafetensorError) as error:
-            partial = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
-            shutil.rmtree(partial, ignore_errors=True)
-            warnings.warn(f"the training continues without this checkpoint: {error}", stacklevel=2)
 
 
 def light_lora(rank: int = 16) -> LoraConfig:
@@ -256,15 +246,12 @@ def _training_digest(
     model: torch.nn.Module, rows: list[dict], schedule: Mapping, lora: LoraConfig | None
 ) -> str:
     """Name of a training: its initial weights, tokens, settings and versions."""
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     versions = [torch.__version__, transformers.__version__]
-    adapters = lora and lora.to_dict()
-    settings = json.dumps([rows, schedule, adapters, versions], sort_keys=True, default=str)
-    digest = hashlib.sha256(settings.encode())
-    for name, parameter in model.named_parameters():
-        values = parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        about = f"{name} {tuple(parameter.shape)} {parameter.dtype} {parameter.requires_grad}"
-        digest.update(about.encode() + values.numpy().tobytes())
-    return digest.hexdigest()[:16]
+    settings = [rows, schedule, lora and lora.to_dict(), versions, trained]
+    weights = digest_tensors(dict(model.named_parameters()))
+    text = json.dumps(settings, sort_keys=True, default=str) + weights
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @contextmanager

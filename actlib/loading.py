@@ -9,7 +9,6 @@ model's own (`auto_map`) is never run and there is no switch for it: who trusts 
 with transformers, and hands the loaded model over.
 """
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,8 +40,11 @@ def load_pretrained(kind: Any, place: Path | str, **options: Any) -> Any:
     """
     if getattr(kind, "__name__", "") == "AutoModelForCausalLM":
         options = {"use_safetensors": True, **options}
-        if Path(place).is_dir():
-            _require_whole(Path(place))
+        folder = Path(place)
+        if folder.is_dir():  # before transformers follows what leads elsewhere
+            _require_no_adapter(folder)
+            if (folder / "config.json").is_file():
+                stored_tensors(folder)
     try:
         return kind.from_pretrained(place, **{**options, **SAFE})
     except Exception as error:  # damaged files make the libraries raise almost anything
@@ -116,8 +118,9 @@ def local_folder(place: Path | str, *, weights: bool = True) -> Path:
 
 def _sentence(what: str, place: Path | str, error: Exception) -> str:
     """What was to be loaded, why that failed, and what can be done."""
-    message = str(error)
-    if _is_out_of_memory(error):
+    message, words = str(error), f"{error} {error.__cause__}".lower()
+    no_room = ("out of memory", "can't allocate memory", "not enough memory")
+    if isinstance(error, MemoryError) or any(each in words for each in no_room):
         return (
             f"there is not enough memory to load {what}{str(place)!r}; take a smaller dtype, a "
             'larger device, or device_map="auto", which offloads what does not fit'
@@ -132,26 +135,11 @@ def _sentence(what: str, place: Path | str, error: Exception) -> str:
     reason = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
     if "ignore_mismatched_sizes" in message:
         reason = "its weights have other shapes than its config.json says"
-    offline = os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "on", "yes", "true")
-    online = "unset HF_HUB_OFFLINE and go online" if offline else "go online"
-    remedy = (
-        "look at these files, or copy or download the folder anew"
-        if Path(place).is_dir()
-        else f"there is no such folder here, and for a Hub id {online}"
-    )
+    remedy = "there is no such folder here, and for a Hub id go online (unset HF_HUB_OFFLINE)"
+    if Path(place).is_dir():
+        remedy = "look at these files, or copy or download the folder again"
     where = "" if what else " from a folder or the Hub"
     return f"cannot load {what}{str(place)!r}{where}: {reason.rstrip('.')}; {remedy}"
-
-
-def _is_out_of_memory(error: BaseException | None) -> bool:
-    import torch
-
-    if error is None:
-        return False
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    words = ("out of memory", "can't allocate memory", "not enough memory")
-    return any(each in str(error).lower() for each in words) or _is_out_of_memory(error.__cause__)
 
 
 def _other_kind(place: Path | str, config: Any) -> str:
@@ -162,13 +150,6 @@ def _other_kind(place: Path | str, config: Any) -> str:
         "of transformers; load both models by a class that fits, and hand the loaded models to "
         "record_differences and transfer_, which take any model"
     )
-
-
-def _require_whole(folder: Path) -> None:
-    """Refuse a folder whose weights would come from elsewhere, before transformers follows."""
-    _require_no_adapter(folder)
-    if (folder / "config.json").is_file():
-        stored_tensors(folder)
 
 
 def _require_no_adapter(folder: Path) -> None:

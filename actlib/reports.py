@@ -90,13 +90,19 @@ def pair_report(
     warnings = compare_settings(*models)[1] + _tokenizer_doubts(*tokenizers)
     warnings += [] if mismatches else describe_rows(*models)
     apart = list(dict.fromkeys(name for model in models for name in uncovered_parameters(model)))
-    warnings += _uncovered_doubts(apart)
+    if apart:
+        warnings.append(f"{len(apart)} parameters of no channel never move, such as {apart[0]}")
     names = [name for name, _ in models[1].named_parameters() if name not in apart]
     ours, theirs = (each.parameters for each in sides)
-    if not mismatches:
-        faults = [_storage_fault(side, names) for side in (ours, theirs)]
-        mismatches = [f"the {side}'s {f}" for side, f in zip(SIDES, faults, strict=True) if f]
-    if mismatches or _is_empty(ours) or _is_empty(theirs):
+    for side, parameters in zip(SIDES, (ours, theirs), strict=True):
+        if isinstance(parameters, Checkpoint) and not mismatches:
+            try:
+                parameters.require(names, side)
+            except ValueError as error:
+                mismatches = [str(error)]
+    # of a model on the meta device there are no numbers
+    empty = any(isinstance(e, dict) and any(p.is_meta for p in e.values()) for e in (ours, theirs))
+    if mismatches or empty:
         names = []
     table = _compare_weights(ours, theirs, names)
     mismatches += _broken(table, ours, theirs) if names else []
@@ -164,27 +170,6 @@ def _tokenizer_doubts(
             "one serves both models"
         )
     return doubts
-
-
-def _uncovered_doubts(names: list[str]) -> list[str]:
-    return (
-        [f"{len(names)} parameters of no channel never move, such as {names[0]}"] if names else []
-    )
-
-
-def _storage_fault(parameters: Mapping[str, Tensor], names: list[str]) -> str | None:
-    """What keeps parameters in files from being read; those in memory can be."""
-    if isinstance(parameters, Checkpoint):
-        try:
-            parameters.require(names, "model")
-        except ValueError as error:
-            return str(error).removeprefix("the model's ")
-    return None
-
-
-def _is_empty(parameters: Mapping[str, Tensor]) -> bool:
-    """Whether a model in memory lies on the meta device, in part or whole."""
-    return isinstance(parameters, dict) and any(each.is_meta for each in parameters.values())
 
 
 @torch.no_grad()
