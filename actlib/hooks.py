@@ -27,8 +27,8 @@ from actlib.channels import uncompiled
 
 KEYS = ("input_ids", "attention_mask", "answer_mask")
 
-_rehearsals = ContextVar("rehearsals", default=0)  # how many are going on, one within the other
-_trials = ContextVar("trials", default=False)  # whether one is going on
+_TRIAL = -1
+_depth = ContextVar("depth", default=0)  # of rehearsals going on, one within the other, or _TRIAL
 
 
 @contextmanager
@@ -52,11 +52,11 @@ def call_hooks(
         rehearsed: also in forwards of a `rehearsing` block that is entered later.
     """
     modules = dict(uncompiled(model).named_modules())
-    depth = _rehearsals.get()
+    own = _depth.get()
 
     def hook_for(name: str) -> Callable[..., Any]:
         def hook(_module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
-            if not is_trying() and (rehearsed or _rehearsals.get() == depth):
+            if _depth.get() == own or (rehearsed and not is_trying()):
                 return callback(name, [*args, *kwargs.values()], output)
             return None
 
@@ -116,26 +116,26 @@ def rehearsing() -> Iterator[None]:
     So recording a model whose forward is preceded by one that an intervention needs counts the
     intervened forward alone. Edits of outputs act in both.
     """
-    before = _rehearsals.set(_rehearsals.get() + 1)
+    before = _depth.set(_depth.get() + 1)
     try:
         yield
     finally:
-        _rehearsals.reset(before)
+        _depth.reset(before)
 
 
 @contextmanager
 def trying() -> Iterator[None]:
     """Forwards in this block ask what a model does: no hook of this package sees or edits them."""
-    before = _trials.set(True)
+    before = _depth.set(_TRIAL)
     try:
         yield
     finally:
-        _trials.reset(before)
+        _depth.reset(before)
 
 
 def is_trying() -> bool:
     """Whether a forward is one of a `trying` block."""
-    return _trials.get()
+    return _depth.get() == _TRIAL
 
 
 @contextmanager

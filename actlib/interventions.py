@@ -10,12 +10,8 @@ module's output, whether the module is a linear layer, a norm, the embedding or 
 embedding and an LM head that share one tensor are still two modules here. All positions are edited,
 those of the prompt as well as those of the answer.
 
-Terms: activation patching puts activations of one run into another (Meng et al. 2022, "Locating and
-Editing Factual Associations in GPT", between two inputs of one model; Prakash et al. 2024,
-"Fine-Tuning Enhances Existing Mechanisms", between two models on one input, as here). Ablation
-puts in what carries no information on the input: zero, a mean over reference inputs (Wang et al.
-2022, "Interpretability in the Wild", who take one mean per position), or the activations of another
-input (Chan et al. 2022, "Causal Scrubbing").
+Activation patching: Meng et al. 2022 (between two inputs), Prakash et al. 2024 (between two models,
+as here). Ablation: Wang et al. 2022 (means), Chan et al. 2022 (resampling).
 """
 
 import inspect
@@ -116,7 +112,15 @@ def ablated(
     if how == "zero":
         constants = {name: torch.zeros(len(index)) for name, index in chosen.items()}
     else:
-        constants = _masked_means(mask, chosen, means)
+        require_same_channels(
+            {name: mask.channels[name].numel() for name in chosen},
+            {name: means[name].numel() for name in chosen if name in means} if means else {},
+            "mean ablation needs `means` of this model",
+        )
+        constants = {n: means[n][i.to(means[n].device)] for n, i in chosen.items()} if means else {}
+    for name, values in constants.items():
+        if not values.isfinite().all():
+            raise ValueError(f"the means of module {name} must be finite, and are not")
 
     def edit(name: str, output: Tensor) -> Tensor:
         values = constants[name].expand(*output.shape[:-1], -1)
@@ -229,30 +233,6 @@ def _chosen(model: nn.Module, mask: ChannelMask) -> dict[str, Int[Tensor, " mask
             f"experts, which have none of their own ({packed[0]}); leave these out of the mask"
         )
     return chosen
-
-
-def _masked_means(
-    mask: ChannelMask,
-    chosen: Mapping[str, Int[Tensor, " masked"]],
-    means: Mapping[str, Float[Tensor, " channels"]] | None,
-) -> dict[str, Float[Tensor, " masked"]]:
-    """Means of the masked channels.
-
-    Raises:
-        ValueError: some are missing or not finite.
-    """
-    if not means:
-        raise ValueError("mean ablation needs `means`, module name to mean per channel, got none")
-    require_same_channels(
-        {name: mask.channels[name].numel() for name in chosen},
-        {name: means[name].numel() for name in chosen if name in means},
-        "the means are of another model",
-    )
-    masked = {name: means[name][index.to(means[name].device)] for name, index in chosen.items()}
-    broken = [name for name, values in masked.items() if not values.isfinite().all()]
-    if broken:
-        raise ValueError(f"the means of module {broken[0]} must be finite, and are not")
-    return masked
 
 
 def _with_channels(

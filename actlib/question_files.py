@@ -36,6 +36,12 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict]]:
     for number, line in _lines(path):
         try:
             row = json.loads(line)
+            json.dumps(row, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:  # two escapes can be half a character
+            raise ValueError(
+                f"{path}, line {number}: half a character (a lone surrogate) in {shorten(row)}; "
+                "write the text again."
+            ) from error
         except (ValueError, RecursionError) as error:
             reason = getattr(error, "msg", None) or str(error)
             raise ValueError(
@@ -46,38 +52,26 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict]]:
                 f"{path}, line {number}: expected an object like "
                 f'{{"question": ..., "answer": ...}}, got {shorten(row)}.'
             )
-        if "\\ud" in line.lower():  # half of a character that is written as two escapes
-            try:
-                json.dumps(row, ensure_ascii=False).encode()
-            except UnicodeEncodeError as error:
-                raise ValueError(
-                    f"{path}, line {number}: half a character (a lone surrogate) in "
-                    f"{shorten(row)}; write the text anew."
-                ) from error
         yield number, row
 
 
 def _lines(path: Path) -> list[tuple[int, str]]:
     """Lines of a text file that hold something, with their numbers from 1."""
-    data = path.read_bytes()
     try:
-        text = data.decode("utf-8-sig")  # Windows likes to begin a file with a mark
+        text = path.read_text("utf-8-sig")  # Windows likes to begin a file with a mark
     except UnicodeDecodeError as error:
-        number = data.count(b"\n", 0, error.start) + 1
+        number = error.object.count(b"\n", 0, error.start) + 1
         raise ValueError(
-            f"{path}, line {number}: not UTF-8 (byte {data[error.start]:#x}); save the file as "
-            "UTF-8."
+            f"{path}, line {number}: not UTF-8 ({error.reason}); save the file as UTF-8."
         ) from error
     return [pair for pair in enumerate(text.split("\n"), start=1) if pair[1].strip()]
 
 
 def file_sources(path: Path) -> Iterator[Source]:
     """Rows of each file of a folder, or of one file."""
-    folders = [path / name for name in FOLDERS]
-    files = [file for folder in folders for file in sorted(folder.glob("*.tsv"))]
-    files += [file for folder in folders for file in sorted(folder.glob("*.jsonl"))]
-    if path.is_file():
-        files = [path]
+    places = [(path / folder, kind) for kind in ("*.tsv", "*.jsonl") for folder in FOLDERS]
+    files = [file for folder, kind in places for file in sorted(folder.glob(kind))]
+    files = [path] if path.is_file() else files
     if not files:
         raise ValueError(f"Found no .tsv or .jsonl file at {path}; name one, or its folder.")
     for file in files:

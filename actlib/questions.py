@@ -61,7 +61,12 @@ def load_questions(path: str | Path, format: str = "auto") -> list[dict]:
         rows += _read_source(source, format)
     if not rows:
         raise ValueError(f"Found no item in {path}; it needs a question with its answer a line.")
-    _require_one_spelling(path, {row["ability"] for row in rows})
+    spellings: dict[str, str] = {}
+    for name in sorted(abilities_of(rows)):
+        if (other := spellings.setdefault(name.casefold(), name)) != name:
+            raise ValueError(
+                f"{path}: the abilities {other!r} and {name!r} differ in case alone; write one."
+            )
     return rows
 
 
@@ -111,8 +116,10 @@ def _is_hub_name(path: str | Path) -> bool:
 
 def _read_source(source: Source, format: str) -> list[dict]:
     """Rows of one file or split in the common columns."""
-    if format == "auto":
-        format = source.format or _format_of(source)
+    if format == "auto":  # by what the first row holds
+        first = source.rows[0][2] if source.rows else {}
+        marked = re.search(r"^#### ", str(first.get("answer", "")), re.MULTILINE)
+        format = source.format or ("exams" if "choices" in first else "gsm8k" if marked else "own")
     named = [any(map(row.get, ("ability", "language", "domain"))) for _, _, row in source.rows]
     if format == "own" and any(named) and not all(named):
         where = source.rows[named.index(False)][0]
@@ -127,15 +134,6 @@ def _read_source(source: Source, format: str) -> list[dict]:
         if row is not None:
             rows.append(_complete(where, f"{source.name}-{number:04d}", row, format))
     return rows
-
-
-def _format_of(source: Source) -> str:
-    """Guess a format by what the first row holds."""
-    first = source.rows[0][2] if source.rows else {}
-    if "choices" in first:
-        return "exams"
-    marked = re.search(r"^#### ", str(first.get("answer", "")), re.MULTILINE)
-    return "gsm8k" if marked else "own"
 
 
 def _gsm8k(where: str, name: str, row: dict) -> dict | None:
@@ -183,7 +181,8 @@ def _complete(where: str, default_id: str, row: dict, format: str) -> dict:
             f"{where}: unknown split {shorten(split)}; choose from {', '.join(SPLITS)}."
         )
     operands = row.get("operands") or []
-    if not isinstance(operands, list) or not all(_is_count(each) for each in operands):
+    numbers = operands if isinstance(operands, list) else [operands]
+    if numbers is not operands or any(type(n) is not int or abs(n) >= 2**63 for n in numbers):
         raise ValueError(
             f"{where}: 'operands' must be a list of whole numbers, got {shorten(operands)}."
         )
@@ -191,7 +190,8 @@ def _complete(where: str, default_id: str, row: dict, format: str) -> dict:
     ability = normalize_name(row.get("ability"))
     if ability:
         code, _, rest = ability.partition("-")
-        language, domain = (code, rest or domain) if _is_code(code) else ("und", ability)
+        is_code = re.fullmatch("[a-z]{2,3}", code)
+        language, domain = (code, rest or domain) if is_code else ("und", ability)
     language = normalize_name(row.get("language")) or language
     domain = normalize_name(row.get("domain")) or domain
     return {
@@ -226,21 +226,3 @@ def _value(row: Mapping, language: str) -> str:
 def normalize_name(name: object) -> str:
     """Name of an ability, a language or a domain: normalized text; empty for none."""
     return "" if name is None else normalize_text(str(name))
-
-
-def _is_code(text: str) -> bool:
-    return re.fullmatch("[a-z]{2,3}", text) is not None
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
-
-
-def _require_one_spelling(path: str | Path, abilities: Iterable[str]) -> None:
-    spellings: dict[str, str] = {}
-    for name in sorted(abilities):
-        other = spellings.setdefault(name.casefold(), name)
-        if other != name:
-            raise ValueError(
-                f"{path}: the abilities {other!r} and {name!r} differ in case alone; write one."
-            )

@@ -27,10 +27,8 @@ def require_float_weights(*models: nn.Module) -> None:
     Raises:
         ValueError: names the module and the remedy.
     """
-    for model in models:
-        fault = describe_fault(model)
-        if fault:
-            raise ValueError(fault)
+    for fault in filter(None, map(describe_fault, models)):
+        raise ValueError(fault)
 
 
 def require_unwrapped(*models: nn.Module) -> None:
@@ -41,18 +39,31 @@ def require_unwrapped(*models: nn.Module) -> None:
     """
     for model in models:
         for name, module in model.named_modules():
-            fault = _wrapping(module)
-            if fault:
-                raise ValueError(f"{f'module {name}' if name else 'the model'} {fault}")
+            if fault := _describe_wrapping(module):
+                raise ValueError(f"{_called(name)} {fault}")
 
 
 def describe_fault(model: nn.Module) -> str | None:
     """Why a model's weights can be neither compared nor moved, and the remedy; None if they can."""
     for name, module in model.named_modules():
-        fault = _wrapping(module) or _coding(module) or _computation(module)
-        if fault:
-            return f"{f'module {name}' if name else 'the model'} {fault}"
-    method = _quantization(model)
+        if fault := _describe_wrapping(module):
+            return f"{_called(name)} {fault}"
+        if codes := _find_codes(module):
+            return f"{_called(name)} holds {codes}, {_UNQUANTIZED}"
+        if isinstance(module, nn.Linear | nn.Embedding) and "weight" not in own_parameters(module):
+            return (
+                f"{_called(name)} has a weight that is computed from other parameters (pruning, "
+                "weight norm or another parametrization); make it permanent by the remove function "
+                "of torch.nn.utils for it"
+            )
+    # what modules do not show: codes outside of torch's tensors, and on the meta device a model
+    # made from the configuration of a quantized one
+    method = getattr(model, "is_quantized", False) and getattr(model, "quantization_method", "yes")
+    settings = getattr(getattr(model, "config", None), "quantization_config", None)
+    if settings and all(parameter.is_meta for parameter in model.parameters()):
+        settings = settings if isinstance(settings, Mapping) else settings.to_dict()
+        method = settings.get("quant_method", "quantization_config")
+    method = getattr(method, "value", method)
     return f"the model is quantized ({method}); {_UNQUANTIZED}" if method else None
 
 
@@ -62,7 +73,11 @@ _UNQUANTIZED = (
 )
 
 
-def _wrapping(module: nn.Module) -> str | None:
+def _called(name: str) -> str:
+    return f"module {name}" if name else "the model"
+
+
+def _describe_wrapping(module: nn.Module) -> str | None:
     """Whoever has a module of peft has imported peft, which takes seconds."""
     peft, layers = (sys.modules.get(name) for name in ("peft", "peft.tuners.tuners_utils"))
     if peft is None or layers is None:
@@ -75,43 +90,16 @@ def _wrapping(module: nn.Module) -> str | None:
     )
 
 
-def _coding(module: nn.Module) -> str | None:
+def _find_codes(module: nn.Module) -> str | None:
     """Tensors of the module itself that hold codes instead of numbers."""
-    codes = None
-    for name, tensor in own_parameters(module).items():
-        if type(tensor) not in (nn.Parameter, Tensor):  # of bitsandbytes, torchao, quanto; DTensor
-            codes = f"{name} as {type(tensor).__name__}"
-        elif tensor.dtype not in FLOATS:
-            codes = f"{name} as {str(tensor.dtype).removeprefix('torch.')}"
+    if ".quantized." in type(module).__module__:  # of torch.ao, packed into no tensor at all
+        return f"packed integers ({type(module).__name__})"
     for name, buffer in module._buffers.items():  # where GPTQ and AWQ have their codes
         if buffer is not None and buffer.dtype in _CODES and (buffer.ndim > 1 or name == "weight"):
-            codes = f"{name} as {str(buffer.dtype).removeprefix('torch.')}"
-    if ".quantized." in type(module).__module__:  # of torch.ao, packed into no tensor at all
-        codes = f"packed integers ({type(module).__name__})"
-    return f"holds {codes}, {_UNQUANTIZED}" if codes else None
-
-
-def _computation(module: nn.Module) -> str | None:
-    """A layer whose weight is no parameter: pruned, normalized or parametrized otherwise."""
-    if not isinstance(module, (nn.Linear, nn.Embedding)) or "weight" in own_parameters(module):
-        return None
-    return (
-        "has a weight that is computed from other parameters (pruning, weight norm or another "
-        "parametrization); make it permanent by the remove function of torch.nn.utils for it"
-    )
-
-
-def _quantization(model: nn.Module) -> str | None:
-    """Method of a quantization that the modules do not show.
-
-    Such are models whose codes lie outside of torch's tensors, and those on the meta device, made
-    from the configuration of a quantized model.
-    """
-    method = None
-    if getattr(model, "is_quantized", False):
-        method = getattr(model, "quantization_method", "quantized")
-    settings = getattr(getattr(model, "config", None), "quantization_config", None)
-    if settings and all(parameter.is_meta for parameter in model.parameters()):
-        settings = settings if isinstance(settings, Mapping) else settings.to_dict()
-        method = settings.get("quant_method", "quantization_config")
-    return None if method is None else str(getattr(method, "value", method))
+            return f"{name} as {str(buffer.dtype).removeprefix('torch.')}"
+    for name, tensor in own_parameters(module).items():
+        if type(tensor) not in (nn.Parameter, Tensor):  # of bitsandbytes, torchao, quanto; DTensor
+            return f"{name} as {type(tensor).__name__}"
+        if tensor.dtype not in FLOATS:
+            return f"{name} as {str(tensor.dtype).removeprefix('torch.')}"
+    return None

@@ -85,7 +85,7 @@ def test_a_mistake_is_one_sentence_and_nothing_is_written(case, here, capsys):
 
 
 def test_the_table_is_long_and_names_each_case_once():
-    assert len(CASES) > 150 and len({case.name for case in CASES}) == len(CASES)
+    assert len(CASES) > 100 and len({case.name for case in CASES}) == len(CASES)
 
 
 @pytest.mark.parametrize("changes", [{"pad_token": None}, {"chat_template": None}])

@@ -389,7 +389,7 @@ def test_a_thousand_modules_are_checked_at_once():
     start = time.process_time()
     assert check_pair(*modules) == []
     # A few hundredths of a second; more than linear growth would take many times that.
-    assert time.process_time() - start < 1
+    assert time.process_time() - start < 4
 
 
 @pytest.mark.parametrize("architecture", ["llama", "llama_tied"])

@@ -3,17 +3,15 @@
 import shutil
 from pathlib import Path
 
-from actlib.stored import INDEX, SINGLE
+from actlib.stored import SINGLE
 from bad_inputs.mistakes import (
     DONOR,
-    MAKE,
     MERGE,
     RECORD,
     TRANSFER,
     Case,
     config,
     cut,
-    flip,
     gpt2,
     removed,
     rows,
@@ -27,20 +25,7 @@ WEIGHTS = [
     Case(
         "weights cut in their numbers", TRANSFER, (str(DONOR), "damaged", "copy"), cut(DONOR, 0.5)
     ),
-    Case("weights cut in their header", TRANSFER, (str(DONOR), "copy"), cut(DONOR, 0.005)),
-    Case("weights of no byte", TRANSFER, (str(DONOR), "copy"), write(DONOR, "")),
-    Case("header with a flipped bit", TRANSFER, (str(DONOR), "copy"), flip(DONOR, 9)),
-    Case("header of absurd length", TRANSFER, (str(DONOR), "copy"), flip(DONOR, 6)),
-    Case(
-        "weights that are a page", TRANSFER, (str(DONOR), "copy"), write(DONOR, "<html>404</html>")
-    ),
     Case("weights of cut folder, recorded", RECORD, ("donor", "copy"), cut(DONOR, 0.5)),
-    Case(
-        "weights of cut folder, checked",
-        "check donor target",
-        (str(DONOR), "copy"),
-        cut(DONOR, 0.5),
-    ),
     Case("no weights", TRANSFER, ("donor", SINGLE, "save_pretrained"), removed(str(DONOR))),
     Case(
         "pickled weights",
@@ -49,35 +34,14 @@ WEIGHTS = [
         lambda: DONOR.rename("donor/pytorch_model.bin"),
     ),
     Case(
-        "index that is no JSON",
-        TRANSFER,
-        (INDEX, "copy"),
-        lambda: (sharded(lambda c: 0)(), Path("donor", INDEX).write_text("{")),
-    ),
-    Case("index without weight_map", TRANSFER, (INDEX, "weight_map", "copy"), sharded(dict.clear)),
-    Case(
         "index of another file",
         TRANSFER,
         ("model-9.safetensors", "copy"),
         sharded(lambda c: c["weight_map"].update({"lm_head.weight": "model-9.safetensors"})),
     ),
     Case(
-        "index of a tensor that is not there",
-        TRANSFER,
-        ("model-00001", "extra.weight", "copy"),
-        sharded(
-            lambda c: c["weight_map"].update({"extra.weight": "model-00001-of-00002.safetensors"})
-        ),
-    ),
-    Case(
         "shard that is not there",
         TRANSFER,
-        ("donor", "model-00002-of-00002.safetensors", "copy"),
-        lambda: (sharded(lambda c: 0)(), removed("donor/model-00002-of-00002.safetensors")()),
-    ),
-    Case(
-        "shard that is not there, recorded",
-        RECORD,
         ("donor", "model-00002-of-00002.safetensors", "copy"),
         lambda: (sharded(lambda c: 0)(), removed("donor/model-00002-of-00002.safetensors")()),
     ),
@@ -88,46 +52,16 @@ WEIGHTS = [
         tensors(DONOR, model__embed_tokens__weight=float("nan")),
     ),
     Case(
-        "infinity in the target's weights, moved",
-        TRANSFER,
-        ("target", "model.embed_tokens.weight", "infinite", "actlib check"),
-        tensors("target/model.safetensors", model__embed_tokens__weight=float("inf")),
-    ),
-    Case(
-        "NaN in the donor's weights, in a patch",
-        MAKE,
-        ("donor", "model.embed_tokens.weight", "NaN", "actlib check"),
-        tensors(DONOR, model__embed_tokens__weight=float("nan")),
-    ),
-    Case(
-        "NaN in the donor's weights, merged",
-        MERGE,
-        ("donor", "model.embed_tokens.weight", "NaN", "actlib check"),
-        tensors(DONOR, model__embed_tokens__weight=float("nan")),
-    ),
-    Case(
         "NaN in the donor's activations",
         RECORD,
         ("donor", "model.embed_tokens", "NaN", "actlib check"),
         tensors(DONOR, model__embed_tokens__weight=float("nan")),
     ),
     Case(
-        "NaN in the target's activations",
-        RECORD,
-        ("target", "model.embed_tokens", "NaN", "actlib check"),
-        tensors("target/model.safetensors", model__embed_tokens__weight=float("inf")),
-    ),
-    Case(
         "weights of other shapes",
         TRANSFER,
         ("donor and target do not fit", "architecture"),
         lambda: gpt2("donor")(),
-    ),
-    Case(
-        "configuration of other sizes than the weights",
-        TRANSFER,
-        ("do not fit",),
-        config("donor", intermediate_size=64),
     ),
     Case(
         "both configurations of other sizes than the weights",
@@ -148,35 +82,14 @@ WEIGHTS = [
         removed("donor/config.json"),
     ),
     Case(
-        "no configuration, recorded", RECORD, ("donor", "config.json"), removed("donor/config.json")
-    ),
-    Case(
         "configuration that is no JSON",
         TRANSFER,
         ("donor", "config.json"),
         write("donor/config.json", "{]"),
     ),
     Case(
-        "configuration that is no JSON, recorded",
-        RECORD,
-        ("donor", "config.json"),
-        write("donor/config.json", "{]"),
-    ),
-    Case(
-        "configuration that is a list",
-        TRANSFER,
-        ("donor", "config.json"),
-        write("donor/config.json", "[1]"),
-    ),
-    Case(
         "configuration of an unknown model",
         "check donor target",
-        ("donor", "sonnet9"),
-        config("donor", model_type="sonnet9"),
-    ),
-    Case(
-        "configuration of an unknown model, moved",
-        TRANSFER,
         ("donor", "sonnet9"),
         config("donor", model_type="sonnet9"),
     ),
@@ -199,15 +112,9 @@ WEIGHTS = [
         lambda: (removed("donor")(), Path("own.jsonl").rename("donor")) and None,
     ),
     Case("no model folder", TRANSFER.replace("donor donor", "donor nowhere"), ("nowhere",)),
-    Case("no model folder, checked", "check nowhere/at/all target", ("nowhere/at/all",)),
     Case(
         "a Hub id without network",
         RECORD.replace("donor donor", "donor owner/model"),
-        ("owner/model", "HF_HUB_OFFLINE"),
-    ),
-    Case(
-        "a Hub id without network, checked",
-        "check owner/model target",
         ("owner/model", "HF_HUB_OFFLINE"),
     ),
     Case(
@@ -250,18 +157,6 @@ TOKENIZERS = [
         write("target/tokenizer.json", "{"),
     ),
     Case(
-        "tokenizer that is no JSON, checked",
-        "check donor target",
-        ("donor", "tokenizer"),
-        write("donor/tokenizer.json", "{"),
-    ),
-    Case(
-        "tokenizer that is no JSON, moved",
-        TRANSFER,
-        ("donor", "tokenizer"),
-        write("donor/tokenizer.json", "{"),
-    ),
-    Case(
         "template that is none", RECORD, ("target", "template"), tokenizer(chat_template="{% for")
     ),
     Case(
@@ -269,12 +164,6 @@ TOKENIZERS = [
         RECORD,
         ("target", "template"),
         tokenizer(chat_template="hello"),
-    ),
-    Case(
-        "template that refuses",
-        RECORD,
-        ("target", "template"),
-        tokenizer(chat_template="{{ raise_exception('no') }}"),
     ),
     Case(
         "tokenizer of another model",

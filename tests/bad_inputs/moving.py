@@ -23,10 +23,6 @@ MOVING = [
         other_model("mask"),
     ),
     Case(
-        "mask for another model, in a patch", MAKE, ("mask", "another model"), other_model("mask")
-    ),
-    Case("mask for another model, merged", MERGE, ("mask", "another model"), other_model("mask")),
-    Case(
         "mask that are scores",
         TRANSFER.replace("mask mask", "mask scores"),
         ("scores", "ChannelScores", "actlib mask"),
@@ -36,31 +32,18 @@ MOVING = [
         TRANSFER.replace("mask mask", "mask donor/model.safetensors"),
         ("donor/model.safetensors", "actlib mask"),
     ),
-    Case(
-        "mask that is a folder",
-        TRANSFER.replace("mask mask", "mask donor"),
-        ("donor", "actlib mask"),
-    ),
-    Case(
-        "mask that is not there",
-        MAKE.replace("mask mask", "mask nowhere"),
-        ("nowhere", "actlib mask"),
-    ),
     Case("mask cut off", TRANSFER, ("mask", "actlib mask"), cut("mask", 0.5)),
     Case("mask of numbers", TRANSFER, ("mask", "yes and no"), lambda: numbers_for_a_mask()),
-    Case("mask of no channel, in a patch", MAKE, ("mask", "empty"), lambda: no_channel()),
     Case("mask of no channel", TRANSFER, ("mask", "empty"), lambda: no_channel()),
     *(
         Case(f"scale {given}", TRANSFER + f" --scale={given}", ("scale", given, "finite"))
         for given in ("nan", "inf", "-inf")
     ),
-    Case("scale nan in a patch", MAKE + " --scale nan", ("scale", "nan", "finite")),
     Case("scale beyond the numbers", TRANSFER + " --scale 1e300", ("1e+300", "infinite")),
     Case("scale that is no number", TRANSFER + " --scale much", ("scale", "much"), status=2),
     Case(
         "scale that is no number, merged", MERGE.replace("0.4", "much"), ("donor", "much", "number")
     ),
-    Case("scale nan, merged", MERGE.replace("0.4", "nan"), ("scale", "nan", "finite")),
     Case("rule that is none", MERGE + " --collisions best", ("best", "largest"), status=2),
     Case(
         "output that holds something", TRANSFER, ("out", "not empty"), write("out/kept.txt", "mine")
@@ -75,18 +58,7 @@ MOVING = [
         TRANSFER.replace("out out", "out own.jsonl"),
         ("own.jsonl", "folder"),
     ),
-    Case(
-        "output below a file",
-        TRANSFER.replace("out out", "out own.jsonl/out"),
-        ("own.jsonl", "folder"),
-    ),
-    Case(
-        "patch below a file", MAKE.replace("out new", "out own.jsonl/new"), ("own.jsonl", "folder")
-    ),
     Case("patch over its mask", MAKE.replace("out new", "out mask"), ("mask", "another")),
-    Case(
-        "patch in the place of a folder", MAKE.replace("out new", "out donor"), ("donor", "folder")
-    ),
     Case(
         "patch that is not there",
         APPLY.replace("patch patch", "patch nowhere", 1).replace(
@@ -94,7 +66,6 @@ MOVING = [
         ),
         ("nowhere", "actlib patch make"),
     ),
-    Case("patch that is a mask", "patch inspect mask", ("mask", "ChannelMask")),
     Case("patch cut off", APPLY, ("patch", "copy"), cut("patch", 0.9)),
     Case(
         "patch with a flipped bit in its numbers",
