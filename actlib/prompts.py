@@ -8,10 +8,11 @@ conversation. The answer begins at the first token that is not the prompt's own,
 end-of-turn token. Padding on the left lets the answers of a batch share its last positions.
 """
 
+import os
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from jinja2 import TemplateError
@@ -30,8 +31,7 @@ class Encoded:
     answer_mask: list[bool]
 
 
-@dataclass(frozen=True)
-class _Frame:
+class _Frame(NamedTuple):
     """What surrounds a question and an answer: text before and after, and the ids at either end."""
 
     start_ids: tuple[int, ...]
@@ -80,7 +80,7 @@ def encode_rows(
     joint_ids = tokenizer(texts, **options)["input_ids"]
     encoded = []
     for prompt, joint, (_, answer) in zip(prompt_ids, joint_ids, pairs, strict=True):
-        shared = _shared_length(prompt, joint)
+        shared = len(os.path.commonprefix([prompt, joint]))
         if shared == len(joint):
             raise ValueError(
                 f"The tokenizer {tokenizer.name_or_path} has no token for the answer {answer!r}."
@@ -179,12 +179,6 @@ def _within(encoded: list[Encoded], max_tokens: int | None) -> list[int]:
         left_out = len(encoded) - len(fitting)
         warnings.warn(f"Left out {left_out} items longer than {max_tokens} tokens.", stacklevel=3)
     return fitting
-
-
-def _shared_length(prompt: list[int], joint: list[int]) -> int:
-    """How many tokens a prompt has in common with the text that goes on after it."""
-    differing = (n for n, (a, b) in enumerate(zip(prompt, joint, strict=False)) if a != b)
-    return next(differing, min(len(prompt), len(joint)))
 
 
 def _frame(tokenizer: PreTrainedTokenizerBase, system_prompt: str) -> _Frame:
