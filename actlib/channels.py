@@ -11,7 +11,6 @@ experts that is packed into one tensor: its channels come expert by expert.
 """
 
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import cast
@@ -85,10 +84,10 @@ def channel_modules(model: nn.Module) -> dict[str, ChannelModule]:
             full = f"{name}.{own}" if name else own
             channels = packed.shape[0] * packed.shape[1]
             found[full] = ChannelModule(full, module, channels, Layout.PACKED, "expert")
-        described = _describe(module)
-        if described is not None:
-            role = special.get(id(module)) or _role_of(module, described[1])
-            found[name] = ChannelModule(name, module, *described, role)
+        if (described := _describe(module)) is not None:
+            channels, layout, role = described
+            role = special.get(id(module), role)
+            found[name] = ChannelModule(name, module, channels, layout, role)
     return found
 
 
@@ -202,42 +201,50 @@ def _before_layer(name: str) -> list[str]:
     return parts[: first + 1]
 
 
-def _describe(module: nn.Module) -> tuple[int, Layout] | None:
-    """Number of channels and layout of one module; None for a module without channels."""
+def _describe(module: nn.Module) -> tuple[int, Layout, str] | None:
+    """Number of channels, layout and role by type of a module; None for one without channels."""
+    linear = "router" if _is_router(module) else "linear"
     if isinstance(module, nn.Linear):
-        return module.out_features, Layout.ROW
+        return module.out_features, Layout.ROW, linear
     if isinstance(module, nn.Embedding):
-        return module.embedding_dim, Layout.COLUMN
+        return module.embedding_dim, Layout.COLUMN, "embedding"
     if _is_conv1d(module):
-        return module.get_parameter("weight").shape[1], Layout.COLUMN
+        return module.get_parameter("weight").shape[1], Layout.COLUMN, linear
     own = own_parameters(module)
-    is_leaf = next(module.children(), None) is None
+    if next(module.children(), None) is not None or not {"weight"} <= own.keys() <= {
+        "weight",
+        "bias",
+    }:
+        return None
     # Each family has its own class of RMSNorm, and of router.
-    is_norm, is_router = (word in type(module).__name__.lower() for word in ("norm", "router"))
-    fits = "weight" in own and set(own) <= {"weight", "bias"}
-    if is_norm and is_leaf and fits and all(parameter.ndim == 1 for parameter in own.values()):
-        return own["weight"].numel(), Layout.ENTRY
-    if is_router and is_leaf and fits and own["weight"].ndim == 2:
-        return len(own["weight"]), Layout.ROW
+    if "norm" in type(module).__name__.lower() and all(each.ndim == 1 for each in own.values()):
+        return own["weight"].numel(), Layout.ENTRY, "norm"
+    if _is_router(module) and own["weight"].ndim == 2:
+        return len(own["weight"]), Layout.ROW, "router"
     return None
 
 
-def _role_of(module: nn.Module, layout: Layout) -> str:
-    """Role of a module by its type alone."""
-    if layout is Layout.ENTRY:
-        return "norm"
-    if isinstance(module, nn.Embedding):
-        return "embedding"
-    return "router" if "router" in type(module).__name__.lower() else "linear"
-
-
 def _special_roles(model: nn.Module) -> dict[int, str]:
-    """Roles that a module has by its place, by the module's id: the head, routers and experts."""
+    """Roles that a module has by its place, by the module's id: the head, routers and experts.
+
+    Experts are a list or packed projections beside which a layer has an output for each of them.
+    """
     roles: dict[int, str] = {}
     for module in model.modules():
-        children = dict(module.named_children())
-        for name, child in children.items():
-            roles |= _roles_beside(child, {k: v for k, v in children.items() if k != name})
+        children = list(module.children())
+        for experts in children:
+            packed = list(packed_projections(experts).values())
+            count = len(experts) if isinstance(experts, nn.ModuleList) else 0
+            count = packed[0].shape[0] if packed else count
+            routers = [
+                each
+                for each in children
+                if each is not experts
+                and (_is_router(each) or 1 < count == getattr(each, "out_features", None))
+            ]
+            if count and routers:
+                roles |= {id(each): "expert" for each in experts.modules()}
+                roles |= {id(each): "router" for each in routers}
     for module in model.modules():
         try:  # what holds no language model has no head, or says that it cannot tell
             head = module.get_output_embeddings()  # type: ignore[operator]
@@ -248,24 +255,8 @@ def _special_roles(model: nn.Module) -> dict[int, str]:
     return roles
 
 
-def _roles_beside(experts: nn.Module, siblings: Mapping[str, nn.Module]) -> dict[int, str]:
-    """Roles where `experts` is a list of experts: a linear layer beside it has an output for each.
-
-    Empty where nothing beside it chooses among its parts.
-    """
-    packed = packed_projections(experts)
-    count = len(experts) if isinstance(experts, nn.ModuleList) else 0
-    count = next(iter(packed.values())).shape[0] if packed else count
-    routers = [
-        each
-        for each in siblings.values()
-        if "router" in type(each).__name__.lower()
-        or (count > 1 and getattr(each, "out_features", None) == count)
-    ]
-    if not count or not routers:
-        return {}
-    within = {id(each): "expert" for each in experts.modules()}
-    return within | {id(router): "router" for router in routers}
+def _is_router(module: nn.Module) -> bool:
+    return "router" in type(module).__name__.lower()
 
 
 def _is_conv1d(module: nn.Module) -> bool:

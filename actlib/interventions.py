@@ -109,18 +109,9 @@ def ablated(
             yield
         return
     chosen = _chosen(model, mask)
-    if how == "zero":
-        constants = {name: torch.zeros(len(index)) for name, index in chosen.items()}
-    else:
-        require_same_channels(
-            {name: mask.channels[name].numel() for name in chosen},
-            {name: means[name].numel() for name in chosen if name in means} if means else {},
-            "mean ablation needs `means` of this model",
-        )
-        constants = {n: means[n][i.to(means[n].device)] for n, i in chosen.items()} if means else {}
-    for name, values in constants.items():
-        if not values.isfinite().all():
-            raise ValueError(f"the means of module {name} must be finite, and are not")
+    constants = {name: torch.zeros(len(index)) for name, index in chosen.items()}
+    if how == "mean":
+        constants = _masked_means(mask, chosen, means or {})
 
     def edit(name: str, output: Tensor) -> Tensor:
         values = constants[name].expand(*output.shape[:-1], -1)
@@ -233,6 +224,24 @@ def _chosen(model: nn.Module, mask: ChannelMask) -> dict[str, Int[Tensor, " mask
             f"experts, which have none of their own ({packed[0]}); leave these out of the mask"
         )
     return chosen
+
+
+def _masked_means(
+    mask: ChannelMask,
+    chosen: Mapping[str, Int[Tensor, " masked"]],
+    means: Mapping[str, Float[Tensor, " channels"]],
+) -> dict[str, Float[Tensor, " masked"]]:
+    """Means of the masked channels; refused where some are missing or not finite."""
+    require_same_channels(
+        {name: mask.channels[name].numel() for name in chosen},
+        {name: means[name].numel() for name in chosen if name in means},
+        "mean ablation needs `means` of this model",
+    )
+    masked = {name: means[name][index.to(means[name].device)] for name, index in chosen.items()}
+    for name, values in masked.items():
+        if not values.isfinite().all():
+            raise ValueError(f"the means of module {name} must be finite, and are not")
+    return masked
 
 
 def _with_channels(

@@ -94,15 +94,9 @@ def pair_report(
         warnings.append(f"{len(apart)} parameters of no channel never move, such as {apart[0]}")
     names = [name for name, _ in models[1].named_parameters() if name not in apart]
     ours, theirs = (each.parameters for each in sides)
-    for side, parameters in zip(SIDES, (ours, theirs), strict=True):
-        if isinstance(parameters, Checkpoint) and not mismatches:
-            try:
-                parameters.require(names, side)
-            except ValueError as error:
-                mismatches = [str(error)]
-    # of a model on the meta device there are no numbers
-    empty = any(isinstance(e, dict) and any(p.is_meta for p in e.values()) for e in (ours, theirs))
-    if mismatches or empty:
+    mismatches = mismatches or _storage_faults(sides, names)
+    on_meta = any(type(e) is dict and any(p.is_meta for p in e.values()) for e in (ours, theirs))
+    if mismatches or on_meta:
         names = []
     table = _compare_weights(ours, theirs, names)
     mismatches += _broken(table, ours, theirs) if names else []
@@ -170,6 +164,18 @@ def _tokenizer_doubts(
             "one serves both models"
         )
     return doubts
+
+
+def _storage_faults(sides: list[_Side], names: list[str]) -> list[str]:
+    """What keeps parameters in files from being read."""
+    faults = []
+    for role, side in zip(SIDES, sides, strict=True):
+        if isinstance(side.parameters, Checkpoint):
+            try:
+                side.parameters.require(names, role)
+            except ValueError as error:
+                faults.append(str(error))
+    return faults
 
 
 @torch.no_grad()
