@@ -26,7 +26,7 @@ Of the core, analysis imports the rankings alone, for their names: see `test_plo
 LEAVING = """
     controls
 """.split()
-LONG = {f"study/{name}" for name in "presets runs old_session evidence".split()}
+LONG = {f"study/{name}" for name in "presets old_session evidence".split()}
 LONG_FUNCTIONS = {"evaluate_tasks"}
 
 

@@ -150,11 +150,12 @@ def test_two_presets_of_one_name_do_not_share_a_folder(own, tmp_path, snakemake)
     snakemake(0)
     execute(first, 1)
     assert plan(first.choice, "01") == first
+    assert first.folder.with_name("preset.txt").read_text() == first.choice
     (tmp_path / "other").mkdir()
     raw = yaml.safe_load((tmp_path / "mine.yaml").read_text())
     raw |= {key: str(tmp_path / raw[key]) for key in ("donor", "target", "questions")}
     (tmp_path / "other" / "mine.yaml").write_text(yaml.safe_dump(raw))
-    with pytest.raises(ValueError, match=r"holds what .*mine\.yaml left.*another `name`"):
+    with pytest.raises(ValueError, match=r"mine holds what .*mine\.yaml left: give one another"):
         plan(str(tmp_path / "other" / "mine.yaml"), "01")
 
 

@@ -44,9 +44,9 @@ class Run:
         preset: what the YAML says.
         choice: the preset's name in ``configs/``, or the absolute path of its YAML.
         notebooks: stems of those to run, such as ``01_concentration``.
-        left_out: number of each notebook that was asked for and does not apply -> why.
+        left_out: number of each that was asked for and does not apply -> why.
         store: folder of models, scores and results, of all presets.
-        questions: how many questions each ability gives to each purpose.
+        questions: how many each ability gives to each purpose.
     """
 
     preset: Preset
@@ -88,9 +88,7 @@ def plan(preset: str, notebooks: str = "") -> Run:
             parameter of a name that the preset gives.
     """
     if not (ROOT / "Snakefile").is_file():
-        raise ValueError(
-            f"a run needs a clone of the project and its notebooks; no Snakefile is in {ROOT}"
-        )
+        raise ValueError(f"a run needs a clone of the project; no Snakefile is in {ROOT}")
     loaded = load_preset(preset)
     asked = read_numbers(notebooks)
     left_out = {number: why for number, why in loaded.left_out.items() if number in asked}
@@ -103,12 +101,10 @@ def plan(preset: str, notebooks: str = "") -> Run:
     store = Path(os.environ.get("ACT_STORE", ROOT / "artifacts")).resolve()
     choice = preset if preset in SHIPPED else str(preset_file(preset).resolve())
     run = Run(loaded, choice, chosen, left_out, store, questions)
-    owner = run.folder.with_name("preset.txt")
-    if owner.is_file() and owner.read_text("utf-8") not in (choice, ""):
-        raise ValueError(
-            f"{owner.parent} holds what {owner.read_text('utf-8')} left: give one of them another "
-            f"`name`, or remove {owner}"
-        )
+    note = run.folder.with_name("preset.txt")
+    other = note.read_text("utf-8") if note.is_file() else choice
+    if other != choice and Path(other).is_file():
+        raise ValueError(f"{note.parent} holds what {other} left: give one another `name`")
     return run
 
 
@@ -186,7 +182,7 @@ def count_questions(
     questions = Questions(preset)
     serves: dict[str, str] = {}  # text of a question -> its purpose
     counts: dict[str, dict[str, int]] = {ability: {} for ability in preset.abilities}
-    there = list(dict.fromkeys(each for p in PURPOSES for each in abilities_of(questions.read(p))))
+    there = list(dict.fromkeys(a for p in PURPOSES for a in abilities_of(questions.read(p))))
     if absent := [ability for ability in counts if ability not in there]:
         raise ValueError(f"no question is of {', '.join(absent)}; there are {', '.join(there)}")
     for ability, purpose in product(counts, PURPOSES):
