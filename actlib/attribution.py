@@ -2,9 +2,21 @@
 
     lost = record_attributions(donor, target, batches)              # nats per answer token
     mask = lost.top(5, "attribution")                               # or "attribution_by_size"
-    mask = lost.with_retention(retained).top(5, "attribution")      # what another ability can spare
+    mask = lost.with_retention(retained).top(5, "attribution")      # spares another ability
 
-ACT ranks channels by how much they differ; these scores rank them by what moving them would do.
+ACT ranks channels by how much they differ, these scores rank them by what moving them would do.
+Shares of a joint move are right for that move. To move few channels, attribute again what is left
+after each part of them; what has moved already scores 0 (but a tied element that is left):
+
+    mask = lost.top(2.5, "attribution_by_size")
+    for _ in range(3):
+        with transferred(target, donor, mask, scale=1.0):
+            left = record_attributions(donor, target, batches)
+        mask |= left.top(2.5, "attribution_by_size")
+
+These are integrated gradients (Sundararajan et al. 2017) over parameters instead of inputs, as loss
+change allocation (Lan et al. 2019) takes them along a training's own path. docs/attribution.md says
+more about its relatives.
 """
 
 import copy
@@ -14,7 +26,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import cast
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -43,8 +54,6 @@ from actlib.scores import ATTRIBUTION, ChannelScores
 from actlib.transfer import as_matrix, interpolate
 from actlib.weights import require_float_weights
 
-CHUNK = 2**20
-"""Elements of a gradient that are computed at a time."""
 Sums = dict[str, Float[Tensor, " channels"]]
 Ends = dict[str, tuple[Tensor, Tensor]]
 
@@ -77,7 +86,8 @@ def record_attributions(
         donor: the model that has the ability.
         target: the model that lacks it, of the same architecture.
         batches: as for `record_differences`; all are held, since each point needs them.
-        points: how many on the path, see `place_points`; 0 takes the gradient at the target alone.
+        points: how many on the path, in the middle of equal parts (Gauss-Legendre points were no
+            nearer on trained pairs); 0 takes one gradient, at the target.
         device: where the path runs; the target's by default. Donor and target may stay on the CPU,
             from which their weights are then copied at every gradient.
         metadata: added to the metadata of the scores, such as the ability's name.
@@ -93,14 +103,18 @@ def record_attributions(
     require_float_weights(donor, target)
     require_in_memory(donor, target)
     require_metadata(metadata or {})
-    nodes = place_points(points)
+    if points < 0:
+        raise ValueError(f"points must be at least 1, or 0 for the target's gradient, got {points}")
+    # midpoints of equal parts of the path
+    places = [(number + 0.5) / points for number in range(points)] or [0.0]
     with failing_together():
         own = [batch for _, batch, _ in own_batches(batches)]
-        passes = [(lam, weight, batch) for lam, weight in nodes for batch in own]
+        passes = [(lam, batch) for lam in places for batch in own]
         bar = tqdm(passes, "attributions", disable=not progress or not is_own(0))
         sums = add_up_gradients(donor, target, bar, device)
     origin = describe_pair(describe_model(donor), describe_model(target)) | dict(metadata or {})
-    return combine(sums, own, target, origin | {"method": ATTRIBUTION, "points": str(points)})
+    origin |= {"method": ATTRIBUTION, "points": str(points)}
+    return combine(sums, len(places), own, target, origin)
 
 
 @torch.inference_mode(False)
@@ -108,69 +122,53 @@ def record_attributions(
 def add_up_gradients(
     donor: nn.Module,
     target: nn.Module,
-    passes: Iterable[tuple[float, float, Mapping[str, Tensor]]],
-    device: torch.device | str | None,
+    passes: Iterable[tuple[float, Mapping[str, Tensor]]],
+    device: torch.device | str | None = None,
 ) -> Sums:
-    """Sums over passes of weight * gradient of the NLL * (donor - target), by channel.
+    """Sums over passes and answer tokens of gradient of the NLL * (donor - target), by channel.
 
     Args:
         donor: where the path ends.
         target: where it starts.
-        passes: place on the path, weight and batch of each; equal places follow one another.
+        passes: a place on the path, 0 to 1, and a batch; equal places follow one another.
         device: where the path runs; the target's if None.
 
     Raises:
         ValueError: a batch does not suit the models, or its NLL is NaN or infinite.
     """
     path = copy.deepcopy(target).to(device).eval().requires_grad_(False)
-    sums: Sums = {}
-    ends, place = sum_gradients(path, target, donor, sums), 0.0
-    for lam, weight, batch in passes:
+    sums, ends = sum_gradients(path, target, donor)
+    place = 0.0
+    for lam, batch in passes:
         if lam != place:
             move_to(path, ends, lam)
             place = lam
         _, logits, labels = answer_logits(path, batch)
         nll = nn.functional.cross_entropy(logits, labels, reduction="sum")
         _require_finite(nll, f"the NLL of a batch at lam = {lam:.3g}")
-        (weight * nll).backward()
+        nll.backward()
     return sums
 
 
-def place_points(points: int) -> list[tuple[float, float]]:
-    """Points in [0, 1] and their weights, which add up to 1, by the rule of Gauss and Legendre.
+def sum_gradients(path: nn.Module, target: nn.Module, donor: nn.Module) -> tuple[Sums, Ends]:
+    """From now on each gradient of a channel's parameters is summed and dropped when it is there.
 
-    0 is the gradient at the target alone.
-
-    Raises:
-        ValueError: the number is negative.
-    """
-    if points < 0:
-        raise ValueError(f"points must be at least 1, or 0 for the target's gradient, got {points}")
-    if points == 0:
-        return [(0.0, 1.0)]
-    nodes, weights = np.polynomial.legendre.leggauss(points)
-    return [((1 + x) / 2, w / 2) for x, w in zip(nodes.tolist(), weights.tolist(), strict=True)]
-
-
-def sum_gradients(path: nn.Module, target: nn.Module, donor: nn.Module, sums: Sums) -> Ends:
-    """Let each gradient of a path's channels be summed into `sums`, and dropped, when it is there.
-
-    The hooks refer to sums and ends but not to the path, so that it goes when its owner does.
+    The hooks refer to sums and ends, not to the path, so that it goes when its owner does.
 
     Args:
-        path: a copy of the target, which gets hooks and gradients; no channel else has any.
+        path: a copy of the target; the parameters of its channels get gradients and hooks.
         target: where the path starts.
         donor: where it ends.
-        sums: filled with a tensor of zeros for each module, in module order.
 
     Returns:
-        The target's and the donor's numbers of each parameter that belongs to a channel, by name.
+        The sums, zeros by module, and the target's and the donor's numbers of each parameter.
     """
+    sums: Sums = {}
     parts: dict[int, list[tuple[Tensor, int]]] = {}
     for name, found in channel_modules(path).items():
-        device = found.weight.device  # MPS has no float64
-        dtype = torch.float32 if device.type == "mps" else torch.float64
-        sums[name] = torch.zeros(found.channels, dtype=dtype, device=device)
+        device = found.weight.device
+        wide = torch.float32 if device.type == "mps" else torch.float64  # which MPS lacks
+        sums[name] = torch.zeros(found.channels, dtype=wide, device=device)
         for parameter, dimension in found.parameters().values():
             parts.setdefault(id(parameter), []).append((sums[name], dimension))
     ends = {}
@@ -180,7 +178,7 @@ def sum_gradients(path: nn.Module, target: nn.Module, donor: nn.Module, sums: Su
             ends[name] = as_matrix(starts[name]), as_matrix(stops[name])
             add = partial(add_gradient, ends=ends[name], parts=parts[id(parameter)])
             parameter.requires_grad_(True).register_post_accumulate_grad_hook(add)
-    return ends
+    return sums, ends
 
 
 def move_to(path: nn.Module, ends: Ends, lam: float) -> None:
@@ -188,7 +186,7 @@ def move_to(path: nn.Module, ends: Ends, lam: float) -> None:
     parameters = dict(path.named_parameters())
     for name, (start, stop) in ends.items():
         matrix = as_matrix(parameters[name])
-        for rows in chunks_of(start):
+        for rows in chunks_of(matrix):
             matrix[rows] = interpolate(start[rows], stop[rows], lam)
 
 
@@ -206,9 +204,11 @@ def add_gradient(
     start, stop = ends
     gradient = cast(Tensor, parameter.grad).reshape(start.shape)
     wide = torch.promote_types(gradient.dtype, torch.float32)
-    for rows in chunks_of(start):
-        delta = stop[rows].to(gradient.device, wide) - start[rows].to(gradient.device, wide)
-        product = gradient[rows].to(wide) * delta
+    for rows in chunks_of(gradient):
+        # in place, since what counts here are bytes moved
+        product = stop[rows].to(gradient.device, wide, copy=True)
+        product -= start[rows].to(gradient.device)
+        product *= gradient[rows]
         for sums, dimension in parts:
             # rows of the matrix are channels, or each column is one
             (sums[rows] if dimension == 0 else sums).add_(product.sum(dim=1 - dimension))
@@ -216,15 +216,19 @@ def add_gradient(
 
 
 def chunks_of(matrix: Float[Tensor, "rows columns"]) -> Iterator[slice]:
-    """Slices of rows that cover a matrix, of about `CHUNK` elements each."""
-    step = max(1, CHUNK // matrix.shape[1])
+    """Slices of rows that cover a matrix: what a CPU's cache holds, on a GPU 256 MB in float32."""
+    step = max(1, (2**20 if matrix.is_cpu else 2**26) // matrix.shape[1])
     return (slice(start, start + step) for start in range(0, len(matrix), step))
 
 
 def combine(
-    sums: Sums, own: Iterable[Mapping[str, Tensor]], target: nn.Module, metadata: Mapping[str, str]
+    sums: Sums,
+    places: int,
+    own: Iterable[Mapping[str, Tensor]],
+    target: nn.Module,
+    metadata: Mapping[str, str],
 ) -> ChannelScores:
-    """Scores out of what all processes summed up over their own batches, the same in each of them.
+    """Scores out of sums over places and all processes' own batches, the same in each of them.
 
     Raises:
         ValueError: there was no batch, a sum is NaN or infinite, or all scores are 0.
@@ -234,8 +238,8 @@ def combine(
         raise ValueError("there is no batch to record")
     tokens = sum(gather(sum(int(answer_positions(batch).sum()) for batch in own)))
     total = add_up(torch.cat([each.double().cpu() for each in sums.values()]))
-    # mean over answer tokens; moving is to lower the NLL
-    parts = (-total / tokens).float().split([len(each) for each in sums.values()])
+    # mean over the path and the answer tokens; moving is to lower the NLL
+    parts = (-total / (places * tokens)).float().split([len(each) for each in sums.values()])
     values = {name: part.clone() for name, part in zip(sums, parts, strict=True)}
     for name, part in values.items():
         _require_finite(part, f"an attribution of module {name}")
