@@ -26,18 +26,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import cast
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from actlib.channels import (
-    ChannelModule,
-    channel_modules,
-    require_in_memory,
-    tied_modules,
-    uncompiled,
-)
+from actlib.channels import channel_modules, require_in_memory, tied_modules, uncompiled
 from actlib.files import require_metadata
 from actlib.forward import answer_logits
 from actlib.hooks import answer_positions
@@ -86,8 +81,7 @@ def record_attributions(
         donor: the model that has the ability.
         target: the model that lacks it, of the same architecture.
         batches: as for `record_differences`; all are held, since each point needs them.
-        points: how many on the path, in the middle of equal parts (Gauss-Legendre points were no
-            nearer on trained pairs); 0 takes one gradient, at the target.
+        points: how many on the path, see `place_points`; 0 takes one gradient, at the target.
         device: where the path runs; the target's by default. Donor and target may stay on the CPU,
             from which their weights are then copied at every gradient.
         metadata: added to the metadata of the scores, such as the ability's name.
@@ -103,18 +97,31 @@ def record_attributions(
     require_float_weights(donor, target)
     require_in_memory(donor, target)
     require_metadata(metadata or {})
-    if points < 0:
-        raise ValueError(f"points must be at least 1, or 0 for the target's gradient, got {points}")
-    # midpoints of equal parts of the path
-    places = [(number + 0.5) / points for number in range(points)] or [0.0]
+    nodes = place_points(points)
     with failing_together():
         own = [batch for _, batch, _ in own_batches(batches)]
-        passes = [(lam, batch) for lam in places for batch in own]
+        passes = [(lam, weight, batch) for lam, weight in nodes for batch in own]
         bar = tqdm(passes, "attributions", disable=not progress or not is_own(0))
         sums = add_up_gradients(donor, target, bar, device)
     origin = describe_pair(describe_model(donor), describe_model(target)) | dict(metadata or {})
     origin |= {"method": ATTRIBUTION, "points": str(points)}
-    return combine(sums, len(places), own, target, origin)
+    return combine(sums, own, target, origin)
+
+
+def place_points(points: int) -> list[tuple[float, float]]:
+    """Gauss-Legendre points in [0, 1] and their weights, which add up to 1; of 0 the start alone.
+
+    They lie denser near the ends, where the loss of what one of the models was trained on bends.
+
+    Raises:
+        ValueError: the number is negative.
+    """
+    if points < 0:
+        raise ValueError(f"points must be at least 1, or 0 for the target's gradient, got {points}")
+    if points == 0:
+        return [(0.0, 1.0)]
+    nodes, weights = np.polynomial.legendre.leggauss(points)
+    return list(zip(((1 + nodes) / 2).tolist(), (weights / 2).tolist(), strict=True))
 
 
 @torch.inference_mode(False)
@@ -122,15 +129,15 @@ def record_attributions(
 def add_up_gradients(
     donor: nn.Module,
     target: nn.Module,
-    passes: Iterable[tuple[float, Mapping[str, Tensor]]],
+    passes: Iterable[tuple[float, float, Mapping[str, Tensor]]],
     device: torch.device | str | None = None,
 ) -> Sums:
-    """Sums over passes and answer tokens of gradient of the NLL * (donor - target), by channel.
+    """Sums over passes of weight * gradient of the answers' NLL * (donor - target), by channel.
 
     Args:
         donor: where the path ends.
         target: where it starts.
-        passes: a place on the path, 0 to 1, and a batch; equal places follow one another.
+        passes: a place on the path, 0 to 1, its weight and a batch; equal places in succession.
         device: where the path runs; the target's if None.
 
     Raises:
@@ -139,14 +146,14 @@ def add_up_gradients(
     path = copy.deepcopy(target).to(device).eval().requires_grad_(False)
     sums, ends = sum_gradients(path, target, donor)
     place = 0.0
-    for lam, batch in passes:
+    for lam, weight, batch in passes:
         if lam != place:
             move_to(path, ends, lam)
             place = lam
         _, logits, labels = answer_logits(path, batch)
         nll = nn.functional.cross_entropy(logits, labels, reduction="sum")
         _require_finite(nll, f"the NLL of a batch at lam = {lam:.3g}")
-        nll.backward()
+        (weight * nll).backward()
     return sums
 
 
@@ -222,13 +229,9 @@ def chunks_of(matrix: Float[Tensor, "rows columns"]) -> Iterator[slice]:
 
 
 def combine(
-    sums: Sums,
-    places: int,
-    own: Iterable[Mapping[str, Tensor]],
-    target: nn.Module,
-    metadata: Mapping[str, str],
+    sums: Sums, own: Iterable[Mapping[str, Tensor]], target: nn.Module, metadata: Mapping[str, str]
 ) -> ChannelScores:
-    """Scores out of sums over places and all processes' own batches, the same in each of them.
+    """Scores out of the sums over all processes' own batches, the same in each of them.
 
     Raises:
         ValueError: there was no batch, a sum is NaN or infinite, or all scores are 0.
@@ -238,8 +241,8 @@ def combine(
         raise ValueError("there is no batch to record")
     tokens = sum(gather(sum(int(answer_positions(batch).sum()) for batch in own)))
     total = add_up(torch.cat([each.double().cpu() for each in sums.values()]))
-    # mean over the path and the answer tokens; moving is to lower the NLL
-    parts = (-total / (places * tokens)).float().split([len(each) for each in sums.values()])
+    # mean over answer tokens; moving is to lower the NLL
+    parts = (-total / tokens).float().split([len(each) for each in sums.values()])
     values = {name: part.clone() for name, part in zip(sums, parts, strict=True)}
     for name, part in values.items():
         _require_finite(part, f"an attribution of module {name}")
@@ -247,14 +250,12 @@ def combine(
     origin = {"data_hash": hashlib.sha256(b"".join(items)).hexdigest(), "items": str(len(items))}
     modules = channel_modules(target)
     roles = {name: each.role for name, each in modules.items()}
-    sizes = {name: count_parameters(each) for name, each in modules.items()}
+    sizes = {
+        name: sum(part.numel() for part, _ in each.parameters().values()) // each.channels
+        for name, each in modules.items()
+    }
     metadata = {**origin, **metadata, "tokens": str(tokens)}
     return ChannelScores(values, {}, tokens, metadata, roles=roles, sizes=sizes)
-
-
-def count_parameters(found: ChannelModule) -> int:
-    """Parameters of each channel of a module, bias included."""
-    return sum(each.numel() for each, _ in found.parameters().values()) // found.channels
 
 
 def sum_attributions(scores: ChannelScores, model: nn.Module) -> float:

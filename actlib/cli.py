@@ -137,10 +137,10 @@ def mask(
     scores: Annotated[str, Argument(help="file of `record`")],
     percent: Annotated[float, Option(help="share of the channels, above 0 and up to 100 (all)")],
     out: OutFile,
-    ranking: Annotated[
-        str, Option(help=f"{', '.join(RANKINGS)}; see `actlib.rankings`")
-    ] = "global",
+    ranking: Annotated[str, Option(help=", ".join(RANKINGS))] = "global",
     reference: Annotated[str | None, Option(help="scores of another ability to compare to")] = None,
+    retained: Annotated[str | None, Option(help="attributions of an ability to retain")] = None,
+    alpha: Annotated[float, Option(help="weight of the retained ability")] = 1.0,
     without: Annotated[list[str] | None, Option(help="such as head or embedding")] = None,
     as_json: Json = False,
 ) -> None:
@@ -149,7 +149,7 @@ def mask(
     Example:
         actlib mask scores.safetensors --percent 5 --out mask.safetensors
     """
-    require_output(out, scores, reference)
+    require_output(out, scores, reference, retained)
     from actlib.scores import ChannelScores
     from actlib.topk import require_percent
 
@@ -158,9 +158,11 @@ def mask(
     try:
         if reference:
             recorded = recorded.relative_to(ChannelScores.load(reference))
+        if retained:
+            recorded = recorded.with_retention(ChannelScores.load(retained), alpha)
         chosen = recorded.top(percent, ranking, without=without or ())
     except ValueError as error:
-        raise ValueError(f"{reference or scores}: {error}") from error
+        raise ValueError(f"{retained or reference or scores}: {error}") from error
     chosen.save(out)
     result = {"out": out, "channels": chosen.count, "of": chosen.total, "percent": chosen.percent}
     show(as_json, result, f"{out}: {chosen.count} of {chosen.total} channels")

@@ -18,6 +18,8 @@ from actlib.recording import record_differences
 from actlib.scores import ChannelScores, pool
 from actlib.transfer import transferred
 
+TWO_POINTS = [(0.5 - 12**-0.5, 0.5), (0.5 + 12**-0.5, 0.5)]  # of Gauss and Legendre, with weights
+
 
 def everything(model):
     modules = channel_modules(model)
@@ -56,10 +58,6 @@ def slow_attributions(donor, target, items, nodes):
     return expected
 
 
-def nodes_of(points):
-    return [((2 * number + 1) / (2 * points), 1 / points) for number in range(points)]
-
-
 def mean_nll(model, batches):
     table = evaluate(model, batches)
     return table["nll_sum"].sum() / table["tokens"].sum()
@@ -92,7 +90,7 @@ def trained():
 def test_attributions_are_those_of_everything_stored(pair, any_architecture, items, collate):
     donor, target = pair(any_architecture)
     found = record_attributions(donor, target, collate(items, 4), points=2)
-    expected = slow_attributions(donor, target, items, nodes_of(2))
+    expected = slow_attributions(donor, target, items, TWO_POINTS)
     assert found.values.keys() == expected.keys() == channel_modules(target).keys()
     for name, values in expected.items():
         torch.testing.assert_close(found.values[name].double(), values, rtol=1e-3, atol=1e-4)

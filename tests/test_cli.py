@@ -102,6 +102,9 @@ def test_attributions_are_recorded_and_ranked_by_their_own_rankings(folders, tmp
     ranked = ["mask", scores, "--percent", "10", "--out", mask]
     assert main([*ranked, "--ranking", "attribution_by_size"]) == 0
     assert ChannelMask.load(mask).metadata["ranking"] == "attribution_by_size"
+    spared = ["--ranking", "attribution", "--retained", scores, "--alpha", "-0.5"]
+    assert main([*ranked, *spared]) == 0
+    assert ChannelMask.load(mask).metadata["alpha"] == "-0.5"
     capsys.readouterr()
     assert main(ranked) == main([*record, "--moments"]) == 1
     errors = capsys.readouterr().err
