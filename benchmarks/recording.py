@@ -19,7 +19,6 @@ sys.path.append(str(ROOT))  # behind PYTHONPATH, by which another checkout is ta
 import actlib
 
 BARE = "two bare passes"
-VARIANTS = {"moments": "with means and deviations", "values_only": "differences alone"}
 
 
 def recording_ways(dtype: torch.dtype, tiny: bool) -> dict[str, Way]:
@@ -27,10 +26,11 @@ def recording_ways(dtype: torch.dtype, tiny: bool) -> dict[str, Way]:
     config = TINY if tiny else SMOLLM_135M
     pair, batches = random_pair(config, dtype), random_batches(config.vocab_size)
     record = partial(actlib.record_differences, *pair, batches)
-    known = inspect.signature(actlib.record_differences).parameters
     ways: dict[str, Way] = {BARE: lambda: run_bare(pair, batches), "record": record}
-    for option in VARIANTS.keys() & known.keys():
-        ways[f"record, {VARIANTS[option]}"] = partial(record, **{option: True})
+    if "moments" in inspect.signature(actlib.record_differences).parameters:
+        ways["record, with means and deviations"] = partial(record, moments=True)
+    if attribute := getattr(actlib, "record_attributions", None):  # forwards a point: ratio to BARE
+        ways["attributions, two points"] = partial(attribute, *pair, batches, points=2)
     return ways
 
 
