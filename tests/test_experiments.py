@@ -42,19 +42,6 @@ def test_the_target_comes_back_after_an_error(study, models, scores):
     assert same_bits(models[1], before)
 
 
-def test_the_portion_interval_holds_the_value_of_all_portions(study):
-    def numbers(scores):
-        return np.array([scores.values[name].mean() for name in scores.values])
-
-    found = experiments.portion_interval(study, 0, study.lost, numbers, resamples=40)
-    np.testing.assert_allclose(found["value"], numbers(study.scores(study.lost)), rtol=1e-5)
-    assert (found["low"] <= found["high"]).all() and (found["low"] < found["high"]).any()
-    inside = (found["low"] <= found["value"]) & (found["value"] <= found["high"])
-    assert inside.mean() > 0.9
-    again = experiments.portion_interval(study, 0, study.lost, numbers, resamples=40)
-    assert found.equals(again)
-
-
 @pytest.fixture
 def sft(study):
     """`sft(start, steps, **labels)`: a light fine-tuning of the small target."""

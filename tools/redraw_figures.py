@@ -84,7 +84,7 @@ def captions() -> dict[str, str]:
     for path in sorted(Path("notebooks").glob("*.ipynb")):
         for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
             source = "".join(cell["source"])
-            names += re.findall(r'save_figure\(fig, \w+, "(\w+)"', source)
+            names += re.findall(r'save_figure\([^"]*"(\w+)"', source)
             for caption in re.findall(r"^\*Figure \w+\. (.+)\*$", source, re.MULTILINE):
                 found[names.pop(0)] = caption
     return found

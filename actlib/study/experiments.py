@@ -6,7 +6,6 @@ Notebooks call these once per seed and hand the rows to ``actlib.study.tables``.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, TrainerCallback
@@ -14,8 +13,7 @@ from transformers import PreTrainedModel, TrainerCallback
 from actlib.finetune import finetune, light_lora
 from actlib.masks import ChannelMask
 from actlib.merging import Contribution, merge_
-from actlib.scores import pool
-from actlib.study.old_session import PARTS, Study
+from actlib.study.old_session import Study
 from actlib.study.presets import Training
 from actlib.transfer import preserved, transfer_, transferred
 
@@ -57,31 +55,6 @@ def ends(
         for name, model in zip(names, models, strict=True)
     ]
     return pd.concat(frames, ignore_index=True)
-
-
-def portion_interval(
-    study: Study, seed: int, cells: Sequence[str], statistic, resamples: int = 100
-) -> pd.DataFrame:
-    """95 % bootstrap interval of numbers read off scores, over portions of the recorded items.
-
-    Args:
-        study: whose scores are read.
-        seed: training seed.
-        cells: abilities to pool.
-        statistic: takes scores, returns an array of numbers.
-        resamples: draws of ``PARTS`` portions with replacement, all abilities alike.
-
-    Returns:
-        One row a number: value (of all portions), low, high.
-    """
-    portions = [study.scores(cells, seed, parts=[part]) for part in range(PARTS)]
-    rng = np.random.default_rng(0)
-    draws = [
-        statistic(pool([portions[part] for part in rng.integers(PARTS, size=PARTS)]))
-        for _ in range(resamples)
-    ]
-    low, high = np.quantile(draws, [0.025, 0.975], axis=0)
-    return pd.DataFrame({"value": statistic(pool(portions)), "low": low, "high": high})
 
 
 class _Judged(TrainerCallback):
