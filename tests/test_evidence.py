@@ -144,51 +144,6 @@ def test_merges_are_compared_on_each_specialist_s_abilities(rows):
     assert set(scores["method"]) == {"act_sum", "ties", "base"}
 
 
-def test_effects_of_interventions_are_told_against_the_model_that_they_change(rows):
-    ends = [rows("donor", 1.0, 4.0), rows("target", 4.0, 1.0)]
-    made = [
-        rows(method, nll, kept, how=how, top_percent=5, draw=0)
-        for how, method, nll, kept in (
-            ("patch", "act_global", 2.0, 1.5),
-            ("patch", "random_matched", 3.0, 1.0),
-            ("zero", "act_global", 3.0, 4.0),
-            ("zero", "random_matched", 1.5, 4.0),
-        )
-    ]
-    changes, compared = evidence.effects(pd.concat([*ends, *made]), LOST)
-    changes = changes.set_index(["how", "part", "method"])["change"]
-    assert changes["patch", "lost", "act_global"] == pytest.approx(2.0)
-    assert changes["patch", "retained", "act_global"] == pytest.approx(-0.5)
-    assert changes["zero", "lost", "act_global"] == pytest.approx(-2.0)
-    compared = compared.set_index(["how", "part", "method", "against"])["difference"]
-    assert compared["patch", "lost", "act_global", "random_matched"] == pytest.approx(1.0)
-    assert compared["zero", "lost", "act_global", "random_matched"] == pytest.approx(-1.5)
-
-
-def test_own_channels_are_compared_with_those_of_others_and_of_chance(rows):
-    def moved(name, maths, german, draw=0):
-        table = rows("act_global", maths, 0.0, moved=name, draw=draw)
-        table.loc[table["cell"] == "de-maths", "nll"] += german - maths
-        return table[table["purpose"] == "test"]
-
-    table = pd.concat(
-        [
-            moved("fr-maths", 1.0, 2.0),
-            moved("de-maths", 2.0, 2.0),  # helps its own ability no more than the other's does
-            moved("en-maths", -9.0, -9.0),  # of a retained ability: not compared
-            moved("random", 2.0, 3.0, draw=0),
-            moved("random", 4.0, 3.0, draw=1),
-            rows("donor", 0.0, 0.0),
-        ]
-    )
-    found = evidence.specificity(table, LOST).set_index(["cell", "other"])
-    assert len(found) == 4 and set(found.index.unique(1)) == {*LOST, "random"}
-    assert found.loc[("fr-maths", "de-maths"), "own_minus_other"] == pytest.approx(1.0)
-    assert found.loc[("fr-maths", "random"), "own_minus_other"] == pytest.approx(2.0)  # of draws
-    assert found.loc[("de-maths", "fr-maths"), "own_minus_other"] == pytest.approx(0.0)
-    assert (found["p_corrected"] >= found["p_value"]).all()
-
-
 def test_a_verdict_needs_a_corrected_p_value_below_the_level():
     table = pd.DataFrame(
         {"difference": [1.0, -1.0, 1.0, np.nan, 0.0], "p_corrected": [0.01, 0.04, 0.06, 0.01, 0.01]}

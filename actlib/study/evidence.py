@@ -184,62 +184,6 @@ def merges(
     )
 
 
-def specificity(rows: pd.DataFrame, lost: Sequence[str]) -> pd.DataFrame:
-    """What each ability gains from its own channels, minus what it gains from other ones'.
-
-    Args:
-        rows: items of one purpose: seed, cell, item, cluster, nll, exact, and moved (the ability
-            whose channels were transferred, or random; NaN for donor and target), draw.
-        lost: the abilities compared.
-
-    Returns:
-        cell, other (a lost ability, or random), own_minus_other (of the score, nats per token),
-        low, high, p_value, p_corrected (over the whole table).
-    """
-    found = []
-    for cell in lost:
-        others = rows["moved"].isin([*lost, "random"])
-        here = rows[others & (rows["cell"] == cell)].assign(method=lambda table: table["moved"])
-        found += [{"cell": cell, **row} for row in _against(here, cell, ("method",))]
-    table = _with_corrected(found, ["cell", "against"])
-    return table.rename(columns={"against": "other", "difference": "own_minus_other"})
-
-
-def effects(rows: pd.DataFrame, lost: Sequence[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Interventions on activations: what changes against the untouched model, and against chance.
-
-    Patching changes the target, ablation the donor.
-
-    Returns:
-        Two tables. First: how (patch, zero, mean, resample), top_percent, part (lost, retained),
-        method, change (of the score, nats per token), low, high, items, seeds. Second: how,
-        top_percent, part, method (a ranking), against (random channels matched to it), difference
-        of the scores, low, high, p_value, p_corrected.
-    """
-    named = rows["cell"].isin(list(lost)).map({True: "lost", False: "retained"})
-    items = rows_of(rows.assign(part=named), "how", "top_percent", "part", "method")
-    ends = items[items["method"].isin(ENDS)]
-    changes, compared = [], []
-    keys = ["how", "top_percent", "part"]
-    for (how, percent, part), group in items.dropna(subset=["how"]).groupby(keys, sort=False):
-        labels = {"how": how, "top_percent": percent, "part": part}
-        start = "target" if how == "patch" else "donor"
-        untouched = ends[(ends["part"] == part) & (ends["method"] == start)]
-        both = pd.concat([group, untouched])
-        for row in _against(both, start, ("method",)):
-            counts = {"items": row["items"], "seeds": row["seeds"]}
-            changes.append(
-                {**labels, "method": row["against"], **_renamed(row, "change"), **counts}
-            )
-        for name, other in (("act_global", "random_matched"), ("act_scaled", "random_scaled")):
-            pair = group[group["method"].isin([name, other])]
-            compared += [
-                {**labels, "method": name, **row} for row in _against(pair, name, ("method",))
-            ]
-    names = [*keys, "method", "against"]
-    return pd.DataFrame(changes), _with_corrected(compared, names)
-
-
 def verdicts(table: pd.DataFrame, level: float = 0.05) -> list[str]:
     """Where each difference of a table lies against zero, judged by its corrected p-value.
 
