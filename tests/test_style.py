@@ -13,8 +13,7 @@ from matplotlib import pyplot as plt
 from actlib.analysis import drawing, style
 from actlib.rankings import RANKINGS
 
-ALIASES = {"raw": "act_global", "scaled": "act_scaled", "sum": "union", "act_sum": "union"}
-ALIASES |= {"act_average": "average", "act_largest": "largest"}
+METHODS = list(style.METHODS.values())
 
 
 @pytest.fixture(autouse=True)
@@ -27,17 +26,13 @@ def theme():
 
 
 def test_methods_can_be_told_apart():
-    methods = [look for key, look in style.METHODS.items() if key not in ALIASES]
-    assert len({look.color for look in methods}) == len({look.label for look in methods})
-    assert len({look.color for look in methods}) == len(methods)
-    for alias, key in ALIASES.items():
-        assert style.METHODS[alias].color == style.METHODS[key].color
+    assert len({look.color for look in METHODS}) == len(METHODS)
+    assert len({look.label for look in METHODS}) == len(METHODS)
 
 
 @pytest.mark.parametrize("vision", VISIONS)
 def test_methods_differ_in_color_or_marker_to_all_eyes(vision):
-    methods = [look for key, look in style.METHODS.items() if key not in ALIASES]
-    for one, other in combinations(methods, 2):
+    for one, other in combinations(METHODS, 2):
         if one.marker == other.marker:
             # 2.3 is just noticeable side by side
             assert difference(one.color, other.color, vision) > 10, (one, other)
@@ -48,7 +43,7 @@ def test_names_and_looks_do_not_depend_on_what_is_drawn_beside():
     others = [style.look_of("some_arm", number) for number in range(8)]
     assert len({look.color for look in others}) == len({look.marker for look in others}) == 8
     names = {"some_arm": "Some arm", "de": "de", "fr-mgsm": "fr-mgsm", "mlp.up_proj": "mlp.up proj"}
-    names |= {"act_scaled": "ACT, scaled", "act_sum": "ACT, sum", "ties": "TIES"}
+    names |= {"act_scaled": "ACT, scaled", "union": "ACT, union", "ties": "TIES"}
     assert {key: style.label_of(key) for key in names} == names
 
 

@@ -35,15 +35,12 @@ def matrix(
         value: column of the numbers.
         label: what they are, with their unit.
         null: column with what chance gives, in brackets below.
-        triangle: draw a symmetric matrix once: its lower triangle with the diagonal. Without it,
-            the diagonal is left out where there is a null.
+        triangle: draw a symmetric matrix once: its lower triangle with the diagonal.
         centered: diverging colors centered on zero.
     """
     grid, chance = (_pivot(table, y, x, name) for name in (value, null or value))
     if triangle:
         grid = grid.where(np.tri(*grid.shape, dtype=bool))
-    elif null:
-        grid = grid.mask(np.equal.outer(grid.index.to_numpy(), grid.columns.to_numpy()))
     largest = float(np.nanmax(np.abs(grid.to_numpy(dtype=float)), initial=0.05))
     digits = 2 - (largest >= 10) - (largest >= 20)
     texts = grid.map(lambda number: _format(number, digits))
@@ -72,9 +69,8 @@ def composition(
     """Module kinds by layers, in colors: where a mask lies, or what moving each module does.
 
     Args:
-        table: kind, layer (-1 outside the layers) and value, such as
-            `actlib.analysis.nulls.composition` gives; of_mask_percent, where there is such a
-            column, is told beside each kind.
+        table: kind, layer (-1 outside the layers) and value; of_mask_percent, where there is such
+            a column, stands beside each kind.
         ax: axes to draw on.
         value: column of the numbers.
         label: what they are, with their unit.
@@ -111,9 +107,9 @@ def _format(value: float, digits: int) -> str:
 
 
 def _heatmap(grid: pd.DataFrame, ax: Axes, label: str, **options: Any) -> None:
-    options = {"linewidths": 0.8, "fmt": "", "cbar": True, "yticklabels": True} | options
-    bar = {"cbar_kws": {"label": label, "fraction": 0.05, "pad": 0.02}} if options["cbar"] else {}
-    sns.heatmap(grid.astype(float), ax=ax, annot_kws={"linespacing": 0.95}, **bar, **options)
+    bar = {"label": label, "fraction": 0.05, "pad": 0.02}
+    options = {"linewidths": 0.8, "fmt": "", "yticklabels": True, "cbar_kws": bar} | options
+    sns.heatmap(grid.astype(float), ax=ax, annot_kws={"linespacing": 0.95}, **options)
     slanted = sum(map(len, map(str, grid.columns))) > 8.2 * _inches(ax)  # letters to an inch
     ticks, turn = np.arange(grid.shape[1]) + 0.5, 40 * slanted
     align = "right" if slanted else "center"

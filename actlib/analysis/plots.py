@@ -12,11 +12,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import matplotlib as mpl
-import numpy as np
 import pandas as pd
 import seaborn.objects as so
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from actlib.analysis.heatmaps import composition, matrix
 from actlib.analysis.style import NULL, VERDICTS, label_of, look_of
@@ -32,29 +31,24 @@ def curves(
     y: str,
     by: str = "method",
     log: bool = False,
-    order: str = "",
     null: str = "",
     levels: Mapping[str, float] | None = None,
 ) -> None:
     """A line with markers for each value of `by`, and its interval as a band.
 
     Args:
-        table: x, y, by, and those of low, high, order and null that there are.
+        table: x, y, by, and those of low, high and null that there are.
         ax: axes to draw on.
         x: column along the axis.
         y: column that low and high are the interval of.
         by: column with one line for each value.
         log: logarithmic x axis.
-        order: column that orders a line's points, and sizes them; `x` if none.
         null: column with the level of chance, drawn dashed.
         levels: y of reference lines by their names.
     """
     table = table.dropna(subset=[x, y])
-    points = table.sort_values(order or x, kind="stable")
+    points = table.sort_values(x, kind="stable")
     plot = _begin(points, ax, by, _keys(table, by), x=x, y=y).add(so.Path(), legend=False)
-    if order:
-        plot = plot.add(so.Dot(edgewidth=0), pointsize=order, legend=False)
-        plot = plot.scale(pointsize=so.Continuous((3, 6)))
     if "low" in table:
         plot = plot.add(so.Band(alpha=0.15, edgewidth=0), legend=False, ymin="low", ymax="high")
         single = points[points.groupby(by)[x].transform("size") == 1]  # a band needs two points
@@ -67,7 +61,7 @@ def curves(
         aside: dict[str, Any] = {"xytext": (2, 0), "textcoords": "offset points", "va": "center"}
         ax.annotate(name, (1, level), xycoords=("axes fraction", "data"), color="#444444", **aside)
     if log:
-        _set_log_ticks(ax, table[x])
+        _set_log_ticks(ax)
     _add_handles(table, ax, by)
 
 
@@ -75,7 +69,7 @@ def ccdf(table: pd.DataFrame, ax: Axes, *, by: str = "ranking") -> None:
     """Fraction of channels above a score, both axes logarithmic, against the half-normal.
 
     Args:
-        table: value_over_mean, ccdf, null_ccdf (see `actlib.analysis.nulls.ccdf`), and by.
+        table: value_over_mean, ccdf, null_ccdf, and by.
         ax: axes to draw on.
         by: column with one line for each value.
     """
@@ -88,7 +82,7 @@ def ccdf(table: pd.DataFrame, ax: Axes, *, by: str = "ranking") -> None:
     ax.plot(null["value_over_mean"], null["null_ccdf"], **NULL, label="Half-normal (chance)")
     left = max(0.01, table["value_over_mean"].min() / 1.2)
     ax.set(xscale="log", yscale="log", xlim=(left, None), ylim=(table["ccdf"].min() / 1.5, 1.5))
-    _set_log_ticks(ax, table["value_over_mean"])
+    _set_log_ticks(ax)
     ax.set(xlabel=r"Score $\Delta a$ over its mean", ylabel="Fraction of channels above")
 
 
@@ -132,7 +126,7 @@ def intervals(
     if zero:
         ax.axvline(0, color="black", linewidth=0.6, zorder=1)
     if log:
-        _set_log_ticks(ax, table[x])
+        _set_log_ticks(ax)
     ax.set(ylim=(len(keys) - 0.4, -0.6), ylabel="")
     ax.grid(False, axis="y")
     ax.tick_params(axis="y", length=0)
@@ -249,17 +243,10 @@ def _keys(table: pd.DataFrame, name: str) -> list:
     return list(table[name].cat.categories if fixed else table[name].unique())
 
 
-def _set_log_ticks(ax: Axes, values: pd.Series) -> None:
-    """Logarithmic x axis: ticks at a few values drawn, at round ones in the place of many."""
+def _set_log_ticks(ax: Axes) -> None:
+    """Logarithmic x axis, with ticks at round values."""
     ax.set_xscale("log")
     low, high = ax.get_xlim()
-    few = values.nunique() <= 8
-    steps = values.unique() if few else [m * 10.0**n for n in range(-6, 7) for m in (1, 2, 5)]
-    inches = ax.get_window_extent().width / ax.figure.dpi
-    ticks: list[float] = []
-    for value in sorted((step for step in steps if low <= step <= high), reverse=True):
-        if not ticks or np.log(ticks[-1] / value) > 0.25 * np.log(high / low) / inches:
-            ticks.append(value)
-    ax.xaxis.set_major_locator(FixedLocator(ticks))
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 300 * low else (1, 3)))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
