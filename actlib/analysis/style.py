@@ -82,6 +82,7 @@ METHODS = {
     "union": Look("#117733", "o", "ACT, union"),
     "average": Look("#44AA99", "s", "ACT, average"),
     "largest": Look("#88CCEE", "^", "ACT, largest"),
+    "random_union": Look("#7A5C3E", "d", "Random, union"),
     "task_arithmetic": Look("#DDAA33", "<", "Task arithmetic", "Ilharco et al., 2023"),
     "mean_weights": Look("#AA4499", "X", "Weight average", "Wortsman et al., 2022"),
     "ties": Look("#78E178", "P", "TIES", "Yadav et al., 2023"),
