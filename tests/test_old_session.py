@@ -9,10 +9,7 @@ import torch
 import yaml
 from small_study import PRESET, write_pair, write_preset
 
-from actlib import record_differences, weight_differences
-from actlib.controls import choices
-from actlib.merging import merge
-from actlib.study import experiments
+from actlib import record_differences
 from actlib.study.old_session import PARTS, Study
 from actlib.study.presets import CONFIGS, ROOT
 from actlib.study.questions import PURPOSES, load_items
@@ -290,42 +287,6 @@ def test_data_that_cannot_be_read_are_named(open_study, pair, tmp_path):
     given = {**pair(), "data": str(tmp_path / "absent.jsonl")}
     with pytest.raises(ValueError, match="absent.jsonl"):
         open_study(few("tiny"), given=given).items("fr-maths")
-
-
-@pytest.mark.parametrize(
-    ("name", "architecture"), [("qwen2.5-7b", "qwen2"), ("llama-2-7b", "llama")]
-)
-def test_a_pair_given_by_hand_goes_the_whole_way(open_study, pair, name, architecture):
-    """The presets of the paper's scale, on small local folders of their architectures."""
-    places = pair(architecture)
-    shipped = Study.open(name, **places)
-    assert [str(shipped.folder(role)) for role in places] == list(places.values())
-    cells = {"lost": ["de-science", "fr-science"], "data": {"path": "data/small"}}
-    study = open_study(few(name) | cells, given=places)
-    donor, target = study.model("donor"), study.model("target")
-    assert target.config.model_type == architecture and target.dtype == torch.bfloat16
-    assert len(study.tokenizer()) == target.config.vocab_size
-    scores, weights = study.scores(study.lost), weight_differences(donor, target)
-    masks = choices.masks_by_method(scores, weights, 10, draws=1)
-    moves = [({"method": method}, mask, 0.4) for method, _, mask in masks]
-    judged = experiments.transfers(study, (donor, target), moves, study.cells, "test")
-    ends = experiments.ends(study, (donor, target), study.cells, "test")
-    for table in (judged, ends):
-        assert np.isfinite(table["nll"]).all()
-    assert set(judged["method"]) == {method["method"] for method, _, _ in moves}
-    specialists = study.preset.roles.specialists
-    assert {study.folder(name) for name in specialists} == {places["donor"], places["target"]}
-    base = study.model("base")
-    found = [study.scores(study.abilities_of(n), donor=n, target="base") for n in specialists]
-    parts = [
-        (study.model(n), score.top(10), 0.4) for n, score in zip(specialists, found, strict=True)
-    ]
-    report = merge(base, parts)
-    assert report.union.count >= scores.top(10).count
-    assert np.isfinite(study.judge(report.model, study.lost)["nll"]).all()
-    settings = study.preset.grids.sft.model_copy(update={"steps": 1, "batch_size": 2})
-    tuned = experiments.light_sft(study, 0, (scores.top(10), 0.4), settings, [0, 1], method="act")
-    assert set(tuned["steps"]) == {0, 1}
 
 
 def test_the_small_preset_is_valid(open_study):
