@@ -1,6 +1,8 @@
 """Claims: the rules that are shipped, contrasts as notebooks leave them, and verdicts by Holm."""
 
+import ast
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -8,6 +10,7 @@ import pytest
 import yaml
 from matplotlib import pyplot as plt
 
+from actlib.analysis import style
 from actlib.analysis.contrasts import compare_seeds, contrast, correct_holm
 from actlib.study import claims
 from actlib.study.presets import CONFIGS, ROOT
@@ -159,3 +162,24 @@ def test_the_notebook_decides_every_claim_and_another_margin_in_a_cell_decides_a
 def test_the_notebook_runs_on_one_seed_and_on_some_claims(notebook):
     found = notebook(pairs("stable", [0.1]))["table"].set_index("claim")["verdict"]
     assert found["stable"] == "inconclusive" and found["merges"] == "not run"
+
+
+def compared():
+    """Claim, treatment and control of every `contrast(...)` in a notebook, with its number."""
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        cells = json.loads(path.read_text("utf-8"))["cells"]
+        code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+        for node in ast.walk(ast.parse(re.sub(r"^[%!].*", "pass", code, flags=re.MULTILINE))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("contrast"):
+                arguments = [each.value for each in node.args if isinstance(each, ast.Constant)]
+                yield int(path.stem[:2]), *arguments[:3]
+
+
+def test_the_notebooks_compare_what_the_claims_name():
+    found = {claim: (number, *arms) for number, claim, *arms in compared()}
+    methods = {*style.METHODS} - {"donor", "target"}
+    named = [key for key, claim in RULES.claims.items() if claim.treatment in methods]
+    assert named == ["causal", "sufficient", "recovers", "fine_tuning", "merges"]
+    for key in named:
+        claim = RULES.claims[key]
+        assert found[key] == (claim.notebook, claim.treatment, claim.control)

@@ -6,12 +6,11 @@ as one computation asked in several languages, share one, and clusters are then 
 of items.
 
     wide = pivot_scores(items, "method")
-    (drawn,) = resample_means([wide], clusters_of(items))    # drawn.draws: [resamples, methods]
+    drawn = resample_means(wide, clusters_of(items))    # drawn.draws: [resamples, methods]
 
-Seeds are drawn first. Items that all seeds share are drawn once for all of them (a crossed design:
-their difficulty is shared, so drawing them per seed would make intervals too narrow), otherwise
-within each seed. Seeds count equally. With fewer than about five seeds an interval is only a rough
-one.
+Seeds are drawn first, then clusters, once for all seeds (a crossed design: an item's difficulty is
+shared, so drawing it per seed would make intervals too narrow). Seeds count equally. With fewer
+than about five seeds an interval is only a rough one.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 LEVEL = 0.05
 """Of all tests; intervals hold 1 - LEVEL."""
@@ -56,10 +55,12 @@ def pivot_scores(items: pd.DataFrame, column: str, value: str = "score") -> pd.D
     if items.duplicated([*keys, *(["draw"] if "draw" in items else [])]).any():
         raise ValueError(f"one {column} has an item twice in a seed and draw; leave one row each")
     wide = items[value].astype(float).groupby([items[key] for key in keys]).mean().unstack(column)
+    seeds = wide.index.unique("seed")
     missing = int(wide.isna().sum().sum())
-    if wide.empty or missing or items[value].isna().any():
+    crossed = len(wide) == len(seeds) * wide.index.unique("item").size
+    if wide.empty or missing or not crossed or items[value].isna().any():
         raise ValueError(
-            f"every {column} must have the same items and seeds, and no NaN; {missing} of "
+            f"every {column} must have the same items in the same seeds, and no NaN; {missing} of "
             f"{wide.size} scores are missing"
         )
     return wide
@@ -83,78 +84,38 @@ def clusters_of(items: pd.DataFrame) -> pd.Series | None:
 
 
 def resample_means(
-    tables: Sequence[pd.DataFrame],
-    clusters: pd.Series | None = None,
-    resamples: int = 2000,
-    seed: int = 0,
-) -> list[Resampled]:
-    """Mean of every column of each table, and its resamples by seed and cluster.
+    wide: pd.DataFrame, clusters: pd.Series | None = None, resamples: int = 2000
+) -> Resampled:
+    """Mean of every column, and its resamples by seed and cluster: one draw serves all columns.
 
-    One draw of items serves all columns of a table, and one draw of seeds serves all tables; the
-    items of one table are drawn apart from those of another. A resample's mean is over the items
-    that it drew, whose number varies where clusters differ in size.
+    A resample's mean is over the items that it drew, whose number varies where clusters differ in
+    size. Draws are fixed.
 
     Args:
-        tables: scores, indexed by seed and item, with the same seeds in each; see `pivot_scores`.
+        wide: scores by seed and item (rows), as `pivot_scores` gives them.
         clusters: cluster of each item, indexed by item; None if every item is its own.
         resamples: number of draws.
-        seed: of the draws.
-
-    Raises:
-        ValueError: tables with other seeds.
     """
-    seeds = [sorted(table.index.unique(0)) for table in tables]
-    if any(other != seeds[0] for other in seeds[1:]):
-        raise ValueError(f"tables drawn jointly must have the same seeds; they have {seeds}")
-    parts = [[_sum_units(table.loc[s], clusters) for s in seeds[0]] for table in tables]
-    longest = max(len(sizes) for part in parts for _, sizes in part)
-    rng = np.random.default_rng(seed)
-    blocks: list[list[np.ndarray]] = [[] for _ in tables]
-    rows = max(1, BLOCK // longest)
+    seeds, items = wide.index.unique("seed"), wide.index.unique("item")
+    scores = wide.to_numpy().reshape(len(seeds), len(items), wide.shape[1])
+    labels = np.arange(len(items))
+    if clusters is not None and not clusters.is_unique:
+        labels = clusters.reindex(items).to_numpy()
+    names, unit = np.unique(labels, return_inverse=True)
+    # what is drawn: sums of scores [seeds, units, columns], and the items in each unit
+    member = unit == np.arange(len(names))[:, None]
+    sums, sizes = member @ scores, member.sum(axis=1)
+    rng, blocks, rows = np.random.default_rng(0), [], max(1, BLOCK // len(sizes))
     for start in range(0, resamples, rows):
-        count = min(rows, resamples - start)
-        times = _draw_counts(rng, len(seeds[0]), count)
-        for block, part in zip(blocks, parts, strict=True):
-            block.append(_average(rng, part, times))
-    points = [np.mean([t.loc[s].to_numpy().mean(axis=0) for s in seeds[0]], axis=0) for t in tables]
-    return [
-        Resampled(point, np.concatenate(block), table.index.unique(1).size, len(seeds[0]))
-        for point, block, table in zip(points, blocks, tables, strict=True)
-    ]
-
-
-def _sum_units(table: pd.DataFrame, clusters: pd.Series | None) -> tuple[pd.DataFrame, pd.Series]:
-    """What is drawn of one seed: sums of scores [units, columns], and the items in each unit."""
-    if clusters is None or clusters.is_unique:
-        return table, pd.Series(1, index=table.index)
-    groups = table.groupby(clusters.reindex(table.index).to_numpy())
-    return groups.sum(), groups.size()
-
-
-def _draw_counts(rng: np.random.Generator, size: int, count: int) -> Int[np.ndarray, "count size"]:
-    """How often each of `size` things is drawn, when as many are drawn with replacement."""
-    return rng.multinomial(size, np.full(size, 1 / size), size=count)
-
-
-def _average(
-    rng: np.random.Generator,
-    part: list[tuple[pd.DataFrame, pd.Series]],
-    times: Int[np.ndarray, "resamples seeds"],
-) -> Float[np.ndarray, "resamples columns"]:
-    """Means over drawn units of one table; seeds share the draw if they have the same units."""
-    first = part[0][1].index
-    crossed = all(sizes.index.equals(first) for _, sizes in part)
-    shared = _draw_counts(rng, len(first), len(times))
-    total = np.zeros((len(times), part[0][0].shape[1]))
-    for draws, (sums, sizes) in zip(times.T, part, strict=True):
-        # how often each unit counts, in all draws of this seed together
-        units = len(sizes)
-        nested = None if crossed else rng.multinomial(draws * units, np.full(units, 1 / units))
-        weights = draws[:, None] * shared if crossed else nested
-        # mean over the items drawn, times the draws of the seed
-        items = weights @ sizes.to_numpy() / np.maximum(draws, 1)
-        total += weights @ sums.to_numpy() / np.where(draws > 0, items, 1)[:, None]
-    return total / len(part)
+        # how often each seed, and each unit, is drawn
+        counts = [
+            rng.multinomial(n, np.full(n, 1 / n), size=min(rows, resamples - start))
+            for n in (len(seeds), len(sizes))
+        ]
+        by_seed = (counts[1] @ sums) / (counts[1] @ sizes)[:, None]
+        blocks.append(np.einsum("rs,src->rc", counts[0], by_seed) / len(seeds))
+    point = scores.mean(axis=1).mean(axis=0)
+    return Resampled(point, np.concatenate(blocks), len(items), len(seeds))
 
 
 def groups_of(table: pd.DataFrame, by: Sequence[str]) -> Iterator[tuple[dict, pd.DataFrame]]:
