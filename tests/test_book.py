@@ -113,6 +113,6 @@ def test_notebooks_show_their_kept_pictures_and_tables(book, pages):
 
 
 def test_the_package_pages_tell_shapes_and_errors(book):
-    text = (book / "api" / "actlib.analysis.nulls.html").read_text(encoding="utf-8")
-    assert "jaxtyping" not in text and "Float" in text and "channels" in text
+    text = (book / "api" / "actlib.analysis.frontier.html").read_text(encoding="utf-8")
+    assert "jaxtyping" not in text and "Float" in text and "trials" in text
     assert "ValueError" in text
