@@ -9,8 +9,6 @@ import os
 import sys
 from pathlib import Path
 
-import papermill
-
 from actlib.study.locking import claim
 from actlib.study.presets import SHIPPED, load_preset, preset_file
 from actlib.study.questions import data_digest
@@ -37,8 +35,6 @@ if workflow.is_main_process and not {"-n", "--dry-run", "--dryrun", "--lint"} & 
 
 PATHS = {path.stem: str(path) for path in sorted(Path("notebooks").glob("*.ipynb"))}
 PATHS = {stem: path for stem, path in PATHS.items() if stem[:2] not in PRESET.left_out}
-ACCEPTED = {stem: papermill.inspect_notebook(path) for stem, path in PATHS.items()}
-SWEPT = [stem for stem in PATHS if "seeds" in ACCEPTED[stem]] if PRESET.sweep else []
 NAMES = PRESET.roles.names
 MODELS = list(dict.fromkeys(sum(map(PRESET.ancestors, NAMES), NAMES)))
 # What is not a file that a rule makes: the questions, and models that someone brings.
@@ -72,15 +68,13 @@ def parameters_of(wildcards):
     run = PRESET.study if wildcards.run == "study" else PRESET.sweep
     one = wildcards.run.removeprefix("sweep/seed")
     values = {"preset": CHOICE, "seeds": [int(one)] if one.isdigit() else run.seeds}
-    values |= run.parameters.get(wildcards.notebook[:2], {})
-    values["figures"] = str(OUT / wildcards.run / "results")  # of notebooks not converted yet
-    return {key: value for key, value in values.items() if key in ACCEPTED[wildcards.notebook]}
+    return values | run.parameters.get(wildcards.notebook[:2], {})
 
 
 def inputs_of(wildcards):
     """Models and scores that a notebook reads, and notebooks whose results it reads."""
     run, stem = wildcards.run, wildcards.notebook
-    seeds = parameters_of(wildcards).get("seeds", PRESET.seeds)
+    seeds = parameters_of(wildcards)["seeds"]
     files = [file for seed in seeds for name in MODELS for file in built(name, seed)]
     files += [str(OUT / f"scores/seed{seed}.json") for seed in seeds]
     if stem.startswith("07"):
@@ -104,13 +98,13 @@ wildcard_constraints:
     seed=r"\d+",
 
 
-for goal, stems in {"study": PATHS, "sweep": SWEPT, "keep": SWEPT}.items():
+for goal in ["study", "sweep", "keep"] if PRESET.sweep else ["study"]:
 
     rule:
         name:
             goal
         input:
-            [str(OUT / goal / f"notebooks/{stem}.ipynb") for stem in stems],
+            [str(OUT / goal / f"notebooks/{stem}.ipynb") for stem in PATHS],
 
 
 rule model:

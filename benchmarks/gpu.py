@@ -74,17 +74,18 @@ def both_devices(tiny: bool) -> Iterator[pd.DataFrame]:
 
 def end_to_end(preset: str) -> Iterator[pd.DataFrame]:
     """A family from nothing: trained, recorded, transferred and evaluated on this device."""
-    from actlib.study.old_session import Study  # needs more than the rest of this script
+    from actlib.study.session import Study  # needs more than the rest of this script
 
     with tempfile.TemporaryDirectory() as folder:
         os.environ["ACT_STORE"] = folder
-        study, start = Study.open(preset, figures=folder), time.perf_counter()
-        donor, target = study.model("donor"), study.model("target")
+        study, start = Study.open(preset), time.perf_counter()
+        pair = study.pair()
+        donor, target = study.models(pair)
         trained = time.perf_counter() - start
-        mask = study.scores(study.lost).top(5.0)
-        before = study.judge(target, study.lost)["nll"].mean()
+        mask = study.scores(pair, study.lost).top(5.0)
+        before = study.evaluate(target, study.lost)["nll"].mean()
         with actlib.transferred(target, donor, mask, scale=1.0):
-            after = study.judge(target, study.lost)["nll"].mean()
+            after = study.evaluate(target, study.lost)["nll"].mean()
     run = {"turn": 1, "way": target.device.type, "seconds of training": trained}
     run |= {"seconds": time.perf_counter() - start}
     run |= {"NLL of the lost abilities": before, "NLL after the transfer": after}

@@ -12,8 +12,8 @@ from small_study import write_data, write_preset
 from tiny_models import ARCHITECTURES, EVERY_ARCHITECTURE, VOCAB, tiny_model
 
 from actlib.study.families import build
-from actlib.study.old_session import Study
 from actlib.study.presets import load_preset
+from actlib.study.session import Study
 
 torch.set_num_threads(1)
 
@@ -109,18 +109,13 @@ def small_store(small_preset, tmp_path_factory):
 
 @pytest.fixture
 def study(small_preset, small_store, monkeypatch, tmp_path):
-    """The study of the small family, built; its figures go to a folder of the test."""
+    """The study of the small family, built; its results go to a folder of the test."""
     monkeypatch.setenv("ACT_STORE", str(small_store))
-    return Study.open(small_preset, figures=str(tmp_path / "figures"))
+    monkeypatch.setenv("ACT_RESULTS", str(tmp_path / "results"))
+    return Study.open(small_preset)
 
 
 @pytest.fixture
 def models(study):
     """Donor and target of the small study."""
-    return study.model("donor"), study.model("target")
-
-
-@pytest.fixture
-def scores(study):
-    """Scores of its lost abilities, pooled."""
-    return study.scores(study.lost)
+    return study.models(study.pair())

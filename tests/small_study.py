@@ -28,7 +28,6 @@ ROLES = {"donor": "multilingual", "target": "forgetful", "base": "base"}
 PRESET = {
     "name": "small",
     "description": "for unit tests",
-    "seeds": [0],
     "dtype": "float32",
     "models": FAMILY,
     "roles": {
@@ -39,25 +38,8 @@ PRESET = {
     "lost": ["fr-maths", "fr-science"],
     "retained": ["en-maths"],
     "evaluation": {"validation_items": 4, "test_items": 8, "recording_items": 12, "batch_size": 8},
-    "grids": {
-        "percents": [5],
-        "transfer_percents": [5],
-        "scales": [0.4],
-        "random_draws": 2,
-        "sft_steps": [0, 2],
-        "sft": {"steps": 2, "learning_rate": 1e-3, "batch_size": 4},
-    },
-    "sweep": {
-        "seeds": [0],
-        "percents": [5, 50],
-        "scales": [0.5, 1.0],
-        "merging_percents": [20],
-        "causal_percents": [5],
-        "random_draws": 2,
-        "validation_items": 2,
-        "test_items": 3,
-        "sft": {"steps": 2, "learning_rate": 1e-3, "batch_size": 4, "judged": [0, 2]},
-    },
+    "sft": {"steps": 2, "learning_rate": 1e-3, "batch_size": 4},
+    "sweep": {"seeds": [0]},
 }
 
 

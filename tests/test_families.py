@@ -76,7 +76,7 @@ def test_a_progress_bar_can_be_left_out_for_the_ancestors_too(preset_of, monkeyp
 
 
 def test_the_folder_loads_in_transformers_and_says_how_it_was_made(study):
-    folder = study.folder("donor")
+    folder = study.place("donor")
     model = AutoModelForCausalLM.from_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert model.config.vocab_size == len(tokenizer)
@@ -85,7 +85,7 @@ def test_the_folder_loads_in_transformers_and_says_how_it_was_made(study):
     assert len(built["training_loss"]) == TUNED["steps"]
     # The descendants read it from the folder; the base was trained with the one made first.
     first = training.small_tokenizer(study.preset, 400)
-    for item in study.items("fr-science", "recording"):
+    for item in study.questions.items("fr-science", "recording"):
         ids = tokenizer(item["answer"])["input_ids"]
         assert ids == first(item["answer"])["input_ids"]
         assert tokenizer.decode(ids) == item["answer"]

@@ -23,12 +23,12 @@ UPPER = {"analysis": {"analysis", "core"}, "harness": {"core", "harness"}}
 Of the core, analysis imports the rankings alone, for their names: see `test_plots`.
 """
 # Known exceptions while the package is rebuilt; all are to be empty at the end.
-LONG = {f"study/{name}" for name in "presets old_session".split()}
+LONG: set[str] = set()
 LONG_FUNCTIONS = {"evaluate_tasks"}
 
 
 def name_of(path):
-    """`actlib.scores` is "scores", `actlib.study.old_session` "study.old_session"."""
+    """`actlib.scores` is "scores", `actlib.study.session` "study.session"."""
     parts = path.relative_to(ROOT / "actlib").with_suffix("").parts
     return ".".join(part for part in parts if part != "__init__")
 

@@ -16,6 +16,7 @@ from actlib.hooks import evaluating, output_hooks
 from actlib.interventions import ABLATIONS, ablated, patched
 from actlib.masks import ChannelMask
 from actlib.recording import record_differences
+from actlib.study.recorded import batches_of_part
 
 
 def mask_of(model, choose):
@@ -299,7 +300,7 @@ def test_missing_attention_mask_means_no_padding(family):
 def test_evaluation_and_recording_run_under_interventions(study, models):
     donor, target = models
     ability = study.lost[0]
-    batches = study.batches(ability, "validation")[:2]
+    batches = batches_of_part(study, ability, 0)[:2]
     alone = [evaluate(model, batches) for model in models]
     with patched(target, donor, full(target)):
         assert evaluate(target, batches).equals(alone[0])

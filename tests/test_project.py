@@ -89,7 +89,7 @@ def test_continuous_integration_runs_the_test_command_of_the_readme():
 def kept_tables():
     """Skip where the tables are not the kept ones."""
     changed = subprocess.run(
-        ["git", "status", "--porcelain", "figures", "data/sweeps"],
+        ["git", "status", "--porcelain", "figures", "data/items"],
         cwd=ROOT,
         capture_output=True,
         text=True,

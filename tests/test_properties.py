@@ -237,8 +237,8 @@ def test_any_bytes_for_questions_are_read_or_refused(tmp_path, data):
     loaded(lambda: load_questions(path))
 
 
-KEYS = ["donor", "target", "base", "questions", "lost", "retained", "name", "seeds", "dtype"]
-KEYS += ["evaluation", "grids", "models", "roles", "data", "sweep", "device_map", "second_donor"]
+KEYS = ["donor", "target", "base", "questions", "lost", "retained", "name", "dtype"]
+KEYS += ["evaluation", "sft", "models", "roles", "data", "sweep", "device_map", "second_donor"]
 inner = st.sampled_from(["percents", "scales", "sft", "load", "path", "batch_size", "donor", "x"])
 settings_of_a_user = st.one_of(values, st.dictionaries(inner, values, max_size=3))
 
@@ -248,7 +248,7 @@ settings_of_a_user = st.one_of(values, st.dictionaries(inner, values, max_size=3
 @example(changes={"donor": {"load": 3}})
 @example(changes={"data": {"path": 3}, "models": {}})
 @example(changes={"donor": "~nobody-of-that-name/model"})
-@example(changes={"grids": {"sft": {"learning_rate": math.inf}}})
+@example(changes={"sft": {"learning_rate": math.inf}})
 def test_any_settings_make_a_preset_or_a_sentence(tmp_path, changes):
     questions = tmp_path / "own.jsonl"
     questions.write_text('{"question": "a", "answer": "b", "ability": "fr"}\n')
@@ -259,8 +259,7 @@ def test_any_settings_make_a_preset_or_a_sentence(tmp_path, changes):
     made = loaded(lambda: load_preset(str(path)))
     assert made is None or isinstance(made, Preset)
     if made is not None:
-        assert all(0 < percent <= 100 for percent in made.grids.percents)
-        assert math.isfinite(made.grids.sft.learning_rate)
+        assert math.isfinite(made.sft.learning_rate)
 
 
 @CALM

@@ -61,22 +61,21 @@ def test_a_folder_is_known_by_its_contents_and_not_by_what_is_told_of_it(tmp_pat
     assert digest_of(tmp_path) != before
 
 
-def test_tables_of_a_study_say_their_models_scores_and_questions(study):
-    study.scores(study.lost)
-    study.model("donor")  # kept scores open no model
-    table = pd.DataFrame({"x": [1]})
+def test_tables_of_a_study_say_their_models_and_questions(study):
+    pair = study.pair()
+    scores = study.scores(pair, study.lost)
+    table = pd.DataFrame({"x": [scores.tokens]})
     study.save_table(table, "tab09_one")
     study.save_table(table, "tab09_two")
-    path = study.figures / "tab09_one.csv"
-    entry = entries_of(study.figures)["notebook09"]
-    assert entry["data_sha256"] and entry["seeds"] == [0]
-    kinds = {role.partition(" ")[0] for role in entry["inputs"]}
-    assert kinds == {"model", "scores", "questions"}
-    assert all(each["sha256"] for each in entry["inputs"].values())
-    assert path.read_bytes() == table.to_csv(index=False).encode(), "nothing of it in the table"
-    scores = study.recorded(study.lost, 0)
-    donor = entries_of(scores)["scores"]["inputs"][study.name_of("donor")]
-    assert donor["sha256"] == digest_of(study.folder("donor"))
+    entry = entries_of(study.results)["notebook09"]
+    assert entry["questions"] == study.cache_key["questions"]
+    names = [f"{name}, seed 0" for name in pair.names]
+    assert entry["models"] == dict(zip(names, pair.digests, strict=True))
+    text = (study.results / "tab09_one.csv").read_bytes()
+    assert text == table.to_csv(index=False).encode(), "nothing of it in the table"
+    (folder,) = (study.folder / "scores" / "differences").glob("seed0-*")
+    donor = entries_of(folder)["scores"]["inputs"][study.name_of("donor")]
+    assert donor["sha256"] == digest_of(study.place("donor"))
 
 
 def git(folder, *words):

@@ -18,53 +18,45 @@ from actlib.study.session import Study
 from actlib.transfer import as_matrix, selections
 
 
-@pytest.fixture
-def session(small_preset, small_store, monkeypatch, tmp_path):
-    """The study of the small family, built; its results go to a folder of the test."""
-    monkeypatch.setenv("ACT_STORE", str(small_store))
-    monkeypatch.setenv("ACT_RESULTS", str(tmp_path / "results"))
-    return Study.open(small_preset)
-
-
 def brought(path, places):
     """A preset of models that lie in folders."""
     models = {name: {"load": str(place)} for name, place in places.items()}
     return write_preset(path, None, models=models)
 
 
-def test_parts_pooled_give_the_scores_of_one_recording(session):
-    pair = session.pair()
-    pooled = session.scores(pair, "fr-maths")
-    rows = session.questions.items("fr-maths", "recording")
-    whole = record_differences(*session.models(pair), batches(session.tokenizer, rows, 8))
+def test_parts_pooled_give_the_scores_of_one_recording(study):
+    pair = study.pair()
+    pooled = study.scores(pair, "fr-maths")
+    rows = study.questions.items("fr-maths", "recording")
+    whole = record_differences(*study.models(pair), batches(study.tokenizer, rows, 8))
     assert pooled.tokens == whole.tokens
     for name, values in whole.values.items():
         torch.testing.assert_close(pooled.values[name], values, rtol=1e-5, atol=1e-7)
-    parts = [batches_of_part(session, "fr-maths", part) for part in range(PARTS)]
+    parts = [batches_of_part(study, "fr-maths", part) for part in range(PARTS)]
     assert sum(len(b["input_ids"]) for part in parts for b in part) == len(rows)
 
 
-def test_kinds_of_scores(session):
-    pair = session.pair()
-    weights = session.scores(pair, session.lost, "weights")
-    expected = weight_differences(*session.models(pair))
+def test_kinds_of_scores(study):
+    pair = study.pair()
+    weights = study.scores(pair, study.lost, "weights")
+    expected = weight_differences(*study.models(pair))
     assert all(torch.equal(weights.values[n], v) for n, v in expected.values.items())
-    lost = session.scores(pair, "fr-maths", "attributions")
-    spared = session.scores(pair, "fr-maths", "attributions", reference=["en-maths"])
-    retained = session.scores(pair, "en-maths", "attributions")
+    lost = study.scores(pair, "fr-maths", "attributions")
+    spared = study.scores(pair, "fr-maths", "attributions", reference=["en-maths"])
+    retained = study.scores(pair, "en-maths", "attributions")
     for name, values in spared.values.items():
         torch.testing.assert_close(values, lost.values[name] + retained.values[name])
-    assert session.scores(pair, "fr-maths", reference=["en-maths"]).top(5, "contrast").count
+    assert study.scores(pair, "fr-maths", reference=["en-maths"]).top(5, "contrast").count
 
 
-def test_an_item_has_one_score_whatever_is_evaluated_beside_it(session):
-    (model,) = session.models(session.group(0, "donor"))
-    both = session.evaluate(model, session.abilities)
-    alone = session.evaluate(model, ["en-maths"])
+def test_an_item_has_one_score_whatever_is_evaluated_beside_it(study):
+    (model,) = study.models(study.group(0, "donor"))
+    both = study.evaluate(model, study.abilities)
+    alone = study.evaluate(model, ["en-maths"])
     same = both[both["ability"] == "en-maths"].reset_index(drop=True)
     pd.testing.assert_frame_equal(same, alone)
     assert (both["score"] == -both["nll"]).all() and both["item"].is_unique
-    assert session.evaluate(model, ["en-maths"], "validation")["item"].nunique() == 4
+    assert study.evaluate(model, ["en-maths"], "validation")["item"].nunique() == 4
 
 
 def test_weights_trained_again_in_the_same_folder_give_new_scores(
@@ -89,35 +81,33 @@ def test_weights_trained_again_in_the_same_folder_give_new_scores(
     assert any(not torch.equal(before.values[n], v) for n, v in after.values.items())
 
 
-def test_settings_are_collected_and_kept(session):
-    pair = session.pair()
+def test_settings_are_collected_and_kept(study):
+    pair = study.pair()
 
     @cached
     def moved(pair, method, top_percent, draw, scale):
-        donor, target = session.models(pair)
-        mask = controls.choose(method, top_percent, session.scores(pair, "fr-maths"), draw)
+        donor, target = study.models(pair)
+        mask = controls.choose(method, top_percent, study.scores(pair, "fr-maths"), draw)
         with transferred(target, donor, mask, scale):
-            return session.evaluate(target, ["fr-maths"])
+            return study.evaluate(target, ["fr-maths"])
 
     grid = list(controls.settings(["act_module", "random_module"], [5, 50], draws=2))
-    table = session.collect(moved, grid, pair=[pair], scale=[0.5, 1.0])
+    table = study.collect(moved, grid, pair=[pair], scale=[0.5, 1.0])
     keys = ["method", "top_percent", "draw", "scale", "seed"]
     assert len(table[keys].drop_duplicates()) == (2 + 4) * 2
     assert table.groupby(keys)["item"].nunique().eq(8).all()
-    again = session.collect(moved, grid, pair=[pair], scale=[0.5, 1.0])
+    again = study.collect(moved, grid, pair=[pair], scale=[0.5, 1.0])
     pd.testing.assert_frame_equal(again, table)
-    donor, target = session.models(pair)
-    untouched = session.evaluate(session.model("target"), ["fr-maths"])
-    pd.testing.assert_frame_equal(session.evaluate(target, ["fr-maths"]), untouched)
+    donor, target = study.models(pair)
+    untouched = study.evaluate(study.model("target"), ["fr-maths"])
+    pd.testing.assert_frame_equal(study.evaluate(target, ["fr-maths"]), untouched)
 
 
 @pytest.mark.parametrize("method", [m for m in controls.CHOICES if "attribution" not in m])
-def test_every_method_takes_its_share(session, method):
-    pair = session.pair()
+def test_every_method_takes_its_share(study, method):
+    pair = study.pair()
     kind = controls.kind_of(method)
-    scores = session.scores(
-        pair, session.lost, kind, reference=session.retained * (kind != "weights")
-    )
+    scores = study.scores(pair, study.lost, kind, reference=study.retained * (kind != "weights"))
     mask = controls.choose(method, 20, scores)
     total = sum(chosen.numel() for chosen in mask.channels.values())
     share = {"all_rows": 100, "act_no_head": None, "random_equal_difference": None}.get(method, 20)
@@ -128,8 +118,8 @@ def test_every_method_takes_its_share(session, method):
         assert again.digest == mask.digest != other.digest
 
 
-def test_random_channels_of_equal_difference(session):
-    scores = session.scores(session.pair(), session.lost)
+def test_random_channels_of_equal_difference(study):
+    scores = study.scores(study.pair(), study.lost)
     mask = scores.top(20, "module")
     drawn = controls.draw_equal_difference(scores, mask, draw=1)
     for name, chosen in drawn.channels.items():
@@ -141,9 +131,9 @@ def test_random_channels_of_equal_difference(session):
             assert reached - values[chosen].max() <= wanted
 
 
-def test_the_size_of_a_mask(session):
-    donor, target = session.models(session.pair())
-    mask = session.scores(session.pair(), session.lost).top(10)
+def test_the_size_of_a_mask(study):
+    donor, target = study.models(study.pair())
+    mask = study.scores(study.pair(), study.lost).top(10)
     size = controls.measure_size(target, donor, mask, scale=0.5)
     moved = whole = count = total = 0.0
     theirs, chosen = dict(donor.named_parameters()), selections(target, mask)
@@ -160,8 +150,8 @@ def test_the_size_of_a_mask(session):
     assert full["displacement_percent"] == pytest.approx(100)
 
 
-def test_single_parameters_move_and_come_back(session):
-    donor, target = session.models(session.pair())
+def test_single_parameters_move_and_come_back(study):
+    donor, target = study.models(study.pair())
     before = [parameter.clone() for parameter in target.parameters()]
     entries = controls.choose_entries(donor, target, count=500)
     assert sum(int(chosen.sum()) for chosen in entries.values()) == 500
@@ -189,20 +179,20 @@ def test_single_parameters_move_and_come_back(session):
         (lambda s: controls.choose_entries(*s.models(s.pair()), count=10**9), "count must be"),
     ],
 )
-def test_refusals(session, call, sentence):
+def test_refusals(study, call, sentence):
     with pytest.raises(ValueError, match=sentence):
-        call(session)
+        call(study)
 
 
-def test_sentences_are_held_to_their_numbers_in_the_kept_run_alone(session, monkeypatch):
-    session.holds(False)
-    monkeypatch.setenv("ACT_KEPT_RUN", session.preset.name)
-    session.holds(True)
+def test_sentences_are_held_to_their_numbers_in_the_kept_run_alone(study, monkeypatch):
+    study.holds(False)
+    monkeypatch.setenv("ACT_KEPT_RUN", study.preset.name)
+    study.holds(True)
     with pytest.raises(AssertionError, match="no longer fits"):
-        session.holds(False)
+        study.holds(False)
 
 
-def test_results_are_tables_with_their_provenance(session):
-    table = session.save_table(pd.DataFrame({"seed": [0], "x": [1 / 3]}), "tab03_x")
-    assert pd.read_csv(session.results / "tab03_x.csv").shape == table.shape
-    assert (session.results / "provenance.json").is_file()
+def test_results_are_tables_with_their_provenance(study):
+    table = study.save_table(pd.DataFrame({"seed": [0], "x": [1 / 3]}), "tab03_x")
+    assert pd.read_csv(study.results / "tab03_x.csv").shape == table.shape
+    assert (study.results / "provenance.json").is_file()

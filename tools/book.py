@@ -45,13 +45,12 @@ CONTENTS: dict[str, tuple[str, ...]] = {
     "What it rests on": (
         "models/index",
         "data/README",
-        "data/sweeps/README",
         "docs/benchmarks",
     ),
     "The project": ("LOG", "CHANGELOG", "CONTRIBUTING"),
 }
 TITLES = {"data/README": "Data card"}
-PAGES = ("LOG.md", "CHANGELOG.md", "CONTRIBUTING.md", "data/README.md", "data/sweeps/README.md")
+PAGES = ("LOG.md", "CHANGELOG.md", "CONTRIBUTING.md", "data/README.md")
 FAMILIES = ("smol", "tiny")
 MODELS = """# Model cards
 

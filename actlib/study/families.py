@@ -23,7 +23,7 @@ from actlib.loading import load_pretrained
 from actlib.study.locking import locked
 from actlib.study.presets import LoadedModel, Preset, TunedModel, WheelModel
 from actlib.study.provenance import provenance
-from actlib.study.questions import data_digest, data_folder, trained_on
+from actlib.study.questions import data_digest, data_folder
 from actlib.study.recipes import recipe
 from actlib.study.trained_cards import trained_card
 from actlib.study.training import dequantize, train_model
@@ -37,7 +37,7 @@ def model_folder(preset: Preset, name: str, seed: int, store: Path) -> Path | st
 
 def _built(preset: Preset, name: str, seed: int, store: Path) -> Path:
     part = name if isinstance(preset.models[name], WheelModel) else f"{name}-seed{seed}"
-    return store / (preset.family or preset.name) / "models" / part
+    return store / preset.name / "models" / part
 
 
 def build(
@@ -93,10 +93,10 @@ def _make(
 
 
 def _provenance(preset: Preset, start: Path | str | None) -> dict[str, Any]:
-    data = data_folder(trained_on(preset))
+    data = data_folder(preset.data)
     inputs: dict[str, Path | str] = {"start": start} if start is not None else {}
     inputs |= {"training data": data} if data is not None else {}
-    return provenance(inputs, data_sha256=data_digest(trained_on(preset)))
+    return provenance(inputs, data_sha256=data_digest(preset.data))
 
 
 def load_model(preset: Preset, name: str, place: Path | str, dtype: torch.dtype) -> PreTrainedModel:

@@ -33,7 +33,6 @@ from pydantic import (
 )
 
 from actlib.questions import normalize_name, require_known
-from actlib.study.old_presets import Grids, OldSweep, given_by_hand
 from actlib.study.preset_files import complete_preset, explain, read_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -174,10 +173,6 @@ class Runs(Strict):
     parameters: dict[Number, dict[str, Any]] = {}
 
 
-class Sweep(Runs, OldSweep):
-    """The long measurement of ``make sweep``."""
-
-
 class Preset(Strict):
     """Everything that a study needs to know; see the YAML files in ``configs/`` for examples."""
 
@@ -192,12 +187,7 @@ class Preset(Strict):
     evaluation: Evaluation = Evaluation()
     sft: LightTraining = LightTraining()
     study: Runs = Runs()
-    sweep: Sweep | None = None
-    # Of notebooks that are not converted yet; all go with `old_presets`.
-    seeds: list[Seed] = Field(default=[0], min_length=1)
-    training_data: Data | None = None
-    family: Name | Literal[""] = ""
-    grids: Grids = Grids()
+    sweep: Runs | None = None
 
     @model_validator(mode="after")
     def _names_exist(self) -> "Preset":
@@ -213,11 +203,6 @@ class Preset(Strict):
     def abilities(self) -> list[str]:
         """All abilities, ``language-domain`` of the shipped data: the lost, then the retained."""
         return [*self.lost, *self.retained]
-
-    @property
-    def cells(self) -> list[str]:
-        """Name of `abilities` in notebooks that are not converted."""
-        return self.abilities
 
     @property
     def left_out(self) -> dict[str, str]:
@@ -276,12 +261,11 @@ def preset_file(preset: str) -> Path:
     raise ValueError(f"unknown preset {preset!r}: expected one of {there}, or a YAML file")
 
 
-def load_preset(preset: str = "tiny", **roles: str) -> Preset:
+def load_preset(preset: str = "tiny") -> Preset:
     """Read and check a preset.
 
     Args:
         preset: a name in ``configs/``, or the path of a YAML file.
-        **roles: of notebooks that are not converted; see `given_by_hand`.
 
     Raises:
         ValueError: the preset is unknown, not valid YAML, or holds an unknown or wrong key.
@@ -289,11 +273,7 @@ def load_preset(preset: str = "tiny", **roles: str) -> Preset:
     path = preset_file(preset)
     content = read_yaml(path)
     try:
-        content = complete_preset(content, path, ROOT, SHIPPED)
-        loaded = Preset.model_validate(content)
-        if any(roles.values()):
-            loaded = Preset.model_validate(given_by_hand(content, roles))
-        return loaded
+        return Preset.model_validate(complete_preset(content, path, ROOT, SHIPPED))
     except ValidationError as error:
         raise ValueError(f"preset {path.name}: {explain(error, Strict)}") from None
     except ValueError as error:

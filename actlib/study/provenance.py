@@ -25,7 +25,7 @@ from actlib.study.locking import locked
 
 FILE = "provenance.json"
 PACKAGES = "torch transformers tokenizers safetensors peft numpy pandas".split()
-CODE = "actlib notebooks configs data Snakefile pyproject.toml requirements.lock :!data/sweeps"
+CODE = "actlib notebooks configs data Snakefile pyproject.toml requirements.lock :!data/items"
 # What is said about a folder is no content of it.
 ABOUT = re.compile(r"\..*|README\.md|built\.json|provenance\.json")
 

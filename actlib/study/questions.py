@@ -36,11 +36,6 @@ PURPOSES = {"recording": "train", "validation": "validation", "test": "test"}
 """Split of the shipped data that each purpose draws on."""
 
 
-def trained_on(preset: Preset) -> Data:
-    """Questions that the family is trained on: those judged, unless the preset says otherwise."""
-    return preset.training_data or preset.data
-
-
 def data_folder(data: Data) -> Path | None:
     """File or folder of the questions: as named, from the project's root; None for the shipped."""
     return None if data.path is None else ROOT / data.path
@@ -103,7 +98,7 @@ def of_ability(items: Iterable[dict], ability: str) -> list[dict]:
 
 def training_items(preset: Preset, cells: list[str], seed: int) -> list[dict]:
     """Training questions of some cells, in an order fixed by the seed."""
-    data = trained_on(preset)
+    data = preset.data
     items = load_items(data_folder(data), split="train", tasks=data.tasks)
     rows = [row for cell in cells for row in of_ability(items, cell)]
     random.Random(seed).shuffle(rows)

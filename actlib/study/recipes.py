@@ -7,7 +7,6 @@ Results that depend on a model are kept under its digest, so that they are compu
 settings, its data, the code that trains it or the files that someone brought change.
 """
 
-import hashlib
 import inspect
 import json
 from functools import cache
@@ -16,23 +15,23 @@ from pathlib import Path
 
 from actlib import finetune, prompts
 from actlib.study.presets import LoadedModel, Preset, WheelModel, require_place
-from actlib.study.questions import data_digest, trained_on, training_items
+from actlib.study.questions import data_digest, training_items
 from actlib.study.sources import digest_text, syntax_of
-
-_TRAINING = 2  # of the first study; it goes with its tables, and `_training_code` takes its place
-
-_OLD = {"abilities": "cells"}  # the name of a key in those digests
 
 
 def recipe(preset: Preset, name: str, seed: int) -> str:
-    """Digest of all that decides a model's weights: its settings, its ancestors' and the data."""
+    """Digest of all that decides a model's weights: settings, ancestors, data, code, versions.
+
+    The kind of processor is no part of it, since the nodes of a cluster differ; weights trained on
+    another kind differ in last digits, and in what grows out of them.
+    """
     specs = [preset.models[part] for part in [name, *preset.ancestors(name)]]
     parts = [spec.model_dump(exclude={"device_map"}) for spec in specs]  # where, not what
-    parts = [{_OLD.get(key, key): value for key, value in part.items()} for part in parts]
     seed = 0 if isinstance(preset.models[name], WheelModel) else seed  # one folder for all seeds
-    data = [trained_on(preset).model_dump(), data_digest(trained_on(preset))]
-    text = json.dumps([_TRAINING, parts, data, preset.dtype, seed], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    data = [preset.data.model_dump(), data_digest(preset.data)]
+    versions = [f"{each} {version(each)}" for each in ("torch", "transformers", "peft")]
+    text = json.dumps([parts, data, preset.dtype, seed, versions], sort_keys=True)
+    return digest_text(text, _training_code())
 
 
 @cache
@@ -52,8 +51,7 @@ def content_digest(preset: Preset, name: str, seed: int) -> str:
     """
     spec = preset.models[name]
     if not isinstance(spec, LoadedModel):
-        versions = [f"{each} {version(each)}" for each in ("torch", "transformers", "peft")]
-        return digest_text(recipe(preset, name, seed), _training_code(), *versions)
+        return recipe(preset, name, seed)
     folder = Path(spec.load)
     if not folder.is_dir():
         return f"{spec.load}@{spec.revision or 'main'}"

@@ -11,6 +11,7 @@ loaded. Nothing is written outside that folder.
 """
 
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -47,6 +48,7 @@ class Study:
     store: Path
     _loaded: dict = field(default_factory=dict, repr=False)
     _kept: dict = field(default_factory=dict, repr=False)
+    _used: dict = field(default_factory=dict, repr=False)  # models, for the results' provenance
 
     @classmethod
     def open(cls, preset: str = "smol", *, test_items: int | None = None) -> "Study":
@@ -128,6 +130,7 @@ class Study:
         """
         names = tuple(self.name_of(role) for role in roles)
         digests = tuple(recipes.content_digest(self.preset, name, seed) for name in names)
+        self._used |= {f"{n}, seed {seed}": d for n, d in zip(names, digests, strict=True)}
         return Group(seed, names, digests)
 
     def pair(self, seed: int = 0, *, donor: str = "donor", target: str = "target") -> Group:
@@ -271,9 +274,11 @@ class Study:
     def save_table(self, table: pd.DataFrame, name: str) -> pd.DataFrame:
         """Write a table as CSV to the results, with their provenance, and return it."""
         write_text(self.results / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
-        settings = {"preset": self.preset.name, "questions": self.cache_key["questions"]}
-        seeds = sorted(set(table["seed"])) if "seed" in table else []
-        write_provenance(self.results, name, {}, seeds=[int(s) for s in seeds], **settings)
+        made = {"preset": self.preset.name, "questions": self.cache_key["questions"]}
+        made |= {"models": dict(sorted(self._used.items()))}
+        notebook = re.match(r"[a-z]+(\d\d)_", name)
+        entry = f"notebook{notebook[1]}" if notebook else name
+        write_provenance(self.results, entry, {}, **made)
         return table
 
     def save_figure(self, figure: Figure, table: pd.DataFrame, name: str) -> None:
