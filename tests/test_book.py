@@ -98,7 +98,7 @@ def test_every_notebook_module_and_card_has_its_page_and_can_be_searched(book):
             expected.append("api/index" if name == "actlib" else f"api/{name}")
     expected += [f"docs/{path.stem}" for path in (ROOT / "docs").glob("*.md")]
     expected.remove("docs/index")
-    expected += ["index", "LOG", "CHANGELOG", "CONTRIBUTING", "data/README", "data/sweeps/README"]
+    expected += ["index", "LOG", "CHANGELOG", "CONTRIBUTING", "data/README"]
     expected += ["models/smol-forgetful", "models/tiny-multilingual"]
     index = (book / "searchindex.js").read_text(encoding="utf-8")
     for page in expected:

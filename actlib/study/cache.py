@@ -7,9 +7,9 @@
 A call is known by the function's syntax, by what it uses of the notebook and of `actlib`, and by
 its arguments. So whoever edits the function, a list that it reads or a module that it reaches gets
 new numbers; comments, docstrings and prose change nothing. One file a function and seed,
-``FOLDER/FUNCTION/seedN.parquet``, is written whole after each call: a kill loses one setting, and
-several processes share it. The kind of processor is no part of a key, since the nodes of a cluster
-differ; the library versions are.
+``FOLDER/FUNCTION/seedN-SYNTAX.parquet``, is written whole after each call: a kill loses one
+setting, and several processes share it. The kind of processor is no part of a key, since the nodes
+of a cluster differ; the library versions are.
 """
 
 import ast
@@ -90,7 +90,8 @@ def _locate(function: Callable, arguments: Mapping[str, Any]) -> tuple[Path, dic
     versions = [f"{name} {version(name)}" for name in ("torch", "transformers")]
     digests = [[json.dumps(given, sort_keys=True)], syntax, [digest_modules(modules), *versions]]
     keys = {name: digest_text(*parts) for name, parts in zip(KEYS, digests, strict=True)}
-    return Path(function.__name__, f"seed{seed}.parquet"), keys
+    # functions of one name in two notebooks have a file each
+    return Path(function.__name__, f"seed{seed}-{keys['_syntax'][:6]}.parquet"), keys
 
 
 def describe(function: Callable) -> tuple[list[str], set[str], dict[str, Any]]:
