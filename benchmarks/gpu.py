@@ -79,10 +79,9 @@ def end_to_end(preset: str) -> Iterator[pd.DataFrame]:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["ACT_STORE"] = folder
         study, start = Study.open(preset), time.perf_counter()
-        pair = study.pair()
-        donor, target = study.models(pair)
+        donor, target = study.models(study.pair())
         trained = time.perf_counter() - start
-        mask = study.scores(pair, study.lost).top(5.0)
+        mask = study.scores(study.pair(), study.lost).top(5.0)
         before = study.evaluate(target, study.lost)["nll"].mean()
         with actlib.transferred(target, donor, mask, scale=1.0):
             after = study.evaluate(target, study.lost)["nll"].mean()

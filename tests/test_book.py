@@ -106,6 +106,7 @@ def test_every_notebook_module_and_card_has_its_page_and_can_be_searched(book):
         assert f'"{page}"' in index, page
 
 
+@pytest.mark.skipif(not (ROOT / "data" / "items").is_dir(), reason="no sweep is kept yet")
 def test_notebooks_show_their_kept_pictures_and_tables(book, pages):
     page = book / "notebooks" / "03_sufficiency.html"
     assert any("_images/" in link for link in pages[page].loaded)

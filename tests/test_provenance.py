@@ -73,7 +73,7 @@ def test_tables_of_a_study_say_their_models_and_questions(study):
     assert entry["models"] == dict(zip(names, pair.digests, strict=True))
     text = (study.results / "tab09_one.csv").read_bytes()
     assert text == table.to_csv(index=False).encode(), "nothing of it in the table"
-    (folder,) = (study.folder / "scores" / "differences").glob("seed0-*")
+    folder = next((study.folder / "scores/differences").glob(f"seed0-{'-'.join(pair.names)}-*"))
     donor = entries_of(folder)["scores"]["inputs"][study.name_of("donor")]
     assert donor["sha256"] == digest_of(study.place("donor"))
 

@@ -130,6 +130,17 @@ def test_adapters_of_another_scale_do_not_resume(trained, tmp_path):
     assert trained(lora=other, **saving)[0].equal(trained(lora=other)[0])
 
 
+BUILD = """
+import sys
+from pathlib import Path
+import torch
+from actlib.study.families import build
+from actlib.study.presets import load_preset
+torch.set_num_threads(1)
+build(load_preset(sys.argv[1]), "base", 0, Path(sys.argv[2]), progress=False)
+"""
+
+
 def test_a_build_killed_in_training_leaves_no_model_and_then_makes_the_same(small_preset, tmp_path):
     models = {"base": {"scratch": SIZES, "vocabulary": 400, "abilities": ["en-science"]}}
     models["base"] |= {"steps": 150, "learning_rate": 3e-3, "batch_size": 8}

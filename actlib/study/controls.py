@@ -111,9 +111,9 @@ def measure_size(
     """How much of a model a transfer moves, as columns of a table.
 
     Returns:
-        parameters_percent: parameters of the masked channels, in percent of the model's.
-        displacement_percent: squared distance moved, scale² ‖Δθ masked‖² / ‖Δθ‖², in percent, with
-            Δθ = donor - target over all parameters.
+        parameters_percent, the parameters of the masked channels in percent of the model's, and
+        displacement_percent, the squared distance moved, scale² ‖Δθ masked‖² / ‖Δθ‖² in percent,
+        with Δθ = donor - target over all parameters.
     """
     ours, theirs = dict(target.named_parameters()), dict(donor.named_parameters())
     chosen = selections(target, mask)
