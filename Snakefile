@@ -9,6 +9,7 @@ import os
 import sys
 from pathlib import Path
 
+from actlib.study.families import model_folder
 from actlib.study.locking import claim
 from actlib.study.presets import SHIPPED, load_preset, preset_file
 from actlib.study.questions import data_digest
@@ -47,8 +48,8 @@ PYTHON = f"export {' '.join(COUNTS)}\n{sys.executable} -m "
 
 def built(name, seed):
     """The file that says a model is there; none for one that someone brings."""
-    seeded = f"{name}-seed{seed}" if hasattr(PRESET.models[name], "steps") else name
-    return [] if name in PRESET.loaded else [str(OUT / f"models/{seeded}/built.json")]
+    folder = model_folder(PRESET, name, seed, OUT.parent)
+    return [] if name in PRESET.loaded else [str(folder / "built.json")]
 
 
 def model_of(wildcards):

@@ -63,7 +63,6 @@ def test_weights_trained_again_in_the_same_folder_give_new_scores(
     small_preset, small_store, monkeypatch, tmp_path
 ):
     monkeypatch.setenv("ACT_STORE", str(tmp_path / "store"))
-    built = Study.open(small_preset).store / "unused"
     places = {}
     for name in ("multilingual", "forgetful", "base", "maths"):
         places[name] = tmp_path / name
@@ -76,7 +75,7 @@ def test_weights_trained_again_in_the_same_folder_give_new_scores(
         next(iter(model.parameters())).add_(0.1)
     model.save_pretrained(places["multilingual"])
     again = Study.open(preset)
-    assert again.pair() != first and not built.exists()
+    assert again.pair() != first
     after = again.scores(again.pair(), "fr-maths")
     assert any(not torch.equal(before.values[n], v) for n, v in after.values.items())
 

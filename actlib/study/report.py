@@ -75,10 +75,7 @@ def answer(run: Run, notebook: str) -> str:
     """
     path = run.folder / "results" / f"tab{notebook[:2]}_contrast.csv"
     if not path.is_file():
-        cells = _cells(run.executed(notebook))
-        texts = "\n".join(text for cell in cells for text in _outputs(cell))
-        match = re.search(r"^\*\*In one line\.\*\* (.+)", texts, re.MULTILINE)
-        return match[1].strip() if match else ""
+        return ""
     rules, parts = load_claims().claims, []
     for claim, rows in pd.read_csv(path).groupby("claim", sort=False):
         rule, means = rules[str(claim)], rows[["treatment", "control", "difference"]].mean()
@@ -151,7 +148,7 @@ def _describe_gap(run: Run) -> str:
             "**Target minus donor:** not known, since notebook 00 was not run; whether there is a "
             "gap to recover is only known from there."
         )
-    names = {"cell": "ability", "target_minus_donor": "difference"}
+    names = {"target_minus_donor": "difference"}
     rows = pd.read_csv(path).rename(columns=names).query("measure == 'nll'").set_index("ability")
     parts, warnings = [], []
     for section, abilities in (("lost", run.preset.lost), ("retained", run.preset.retained)):
@@ -175,7 +172,7 @@ def _warnings(run: Run) -> Iterator[str]:
     path = run.folder / "results" / "tab00_accuracies.csv"
     if not path.is_file():
         return
-    rows = pd.read_csv(path).rename(columns={"cell": "ability"})
+    rows = pd.read_csv(path)
     rows = rows[rows["ability"].isin(run.preset.lost) & (rows["model"] == run.preset.roles.donor)]
     unsolved = rows.query("measure == 'exact' and mean == 0")["ability"]
     if len(unsolved):
@@ -225,8 +222,3 @@ def _link(path: Path, run: Run) -> str:
 
 def _cells(notebook: Path) -> list[dict]:
     return json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-
-
-def _outputs(cell: Mapping) -> Iterator[str]:
-    for output in cell.get("outputs", []):
-        yield "".join(output.get("data", {}).get("text/markdown", ""))
