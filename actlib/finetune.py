@@ -120,6 +120,7 @@ def finetune(
     *,
     steps: int,
     learning_rate: float,
+    weight_decay: float = 0.0,
     seed: int = 0,
     batch_size: int = 16,
     warmup_steps: int = 5,
@@ -133,10 +134,11 @@ def finetune(
     """Fine-tune ``model`` in place on the answers of ``items``: all parameters, or through LoRA.
 
     Weights stay in the dtype of the model (float32 is expected, so that small updates are not
-    rounded away); with ``mixed_precision`` the matrix products run in bfloat16. AdamW without
-    weight decay, linear warm-up, cosine decay. Batches mix all items in an order fixed by ``seed``
-    (batches of similar length would each hold one task, and learn far slower): the same seed, data
-    and thread count give the same weights. ``checkpoints`` is a folder to resume from.
+    rounded away); with ``mixed_precision`` the matrix products run in bfloat16. AdamW, whose weight
+    decay leaves norms and biases alone; linear warm-up, cosine decay. Batches mix all items in an
+    order fixed by ``seed`` (batches of similar length would each hold one task, and learn far
+    slower): the same seed, data and thread count give the same weights. ``checkpoints`` is a folder
+    to resume from.
 
     With ``lora``, adapters are trained and then merged into the weights they adapt; their start is
     fixed by ``seed`` too. LoRA usually wants a learning rate about ten times that of full
@@ -156,6 +158,7 @@ def finetune(
     schedule = {
         "max_steps": steps,
         "learning_rate": learning_rate,
+        "weight_decay": weight_decay,
         "per_device_train_batch_size": batch_size,
         "warmup_steps": min(warmup_steps, steps // 2),
         "bf16": mixed_precision,
@@ -204,7 +207,6 @@ def _train(
             save_total_limit=1,
             lr_scheduler_type="cosine",
             optim="adamw_torch_fused",
-            weight_decay=0.0,
             adam_beta2=0.98,
             remove_unused_columns=False,
             dataloader_pin_memory=False,

@@ -28,12 +28,12 @@ LANGUAGES = tuple(PHRASES)
 TASK_DOMAINS = {"sum": "maths", "comparison": "maths", "atoms": "science", "units": "science"}
 TASKS = tuple(TASK_DOMAINS)
 COUNTS = {  # questions a language and task; small models need many different ones
-    "train": {"sum": 700, "comparison": 450, "atoms": 450, "units": 300},
+    "train": {"sum": 800, "comparison": 700, "atoms": 500, "units": 300},
     "validation": dict.fromkeys(TASKS, 20),
     "test": dict.fromkeys(TASKS, 50),
 }
 ADDENDS = range(2, 10), range(10, 70)
-COMPARED = range(2, 100)
+COMPARED = range(2, 60)
 QUANTITIES = range(2, 200)  # before conversion
 CONVERSIONS = {
     10: (("centimeter", "millimeter"),),

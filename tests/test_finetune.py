@@ -30,7 +30,7 @@ def fresh(tokenizer):
 
     def make():
         torch.manual_seed(0)
-        spec = {"scratch": SIZES, "cells": [], "steps": 1, "learning_rate": 1, "batch_size": 1}
+        spec = {"scratch": SIZES, "abilities": [], "steps": 1, "learning_rate": 1, "batch_size": 1}
         return small_model(ScratchModel(**spec), tokenizer)
 
     return make

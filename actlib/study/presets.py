@@ -21,7 +21,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    AliasChoices,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -84,6 +83,8 @@ class Training(Strict):
     steps: Count
     learning_rate: float = Field(gt=0)
     batch_size: Count
+    weight_decay: float = Field(default=0.0, ge=0)
+    mixed_precision: bool = False  # matrix products in bfloat16, weights in float32
 
 
 class LightTraining(Training):
@@ -98,7 +99,7 @@ class ScratchModel(Training):
     """A model of a small architecture trained from random weights on some abilities."""
 
     scratch: dict[str, int | float | bool | str]
-    abilities: list[str] = Field(validation_alias=AliasChoices("abilities", "cells"))
+    abilities: list[str]
     vocabulary: int = 1024
 
 
@@ -106,7 +107,7 @@ class TunedModel(Training):
     """A specialist: another model of the list, fine-tuned on some abilities."""
 
     start: str
-    abilities: list[str] = Field(validation_alias=AliasChoices("abilities", "cells"))
+    abilities: list[str]
     seed_offset: int = 0
 
 

@@ -32,6 +32,7 @@ from actlib.study.presets import ROOT, Data, Evaluation, Preset
 
 _PROMPT_STYLE = "color:#777"
 _ANSWER_STYLE = "background:#cfe8f7;color:#00436b;border:1px solid #0072b2;border-radius:2px"
+SHIPPED = ROOT / "data" / "questions"
 PURPOSES = {"recording": "train", "validation": "validation", "test": "test"}
 """Split of the shipped data that each purpose draws on."""
 
@@ -43,7 +44,7 @@ def data_folder(data: Data) -> Path | None:
 
 def question_files(data: Data) -> list[Path]:
     """Files that the questions come from."""
-    place = data_folder(data) or ROOT / "data"
+    place = data_folder(data) or SHIPPED
     if place.is_file():
         return [place]
     return sorted([*place.rglob("*.jsonl"), *place.rglob("*.tsv")])
@@ -67,20 +68,20 @@ def load_items(
         folder: holds `SPLIT/LANGUAGE.jsonl`; the shipped one if None.
         split: `train`, `validation` or `test`.
         languages: codes such as `fr`; all if None.
-        tasks: such as `sum_words`; all if None.
+        tasks: such as `sum`; all if None.
 
     Raises:
         ValueError: there is no such file, or no row has a language or task that is named.
     """
     require_known("split", [split], SPLITS)
-    rows = load_questions(Path(folder or ROOT / "data") / split, "own")
+    rows = load_questions(Path(folder or SHIPPED) / split, "own")
     for column, wanted in (("language", languages), ("task", tasks)):
         if wanted is not None:
             require_known(column, wanted, list(dict.fromkeys(row[column] for row in rows)))
             rows = [row for row in rows if row[column] in wanted]
     if not rows:
         raise ValueError(
-            f"No item of {folder or 'data'} has a language of {languages} and a task of {tasks}."
+            f"No item of {folder or 'data/questions'} has a language of {languages} and a task of {tasks}."
         )
     return rows
 
@@ -96,11 +97,11 @@ def of_ability(items: Iterable[dict], ability: str) -> list[dict]:
     return [row for row in items if row["ability"] == ability]
 
 
-def training_items(preset: Preset, cells: list[str], seed: int) -> list[dict]:
-    """Training questions of some cells, in an order fixed by the seed."""
+def training_items(preset: Preset, abilities: list[str], seed: int) -> list[dict]:
+    """Training questions of some abilities, in an order fixed by the seed."""
     data = preset.data
     items = load_items(data_folder(data), split="train", tasks=data.tasks)
-    rows = [row for cell in cells for row in of_ability(items, cell)]
+    rows = [row for ability in abilities for row in of_ability(items, ability)]
     random.Random(seed).shuffle(rows)
     return rows
 
@@ -152,43 +153,26 @@ class Questions:
         self._has_splits = path is None or (ROOT / path / "train").is_dir()
         self._of_purpose: dict[str, list[dict]] = {}
 
-    def items(self, cell: str, purpose: str = "test") -> list[dict]:
+    def items(self, ability: str, purpose: str = "test") -> list[dict]:
         """Questions of an ability for ``recording``, ``validation`` or ``test``; none is in two.
 
-        Every task of the cell gives about as many, up to the preset's number for the purpose.
+        Every task of the ability gives about as many, up to the preset's number for the purpose.
 
         Raises:
             ValueError: the purpose is unknown, or there is no such question.
         """
         if purpose not in PURPOSES:
             raise ValueError(f"unknown purpose {purpose!r}: expected one of {', '.join(PURPOSES)}")
-        found = of_ability(self.read(purpose), cell)
+        found = of_ability(self.read(purpose), ability)
         if len(found) == 0:
-            raise ValueError(f"the data hold no {purpose} item of {cell!r}")
+            raise ValueError(f"the data hold no {purpose} item of {ability!r}")
         return spread(found, getattr(self.preset.evaluation, f"{purpose}_items"))
 
-    def elsewhere(self, cell: str, count: int, folder: str = "") -> tuple[str, list[dict]]:
-        """Questions of an ability from another source than those recorded, and which source.
-
-        Args:
-            cell: the ability.
-            count: most questions to take.
-            folder: laid out like the shipped data; the large shipped set if empty.
-
-        Returns:
-            ``other_source`` with items of the folder's two tasks of several steps, or, where it
-            lacks the ability, ``other_items`` with the ability's own validation items.
-        """
-        items = load_items(folder or None, split="train", tasks=["purchase", "motion"])
-        if cell in abilities_of(items):
-            return "other_source", spread(of_ability(items, cell), count)
-        return "other_items", self.items(cell, "validation")[:count]
-
-    def training(self, cells: Iterable[str], seed: int) -> list[dict]:
+    def training(self, abilities: Iterable[str], seed: int) -> list[dict]:
         """Items to fine-tune on, shuffled: the training split, or else the recording items."""
         if self._has_splits:
-            return training_items(self.preset, list(cells), seed)
-        rows = [row for cell in cells for row in self.items(cell, "recording")]
+            return training_items(self.preset, list(abilities), seed)
+        rows = [row for ability in abilities for row in self.items(ability, "recording")]
         random.Random(seed).shuffle(rows)
         return rows
 

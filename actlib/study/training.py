@@ -109,8 +109,9 @@ def train_model(
         steps=spec.steps,
         learning_rate=spec.learning_rate,
         batch_size=spec.batch_size,
+        weight_decay=spec.weight_decay,
         seed=seed,
-        mixed_precision=preset.dtype == "bfloat16",
+        mixed_precision=spec.mixed_precision,
         progress=bar,
         checkpoints=checkpoints,
     )
