@@ -81,7 +81,8 @@ def load_items(
             rows = [row for row in rows if row[column] in wanted]
     if not rows:
         raise ValueError(
-            f"No item of {folder or 'data/questions'} has a language of {languages} and a task of {tasks}."
+            f"No item of {folder or 'data/questions'} has a language of {languages} "
+            f"and a task of {tasks}."
         )
     return rows
 
