@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from actlib import prompts
 from actlib.study.questions import highlight
 
-DATA = Path(__file__).resolve().parents[1] / "data" / "validation"
+DATA = Path(__file__).resolve().parents[1] / "data" / "questions" / "validation"
 ROWS = [
     json.loads(line)
     for path in sorted(DATA.glob("*.jsonl"))

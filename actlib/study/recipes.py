@@ -1,10 +1,11 @@
 """What a model's weights are decided by, as a digest: its recipe, or the content of its folder.
 
     recipe(preset, "multilingual", seed=0)            # of a model that the study builds
-    content_digest(preset, "donor", seed=0)           # of any model of a preset
+    content_digest(preset, "donor", seed=0)           # of any model of a preset, without the code
 
-Results that depend on a model are kept under its digest, so that they are computed again when its
-settings, its data, the code that trains it or the files that someone brought change.
+Results that depend on a model are kept under its digest and that of the code, so that they are
+computed again when its settings, its data, the code that trains it or the files that someone
+brought change.
 """
 
 import inspect
@@ -20,38 +21,42 @@ from actlib.study.sources import digest_text, syntax_of
 
 
 def recipe(preset: Preset, name: str, seed: int) -> str:
-    """Digest of all that decides a model's weights: settings, ancestors, data, code, versions.
+    """Digest of all that decides a model's weights: its settings and data, code, and versions.
 
     The kind of processor is no part of it, since the nodes of a cluster differ; weights trained on
     another kind differ in last digits, and in what grows out of them.
     """
+    return digest_text(settings_digest(preset, name, seed), training_code())
+
+
+def settings_digest(preset: Preset, name: str, seed: int) -> str:
+    """Digest of what a model is made of: settings of it and its ancestors, seed and data."""
     specs = [preset.models[part] for part in [name, *preset.ancestors(name)]]
     parts = [spec.model_dump(exclude={"device_map"}) for spec in specs]  # where, not what
     seed = 0 if isinstance(preset.models[name], WheelModel) else seed  # one folder for all seeds
     data = [preset.data.model_dump(), data_digest(preset.data)]
-    versions = [f"{each} {version(each)}" for each in ("torch", "transformers", "peft")]
-    text = json.dumps([parts, data, preset.dtype, seed, versions], sort_keys=True)
-    return digest_text(text, _training_code())
+    return digest_text(json.dumps([parts, data, preset.dtype, seed], sort_keys=True))
 
 
 @cache
-def _training_code() -> str:
-    """Digest of the code that trains: what a change of, makes every model another."""
+def training_code() -> str:
+    """Digest of the code that trains and of its libraries' versions."""
     from actlib.study import training
 
     parts = finetune, prompts, training, training_items
-    return digest_text(*(syntax_of(inspect.getsource(part)) for part in parts))
+    versions = [f"{each} {version(each)}" for each in ("torch", "transformers", "peft")]
+    return digest_text(*(syntax_of(inspect.getsource(part)) for part in parts), *versions)
 
 
 def content_digest(preset: Preset, name: str, seed: int) -> str:
-    """Digest of what decides a model's weights: its recipe, or what a folder holds.
+    """Digest of what a model is made of: its settings and data, or what a folder holds.
 
     Of a folder the names, sizes and times of its files, so that weights that are trained again in
     the same place have another; of a model of the Hub its id and revision.
     """
     spec = preset.models[name]
     if not isinstance(spec, LoadedModel):
-        return recipe(preset, name, seed)
+        return settings_digest(preset, name, seed)
     folder = Path(spec.load)
     if not folder.is_dir():
         return f"{spec.load}@{spec.revision or 'main'}"

@@ -21,6 +21,7 @@ from actlib.prompts import batches, drop_long
 from actlib.recording import record_differences
 from actlib.study.locking import locked
 from actlib.study.provenance import write_provenance
+from actlib.study.recipes import training_code
 from actlib.study.sources import digest_modules, digest_text
 from actlib.vocabulary import fit_vocabulary_
 
@@ -42,7 +43,8 @@ class Group:
     Attributes:
         seed: training seed.
         names: of the models in the preset, in order.
-        digests: of each model's recipe, or of the content of the folder that it was brought in.
+        digests: of each model's settings and data, or of the content of the folder that it was
+            brought in.
     """
 
     seed: int
@@ -51,8 +53,13 @@ class Group:
 
     @property
     def cache_key(self) -> list[str]:
-        """What decides the models' weights."""
+        """What decides the models' weights, besides the code that trains them."""
         return [*self.digests]
+
+    @property
+    def code_key(self) -> str:
+        """Digest of the code that trains them."""
+        return training_code()
 
     @property
     def labels(self) -> dict[str, int]:
@@ -71,7 +78,7 @@ def recorded_files(
     counts = study.preset.evaluation.model_dump_json(exclude={"test_items", "validation_items"})
     given = [str(study.cache_key["questions"]), counts, study.preset.dtype]
     code = digest_modules([RECORDERS[kind]])
-    digest = digest_text(*pair.digests, *given, code)
+    digest = digest_text(*pair.digests, pair.code_key, *given, code)
     name = f"seed{pair.seed}-{'-'.join(pair.names)}-{digest[:10]}"
     folder = study.folder / "scores" / kind / name
     files = {(a, n): folder / f"{a}-{n}.safetensors" for a in abilities for n in range(PARTS)}
