@@ -48,7 +48,8 @@ def write_data(folder: Path) -> Path:
     for split, count in ITEMS.items():
         (folder / split).mkdir(parents=True)
         for language in LANGUAGES:
-            items = _drawn(load_items(split=split, languages=[language]), count // 4)
+            items = [row for row in load_items(split=split) if row["language"] == language]
+            items = _drawn(items, count // 4)
             lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in items]
             (folder / split / f"{language}.jsonl").write_text("".join(lines), encoding="utf-8")
     return folder

@@ -19,6 +19,10 @@ from actlib.study.presets import ROOT, load_preset
 from actlib.study.questions import load_items
 
 
+def of_language(folder, language):
+    return [row for row in load_items(folder) if row["language"] == language]
+
+
 @pytest.fixture(scope="module")
 def trained(small_preset, small_store):
     """Model and tokenizer of the small family's French specialist, taught three tests."""
@@ -26,7 +30,7 @@ def trained(small_preset, small_store):
     model, tokenizer = (
         kind.from_pretrained(folder) for kind in (AutoModelForCausalLM, AutoTokenizer)
     )
-    rows = load_items(load_preset(small_preset).data.path, split="test", languages=["fr"])
+    rows = of_language(load_preset(small_preset).data.path, "fr")
     settings = {"steps": 120, "learning_rate": 1e-2, "batch_size": 8}
     finetune(model, tokenizer, rows[:3], **settings, mixed_precision=False, progress=False)
     return model, tokenizer
@@ -34,7 +38,7 @@ def trained(small_preset, small_store):
 
 @pytest.fixture
 def rows(small_preset):
-    return load_items(load_preset(small_preset).data.path, split="test", languages=["fr"])
+    return of_language(load_preset(small_preset).data.path, "fr")
 
 
 def test_parts_cover_the_answer_and_nothing_else(trained, rows):
@@ -95,7 +99,7 @@ def test_prose_is_scored_as_the_model_reads_it(trained):
 
 @pytest.mark.parametrize("language", ["en", "de", "es", "fr", "ru"])
 def test_the_language_of_shipped_answers_is_recognized(language):
-    for row in load_items(ROOT / "data" / "questions", split="test", languages=[language]):
+    for row in of_language(None, language):
         guess = guess_language(row["answer"])
         assert guess in (language, ""), row["answer"]
     assert guess_language("12 + 4 = 16") == "" == guess_language("qwertz")

@@ -85,7 +85,7 @@ def test_the_data_hold_the_items_and_abilities_that_are_asked_for(name):
     counts = preset.evaluation
     asked = {"validation": counts.validation_items, "test": counts.test_items}
     for split, least in {**asked, "train": counts.recording_items}.items():
-        items = load_items(preset.data.path, split=split, tasks=preset.data.tasks)
+        items = load_items(preset.data.path, split)
         there = [row["ability"] for row in items]
         assert all(there.count(ability) >= least for ability in preset.abilities)
     for spec in preset.models.values():

@@ -147,11 +147,9 @@ class Roles(Strict):
 
 
 class Data(Strict):
-    """Questions of the study: the shipped ones by language and task, or a file or folder."""
+    """Questions of the study: the shipped ones, or a file or folder."""
 
     path: str | None = None
-    languages: list[str] | None = None
-    tasks: list[str] | None = None
 
 
 class Evaluation(Strict):

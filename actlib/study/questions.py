@@ -1,26 +1,20 @@
 """Which questions serve which purpose: training, recording, validation or test; none serves two.
 
 rows = Questions(preset).items("fr-maths", "test")
-table = ItemSet.of(tokenizer, rows, about, batch_size=16).evaluate(model)
+cluster_of(rows[0])   # what a question asks, whatever its language and wording
 """
 
 import hashlib
 import html
 import random
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from itertools import groupby
 from pathlib import Path
 from typing import Any, cast
 
-import pandas as pd
-import torch
-from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from actlib.evaluation import evaluate
-from actlib.forward import input_device
-from actlib.prompts import Encoded, batches
+from actlib.prompts import Encoded
 from actlib.questions import (
     SPLITS,
     abilities_of,
@@ -28,7 +22,7 @@ from actlib.questions import (
     normalize_text,
     require_known,
 )
-from actlib.study.presets import ROOT, Data, Evaluation, Preset
+from actlib.study.presets import ROOT, Data, Preset
 
 _PROMPT_STYLE = "color:#777"
 _ANSWER_STYLE = "background:#cfe8f7;color:#00436b;border:1px solid #0072b2;border-radius:2px"
@@ -56,35 +50,18 @@ def data_digest(data: Data) -> str:
     return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
 
 
-def load_items(
-    folder: Path | str | None = None,
-    split: str = "test",
-    languages: Sequence[str] | None = None,
-    tasks: Sequence[str] | None = None,
-) -> list[dict]:
+def load_items(folder: Path | str | None = None, split: str = "test") -> list[dict]:
     """Rows of a split of the shipped questions, or of a folder laid out as they are.
 
     Args:
-        folder: holds `SPLIT/LANGUAGE.jsonl`; the shipped one if None.
+        folder: holds `SPLIT/NAME.jsonl`; the shipped one if None.
         split: `train`, `validation` or `test`.
-        languages: codes such as `fr`; all if None.
-        tasks: such as `sum`; all if None.
 
     Raises:
-        ValueError: there is no such file, or no row has a language or task that is named.
+        ValueError: the split is unknown, or there is no such file.
     """
     require_known("split", [split], SPLITS)
-    rows = load_questions(Path(folder or SHIPPED) / split, "own")
-    for column, wanted in (("language", languages), ("task", tasks)):
-        if wanted is not None:
-            require_known(column, wanted, list(dict.fromkeys(row[column] for row in rows)))
-            rows = [row for row in rows if row[column] in wanted]
-    if not rows:
-        raise ValueError(
-            f"No item of {folder or 'data/questions'} has a language of {languages} "
-            f"and a task of {tasks}."
-        )
-    return rows
+    return load_questions(Path(folder or SHIPPED) / split, "own")
 
 
 def of_ability(items: Iterable[dict], ability: str) -> list[dict]:
@@ -100,8 +77,7 @@ def of_ability(items: Iterable[dict], ability: str) -> list[dict]:
 
 def training_items(preset: Preset, abilities: list[str], seed: int) -> list[dict]:
     """Training questions of some abilities, in an order fixed by the seed."""
-    data = preset.data
-    items = load_items(data_folder(data), split="train", tasks=data.tasks)
+    items = load_items(data_folder(preset.data), "train")
     rows = [row for ability in abilities for row in of_ability(items, ability)]
     random.Random(seed).shuffle(rows)
     return rows
@@ -180,61 +156,13 @@ class Questions:
     def read(self, purpose: str) -> list[dict]:
         """All questions for a purpose, of every ability."""
         if purpose not in self._of_purpose:
-            data, folder = self.preset.data, data_folder(self.preset.data)
+            folder = data_folder(self.preset.data)
             if folder is None or self._has_splits:  # the shipped questions have splits
-                rows = load_items(folder, split=PURPOSES[purpose], tasks=data.tasks)
+                rows = load_items(folder, PURPOSES[purpose])
             else:
                 rows = partition(load_questions(folder), purpose)
             self._of_purpose[purpose] = rows
         return self._of_purpose[purpose]
-
-
-@dataclass(frozen=True, eq=False)
-class ItemSet:
-    """Questions tokenized and batched once, by length over all of them.
-
-    Attributes:
-        batches: from ``actlib.prompts.batches``.
-        about: columns to add to the scores, one row an item, in the order of ``index``: ``item``
-            and what the caller adds, such as ``cell`` and ``cluster``.
-    """
-
-    batches: list[dict[str, Tensor]]
-    about: pd.DataFrame
-
-    @classmethod
-    def of(
-        cls,
-        tokenizer: PreTrainedTokenizerBase,
-        rows: Sequence[Mapping],
-        about: pd.DataFrame,
-        batch_size: int,
-        max_tokens: int | None = None,
-    ) -> "ItemSet":
-        """Tokenize rows with ``question`` and ``answer``; see ``actlib.prompts.batches``."""
-        return cls(batches(tokenizer, rows, batch_size, max_tokens=max_tokens), about)
-
-    def evaluate(self, model: PreTrainedModel, *, mixed_precision: bool = False) -> pd.DataFrame:
-        """The rows of ``about`` with ``nll`` and ``exact`` of each item that was not left out.
-
-        Args:
-            model: causal language model.
-            mixed_precision: run the matrix products in bfloat16, for float32 weights of a model
-                that is kept in bfloat16.
-        """
-        with torch.autocast(input_device(model).type, torch.bfloat16, enabled=mixed_precision):
-            scores = evaluate(model, self.batches).set_index("item")
-        table = self.about.loc[scores.index].assign(nll=scores["nll"], score=-scores["nll"])
-        return table.assign(exact=scores["exact"])
-
-
-def ability_items(
-    tokenizer: PreTrainedTokenizerBase, ability: str, rows: Sequence[Mapping], settings: Evaluation
-) -> ItemSet:
-    """The questions of one ability as `ItemSet`; its columns are ability, item, cluster."""
-    about = [(ability, f"{ability}/{n}", cluster_of(row)) for n, row in enumerate(rows)]
-    table = pd.DataFrame(about, columns=["ability", "item", "cluster"])
-    return ItemSet.of(tokenizer, rows, table, settings.batch_size, settings.max_tokens)
 
 
 def _runs(tokenizer: PreTrainedTokenizerBase, encoded: Encoded) -> list[tuple[str, bool]]:

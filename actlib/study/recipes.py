@@ -34,7 +34,7 @@ def settings_digest(preset: Preset, name: str, seed: int) -> str:
     specs = [preset.models[part] for part in [name, *preset.ancestors(name)]]
     parts = [spec.model_dump(exclude={"device_map"}) for spec in specs]  # where, not what
     seed = 0 if isinstance(preset.models[name], WheelModel) else seed  # one folder for all seeds
-    data = [preset.data.model_dump(), data_digest(preset.data)]
+    data = data_digest(preset.data)  # their content, wherever they lie
     return digest_text(json.dumps([parts, data, preset.dtype, seed], sort_keys=True))
 
 

@@ -28,16 +28,20 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from actlib.analysis import drawing
+from actlib.evaluation import evaluate
 from actlib.files import write_text
 from actlib.loading import load_pretrained
 from actlib.pairs import require_pair
 from actlib.parameters import weight_differences
+from actlib.prompts import batches
 from actlib.scores import ChannelScores, pool
 from actlib.study import cache, families, recipes
 from actlib.study.presets import ROOT, Preset, load_preset
 from actlib.study.provenance import write_provenance
-from actlib.study.questions import Questions, ability_items, data_digest
+from actlib.study.questions import Questions, cluster_of, data_digest
 from actlib.study.recorded import PARTS, Group, recorded_files
+
+ITEM_COLUMNS = ["ability", "item", "cluster", "nll", "score", "exact"]
 
 
 @dataclass
@@ -47,7 +51,7 @@ class Study:
     preset: Preset
     store: Path
     _loaded: dict = field(default_factory=dict, repr=False)
-    _kept: dict = field(default_factory=dict, repr=False)
+    _memory: dict = field(default_factory=dict, repr=False)
     _used: dict = field(default_factory=dict, repr=False)  # models, for the results' provenance
 
     @classmethod
@@ -205,13 +209,23 @@ class Study:
         """
         tables = []
         for ability in abilities:
-            key = "items", ability, purpose
-            if key not in self._kept:
-                rows = self.questions.items(ability, purpose)
-                settings = self.preset.evaluation
-                self._kept[key] = ability_items(self.tokenizer, ability, rows, settings)
-            tables.append(self._kept[key].evaluate(model))
-        return pd.concat(tables, ignore_index=True)
+            inputs, clusters = self._inputs(ability, purpose)
+            scores = evaluate(model, inputs)
+            scores["ability"] = ability
+            scores["cluster"] = [clusters[item] for item in scores["item"]]
+            scores["item"] = ability + "/" + scores["item"].astype(str)
+            tables.append(scores.assign(score=-scores["nll"]))
+        return pd.concat(tables, ignore_index=True)[ITEM_COLUMNS]
+
+    def _inputs(self, ability: str, purpose: str) -> tuple[list[dict], list[str]]:
+        """Batches of an ability's questions, made once, and the cluster of each question."""
+        key = "inputs", ability, purpose
+        if key not in self._memory:
+            rows, settings = self.questions.items(ability, purpose), self.preset.evaluation
+            limits = settings.batch_size, settings.max_tokens
+            inputs = batches(self.tokenizer, rows, limits[0], max_tokens=limits[1])
+            self._memory[key] = inputs, [cluster_of(row) for row in rows]
+        return self._memory[key]
 
     def scores(
         self,
@@ -238,16 +252,16 @@ class Study:
         """
         abilities = [abilities] if isinstance(abilities, str) else list(abilities)
         key = kind, pair, tuple(abilities), tuple(parts), tuple(reference)
-        if key not in self._kept and kind == "weights":
-            self._kept[key] = weight_differences(*self.models(pair))
-        elif key not in self._kept:
+        if key not in self._memory and kind == "weights":
+            self._memory[key] = weight_differences(*self.models(pair))
+        elif key not in self._memory:
             paths = recorded_files(self, pair, abilities, key[3], kind)
             scores = pool([ChannelScores.load(path) for path in paths])
             if key[4]:
                 relate = scores.relative_to if kind == "differences" else scores.with_retention
                 scores = relate(self.scores(pair, key[4], kind, parts=key[3]))
-            self._kept[key] = scores
-        return self._kept[key]
+            self._memory[key] = scores
+        return self._memory[key]
 
     # Settings and results
 

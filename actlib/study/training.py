@@ -120,12 +120,7 @@ def train_model(
 
 def small_tokenizer(preset: Preset, vocabulary: int) -> PreTrainedTokenizerFast:
     """Byte-level BPE over the training text of all the preset's languages; digits stay apart."""
-    items = load_items(
-        data_folder(preset.data),
-        split="train",
-        languages=preset.data.languages,
-        tasks=preset.data.tasks,
-    )
+    items = load_items(data_folder(preset.data), "train")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
