@@ -4,45 +4,45 @@
     donor["model.norm.weight"][:8]               # reads these numbers alone
     transfer_checkpoint("target", "donor", mask, "output", scale=0.4)
 
-A mapped tensor is a tensor of torch, so that what moves channels in memory moves them on disk: the
-target's files are copied, and the masked channels of the copy are written through the map. A model
-may be much larger than memory and cut into any number of files.
+A mapped tensor is a tensor of torch, so that the function that computes new values in memory does
+so on disk. A model may be much larger than memory and cut into any number of files.
 """
 
-import filecmp
 import math
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from actlib.cards import describe_step, read_steps, write_card
 from actlib.files import atomic_folder, require_free
-from actlib.layouts import StoredParameter, stored_parameters
-from actlib.loading import TOKENIZER_FILES, empty_model, load_tokenizer
-from actlib.masks import ChannelMask
-from actlib.pairs import require_pair
-from actlib.stored import DTYPES, StoredTensor, model_files, stored_tensors
-from actlib.transfer import Index, as_matrix, interpolate_rows, require_scale, selections
-from actlib.vocabulary import shared_rows
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-_ALL_TOKENIZER_FILES = (
-    *TOKENIZER_FILES,
-    *("merges.txt", "added_tokens.json", "special_tokens_map.json", "vocab.txt", "spiece.model"),
+from actlib.loading import (
+    describe_absent,
+    empty_model,
+    have_same_tokenizer,
+    load_tokenizer,
+    split_files,
 )
+from actlib.masks import ChannelMask, shortened
+from actlib.pairs import require_pair
+from actlib.stored import (
+    DTYPES,
+    StoredParameter,
+    StoredTensor,
+    stored_parameters,
+    stored_tensors,
+)
+from actlib.transfer import Change, as_matrix, interpolation, require_scale, selections
+from actlib.vocabulary import vocabulary_rows
 
-_THREADS, _STRETCH_BYTES = 4, 64 << 20
-
-Change = Callable[[str, int, Tensor], Iterable[tuple[Index, Tensor]]]
-"""New values of rows of a parameter: of its name, the number of the first row, and the rows."""
+_CODES = "so it is quantized; take the model as it was before, or save it after dequantize()"
+_THREADS, _STRETCH = 4, 64 << 20  # bytes that a thread copies at a time
 
 
 class Checkpoint(Mapping[str, Tensor]):
@@ -69,6 +69,7 @@ class Checkpoint(Mapping[str, Tensor]):
         self.files = sorted({tensor.file for tensor in stored.values()})
         self.model = empty_model(self.folder, local_files_only=True)
         parameters, self._converted = stored_parameters(stored, self.model)
+        self._names = sorted(parameters)
         _untie(self.model, parameters, self.folder)
         self._copies = {
             names[0]: copies
@@ -111,32 +112,41 @@ class Checkpoint(Mapping[str, Tensor]):
                     "own rows, so load the models and use transfer_"
                 )
             if name not in self._copies:
-                raise ValueError(f"the {role}'s files hold no tensor {name}")
+                owner = name.rpartition(".")[0]
+                beside = [each for each in self._names if each.rpartition(".")[0] == owner]
+                codes = [each for each in beside if not each.endswith(".bias")]
+                absent = f"hold no {name} but {codes[0]}, {_CODES}" if codes else ""
+                absent = absent or describe_absent(name, self.model)
+                raise ValueError(f"the {role}'s files {absent}")
             for stored in self._copies[name]:
                 expected = tuple(parameters[name].shape)
                 if stored.shape != expected or stored.dtype not in DTYPES:
                     shapes = [" x ".join(map(str, each)) for each in (stored.shape, expected)]
+                    remedy = "copy the folder again" if stored.dtype in DTYPES else _CODES
                     raise ValueError(
                         f"the {role}'s {name} is {shapes[0]} of {stored.dtype}, expected "
-                        f"{shapes[1]} of a float type"
+                        f"{shapes[1]} of a float type; {remedy}"
                     )
 
     def rewrite(self, destination: Path, names: Iterable[str], change: Change) -> None:
         """Copy the model to an empty folder, with new values for elements of some parameters.
 
-        Configuration, tokenizer, generation settings and all else that belongs to the model comes
-        along; hidden files, pickled files and other formats of the weights do not.
+        Configuration, tokenizer and all else that belongs to the model comes along; a warning names
+        what does not. Each copy of a tied parameter that is stored twice changes.
 
         Args:
             destination: the folder.
-            names: parameters of which something changes. A tied one may be stored under each of its
-                names, and each copy changes.
-            change: gives index and new values; called from several threads.
+            names: parameters of which something changes.
+            change: called from several threads.
 
         Raises:
             ValueError: a file is a link to one outside the folder, which may be private.
         """
-        for path in model_files(self.folder, self.files):
+        carried, left = split_files(self.folder, self.files)
+        if left:
+            text = f"left out of the copy of {self.folder}, as no part of the model: "
+            warnings.warn(text + shortened(left, 9), stacklevel=3)
+        for path in carried:
             place = destination / path.relative_to(self.folder)
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, place)
@@ -144,31 +154,24 @@ class Checkpoint(Mapping[str, Tensor]):
         for file in self.files:
             size, place = (self.folder / file).stat().st_size, destination / file
             place.parent.mkdir(parents=True, exist_ok=True)
-            with place.open("wb") as unfinished:
-                unfinished.truncate(size)
-            starts = range(0, size, _STRETCH_BYTES)
+            place.touch()
+            starts = range(0, size, _STRETCH)
             stretches += [(self.folder / file, place, start, size) for start in starts]
-        changing = [
+        parts = [
             (name, first, part)
             for name in names
             for stored in self._copies[name]
-            for first, part in stored.parts
+            for first, part in stored.located()
         ]
 
         def write(name: str, first: int, part: StoredTensor) -> None:
             matrix = as_matrix(part.open(destination, writable=True))
+            # read from the source, whose pages map faster than those of the copy
             for index, values in change(name, first, as_matrix(part.open(self.folder))):
                 matrix[index] = values
 
         _run_all(_copy_stretch, stretches)
-        _run_all(write, changing)
-
-
-def rows_of(parameters: Mapping[str, Tensor], name: str, start: int, stop: int) -> Tensor:
-    """Some rows of a parameter as a matrix, in memory or in files."""
-    if isinstance(parameters, Checkpoint):
-        return parameters.rows(name, start, stop)
-    return as_matrix(parameters[name])[start:stop]
+        _run_all(write, parts)
 
 
 def require_matching(donor: Checkpoint, target: Checkpoint) -> None:
@@ -177,15 +180,16 @@ def require_matching(donor: Checkpoint, target: Checkpoint) -> None:
     Raises:
         ValueError: names each mismatch, or the folder where both are the same.
     """
+    folders = donor.folder, target.folder
     if donor.folder.resolve() == target.folder.resolve():
         raise ValueError(
             f"donor and target are the same folder, {target.folder}, so nothing would move; name "
             "the folder of another model as the donor"
         )
-    folders = donor.folder, target.folder
     # Loading and comparing large vocabularies takes longer than many a transfer.
-    same = all(_is_same(*(folder / file for folder in folders)) for file in _ALL_TOKENIZER_FILES)
-    tokenizers = [None if same else load_tokenizer(folder) for folder in folders]
+    alike = vocabulary_rows(donor.model) == vocabulary_rows(target.model)
+    alike &= have_same_tokenizer(*folders)
+    tokenizers = [] if alike else [load_tokenizer(folder) for folder in folders]
     require_pair(donor.model, target.model, *tokenizers)
 
 
@@ -227,14 +231,8 @@ def transfer_checkpoint(
     donor.require(selected, "donor")
     step = describe_step("transfer", target.folder, donor.folder, mask, scale)
     steps = [*read_steps(target.folder), step]
-
-    def change(name: str, start: int, matrix: Tensor) -> Iterator[tuple[Index, Tensor]]:
-        rows = shared_rows(donor.rows(name, start, start + len(matrix)), matrix)
-        part = selected[name].between(start, start + len(matrix))
-        return interpolate_rows(matrix, rows, part, scale, name)
-
     with atomic_folder(output_dir) as unfinished:
-        target.rewrite(unfinished, selected, change)
+        target.rewrite(unfinished, selected, interpolation(donor.rows, selected, scale))
         write_card(unfinished, steps)
     return output_dir
 
@@ -253,7 +251,7 @@ def _run_all(function: Callable, arguments: Iterable[tuple]) -> None:
 
 
 def _copy_stretch(source: Path, destination: Path, start: int, size: int) -> None:
-    stop = min(start + _STRETCH_BYTES, size)
+    stop = min(start + _STRETCH, size)
     with source.open("rb") as reading, destination.open("r+b") as writing:
         writing.seek(start)
         while start < stop:  # within the kernel
@@ -271,9 +269,7 @@ def _aliases(model: nn.Module) -> list[list[str]]:
     return list(names.values())
 
 
-def _untie(
-    model: "PreTrainedModel", parameters: Mapping[str, StoredParameter], folder: Path
-) -> None:
+def _untie(model: Any, parameters: Mapping[str, StoredParameter], folder: Path) -> None:
     """Untie what the configuration ties and the files store twice, with other numbers."""
     for names in _aliases(model):
         copies = [(name, parameters[name]) for name in names if name in parameters]
@@ -281,17 +277,10 @@ def _untie(
             one = copies[0][1]
             if not {one.dtype, other.dtype} <= DTYPES.keys():
                 continue  # `Checkpoint.require` refuses it
-            if one.shape == other.shape and torch.equal(
-                *(each.rows(folder, 0, math.prod(one.shape)) for each in (one, other))
-            ):
-                continue
-            owner, _, own = name.rpartition(".")
-            empty = nn.Parameter(torch.empty(other.shape, device="meta"))
-            model.get_submodule(owner).register_parameter(own, empty)
-            model.all_tied_weights_keys.pop(name, None)
-
-
-def _is_same(one: Path, other: Path) -> bool:
-    if not one.is_file() or not other.is_file():
-        return not one.is_file() and not other.is_file()
-    return filecmp.cmp(one, other, shallow=False)
+            rows = [each.rows(folder, 0, math.prod(each.shape)) for each in (one, other)]
+            wide = torch.promote_types(*(each.dtype for each in rows))
+            if not torch.equal(*(each.to(wide) for each in rows)):
+                owner, _, own = name.rpartition(".")
+                empty = nn.Parameter(torch.empty(other.shape, device="meta"))
+                model.get_submodule(owner).register_parameter(own, empty)
+                model.all_tied_weights_keys.pop(name, None)

@@ -73,6 +73,7 @@ def atomic_folder(output: Path, *, replace: bool = False) -> Iterator[Path]:
     Raises:
         Unwritable: the disk is full, or the folder around `output` cannot be written.
     """
+    output = Path(os.path.realpath(output))  # where a link leads
     with _hidden_folder(output) as hidden:
         unfinished = hidden / output.name
         unfinished.mkdir()

@@ -9,76 +9,110 @@ model's own (`auto_map`) is never run and there is no switch for it: who trusts 
 with transformers, and hands the loaded model over.
 """
 
+import filecmp
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from actlib.stored import stored_tensors
+from actlib.stored import INDEX, SINGLE, require_no_adapter, stored_tensors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-ADAPTER = "adapter_config.json"
 SAFE = {"trust_remote_code": False}
 """Options of every load."""
+# What a model has beside its weights: configuration, tokenizer, templates, texts. All else in a
+# folder is another format of the weights, or left by a training, or private.
+_CARRIED = (
+    *("*.json", "*.jinja", "*.txt", "*.md", "*.py", "*.model", "*.tiktoken", "*.bpe", "*.spm"),
+    *("tokenizer*", "*.codes", "LICENSE*", "NOTICE*", "additional_chat_templates/*.jinja"),
+)
+_NOT_CARRIED = (
+    *("*.index.json", "trainer_state.json", "*_results.json", "params.json", "zero_to_fp32.py"),
+    *("*.safetensors", "*.bin", "*.pt", "*.pth"),
+)
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
-_FETCHED = ("*.json", "*.model", "*.txt", "*.jinja", "*.safetensors")
+_MORE_OF_TOKENIZERS = (
+    *("merges.txt", "added_tokens.json", "special_tokens_map.json", "vocab.txt", "spiece.model"),
+)
 
 
 def load_pretrained(kind: Any, place: Path | str, **options: Any) -> Any:
     """``kind.from_pretrained(place)``, and one sentence where there is nothing to load.
 
     Args:
-        kind: class of transformers, such as ``AutoModelForCausalLM``.
+        kind: class of transformers. With ``AutoModelForCausalLM``, models that take images beside
+            text are loaded whole by the class that they have in transformers.
         place: a folder, or the id of a model on the Hub.
         **options: of `from_pretrained`.
 
     Raises:
         ValueError: it is neither a model's folder nor to be had from the Hub, its weights are in no
             safetensors files or in some outside the folder, it holds an adapter, something in it
-            is damaged, it could only be loaded by running code of its own, or it does not fit into
-            memory.
+            is damaged or missing, it could only be loaded by running code of its own, or it does
+            not fit into memory.
     """
-    if getattr(kind, "__name__", "") == "AutoModelForCausalLM":
-        options = {"use_safetensors": True, **options}
-        folder = Path(place)
-        if folder.is_dir():  # before transformers follows what leads elsewhere
-            _require_no_adapter(folder)
-            if (folder / "config.json").is_file():
-                stored_tensors(folder)
+    is_model = getattr(kind, "__name__", "") == "AutoModelForCausalLM"
+    folder = Path(place)
+    if is_model and folder.is_dir():  # before transformers follows what leads elsewhere
+        stored_tensors(folder)
+    if is_model:
+        kind = _class_of(place)
+        options = {"use_safetensors": True, "output_loading_info": True, **options}
     try:
-        return kind.from_pretrained(place, **{**options, **SAFE})
+        loaded = kind.from_pretrained(place, **{**options, **SAFE})
     except Exception as error:  # damaged files make the libraries raise almost anything
         what = "the tokenizer of " if getattr(kind, "__name__", "") == "AutoTokenizer" else ""
         raise ValueError(_sentence(what, place, error)) from error
+    if not is_model:
+        return loaded
+    model, info = loaded
+    if absent := sorted(info["missing_keys"]):  # transformers fills them with random numbers
+        raise ValueError(f"the files of {place} {describe_absent(absent[0], model)}")
+    return model
 
 
 def empty_model(place: Path | str, **options: Any) -> "PreTrainedModel":
     """The model that a place's configuration describes, on the meta device: without its weights.
 
     Raises:
-        ValueError: there is no configuration, or it is of no causal language model.
+        ValueError: there is no configuration, or it is of no language model.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
     folder = Path(place)
     if folder.is_dir():
-        _require_no_adapter(folder)
+        require_no_adapter(folder)
         if not (folder / "config.json").is_file():
             raise ValueError(
                 f"the model folder {folder} lacks config.json; save_pretrained writes one"
             )
     config = load_pretrained(AutoConfig, place, **options)
+    kind = _class_of(place, config)
     try:
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config, **SAFE)
+            return kind.from_config(config, **SAFE)
     except Exception as error:
-        if type(config) not in AutoModelForCausalLM._model_mapping and not hasattr(
-            config, "auto_map"
-        ):
-            raise ValueError(_other_kind(place, config)) from error
+        if type(config) not in kind._model_mapping and not hasattr(config, "auto_map"):
+            raise ValueError(_describe_kind(place, config)) from error
         what = f"a causal language model of the type {config.model_type!r} from "
         raise ValueError(_sentence(what, place, error)) from error
+
+
+def describe_absent(name: str, model: "PreTrainedModel") -> str:
+    """Why files lack a parameter of a model, and what to do."""
+    config = model.config.get_text_config(decoder=True)
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    owner = name.rpartition(".")[0]
+    classes = getattr(model.config, "architectures", None) or [type(model).__name__]
+    if type(model).__name__ not in classes:
+        remedy = f"they are of {', '.join(classes)}, so take the language model itself"
+    elif not config.tie_word_embeddings and model.get_submodule(owner) in (embedding, head):
+        remedy = "if embedding and head are one, set tie_word_embeddings to true in config.json"
+    else:
+        remedy = "copy or download them again"
+    return f"hold no tensor {name}; {remedy}"
 
 
 def load_tokenizer(place: Path | str) -> "PreTrainedTokenizerBase | None":
@@ -109,11 +143,67 @@ def local_folder(place: Path | str, *, weights: bool = True) -> Path:
         return Path(place)
     from huggingface_hub import snapshot_download
 
-    patterns = [each for each in _FETCHED if weights or not each.endswith("safetensors")]
+    patterns = [*_CARRIED, "model*.safetensors"] if weights else [*_CARRIED]
     try:
-        return Path(snapshot_download(str(place), allow_patterns=patterns))
+        found = snapshot_download(str(place), allow_patterns=patterns, ignore_patterns="*/*")
     except Exception as error:
         raise ValueError(_sentence("", place, error)) from error
+    return Path(found)
+
+
+def split_files(folder: Path, weights: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """Files that belong to a model beside its weights, and the names of all that does not.
+
+    Raises:
+        ValueError: a file that belongs is a link to one outside the folder.
+    """
+    homes = [folder.resolve()]
+    if homes[0].parent.name == "snapshots":  # in the Hub's cache files are links into `blobs`
+        homes.append(homes[0].parents[1] / "blobs")
+    index = folder / INDEX
+    carried = {index} if index.is_file() and SINGLE not in weights else set()
+    for path in (path for pattern in _CARRIED for path in folder.glob(pattern)):
+        if path.is_file() and not path.name.startswith("."):
+            if not any(map(path.match, _NOT_CARRIED)):
+                carried.add(path)
+    for path in carried:
+        if not any(map(path.resolve().is_relative_to, homes)):
+            raise ValueError(
+                f"{path} is a link to a file outside its folder, which would be copied along; put "
+                "the file itself there, or remove the link"
+            )
+    used = {path.relative_to(folder).parts[0] for path in carried}
+    used |= {Path(file).parts[0] for file in weights}
+    left = [
+        path.name + ("/" if path.is_dir() else "")
+        for path in sorted(folder.iterdir())
+        if path.name not in used and not path.name.startswith(".")
+    ]
+    return sorted(carried), left
+
+
+def have_same_tokenizer(one: Path, other: Path) -> bool:
+    """Whether two folders hold the same bytes, or no file, under each name of a tokenizer's."""
+    for name in (*TOKENIZER_FILES, *_MORE_OF_TOKENIZERS):
+        there = [(folder / name).is_file() for folder in (one, other)]
+        if any(there) and not (all(there) and filecmp.cmp(one / name, other / name, False)):
+            return False
+    return True
+
+
+def _class_of(place: Path | str, config: Any = None) -> Any:
+    """The class that loads a language model, whether or not it takes images beside text."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+
+    try:
+        config = config or AutoConfig.from_pretrained(place, **SAFE)
+    except Exception as error:
+        raise ValueError(_sentence("", place, error)) from error
+    with_images = AutoModelForImageTextToText._model_mapping
+    is_plain = type(config) in AutoModelForCausalLM._model_mapping
+    if not is_plain and hasattr(config, "text_config") and type(config) in with_images:
+        return AutoModelForImageTextToText
+    return AutoModelForCausalLM
 
 
 def _sentence(what: str, place: Path | str, error: Exception) -> str:
@@ -136,25 +226,19 @@ def _sentence(what: str, place: Path | str, error: Exception) -> str:
     if "ignore_mismatched_sizes" in message:
         reason = "its weights have other shapes than its config.json says"
     remedy = "there is no such folder here, and for a Hub id go online (unset HF_HUB_OFFLINE)"
-    if Path(place).is_dir():
+    if isinstance(error, ImportError):
+        remedy = "install that package, or take a model that needs none"
+    elif Path(place).is_dir():
         remedy = "look at these files, or copy or download the folder again"
     where = "" if what else " from a folder or the Hub"
     return f"cannot load {what}{str(place)!r}{where}: {reason.rstrip('.')}; {remedy}"
 
 
-def _other_kind(place: Path | str, config: Any) -> str:
-    """A sentence on a model that transformers does not offer as a causal language model."""
+def _describe_kind(place: Path | str, config: Any) -> str:
+    """A sentence on a model that transformers does not offer as a language model."""
     classes = ", ".join(getattr(config, "architectures", None) or []) or config.model_type
     return (
         f"{str(place)!r} holds {classes} ({config.model_type}), which is no causal language model "
         "of transformers; load both models by a class that fits, and hand the loaded models to "
         "record_differences and transfer_, which take any model"
     )
-
-
-def _require_no_adapter(folder: Path) -> None:
-    if (folder / ADAPTER).is_file():
-        raise ValueError(
-            f"the model folder {folder} holds an adapter ({ADAPTER}), which names a model "
-            "elsewhere; merge the two with merge_and_unload of peft, and save the result"
-        )

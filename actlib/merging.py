@@ -18,18 +18,27 @@ from operator import or_
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from actlib.cards import describe_step, read_steps, write_card
 from actlib.channels import require_in_memory
-from actlib.checkpoint import Change, Checkpoint, require_matching, rows_of
+from actlib.checkpoint import Checkpoint, require_matching
 from actlib.collisions import RULES, combine, largest_claims
 from actlib.files import atomic_folder, require_free
 from actlib.masks import ChannelMask, require_fit
 from actlib.pairs import require_pair
 from actlib.parameters import channel_norms
-from actlib.transfer import Index, as_matrix, require_finite, require_scale, selections, take
+from actlib.transfer import (
+    Change,
+    Index,
+    Rows,
+    require_finite,
+    require_scale,
+    rows_of,
+    selections,
+    take,
+    write_,
+)
 from actlib.vocabulary import shared_rows
 
 Contribution = tuple[nn.Module, ChannelMask, float]
@@ -89,20 +98,12 @@ def merge_(
             then.
     """
     _require_valid(base, contributions, collisions)
-    parameters = dict(base.named_parameters())
-    donors = [
-        (f"donor {number}", dict(donor.named_parameters()))
+    donors = {
+        f"donor {number}": rows_of(donor)
         for number, (donor, _, _) in enumerate(contributions, start=1)
-    ]
-    union, collided, change = _settle(base, parameters, donors, contributions, collisions)
-    changes = [  # all of them computed before the first is made
-        (matrix, index, values)
-        for name in selections(base, union)
-        for matrix in [as_matrix(parameters[name])]
-        for index, values in change(name, 0, matrix)
-    ]
-    for matrix, index, values in changes:
-        matrix[index] = values
+    }
+    union, collided, change = _settle(base, rows_of(base), donors, contributions, collisions)
+    write_(base, selections(base, union), change)
     return MergeReport(union, collided, collisions, model=base)
 
 
@@ -130,16 +131,16 @@ def merge_checkpoint(
     output_dir = Path(output_dir)
     _require_mergeable(contributions, collisions)
     require_free(output_dir)
-    base, donors = Checkpoint(base_dir), []
-    for donor_dir, mask, scale in contributions:
+    base, donors = Checkpoint(base_dir), dict[str, Rows]()
+    for number, (donor_dir, mask, scale) in enumerate(contributions, start=1):
         donor = Checkpoint(donor_dir)
         require_matching(donor, base)
         require_scale(scale)
         selected = selections(base.model, mask)
         donor.require(selected, "donor")
         base.require(selected, "base")
-        donors.append((str(donor.folder), donor))
-    union, collided, change = _settle(base.model, base, donors, contributions, collisions)
+        donors[f"donor {number} ({donor.folder})"] = donor.rows
+    union, collided, change = _settle(base.model, base.rows, donors, contributions, collisions)
     settled = {"collisions": collisions, "collided_channels": collided}
     steps = read_steps(base.folder) + [
         describe_step("merge", base.folder, donor, mask, scale, **settled)
@@ -153,8 +154,8 @@ def merge_checkpoint(
 
 def _settle(
     model: nn.Module,
-    base: Mapping[str, Tensor],
-    donors: Sequence[tuple[str, Mapping[str, Tensor]]],
+    base: Rows,
+    donors: Mapping[str, Rows],
     contributions: Sequence[tuple],
     rule: str,
 ) -> tuple[ChannelMask, int, Change]:
@@ -163,7 +164,7 @@ def _settle(
     Args:
         model: the base's structure.
         base: its parameters, in memory or in files.
-        donors: what to call each donor in an error, and its parameters.
+        donors: each donor's parameters, by what to call it in an error.
         contributions: a mask and a scale of each, the last two entries.
         rule: how shared claims are settled.
     """
@@ -176,47 +177,48 @@ def _settle(
     collided = sum(int((count > 1).sum()) for count in claims.values())
     if rule == "largest":
         shared = {name for name, count in claims.items() if (count > 1).any()}
-        norms = [_step_norms(model, base, donor, shared) for _, donor in donors]
+        norms = [channel_norms(model, _steps(base, each), shared) for each in donors.values()]
         masks = largest_claims(norms, masks, scales)
     selected = selections(model, union)
-    given = [selections(model, mask) for mask in masks]
+    parts = [selections(model, mask) for mask in masks]
+    givers = list(zip(donors, donors.values(), parts, scales, strict=True))
 
     def change(name: str, start: int, matrix: Tensor) -> Iterator[tuple[Index, Tensor]]:
         """New values of the elements of some rows that some donor gives."""
         stop = start + len(matrix)
-        givers = [number for number, own in enumerate(given) if name in own]
-        rows = [shared_rows(rows_of(donors[n][1], name, start, stop), matrix) for n in givers]
-        parts = [given[n][name].between(start, stop) for n in givers]
+        giving = [
+            (called, shared_rows(rows(name, start, stop), matrix), own[name], scale)
+            for called, rows, own, scale in givers
+            if name in own
+        ]
         for index in selected[name].between(start, stop).indices():
             before = take(matrix, index)
             wide = before.to(torch.promote_types(before.dtype, torch.float32))
             # scaled task vectors, and which of their elements count
-            steps = [
-                (take(own, index).to(wide) - wide) * scales[n]
-                for n, own in zip(givers, rows, strict=True)
-            ]
-            deltas = torch.stack(steps)
-            claimed = torch.stack([part.at(index).expand_as(before) for part in parts])
-            values = (wide + combine(deltas, claimed.to(wide.device), rule)).to(before.dtype)
-            sources = {donors[n][0]: delta for n, delta in zip(givers, deltas, strict=True)}
-            stated = ", ".join(f"{scales[n]:g}" for n in givers)
-            require_finite(name, values, {"base": before, **sources}, stated)
+            deltas = torch.stack(
+                [(take(rows, index).to(wide) - wide) * scale for _, rows, _, scale in giving]
+            )
+            claimed = torch.stack(
+                [own.between(start, stop).at(index).expand_as(before) for _, _, own, _ in giving]
+            ).to(wide.device)
+            values = (wide + combine(deltas, claimed, rule)).to(before.dtype)
+            counting = deltas.where(claimed, 0)
+            sources = {"the base": before}
+            sources |= {each[0]: delta for each, delta in zip(giving, counting, strict=True)}
+            require_finite(name, values, sources, ", ".join(f"{each[3]:g}" for each in giving))
             yield index, values
 
     return union, collided, change
 
 
-def _step_norms(
-    model: nn.Module, base: Mapping[str, Tensor], donor: Mapping[str, Tensor], modules: set[str]
-) -> dict[str, Float[Tensor, " channels"]]:
-    """L2 norms of the channels' differences to the base, in the modules named."""
+def _steps(base: Rows, donor: Rows) -> Rows:
+    """Differences of a donor to the base, in float32."""
 
     def rows(name: str, start: int, stop: int) -> Tensor:
-        ours = rows_of(base, name, start, stop)
-        theirs = shared_rows(rows_of(donor, name, start, stop), ours)
-        return theirs.to(ours.device).float() - ours.float()
+        ours = base(name, start, stop)
+        return shared_rows(donor(name, start, stop), ours).to(ours.device).float() - ours.float()
 
-    return channel_norms(model, rows, modules)
+    return rows
 
 
 def _require_valid(base: nn.Module, contributions: Sequence[Contribution], collisions: str) -> None:

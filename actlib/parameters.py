@@ -5,8 +5,6 @@ digest_parameters(model)                        # SHA-256
 """
 
 import hashlib
-from collections.abc import Callable
-from functools import partial
 
 import torch
 from accelerate.utils import align_module_device
@@ -18,10 +16,8 @@ from actlib.files import digest_tensors
 from actlib.pairs import require_pair
 from actlib.recording import describe_model, describe_pair
 from actlib.scores import ChannelScores
-from actlib.transfer import as_matrix
+from actlib.transfer import Rows, as_matrix, rows_of
 
-Rows = Callable[[str, int, int], Float[Tensor, "rows columns"]]
-"""Rows of a parameter as a matrix, by its name, the first row and the one after the last."""
 _ELEMENTS = 2**24  # at a time
 
 
@@ -38,17 +34,13 @@ def weight_differences(donor: nn.Module, target: nn.Module) -> ChannelScores:
     donor, target = uncompiled(donor), uncompiled(target)
     require_pair(donor, target)
     require_in_memory(donor, target)
-    ours, theirs = dict(donor.named_parameters()), dict(target.named_parameters())
+    ours, theirs = rows_of(donor), rows_of(target)
 
     def change(name: str, start: int, stop: int) -> Tensor:
-        own, other = (as_matrix(each[name])[start:stop] for each in (ours, theirs))
-        return own.to(other.device).float() - other.float()
+        other = theirs(name, start, stop)
+        return ours(name, start, stop).to(other.device).float() - other.float()
 
-    def rows(parameters: dict[str, nn.Parameter], name: str, start: int, stop: int) -> Tensor:
-        return as_matrix(parameters[name])[start:stop]
-
-    values = channel_norms(target, change)
-    one, other = (channel_norms(target, partial(rows, each)) for each in (ours, theirs))
+    values, one, other = (channel_norms(target, rows) for rows in (change, ours, theirs))
     magnitudes = {name: (one[name] + other[name]) / 2 for name in values}
     metadata = describe_pair(describe_model(donor), describe_model(target))
     metadata |= {"method": "weight difference", "tokens": "0"}

@@ -12,19 +12,17 @@ original values in this order; a patch without them has their SHA-256 in its met
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from jaxtyping import Shaped
-from torch import Tensor, nn
+from torch import Tensor
 
 from actlib.files import load_tensors
-from actlib.masks import shortened
 from actlib.stored import DTYPES
-from actlib.transfer import Selection, as_matrix, take
-from actlib.weights import require_float_weights
+from actlib.transfer import Index, Selection, as_matrix, take
 
 KIND, FORMAT = "AbilityPatch", "2"
 """What a file says that it is, and the format that is written and read."""
@@ -74,14 +72,19 @@ class Edit:
             return digest(values) == self.sha256
         return torch.equal(values.view(torch.uint8), self.values[side].view(torch.uint8))
 
-    def put_(self, parameter: Tensor, side: str) -> None:
-        """Give a parameter the values of a side."""
-        matrix, start, columns = as_matrix(parameter), 0, int(self.selection.columns.sum())
-        for index in self.selection.indices():
-            rows = self.selection.rows[index[0]].numel()
-            stop = start + rows * (columns if len(index) > 1 else matrix.shape[1])
-            matrix[index] = self.values[side][start:stop].view(rows, -1).to(matrix.device)
-            start = stop
+    def between(self, start: int, stop: int, side: str) -> Iterator[tuple[Index, Values]]:
+        """Index and values of what is selected of the rows from `start` to before `stop`."""
+        rows, columns = self.selection.rows, self.selection.columns.nonzero().flatten()
+        selected, others = rows[start:stop].nonzero().flatten(), (~rows[start:stop]).nonzero()
+        before, width = int(rows[:start].sum()), len(self.selection.columns)
+        whole, rest = self.values[side].split(
+            [int(rows.sum()) * width, int((~rows).sum()) * len(columns)]
+        )
+        if len(selected):
+            yield (selected,), whole.view(-1, width)[before : before + len(selected)]
+        if len(columns):
+            values = rest.view(-1, len(columns))[start - before :]
+            yield (others, columns), values[: len(others)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,12 +92,10 @@ class Patch:
     """A patch that was read.
 
     Attributes:
-        path: its file.
         info: what it says of itself.
         edits: what it changes, by parameter.
     """
 
-    path: Path
     info: PatchInfo
     edits: dict[str, Edit]
 
@@ -126,52 +127,7 @@ class Patch:
             ) from error
         reversible = all("before" in edit.values for edit in edits.values())
         percent, size = 100 * elements / total, path.stat().st_size
-        return cls(path, PatchInfo(metadata, sizes, elements, percent, reversible, size), edits)
-
-    def require_side(
-        self, model: nn.Module, parameters: Mapping[str, Tensor], old: str, new: str
-    ) -> None:
-        """Refuse a target that does not hold the values of the side `old`, bit by bit.
-
-        Args:
-            model: the target's modules.
-            parameters: its parameters, in memory or in files.
-            old: "before" or "after".
-            new: the other one.
-
-        Raises:
-            ValueError: the target is of another shape or type, or on the side `new` already, or
-                names the first parameters with other values.
-        """
-        require_float_weights(model)
-        total, expected = sum(p.numel() for p in model.parameters()), self.info.metadata
-        if str(total) != expected["parameters"]:
-            raise ValueError(
-                f"the patch is of a model with {expected['parameters']} parameters, this one has "
-                f"{total}"
-            )
-        for name, edit in self.edits.items():
-            shape, dtype = (
-                tuple(map(len, vars(edit.selection).values())),
-                edit.values["after"].dtype,
-            )
-            if name not in parameters or as_matrix(parameters[name]).shape != shape:
-                size = " x ".join(map(str, shape))
-                raise ValueError(f"the patch is of a model with {name} of {size}, this has none")
-            if parameters[name].dtype != dtype:
-                raise ValueError(
-                    f"{name} is {parameters[name].dtype}, and the patch is made for {dtype}"
-                )
-        edits = self.edits.items()
-        wrong = [name for name, edit in edits if not edit.is_at(old, parameters[name])]
-        if wrong and all(edit.is_at(new, parameters[name]) for name, edit in edits):
-            done = "already applied to" if new == "after" else "not applied to"
-            raise ValueError(f"the patch {self.path} is {done} this target")
-        if wrong:
-            raise ValueError(
-                f"the target does not hold the values that it had {old} the patch {self.path}: "
-                f"{shortened(wrong, 3)}; take the model that it was made for"
-            )
+        return cls(PatchInfo(metadata, sizes, elements, percent, reversible, size), edits)
 
 
 def gather(parameter: Tensor, selection: Selection) -> Values:

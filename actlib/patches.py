@@ -24,11 +24,20 @@ from actlib.cards import describe_step, read_steps, write_card
 from actlib.channels import require_in_memory
 from actlib.checkpoint import Checkpoint, require_matching
 from actlib.files import atomic_folder, require_free, save_tensors
-from actlib.masks import ChannelMask
+from actlib.masks import ChannelMask, shortened
 from actlib.pairs import require_pair
 from actlib.patch_file import FORMAT, KIND, Patch, PatchInfo, digest, gather
-from actlib.transfer import Index, as_matrix, interpolate, require_finite, require_scale, selections
+from actlib.transfer import (
+    Index,
+    as_matrix,
+    interpolate,
+    require_finite,
+    require_scale,
+    selections,
+    write_,
+)
 from actlib.vocabulary import shared_rows
+from actlib.weights import require_float_weights
 
 _REPLACEABLE = ("target", "donor", "ability", "ranking")  # by the caller's own metadata
 _OWN = ("actlib", "format", "parameters", "before_sha256")
@@ -73,14 +82,18 @@ def make_patch(
     step = describe_step("patch", _name(target), _name(donor), mask, scale)
     stated = _shareable(step, metadata or {})
     model, ours, theirs = _open_pair(target, donor)
+    selected = selections(model, mask)
+    for parameters, role in ((ours, "target"), (theirs, "donor")):
+        if isinstance(parameters, Checkpoint):
+            parameters.require(selected, role)
     stated |= {"format": FORMAT, "parameters": str(sum(p.numel() for p in model.parameters()))}
     tensors, hashes = dict[str, Tensor](), dict[str, str]()
-    for name, selection in selections(model, mask).items():
+    for name, selection in selected.items():
         parameter = as_matrix(ours[name])
         before = gather(parameter, selection)
         donated = gather(shared_rows(as_matrix(theirs[name]), parameter), selection)
         after = interpolate(before, donated, scale)
-        require_finite(name, after, {"donor": donated, "target": before}, scale)
+        require_finite(name, after, {"the donor": donated, "the target": before}, scale)
         tensors |= {f"{name}.rows": selection.rows, f"{name}.columns": selection.columns}
         tensors[f"{name}.after"] = after
         if reversible:
@@ -151,33 +164,24 @@ def _switch(
     patch = _load(path, state and (state.st_ino, state.st_size, state.st_mtime_ns))
     if new == "before" and not patch.info.reversible:
         raise ValueError(f"{path} cannot be reverted: it was made without the original values")
+
+    def change(name: str, start: int, matrix: Tensor) -> Iterator[tuple[Index, Tensor]]:
+        return patch.edits[name].between(start, start + len(matrix), new)
+
     if isinstance(target, nn.Module):
         require_in_memory(target)
-        parameters = dict(target.named_parameters())
-        patch.require_side(target, parameters, old, new)
-        for name, edit in patch.edits.items():
-            edit.put_(parameters[name], new)
+        _require_side(path, patch, target, dict(target.named_parameters()), old, new)
+        write_(target, patch.edits, change)
         return None
     require_free(out := Path(str(out)))
     folder, steps = Checkpoint(target), read_steps(target)
-    folder.require([name for name in patch.edits if name in folder], "target")
-    patch.require_side(folder.model, folder, old, new)
+    known = {name for name, _ in folder.model.named_parameters()}
+    folder.require([name for name in patch.edits if name in known], "target")
+    _require_side(path, patch, folder.model, folder, old, new)
     if new == "after":
         steps.append(patch.info.metadata)
     elif patch.info.metadata in steps:
         steps.remove(patch.info.metadata)
-
-    @lru_cache(maxsize=8)  # packed experts may be stored as many tensors
-    def changed(name: str) -> Tensor:
-        parameter = folder[name]  # a private map, so that the target's file stays as it is
-        patch.edits[name].put_(parameter, new)
-        return as_matrix(parameter)
-
-    def change(name: str, start: int, matrix: Tensor) -> Iterator[tuple[Index, Tensor]]:
-        stop = start + len(matrix)
-        rows, part = changed(name)[start:stop], patch.edits[name].selection.between(start, stop)
-        return ((index, rows[index]) for index in part.indices())
-
     with atomic_folder(out) as unfinished:
         folder.rewrite(unfinished, patch.edits, change)
         write_card(unfinished, steps)
@@ -190,6 +194,61 @@ def _load(path: Path, state: tuple[int, ...] | None) -> Patch:
     return Patch.load(path)
 
 
+def _require_side(
+    path: Path,
+    patch: Patch,
+    model: nn.Module,
+    parameters: Mapping[str, Tensor],
+    old: str,
+    new: str,
+) -> None:
+    """Refuse a target that does not hold the values of the side `old`, bit by bit.
+
+    Args:
+        path: of the patch.
+        patch: what it holds.
+        model: the target's modules.
+        parameters: its parameters, in memory or in files.
+        old: "before" or "after".
+        new: the other one.
+
+    Raises:
+        ValueError: the target is of another shape or type, or on the side `new` already, or names
+            the first parameters with other values.
+    """
+    require_float_weights(model)
+    total, expected = sum(p.numel() for p in model.parameters()), patch.info.metadata["parameters"]
+    if str(total) != expected:
+        raise ValueError(
+            f"the patch {path} is of a model with {expected} parameters, this one has {total}; "
+            "take the model that it was made for"
+        )
+    for name, edit in patch.edits.items():
+        shape = len(edit.selection.rows), len(edit.selection.columns)
+        dtype = edit.values["after"].dtype
+        if name not in parameters or as_matrix(parameters[name]).shape != shape:
+            size = " x ".join(map(str, shape))
+            raise ValueError(
+                f"the patch {path} is of a model with {name} of {size}, this has none; take the "
+                "model that it was made for"
+            )
+        if parameters[name].dtype != dtype:
+            raise ValueError(
+                f"{name} is {parameters[name].dtype}, and the patch {path} is made for {dtype}; "
+                "load the target in that dtype"
+            )
+    edits = patch.edits.items()
+    wrong = [name for name, edit in edits if not edit.is_at(old, parameters[name])]
+    if wrong and all(edit.is_at(new, parameters[name]) for name, edit in edits):
+        done = "already applied to" if new == "after" else "not applied to"
+        raise ValueError(f"the patch {path} is {done} this target, so nothing is to be done")
+    if wrong:
+        raise ValueError(
+            f"the target does not hold the values that it had {old} the patch {path}: "
+            f"{shortened(wrong, 3)}; take the model that it was made for"
+        )
+
+
 def _shareable(step: Mapping[str, Any], metadata: Mapping[str, str]) -> dict[str, str]:
     """What a patch states, where it may be published."""
     for key in metadata:
@@ -197,7 +256,8 @@ def _shareable(step: Mapping[str, Any], metadata: Mapping[str, str]) -> dict[str
             raise ValueError(f"the metadata entry {key} is set by the patch itself")
     stated = {key: str(value) for key, value in step.items()} | dict(metadata)
     for key, value in stated.items():
-        if str(value).startswith(("~", "file:")) or PureWindowsPath(str(value)).anchor:
+        local = ("~", "file:", "./", "../", ".\\", "..\\")
+        if str(value).startswith(local) or PureWindowsPath(str(value)).anchor:
             raise ValueError(f"the metadata entry {key} is a local path, which others cannot use")
     return stated
 

@@ -1,32 +1,41 @@
-"""Where each tensor lies in the safetensors files of a model folder, without reading its numbers.
+"""Where tensors lie in the safetensors files of a model folder, and which parameters they make up.
 
     stored = stored_tensors(folder)
-    stored["lm_head.weight"].open(folder)  # mapped from the file, read as it is used
+    stored["lm_head.weight"].open(folder)           # mapped from the file, read as it is used
+    parameters, converted = stored_parameters(stored, model)
 
 Headers and index come from strangers: the reader of safetensors checks the former, this file where
-the latter leads.
+the latter leads. Names in files differ from those in the model for some families (GPT-NeoX
+`embed_out`, GPT-2 without its prefix), and experts that the model holds packed in one tensor are
+stored one by one. transformers keeps the list of both, and it is asked here.
 """
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path, PureWindowsPath
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+    from transformers.core_model_loading import WeightConverter
+
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
-PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle")
-# In other formats the weights would still be the target's, and a loader could pick them. Pickled
-# files can run code, and the state of a finished training is no part of the model.
-_OTHER_FORMATS = ("*.h5", "*.msgpack", "*.gguf", "*.onnx", "tf_model*", "flax_model*")
-_LEFT_OUT = (*PICKLED, *_OTHER_FORMATS, "consolidated*")
+ADAPTER = "adapter_config.json"
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """Types of numbers that can be moved, by their names in safetensors."""
+_OTHER_WEIGHTS = (
+    *("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle"),
+    *("*.safetensors", "*.gguf", "*.h5", "*.msgpack", "*.onnx"),
+)
 
 
 @dataclass(frozen=True)
@@ -65,30 +74,61 @@ class StoredTensor:
         return torch.from_numpy(data).view(DTYPES[self.dtype]).view(self.shape)
 
 
+@dataclass(frozen=True)
+class StoredParameter:
+    """One parameter of a model in its files.
+
+    Attributes:
+        shape: shape of the parameter.
+        parts: stored tensors whose rows, one after the other, are those of the parameter as a
+            matrix [all dimensions but the last, last].
+    """
+
+    shape: tuple[int, ...]
+    parts: tuple[StoredTensor, ...]
+
+    @property
+    def dtype(self) -> str:
+        """Type of the numbers by its safetensors name; several names where the parts differ."""
+        return "/".join(sorted({part.dtype for part in self.parts}))
+
+    def located(self) -> Iterator[tuple[int, StoredTensor]]:
+        """Each part, after the number of its first row in the parameter."""
+        firsts = accumulate((part.rows for part in self.parts[:-1]), initial=0)
+        return zip(firsts, self.parts, strict=True)
+
+    def rows(self, folder: Path, start: int, stop: int) -> Float[Tensor, "rows columns"]:
+        """Rows from `start` to before `stop` as a matrix: mapped, or put together of several."""
+        columns = self.shape[-1] if len(self.shape) > 1 else 1
+        pieces = [
+            part.open(folder).view(-1, columns)[max(start - first, 0) : stop - first]
+            for first, part in self.located()
+            if len(self.parts) == 1 or (first < stop and start < first + part.rows)
+        ]
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+
 def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
     """Every tensor in a folder's safetensors files, by its stored name.
 
     Raises:
-        ValueError: the folder or one of its files is absent, cut off or no safetensors file, or the
-            index names a file outside the folder.
+        ValueError: the folder or one of its files is absent, cut off or no safetensors file, the
+            folder holds an adapter, or the index names a file outside the folder.
     """
     if not folder.is_dir():
         if folder.exists():
             raise ValueError(f"{folder} is a file; expected a model folder")
         raise ValueError(f"there is no model folder {folder}; download a model of the Hub first")
+    require_no_adapter(folder)
     # Loading prefers the single file where a folder has both.
-    placed = {} if (folder / SINGLE).is_file() else _weight_map(folder)
+    placed = {} if (folder / SINGLE).is_file() else _read_index(folder)
     files = sorted(set(placed.values())) or [SINGLE]
     missing = [file for file in files if not (folder / file).is_file()]
-    pickled = sorted(path.name for kind in PICKLED for path in folder.glob(kind))
-    if missing == [SINGLE] and pickled:
-        raise ValueError(
-            f"the model folder {folder} has its weights in {pickled[0]}, a pickled file, which can "
-            "run code and is never loaded; save them as safetensors with save_pretrained"
-        )
+    if missing == [SINGLE]:
+        raise ValueError(f"the model folder {folder} lacks {SINGLE}; {_suggest_weights(folder)}")
     if missing:
-        remedy = "copy or download them again" if placed else "save_pretrained writes it"
-        raise ValueError(f"the model folder {folder} lacks {', '.join(missing)}; {remedy}")
+        names = ", ".join(missing)
+        raise ValueError(f"the model folder {folder} lacks {names}; copy or download them again")
     stored: dict[str, StoredTensor] = {}
     for file in files:
         tensors = _read_header(folder / file, file).items()
@@ -101,41 +141,41 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
     return stored
 
 
-def model_files(folder: Path, weights: Iterable[str]) -> list[Path]:
-    """The files of a folder that belong to the model, beside its weights in safetensors.
-
-    Args:
-        folder: of the model.
-        weights: names of its weight files.
+def require_no_adapter(folder: Path) -> None:
+    """Refuse a folder that peft wrote.
 
     Raises:
-        ValueError: a file is a link to one outside the folder, which may be private.
+        ValueError: names the remedy.
     """
-    # Beside a single file nobody reads shards; other variants would still be the target's.
-    weights = set(weights)
-    others = weights | {path.name for path in folder.glob("model*.safetensors*")}
-    others -= {INDEX} if SINGLE not in weights else set()
-    files = [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and str(path.relative_to(folder)) not in others
-        and not any(map(path.match, _LEFT_OUT))
-    ]
-    homes = [folder.resolve()]
-    if homes[0].parent.name == "snapshots":  # in the Hub's cache files are links into `blobs`
-        homes.append(homes[0].parents[1] / "blobs")
-    for path in files:
-        if not any(map(path.resolve().is_relative_to, homes)):
-            raise ValueError(
-                f"{path} is a link to a file outside its folder, which would be copied along; put "
-                "the file itself there, or remove the link"
-            )
-    return files
+    if (folder / ADAPTER).is_file():
+        raise ValueError(
+            f"the model folder {folder} holds an adapter ({ADAPTER}), which names a model "
+            "elsewhere; merge the two with merge_and_unload of peft, and save the result"
+        )
 
 
-def _weight_map(folder: Path) -> dict[str, str]:
+def _suggest_weights(folder: Path) -> str:
+    """What to do about a folder without safetensors weights, by what it holds instead."""
+    models = [path for kind in (SINGLE, INDEX) for path in folder.glob(f"*/**/{kind}")]
+    if models:  # checkpoints of a training, or the root of a model in the Hub's cache
+        newest = max((path.parent for path in models), key=lambda path: path.stat().st_mtime)
+        return f"name the folder inside it that holds the model, such as {newest}"
+    for file in sorted(path.name for kind in _OTHER_WEIGHTS for path in folder.glob(kind)):
+        if file.startswith("model-") and file.endswith(".safetensors"):
+            return f"it holds shards such as {file} without {INDEX}: copy or download that"
+        pickled = (
+            ""
+            if Path(file).suffix in (".safetensors", ".gguf", ".onnx")
+            else (", a pickled file, which can run code and is never loaded")
+        )
+        return (
+            f"its weights are in {file}{pickled}: take the model in the form of transformers, or "
+            "save it so with save_pretrained"
+        )
+    return "save_pretrained writes it"
+
+
+def _read_index(folder: Path) -> dict[str, str]:
     """File of each tensor by the folder's index; empty for a folder without one.
 
     A file may be a link that leads anywhere, as in the cache of the Hub: whoever placed it had the
@@ -164,9 +204,11 @@ def _read_header(path: Path, file: str) -> dict[str, StoredTensor]:
         with safe_open(path, framework="pt"):  # refuses sizes and offsets that do not fit
             pass
     except (SafetensorError, OSError) as error:
-        raise ValueError(
-            f"{path} is not a safetensors file, or damaged ({error}); copy or download it again"
-        ) from error
+        with path.open("rb") as stream:
+            pointer = stream.read(40).startswith(b"version https://git-lfs")
+        remedy = "fetch it by `git lfs pull`" if pointer else "copy or download it again"
+        reason = "a pointer of Git LFS" if pointer else f"or damaged ({error})"
+        raise ValueError(f"{path} is not a safetensors file, {reason}; {remedy}") from error
     with path.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         entries = json.loads(stream.read(length))
@@ -177,3 +219,70 @@ def _read_header(path: Path, file: str) -> dict[str, StoredTensor]:
             shape, offset = tuple(entry["shape"]), 8 + length + start
             stored[name] = StoredTensor(file, entry["dtype"], shape, offset, stop - start)
     return stored
+
+
+def stored_parameters(
+    stored: Mapping[str, StoredTensor], model: "PreTrainedModel"
+) -> tuple[dict[str, StoredParameter], set[str]]:
+    """Stored tensors as the model's parameters, by the names that these have in the model.
+
+    Returns:
+        The parameters, and the names of those that are stored in a form whose rows are not the
+        parameter's (permuted, transposed, split, in part missing).
+    """
+    from transformers import core_model_loading as loading
+    from transformers.conversion_mapping import get_model_conversion_mapping
+
+    transforms = get_model_conversion_mapping(model)
+    renamings = [each for each in transforms if isinstance(each, loading.WeightRenaming)]
+    converters = [each for each in transforms if isinstance(each, loading.WeightConverter)]
+    by_pattern = {key: each for each in converters for key in each.source_patterns}
+    state, prefix = model.state_dict(), model.base_model_prefix
+    parameters: dict[str, StoredParameter] = {}
+    several: dict[str, dict[str, list[StoredTensor]]] = {}
+    # The order in which loading stacks experts: 2 before 10.
+    for key in sorted(stored, key=loading.dot_natural_key):
+        name, pattern = loading.rename_source_key(key, renamings, converters, prefix, state)
+        if pattern is None:
+            parameters[name] = StoredParameter(stored[key].shape, (stored[key],))
+        else:
+            several.setdefault(name, {}).setdefault(pattern, []).append(stored[key])
+    converted: set[str] = set()
+    for name, parts in several.items():
+        converter = by_pattern[next(iter(parts))]
+        sources = [parts.get(pattern, []) for pattern in converter.source_patterns]
+        if (joined := _join(converter, sources)) is not None:
+            parameters[name] = joined
+        else:
+            first, *others = converter.target_patterns
+            converted |= {name, *(name.replace(first, other) for other in others)}
+    return parameters, converted
+
+
+def _join(
+    converter: "WeightConverter", sources: Sequence[Sequence[StoredTensor]]
+) -> StoredParameter | None:
+    """The parameter that a conversion makes of tensors, if that only lines up their rows.
+
+    Such as experts.gate_up_proj = expert 0's gate, expert 0's up, expert 1's gate, ...
+
+    Args:
+        converter: what transformers does.
+        sources: for each of its source patterns the tensors, in order of the experts.
+    """
+    from transformers.core_model_loading import Concatenate, MergeModulelist
+
+    steps = [(type(each), getattr(each, "dim", None)) for each in converter.operations]
+    experts, inputs = len(sources[0]), {part.shape[1:] for source in sources for part in source}
+    alike = all(len({part.shape for part in source}) == 1 for source in sources)
+    if not alike or len(inputs) != 1 or any(len(source) != experts for source in sources):
+        return None
+    (columns,) = inputs  # of stored matrices [outputs, inputs] alone
+    rows = sum(source[0].rows for source in sources)
+    parts = tuple(part for group in zip(*sources, strict=True) for part in group)
+    if len(columns) == 1:
+        if steps in ([(MergeModulelist, 0)], [(MergeModulelist, 0), (Concatenate, 1)]):
+            return StoredParameter((experts, rows, *columns), parts)
+        if steps == [(Concatenate, 0)] and experts == 1:
+            return StoredParameter((rows, *columns), parts)
+    return None

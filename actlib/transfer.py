@@ -12,7 +12,7 @@ those rows and columns move, each once, and the two modules stay tied.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -23,10 +23,139 @@ from torch import Tensor, nn
 from actlib.channels import channel_modules, require_in_memory
 from actlib.masks import ChannelMask, require_fit
 from actlib.pairs import require_pair
+from actlib.vocabulary import shared_rows
 
 Index = tuple[Tensor | slice, ...]
+Rows = Callable[[str, int, int], Shaped[Tensor, "rows columns"]]
+"""Rows of a parameter as a matrix, by its name, the first row and the one after the last."""
+Change = Callable[[str, int, Tensor], Iterable[tuple[Index, Tensor]]]
+"""New values of a stretch of a parameter, each with its index there.
+
+Arguments: name of the parameter, number of the first row, the rows as they are.
+"""
 CHUNK = 2**17
 """Elements that are computed at a time: in float32 half a megabyte, which stays in the cache."""
+
+
+def interpolate(
+    target: Float[Tensor, "*elements"], donor: Float[Tensor, "*elements"], scale: float
+) -> Float[Tensor, "*elements"]:
+    """Target + scale * (donor - target), on the device and in the dtype of `target`.
+
+    Computed in float32 or wider and rounded once to that dtype, so that whatever moves parameters
+    this way gives the same bits. Source: ACT.
+    """
+    wide = torch.promote_types(target.dtype, torch.float32)
+    target_, donor_ = target.to(wide), donor.to(device=target.device, dtype=wide)
+    # target + scale * (donor - target), in one buffer
+    return (donor_ - target_).mul_(scale).add_(target_).to(target.dtype)
+
+
+def transfer_(target: nn.Module, donor: nn.Module, mask: ChannelMask, scale: float = 0.4) -> None:
+    """Move the masked channels of `target` towards `donor`, in place.
+
+    A channel's parameters are its row, column or entry of the weight, and its bias entry; each
+    becomes target + scale * (donor - target). Every other parameter keeps its bits. All new values
+    are computed before the first one is set, which takes as much memory as the masked parameters.
+    Source: ACT.
+
+    Args:
+        target: the model that is changed.
+        donor: the model that has the ability.
+        mask: channels to move.
+        scale: the paper's lambda; 0 leaves the target, 1 gives the donor's channels. The default is
+            the value reported to work without fine-tuning.
+
+    Raises:
+        ValueError: the models do not fit, parameters of one are offloaded (see
+            `transfer_checkpoint`), the mask is of another model, the scale is not finite, or a
+            moved parameter would be NaN or infinite. Nothing is changed then.
+    """
+    require_pair(donor, target)
+    require_in_memory(donor, target)
+    selected = selections(target, mask)
+    write_(target, selected, interpolation(rows_of(donor), selected, scale))
+
+
+@contextmanager
+def preserved(model: nn.Module, mask: ChannelMask) -> Iterator[nn.Module]:
+    """Give the masked channels their parameters back on exit, bit for bit.
+
+    Only those parameters are copied, so changes to others inside the block stay.
+
+    Raises:
+        ValueError: the mask is of another model, or parameters are offloaded.
+    """
+    require_in_memory(model)
+    parameters = dict(model.named_parameters())
+    copies = []
+    for name, selection in selections(model, mask).items():
+        matrix = as_matrix(parameters[name])
+        copies += [(matrix, index, matrix[index]) for index in selection.indices()]
+    try:
+        yield model
+    finally:
+        for matrix, index, values in copies:
+            matrix[index] = values
+
+
+@contextmanager
+def transferred(
+    target: nn.Module, donor: nn.Module, mask: ChannelMask, scale: float = 0.4
+) -> Iterator[nn.Module]:
+    """The target with channels transferred as in `transfer_`, put back on exit, bit for bit.
+
+    Raises:
+        ValueError: as `transfer_`.
+    """
+    with preserved(target, mask):
+        transfer_(target, donor, mask, scale)
+        yield target
+
+
+def interpolation(donor: Rows, selected: Mapping[str, "Selection"], scale: float) -> Change:
+    """What a transfer makes of the selected elements, chunk by chunk.
+
+    Args:
+        donor: the donor's parameters.
+        selected: elements to move, by parameter.
+        scale: the paper's lambda.
+
+    Raises:
+        ValueError: the scale is not finite. From the result, a value would be NaN or infinite; the
+            sentence says whether the donor, the target or the scale is why.
+    """
+    require_scale(scale)
+
+    def change(name: str, start: int, target: Tensor) -> Iterator[tuple[Index, Tensor]]:
+        stop = start + len(target)
+        donated = shared_rows(donor(name, start, stop), target)
+        for index in selected[name].between(start, stop).indices():
+            before, given = take(target, index), take(donated, index)
+            values = interpolate(before, given, scale)
+            require_finite(name, values, {"the donor": given, "the target": before}, scale)
+            yield index, values
+
+    return change
+
+
+def write_(model: nn.Module, names: Iterable[str], change: Change) -> None:
+    """Set new values of some parameters; all are computed before the first one is set."""
+    parameters = dict(model.named_parameters())
+    changes = [
+        (matrix, index, values)
+        for name in names
+        for matrix in [as_matrix(parameters[name])]
+        for index, values in change(name, 0, matrix)
+    ]
+    for matrix, index, values in changes:
+        matrix[index] = values.to(matrix.device)
+
+
+def rows_of(model: nn.Module) -> Rows:
+    """The parameters of a model in memory, for functions that read some rows at a time."""
+    parameters = dict(model.named_parameters())
+    return lambda name, start, stop: as_matrix(parameters[name])[start:stop]
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,128 +236,6 @@ def selections(model: nn.Module, mask: ChannelMask) -> dict[str, Selection]:
     return selected
 
 
-def parameter_percent(model: nn.Module, mask: ChannelMask) -> float:
-    """Parameters that a mask's channels hold, in percent of the model's.
-
-    Channels differ in size: a channel of the embedding holds an entry for every token of the
-    vocabulary, one of a norm a single entry. So masks of one count can move very different amounts.
-
-    Raises:
-        ValueError: the mask is of another model.
-    """
-    size = sum(selection.size for selection in selections(model, mask).values())
-    return 100 * size / sum(parameter.numel() for parameter in model.parameters())
-
-
-def interpolate(
-    target: Float[Tensor, "*elements"], donor: Float[Tensor, "*elements"], scale: float
-) -> Float[Tensor, "*elements"]:
-    """Target + scale * (donor - target), on the device and in the dtype of `target`.
-
-    Computed in float32 or wider and rounded once to that dtype, so that whatever moves parameters
-    this way gives the same bits. Source: ACT.
-    """
-    wide = torch.promote_types(target.dtype, torch.float32)
-    target_, donor_ = target.to(wide), donor.to(device=target.device, dtype=wide)
-    # target + scale * (donor - target), in one buffer
-    return (donor_ - target_).mul_(scale).add_(target_).to(target.dtype)
-
-
-def interpolate_rows(
-    target: Float[Tensor, "rows columns"],
-    donor: Float[Tensor, "rows columns"],
-    selection: Selection,
-    scale: float,
-    name: str,
-) -> Iterator[tuple[Index, Tensor]]:
-    """New values of the selected elements of one parameter, chunk by chunk, with their index.
-
-    Raises:
-        ValueError: a value would be NaN or infinite; the sentence says whether the donor, the
-            target or the scale is why.
-    """
-    for index in selection.indices():
-        before, donated = take(target, index), take(donor, index)
-        values = interpolate(before, donated, scale)
-        require_finite(name, values, {"donor": donated, "target": before}, scale)
-        yield index, values
-
-
-def transfer_(target: nn.Module, donor: nn.Module, mask: ChannelMask, scale: float = 0.4) -> None:
-    """Move the masked channels of `target` towards `donor`, in place.
-
-    A channel's parameters are its row, column or entry of the weight, and its bias entry; each
-    becomes target + scale * (donor - target). Every other parameter keeps its bits. All new values
-    are computed before the first one is set, which takes as much memory as the masked parameters.
-    Source: ACT.
-
-    Args:
-        target: the model that is changed.
-        donor: the model that has the ability.
-        mask: channels to move.
-        scale: the paper's lambda; 0 leaves the target, 1 gives the donor's channels. The default is
-            the value reported to work without fine-tuning.
-
-    Raises:
-        ValueError: the models do not fit, parameters of one are offloaded (see
-            `transfer_checkpoint`), the mask is of another model, the scale is not finite, or a
-            moved parameter would be NaN or infinite. Nothing is changed then.
-    """
-    for matrix, index, values in list(_changes(target, donor, mask, scale)):
-        matrix[index] = values
-
-
-@contextmanager
-def preserved(model: nn.Module, mask: ChannelMask) -> Iterator[nn.Module]:
-    """Give the masked channels their parameters back on exit, bit for bit.
-
-    Only those parameters are copied, so changes to others inside the block stay.
-
-    Raises:
-        ValueError: the mask is of another model, or parameters are offloaded.
-    """
-    require_in_memory(model)
-    parameters = dict(model.named_parameters())
-    copies = []
-    for name, selection in selections(model, mask).items():
-        matrix = as_matrix(parameters[name])
-        copies += [(matrix, index, matrix[index]) for index in selection.indices()]
-    try:
-        yield model
-    finally:
-        for matrix, index, values in copies:
-            matrix[index] = values
-
-
-@contextmanager
-def transferred(
-    target: nn.Module, donor: nn.Module, mask: ChannelMask, scale: float = 0.4
-) -> Iterator[nn.Module]:
-    """The target with channels transferred as in `transfer_`, put back on exit, bit for bit.
-
-    Raises:
-        ValueError: as `transfer_`.
-    """
-    with preserved(target, mask):  # which also takes back what an error leaves halfway
-        for matrix, index, values in _changes(target, donor, mask, scale):
-            matrix[index] = values
-        yield target
-
-
-def _changes(
-    target: nn.Module, donor: nn.Module, mask: ChannelMask, scale: float
-) -> Iterator[tuple[Tensor, Index, Tensor]]:
-    """Matrix, index into it and new values of everything that a transfer writes."""
-    require_pair(donor, target)
-    require_in_memory(donor, target)
-    require_scale(scale)
-    ours, theirs = dict(target.named_parameters()), dict(donor.named_parameters())
-    for name, selection in selections(target, mask).items():
-        matrix, donated = as_matrix(ours[name]), as_matrix(theirs[name])
-        for index, values in interpolate_rows(matrix, donated, selection, scale, name):
-            yield matrix, index, values
-
-
 def require_finite(
     name: str, values: Tensor, sources: Mapping[str, Tensor], scale: float | str
 ) -> None:
@@ -239,7 +246,7 @@ def require_finite(
     Args:
         name: the parameter.
         values: what it would become.
-        sources: what they were computed from, by what to call it.
+        sources: what they were computed from, by what to call it, such as "the donor".
         scale: the scale or scales that went in.
 
     Raises:
@@ -251,7 +258,7 @@ def require_finite(
     broken = [source for source, part in sources.items() if not part.isfinite().all()]
     if broken:
         raise ValueError(
-            f"the {broken[0]}'s {name} holds NaN or infinite numbers in the channels to move; find "
+            f"{name} of {broken[0]} holds NaN or infinite numbers in the channels to move; find "
             "all such tensors with `actlib check`, and take a sound model"
         )
     dtype = str(values.dtype).removeprefix("torch.")

@@ -8,8 +8,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-import actlib.checkpoint
-import actlib.files
+import actlib.transfer
 from actlib.channels import channel_modules
 from actlib.checkpoint import transfer_checkpoint
 from actlib.masks import ChannelMask
@@ -122,8 +121,6 @@ def test_shards_beside_a_single_file_are_left_out(folders, tmp_path):
 
 def test_output_loads_and_says_what_was_done(folders, tmp_path):
     _, target, mask = folders()
-    (tmp_path / "target" / "notes").mkdir()
-    (tmp_path / "target" / "notes" / "card.md").write_text("kept")
     (tmp_path / "target" / "pytorch_model.bin").write_text("the target's weights, not the output's")
     run(tmp_path, mask, scale=0.25)
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "output")
@@ -132,7 +129,6 @@ def test_output_loads_and_says_what_was_done(folders, tmp_path):
     assert note["mask_sha256"] == mask.digest
     assert (note["scale"], note["channels"], note["percent"]) == (0.25, mask.count, mask.percent)
     assert note["donor"].endswith("donor") and note["target"].endswith("target")
-    assert (tmp_path / "output" / "notes" / "card.md").read_text() == "kept"
     assert not (tmp_path / "output" / "pytorch_model.bin").exists()
 
 
@@ -287,14 +283,14 @@ def test_nothing_half_made_is_left_after_an_error(folders, tmp_path, monkeypatch
     _, _, mask = folders()
     calls = []
 
-    def fail(*_args):
+    def fail(before, *_args):
         calls.append(1)
         if len(calls) == 4:
             assert len(list(tmp_path.iterdir())) == 3
             raise error
-        return []
+        return before
 
-    monkeypatch.setattr(actlib.checkpoint, "interpolate_rows", fail)
+    monkeypatch.setattr(actlib.transfer, "interpolate", fail)
     with pytest.raises(error):
         run(tmp_path, mask)
     assert only_inputs(tmp_path)

@@ -145,7 +145,7 @@ REFUSALS = [
     (narrow_layer, "layers.1.mlp.up_proj.weight 30 x 16 against 24 x 16"),
     (narrow_norm, "model.norm.weight 8 against 16"),
     (add_parameter, "model.layers.1.experts.packed 2 x 4 against absent"),
-    (add_row, "vocabulary of 62 against 61 rows; if one tokenizer only adds .*fit_vocabulary_"),
+    (add_row, "vocabulary of 62 against 61 rows; if one tokenizer only .*fit_vocabulary_"),
     (wrap_codes, "layers.1.mlp.up_proj holds weight as Params4bit, .* without quantization"),
     (cast(torch.int8), "layers.1.mlp.up_proj holds weight as int8, .* without quantization"),
     (cast(torch.float8_e4m3fn), "holds weight as float8_e4m3fn, .* without quantization"),

@@ -1,0 +1,480 @@
+"""Folders as people bring them: the right values, or one true sentence whose remedy works."""
+
+import copy
+import json
+import re
+import shutil
+import subprocess
+
+import peft
+import pytest
+import tokenizers
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from tiny_models import tiny_model
+
+from actlib import apply_patch, make_patch, merge_checkpoint, pair_report, transfer_
+from actlib.channels import channel_modules
+from actlib.checkpoint import transfer_checkpoint
+from actlib.loading import load_pretrained
+from actlib.masks import ChannelMask
+from actlib.stored import INDEX, SINGLE
+
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+UP = "model.layers.0.mlp.up_proj"
+BOTH = ("donor", "target")
+
+
+def mask_for(model):
+    sizes = {name: each.channels for name, each in channel_modules(model).items()}
+    return ChannelMask({name: torch.arange(size) % 3 == 0 for name, size in sizes.items()})
+
+
+def write_pair(folder, architecture="qwen2"):
+    for seed, role in enumerate(("target", "donor")):
+        copy.deepcopy(tiny_model(architecture, seed)).save_pretrained(folder / role)
+    return mask_for(tiny_model(architecture, 0))
+
+
+def load(folder):
+    return load_pretrained(transformers.AutoModelForCausalLM, folder, dtype="auto")
+
+
+def change_weights(folder, change):
+    tensors = load_file(folder / SINGLE)
+    change(tensors)
+    tensors = {name: each.contiguous() for name, each in tensors.items()}
+    save_file(tensors, folder / SINGLE, {"format": "pt"})
+
+
+def change_config(folder, **entries):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+
+
+def uses(folder, mask):
+    """Every way in which two folders are compared or moved; `check` gives its first mismatch."""
+    out = folder / "out"
+    pair = folder / "target", folder / "donor"
+    yield lambda: transfer_checkpoint(*pair, mask, out)
+    yield lambda: merge_checkpoint(pair[0], [(pair[1], mask, 0.4)], out)
+    yield lambda: make_patch(*pair, mask, out)
+
+    def check():
+        if mismatches := pair_report(pair[1], pair[0]).attrs["mismatches"]:
+            raise ValueError("; ".join(mismatches))
+
+    yield check
+
+
+def require_memory_bits(folder, mask):
+    """What is written to disk is what transformers loads and `transfer_` moves in memory."""
+    target, donor = load(folder / "target"), load(folder / "donor")
+    transfer_(target, donor, mask)
+    transfer_checkpoint(folder / "target", folder / "donor", mask, folder / "moved")
+    moved = load(folder / "moved").state_dict()
+    assert all(torch.equal(moved[name], each) for name, each in target.state_dict().items())
+
+
+# Tied embeddings
+
+
+def store_head(factor=1.0):
+    return lambda tensors: tensors.update({HEAD: tensors[EMBEDDING] * factor})
+
+
+def only_head(tensors):
+    tensors[HEAD] = tensors.pop(EMBEDDING)
+
+
+def cut_in_two(folder):
+    """The head in one shard, all else in another."""
+    tensors = load_file(folder / SINGLE)
+    (folder / SINGLE).unlink()
+    files = {name: f"model-0000{1 + (name == HEAD)}-of-00002.safetensors" for name in tensors}
+    for file in set(files.values()):
+        part = {name: tensors[name] for name in tensors if files[name] == file}
+        save_file(part, folder / file, {"format": "pt"})
+    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": files}))
+
+
+@pytest.mark.parametrize(
+    ("donor", "target", "shards"),
+    [
+        (store_head(2), store_head(2), False),
+        (store_head(2), store_head(2), True),
+        (store_head(), store_head(), True),
+        (store_head(), None, False),
+        (None, store_head(), False),
+        (only_head, None, False),
+        (None, only_head, False),
+    ],
+)
+def test_a_head_in_the_files_counts_as_transformers_loads_it(tmp_path, donor, target, shards):
+    mask = write_pair(tmp_path)
+    for role, change in (("donor", donor), ("target", target)):
+        if change:
+            change_weights(tmp_path / role, change)
+        if shards:
+            cut_in_two(tmp_path / role)
+    require_memory_bits(tmp_path, mask)
+    assert not list(uses(tmp_path, mask))[3]()
+
+
+@pytest.mark.parametrize("alone", BOTH)
+def test_a_head_of_its_own_on_one_side_is_refused_until_the_other_has_one(tmp_path, alone):
+    mask = write_pair(tmp_path)
+    change_weights(tmp_path / alone, store_head(2))
+    for use in uses(tmp_path, mask):
+        with pytest.raises(ValueError, match="tied modules .*give the tied model a copy"):
+            use()
+    (tied,) = {*BOTH} - {alone}
+    change_weights(tmp_path / tied, store_head())
+    change_config(tmp_path / tied, tie_word_embeddings=False)
+    require_memory_bits(tmp_path, mask)
+
+
+def test_an_untied_configuration_of_a_tied_file_is_refused_until_it_says_tied(tmp_path):
+    mask = write_pair(tmp_path)
+    for role in BOTH:
+        change_config(tmp_path / role, tie_word_embeddings=False)
+    loading = lambda: load(tmp_path / "target")  # noqa: E731
+    for use in (*uses(tmp_path, mask), loading):  # transformers would take a random head
+        with pytest.raises(ValueError, match=f"hold no tensor {HEAD}.*set tie_word_embeddings to"):
+            use()
+    for role in BOTH:
+        change_config(tmp_path / role, tie_word_embeddings=True)
+    require_memory_bits(tmp_path, mask)
+
+
+# Quantized folders
+
+
+def coded(**replaced):
+    """The weights of one layer as codes under the names that a library gives them."""
+
+    def change(tensors):
+        weight = tensors.pop(f"{UP}.weight")
+        for name, (shape, dtype) in replaced.items():
+            tensors[f"{UP}.{name}"] = torch.ones(shape or weight.shape, dtype=dtype)
+
+    return change
+
+
+I32, U8 = torch.int32, torch.uint8
+QUANTIZED = {
+    "gptq": coded(qweight=((2, 24), I32), scales=((1, 24), torch.half), g_idx=((16,), I32)),
+    "awq": coded(qweight=((16, 3), I32), qzeros=((1, 3), I32), scales=((1, 24), torch.half)),
+    "hqq": coded(W_q=((6, 32), U8), scale=((1, 12), torch.half), zero=((1, 12), torch.half)),
+    "bitsandbytes": coded(weight=(None, torch.int8), SCB=((24,), torch.float)),
+    "bitsandbytes_4bit": coded(weight=((192, 1), U8), absmax=((6,), torch.float)),
+    "fp8": coded(weight=(None, torch.float8_e4m3fn), weight_scale_inv=((1, 1), torch.float)),
+    "compressed-tensors": coded(weight_packed=((24, 2), I32), weight_scale=((24, 1), torch.half)),
+}
+
+
+@pytest.mark.parametrize("method", QUANTIZED)
+@pytest.mark.parametrize("stated", [True, False])
+@pytest.mark.parametrize("roles", [BOTH, ("donor",), ("target",)])
+def test_a_quantized_folder_is_refused_by_all_that_moves(tmp_path, method, stated, roles):
+    mask = write_pair(tmp_path)
+    made = make_patch(tmp_path / "target", tmp_path / "donor", mask, tmp_path / "patch")
+    plain = {role: (tmp_path / role / SINGLE).read_bytes() for role in roles}
+    for role in roles:
+        change_weights(tmp_path / role, QUANTIZED[method])
+        if stated:
+            change_config(tmp_path / role, quantization_config={"quant_method": method})
+    for use in uses(tmp_path, mask):
+        with pytest.raises(ValueError, match=r"quantized.*dequantize\(\)"):
+            use()
+    if "target" in roles:
+        with pytest.raises(ValueError, match=r"quantized.*dequantize\(\)"):
+            apply_patch(tmp_path / "target", tmp_path / "patch", tmp_path / "out")
+    for role in roles:  # the model as it was before
+        (tmp_path / role / SINGLE).write_bytes(plain[role])
+        change_config(tmp_path / role, quantization_config=None)
+    require_memory_bits(tmp_path, mask)
+    assert made.elements
+
+
+# What else is no folder of a model
+
+ADAPTED = peft.LoraConfig(target_modules=["up_proj"])
+
+
+def adapt(folder):
+    shutil.rmtree(folder)
+    model = peft.get_peft_model(copy.deepcopy(tiny_model("qwen2", 0)), ADAPTED)
+    model.save_pretrained(folder)
+    return lambda: (shutil.rmtree(folder), model.merge_and_unload().save_pretrained(folder))
+
+
+def rename_weights(name):
+    def spoil(folder):
+        (folder / SINGLE).rename(folder / name)
+        return lambda: (folder / name).rename(folder / SINGLE)
+
+    return spoil
+
+
+def nest(inside):
+    def spoil(folder):
+        (folder.parent / "away").mkdir()
+        place = folder.rename(folder.parent / "away" / "model")
+        (folder / inside).parent.mkdir(parents=True)
+        place.rename(folder / inside)
+        return lambda: (
+            (folder / inside).rename(place),
+            shutil.rmtree(folder),
+            place.rename(folder),
+        )
+
+    return spoil
+
+
+def lose(*names):
+    def spoil(folder):
+        cut_in_two(folder) if SINGLE not in names else None
+        held = {name: (folder / name).read_bytes() for name in names}
+        for name in names:
+            (folder / name).unlink()
+        return lambda: [(folder / name).write_bytes(data) for name, data in held.items()]
+
+    return spoil
+
+
+def point(folder):
+    """As `git clone` without Git LFS."""
+    held = (folder / SINGLE).read_bytes()
+    (folder / SINGLE).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    return lambda: (folder / SINGLE).write_bytes(held)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (adapt, "holds an adapter.*merge_and_unload of peft, and save"),
+        (rename_weights("adapter_model.safetensors"), "weights are in adapter_model.safetensors"),
+        (rename_weights("model.gguf"), "weights are in model.gguf: .*save_pretrained"),
+        (
+            rename_weights("consolidated.safetensors"),
+            "in consolidated.safetensors: take the mod",
+        ),
+        (rename_weights("model.fp16.safetensors"), "in model.fp16.safetensors: take the model in"),
+        (rename_weights("pytorch_model.bin"), "in pytorch_model.bin, a pickled file.*save_pret"),
+        (nest("checkpoint-500"), "name the folder inside it .*target/checkpoint-500"),
+        (nest("snapshots/abc"), "name the folder inside it .*target/snapshots/abc"),
+        (lose(INDEX), f"it holds shards such as model-00001-of-00002.* without {INDEX}: copy"),
+        (lose("model-00002-of-00002.safetensors"), "lacks model-00002-of.*; copy or download"),
+        (lose(SINGLE), "lacks model.safetensors; save_pretrained writes it"),
+        (point, "a pointer of Git LFS; fetch it by `git lfs pull`"),
+    ],
+)
+def test_what_is_no_model_is_named_with_a_remedy_that_works(tmp_path, spoil, words):
+    mask = write_pair(tmp_path)
+    change_weights(tmp_path / "target", store_head())
+    follow = spoil(tmp_path / "target")
+    for use in (*uses(tmp_path, mask), lambda: load(tmp_path / "target")):
+        with pytest.raises(ValueError, match=words):
+            use()
+    assert not (tmp_path / "out").exists()
+    follow()
+    transfer_checkpoint(tmp_path / "target", tmp_path / "donor", mask, tmp_path / "out")
+
+
+def test_a_folder_of_another_kind_of_model_is_named(tmp_path):
+    mask = write_pair(tmp_path, "llama")
+    model = transformers.LlamaForSequenceClassification(tiny_model("llama", 0).config)
+    model.save_pretrained(tmp_path / "target")
+    for use in (*uses(tmp_path, mask), lambda: load(tmp_path / "target")):
+        with pytest.raises(ValueError, match="of LlamaForSequenceClassification, so take the lang"):
+            use()
+
+
+# Models that take images, too
+
+_TEXT = {"vocab_size": 61, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
+_TEXT |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64}
+_ROTARY = {"rope_type": "default", "mrope_section": [1, 1, 0]}
+_TOWER = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+_TOWER |= {"num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+_QWEN = {"depth": 1, "hidden_size": 16, "out_hidden_size": 16, "num_heads": 2}
+WITH_IMAGES = {
+    "Qwen2_5_VL": lambda: transformers.Qwen2_5_VLConfig(
+        text_config=_TEXT | {"rope_scaling": _ROTARY},
+        vision_config=_QWEN | {"intermediate_size": 16, "fullatt_block_indexes": [0]},
+        image_token_id=3,
+        video_token_id=4,
+    ),
+    "Mistral3": lambda: transformers.Mistral3Config(
+        text_config=_TEXT | {"model_type": "mistral", "head_dim": 4},
+        vision_config=_TOWER | {"model_type": "pixtral", "head_dim": 8},
+        image_token_index=3,
+    ),
+    "Llava": lambda: transformers.LlavaConfig(
+        text_config=_TEXT | {"model_type": "llama"},
+        vision_config=_TOWER | {"model_type": "clip_vision_model"},
+        image_token_index=3,
+    ),
+    "Gemma3": lambda: transformers.Gemma3Config(
+        text_config=_TEXT | {"head_dim": 4},
+        vision_config=_TOWER,
+        image_token_index=3,
+        mm_tokens_per_image=4,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WITH_IMAGES)
+def test_a_model_that_takes_images_is_read_and_moved_whole(tmp_path, name):
+    kind = getattr(transformers, f"{name}ForConditionalGeneration")
+    for seed, role in enumerate(BOTH):
+        torch.manual_seed(seed)
+        kind(WITH_IMAGES[name]()).save_pretrained(tmp_path / role)
+    assert type(load(tmp_path / "target")) is kind
+    mask = mask_for(load(tmp_path / "target"))
+    assert any("language_model" in each for each in mask.channels)
+    require_memory_bits(tmp_path, mask)
+    assert not list(uses(tmp_path, mask))[3]()
+
+
+# Tokenizers and vocabularies of other sizes
+
+
+def write_tokenizer(folder, tokens=61, **special):
+    words = {f"t{number}": number for number in range(tokens)}
+    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="t0"))
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, **special)
+    fast.save_pretrained(folder)
+
+
+def resize(folder, seed, rows):
+    model = copy.deepcopy(tiny_model("llama", seed))
+    model.resize_token_embeddings(rows, mean_resizing=False)
+    model.save_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("donor", "target", "rows", "words"),
+    [
+        ({"eos_token": "t1"}, {"eos_token": "t2"}, (61, 61), "eos_token t1 against t2"),
+        ({"tokens": 62}, {}, (62, 61), "62 against 61 rows, of which the first 61 move"),
+        ({}, {"tokens": 62}, (61, 62), "61 against 62 rows, of which the first 61 move"),
+        ({}, {}, (64, 61), "64 against 61 rows, of which the first 61 move"),  # padded to 64
+    ],
+)
+def test_the_rows_that_both_have_move_and_a_warning_says_what_differs(
+    tmp_path, donor, target, rows, words
+):
+    for role, seed, special, size in (("donor", 1, donor, rows[0]), ("target", 0, target, rows[1])):
+        resize(tmp_path / role, seed, size)
+        write_tokenizer(tmp_path / role, **special)
+    ours, theirs = load(tmp_path / "donor"), load(tmp_path / "target")
+    before = copy.deepcopy(theirs.state_dict())
+    mask = mask_for(theirs)
+    for use in list(uses(tmp_path, mask))[:3]:
+        with pytest.warns(UserWarning, match=words):
+            use()
+        path = tmp_path / "out"
+        shutil.move(path, tmp_path / "moved") if not (tmp_path / "moved").exists() else None
+        shutil.rmtree(path, ignore_errors=True)
+    shared, moved = min(rows), load(tmp_path / "moved").lm_head.weight
+    whole, own = before[HEAD], ours.lm_head.weight
+    chosen = mask.channels["lm_head"][:shared, None]
+    steps = (whole[:shared] + 0.4 * (own[:shared] - whole[:shared])).where(chosen, whole[:shared])
+    assert torch.equal(moved[:shared], steps) and torch.equal(moved[shared:], whole[shared:])
+    assert pair_report(tmp_path / "donor", tmp_path / "target").attrs["fits"]
+
+
+def test_other_sizes_without_tokenizers_are_refused_until_both_are_there(tmp_path):
+    mask = write_pair(tmp_path, "llama")
+    resize(tmp_path / "donor", 1, 62)
+    write_tokenizer(tmp_path / "target")
+    for use in uses(tmp_path, mask):
+        with pytest.raises(ValueError, match="62 against 61 rows; .* save the tokenizers beside"):
+            use()
+    write_tokenizer(tmp_path / "donor", 62)
+    with pytest.warns(UserWarning, match="the first 61 move"):
+        transfer_checkpoint(tmp_path / "target", tmp_path / "donor", mask, tmp_path / "out")
+
+
+# What lies around in a folder
+
+OF_THE_MODEL = """generation_config.json chat_template.jinja additional_chat_templates/tool.jinja
+merges.txt tokenizer.model tokenizer.model.v3 tekken.json qwen.tiktoken vocab.bpe LICENSE NOTICE
+USE_POLICY.md modeling_own.py preprocessor_config.json""".split()
+OF_OTHERS = """checkpoint-5/model.safetensors checkpoint-5/optimizer.pt trainer_state.json
+all_results.json training_args.bin runs/events.out onnx/model.onnx original/consolidated.00.pth
+pytorch_model.bin pytorch_model.bin.index.json tf_model.h5 model.fp16.safetensors model.gguf
+consolidated.safetensors optimizer.safetensors latest zero_to_fp32.py train.parquet id_rsa
+adapter_model.safetensors global_step5/states.pt wandb/run""".split()
+HIDDEN = [".git/config", ".cache/huggingface/x", ".env"]
+
+
+def test_only_what_belongs_to_the_model_is_copied_and_the_rest_is_named(tmp_path):
+    mask = write_pair(tmp_path)
+    for name in (*OF_THE_MODEL, *OF_OTHERS, *HIDDEN):
+        path = tmp_path / "target" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    (tmp_path / "target" / "generation_config.json").write_text("{}")
+    (tmp_path / "target" / "tokenizer.model").unlink()  # a tokenizer that would be loaded
+    out = tmp_path / "out"
+    with pytest.warns(UserWarning, match="left out of the copy of .*target.*: ") as told:
+        transfer_checkpoint(tmp_path / "target", tmp_path / "donor", mask, out)
+    names = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+    expected = {*OF_THE_MODEL} - {"tokenizer.model"}
+    assert names == expected | {"config.json", SINGLE, "actlib.json", "README.md"}
+    (warning,) = (str(each.message) for each in told)
+    assert "checkpoint-5/; " in warning and ".git" not in warning
+    rest = len({name.partition("/")[0] for name in OF_OTHERS}) - 9
+    assert warning.endswith(f"and {rest} more")
+
+
+def test_a_link_in_place_of_the_output_is_followed(tmp_path):
+    mask = write_pair(tmp_path)
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "disk" / "model")
+    transfer_checkpoint(tmp_path / "target", tmp_path / "donor", mask, tmp_path / "out")
+    assert (tmp_path / "disk" / "model" / SINGLE).is_file() and (tmp_path / "out").is_symlink()
+
+
+def test_a_folder_of_links_to_a_store_is_refused_until_it_is_copied(tmp_path):
+    mask = write_pair(tmp_path)
+    (tmp_path / "target").rename(tmp_path / "store")
+    (tmp_path / "target").mkdir()
+    for path in (tmp_path / "store").iterdir():
+        (tmp_path / "target" / path.name).symlink_to(path)
+    with pytest.raises(ValueError, match="is a link to a file outside its folder.*put the"):
+        transfer_checkpoint(tmp_path / "target", tmp_path / "donor", mask, tmp_path / "out")
+    subprocess.run(["cp", "-rL", tmp_path / "target", tmp_path / "own"], check=True)
+    transfer_checkpoint(tmp_path / "own", tmp_path / "donor", mask, tmp_path / "out")
+
+
+def test_the_weights_alone_may_be_links(tmp_path):
+    mask = write_pair(tmp_path)
+    (tmp_path / "target" / SINGLE).rename(tmp_path / "blob")
+    (tmp_path / "target" / SINGLE).symlink_to(tmp_path / "blob")
+    require_memory_bits(tmp_path, mask)
+    assert not (tmp_path / "moved" / SINGLE).is_symlink()
+
+
+# Numbers that are not finite
+
+
+def test_of_several_donors_the_one_with_nan_in_what_it_gives_is_named(tmp_path):
+    mask = write_pair(tmp_path)
+    others = {name: torch.arange(len(each)) % 3 == 1 for name, each in mask.channels.items()}
+    for seed, (role, place) in enumerate((("one", 0), ("two", 1)), start=2):
+        model = copy.deepcopy(tiny_model("qwen2", seed))
+        with torch.no_grad():
+            model.model.norm.weight[place] = float("nan")  # 0 is of `mask`, 1 of `others`
+        model.save_pretrained(tmp_path / role)
+    base, out = tmp_path / "target", tmp_path / "out"
+    give = {"one": ChannelMask(others), "two": ChannelMask(others)}
+    pairs = [(tmp_path / role, part, 0.4) for role, part in give.items()]
+    words = f"model.norm.weight of donor 2 ({tmp_path / 'two'}) holds NaN"
+    with pytest.raises(ValueError, match=re.escape(words)):
+        merge_checkpoint(base, pairs, out)
+    merge_checkpoint(base, [pairs[0], (tmp_path / "two", mask, 0.4)], out)  # neither is given
