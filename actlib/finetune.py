@@ -136,13 +136,13 @@ def finetune(
     Weights stay in the dtype of the model (float32 is expected, so that small updates are not
     rounded away); with ``mixed_precision`` the matrix products run in bfloat16. AdamW, whose weight
     decay leaves norms and biases alone; linear warm-up, cosine decay. Batches mix all items in an
-    order fixed by ``seed`` (those of one length would hold one task each, and learn far slower): the
+    order fixed by ``seed`` (those of one length would hold one task, and learn far slower): the
     same seed, data and threads give the same weights. ``checkpoints`` is a folder to resume from.
 
     With ``lora``, adapters are trained and then merged into the weights they adapt; their start is
     fixed by ``seed`` too. LoRA usually wants a learning rate about ten times that of full
-    fine-tuning (Schulman et al. 2025, LoRA Without Regret). Callbacks get the wrapped model. If
-    training fails, the model gets back the weights that it had.
+    fine-tuning (Schulman et al. 2025, LoRA Without Regret). Callbacks get the wrapped model. After
+    a failure the model has the weights that it had.
 
     Returns:
         The training loss of each step, in nats per answer token.
@@ -168,9 +168,8 @@ def finetune(
         "save_steps": checkpoint_steps,
     }
     with nullcontext(model) if lora is None else _adapted(model, lora, seed) as trained:
-        output = None
-        if checkpoints is not None and steps > checkpoint_steps:
-            output = Path(checkpoints) / _training_digest(trained, rows, schedule, lora)
+        output = Path(checkpoints) if checkpoints and steps > checkpoint_steps else None
+        output = output and output / _training_digest(trained, rows, schedule, lora)
         losses = _train(trained, tokenizer, rows, schedule, list(callbacks), output)
     model.eval()
     return losses

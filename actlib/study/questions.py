@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from transformers import PreTrainedTokenizerBase
 
-from actlib.prompts import Encoded
+from actlib.prompts import Encoded, batches
 from actlib.questions import (
     SPLITS,
     abilities_of,
@@ -129,6 +129,7 @@ class Questions:
         path = preset.data.path
         self._has_splits = path is None or (ROOT / path / "train").is_dir()
         self._of_purpose: dict[str, list[dict]] = {}
+        self._inputs: dict[tuple[str, str], tuple[list[dict], list[str]]] = {}
 
     def items(self, ability: str, purpose: str = "test") -> list[dict]:
         """Questions of an ability for ``recording``, ``validation`` or ``test``; none is in two.
@@ -144,6 +145,18 @@ class Questions:
         if len(found) == 0:
             raise ValueError(f"the data hold no {purpose} item of {ability!r}")
         return spread(found, getattr(self.preset.evaluation, f"{purpose}_items"))
+
+    def inputs(
+        self, tokenizer: PreTrainedTokenizerBase, ability: str, purpose: str
+    ) -> tuple[list[dict], list[str]]:
+        """Batches of an ability's questions, made once, and the cluster of each question."""
+        key = ability, purpose
+        if key not in self._inputs:
+            rows, settings = self.items(ability, purpose), self.preset.evaluation
+            limit = settings.max_tokens
+            made = batches(tokenizer, rows, settings.batch_size, max_tokens=limit)
+            self._inputs[key] = made, [cluster_of(row) for row in rows]
+        return self._inputs[key]
 
     def training(self, abilities: Iterable[str], seed: int) -> list[dict]:
         """Items to fine-tune on, shuffled: the training split, or else the recording items."""

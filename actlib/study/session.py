@@ -33,12 +33,11 @@ from actlib.files import write_text
 from actlib.loading import load_pretrained
 from actlib.pairs import require_pair
 from actlib.parameters import weight_differences
-from actlib.prompts import batches
 from actlib.scores import ChannelScores, pool
 from actlib.study import cache, families, recipes
 from actlib.study.presets import ROOT, Preset, load_preset
 from actlib.study.provenance import write_provenance
-from actlib.study.questions import Questions, cluster_of, data_digest
+from actlib.study.questions import Questions, data_digest
 from actlib.study.recorded import PARTS, Group, recorded_files
 
 ITEM_COLUMNS = ["ability", "item", "cluster", "nll", "score", "exact"]
@@ -75,9 +74,8 @@ class Study:
         if "OMP_NUM_THREADS" in os.environ:
             torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
         study = cls(loaded, Path(os.environ.get("ACT_STORE", ROOT / "artifacts")))
-        committed = (
-            ROOT / "data/items" / loaded.name if "ACT_READ_COMMITTED" in os.environ else None
-        )
+        reads = "ACT_READ_COMMITTED" in os.environ
+        committed = ROOT / "data/items" / loaded.name if reads else None
         cache.use_folders(study.folder / "cache", committed)
         return study
 
@@ -209,23 +207,12 @@ class Study:
         """
         tables = []
         for ability in abilities:
-            inputs, clusters = self._inputs(ability, purpose)
-            scores = evaluate(model, inputs)
-            scores["ability"] = ability
-            scores["cluster"] = [clusters[item] for item in scores["item"]]
-            scores["item"] = ability + "/" + scores["item"].astype(str)
-            tables.append(scores.assign(score=-scores["nll"]))
+            inputs, clusters = self.questions.inputs(self.tokenizer, ability, purpose)
+            table = evaluate(model, inputs)
+            table["cluster"] = [clusters[item] for item in table["item"]]
+            table["item"] = ability + "/" + table["item"].astype(str)
+            tables.append(table.assign(ability=ability, score=-table["nll"]))
         return pd.concat(tables, ignore_index=True)[ITEM_COLUMNS]
-
-    def _inputs(self, ability: str, purpose: str) -> tuple[list[dict], list[str]]:
-        """Batches of an ability's questions, made once, and the cluster of each question."""
-        key = "inputs", ability, purpose
-        if key not in self._memory:
-            rows, settings = self.questions.items(ability, purpose), self.preset.evaluation
-            limits = settings.batch_size, settings.max_tokens
-            inputs = batches(self.tokenizer, rows, limits[0], max_tokens=limits[1])
-            self._memory[key] = inputs, [cluster_of(row) for row in rows]
-        return self._memory[key]
 
     def scores(
         self,
