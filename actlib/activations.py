@@ -7,28 +7,21 @@ Of a module they are [entries, channels], an entry for each answer token and, of
 each head, for each head of it. Of a packed projection of experts they are `actlib.experts.Routed`.
 """
 
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from actlib.channels import ChannelModule, Layout, channel_modules, uncompiled
+from actlib.channels import ChannelModule, Layout, channel_modules, unwrapped
 from actlib.experts import Routed, routed_outputs
-from actlib.files import atomic_file
 from actlib.forward import run_model
 from actlib.hooks import AnswerTokens, call_hooks, evaluating, output_hooks
 from actlib.masks import ChannelMask, require_fit
-from actlib.weights import require_unwrapped
 
 Activations = Float[Tensor, "entries channels"] | Routed
-Calls = dict[str, deque[Activations]]
-"""Activations of one batch by module, one entry for each call of it, in order."""
 
 
 def read_activations(
@@ -51,7 +44,8 @@ def read_activations(
         callback: gets a module's name and a copy of what it gives.
 
     Raises:
-        ValueError: a module's output, or the input of experts, is not batch x seq x channels.
+        ValueError: as `run_model`; a module's output, or the input of experts, is not batch x seq x
+            channels.
     """
     packed = defaultdict[str, list[str]](list)
     for name, each in modules.items():
@@ -69,41 +63,8 @@ def read_activations(
         for projection in packed[name]:
             callback(projection, outputs[projection.rpartition(".")[2]])
 
-    with ExitStack() as hooks:
-        hooks.enter_context(output_hooks(model, plain, read))
-        hooks.enter_context(call_hooks(model, packed, read_experts))
+    with output_hooks(model, plain, read), call_hooks(model, packed, read_experts):
         run_model(model, batch, tokens)
-
-
-def save_activations(activations: Calls, path: Path) -> None:
-    """Write the activations of a batch in their own dtype, whole or not at all."""
-    tensors = {}
-    for name, calls in activations.items():
-        for call, each in enumerate(calls):
-            parts = each.tensors() if isinstance(each, Routed) else {"": each}
-            for part, tensor in parts.items():
-                # copies, since both projections of an expert share their routes
-                tensors[f"{name}#{call}#{part}"] = tensor.cpu().clone().contiguous()
-    with atomic_file(path) as unfinished:
-        save_file(tensors, unfinished)
-
-
-def load_activations(
-    path: Path, modules: Mapping[str, ChannelModule], tokens: AnswerTokens
-) -> Calls:
-    """Read what `save_activations` wrote for these answer tokens of a batch."""
-    calls = defaultdict[tuple[str, int], dict[str, Tensor]](dict)
-    for key, tensor in load_file(path).items():
-        name, call, part = key.split("#")
-        calls[name, int(call)][part] = tensor
-    activations: Calls = {name: deque() for name in modules}
-    for (name, _), parts in sorted(calls.items(), key=lambda each: each[0]):
-        total = len(modules[name].weight)
-        each: Activations = (
-            parts[""] if "" in parts else Routed(**parts, count=len(tokens.rows), total=total)
-        )
-        activations[name].append(each)
-    return activations
 
 
 def record_activations(
@@ -122,59 +83,50 @@ def record_activations(
 
     Raises:
         ValueError: the mask is of another model or empty, there is no batch, an answer span is
-            empty, or an activation is NaN or infinite.
+            empty, a masked module never runs, or an activation is NaN or infinite.
     """
-    model = uncompiled(model)
-    require_unwrapped(model)
+    model = unwrapped(model)
     require_fit(model, channels)
-    chosen = {name: mask.nonzero().flatten() for name, mask in channels.channels.items()}
-    chosen = {name: index for name, index in chosen.items() if len(index)}
+    modules, chosen, rows = channel_modules(model), channels.indices(), list[Tensor]()
     if not chosen:
         raise ValueError("the mask is empty, there is no channel to record")
-    rows: list[Tensor] = []
     with evaluating(model):
         for batch in batches:
             tokens = AnswerTokens.of_batch(batch, first_item=sum(map(len, rows)))
-            rows.append(_item_means(model, batch, tokens, chosen))
+            calls = defaultdict[str, list[Tensor]](list)
+
+            def add(name: str, activations: Activations) -> None:
+                calls[name].append(_sum_by_item(activations, tokens, chosen[name]))  # noqa: B023
+
+            read_activations(model, {name: modules[name] for name in chosen}, batch, tokens, add)
+            # mean over answer tokens of each item
+            rows.append(torch.cat([_mean_of_items(name, calls[name]) for name in chosen], dim=1))
     if not rows:
         raise ValueError("there is no batch to record")
     return torch.cat(rows)
 
 
-def _item_means(
-    model: nn.Module,
-    batch: Mapping[str, Tensor],
-    tokens: AnswerTokens,
-    chosen: Mapping[str, Tensor],
-) -> Float[Tensor, "items masked"]:
-    items = tokens.shape[0]
-    sums: dict[str, Tensor] = {}
-    calls = defaultdict[str, int](int)
+def _sum_by_item(
+    activations: Activations, tokens: AnswerTokens, index: Tensor
+) -> Float[Tensor, "items entries_and_masked"]:
+    """How many entries an item has, and their sums on some channels."""
+    items, device = tokens.shape[0], activations.device
+    rows, index = tokens.to(device).rows, index.to(device)
+    if isinstance(activations, Routed):
+        # sum by item and expert, then [items, experts x outputs]
+        groups = rows[activations.tokens] * activations.total + activations.experts
+        wide = activations.mapped(Tensor.float).summed(groups, items * activations.total)
+        counts = torch.bincount(rows, minlength=items)[:, None]
+        return torch.cat([counts, wide.view(items, -1)[:, index]], dim=1)
+    entries = nn.functional.pad(activations[:, index].float(), (1, 0), value=1.0)
+    places = rows.repeat_interleave(len(activations) // len(rows))  # heads of a token are entries
+    return entries.new_zeros(items, entries.shape[1]).index_add_(0, places, entries)
 
-    def collect(name: str, activations: Activations) -> None:
-        device, index = activations.device, chosen[name].to(activations.device)
-        rows = tokens.to(device).rows
-        sums.setdefault(name, torch.zeros(items, len(index), device=device))
-        if isinstance(activations, Routed):
-            # sum by item and expert, then [items, experts x outputs]
-            groups = rows[activations.tokens] * activations.total + activations.experts
-            wide = activations.mapped(Tensor.float).summed(groups, items * activations.total)
-            sums[name] += wide.view(items, -1)[:, index]
-            calls[name] += 1
-        else:
-            repeats = len(activations) // len(rows)  # heads of a norm applied to each head
-            values = activations[:, index].float()
-            sums[name].index_add_(0, rows.repeat_interleave(repeats), values)
-            calls[name] += repeats
 
-    modules = channel_modules(model)
-    read_activations(model, {name: modules[name] for name in chosen}, batch, tokens, collect)
-    # mean over answer tokens of each item
-    per_item = torch.bincount(tokens.rows, minlength=items).cpu()[:, None]
-    parts = []
-    for name, index in chosen.items():
-        part = sums[name].cpu() if name in sums else torch.zeros(items, len(index))
-        if not part.isfinite().all():
-            raise ValueError(f"module {name} gave NaN or infinite activations")
-        parts.append(part / (per_item * max(calls[name], 1)))
-    return torch.cat(parts, dim=1)
+def _mean_of_items(name: str, calls: list[Tensor]) -> Float[Tensor, "items masked"]:
+    if not calls:
+        raise ValueError(f"module {name} never ran on these inputs; leave it out of the mask")
+    sums = torch.stack(calls).sum(dim=0).cpu()
+    if not sums.isfinite().all():
+        raise ValueError(f"module {name} gave NaN or infinite activations")
+    return sums[:, 1:] / sums[:, :1]

@@ -45,19 +45,15 @@ def exchange_items(
     columns = [_aligned(real, givers), _aligned(real[:, index], givers)]
 
     def take(name: str, output: Tensor, chosen: Tensor) -> Tensor:
-        if output.ndim > 2 and len(output) == 1 < batch:  # positions shared by all items
-            output = output.expand(batch, *output.shape[1:])
-        grid = arrange_by_token(output, (batch, seq), columns[1].shape[1])
-        if grid is None:
-            raise ValueError(
-                f"module {name} returned {tuple(output.shape[:-1])} before its channels, expected "
-                f"{batch} x {seq} (batch, seq)"
-            )
+        length, channels = columns[1].shape[1], output.shape[-1]
+        grid = arrange_by_token(name, output, (batch, seq), length, channels)
         places = columns[grid.shape[1] != seq].to(output.device)
         taken = grid.index_select(-1, chosen)[givers[:, None].to(output.device), places]
         if output.ndim == 4 and has_heads_first(output, seq):
             taken = taken.transpose(1, 2)
-        return taken.reshape(*output.shape[:-1], len(chosen))
+        is_shared = output[..., 0].numel() < batch * grid.shape[1]  # positions of all items
+        shape = taken.shape[:2] if is_shared else output.shape[:-1]
+        return taken.reshape(*shape, len(chosen))
 
     return take
 

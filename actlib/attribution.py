@@ -20,7 +20,6 @@ more about its relatives.
 """
 
 import copy
-import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
@@ -32,14 +31,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from actlib.channels import channel_modules, require_in_memory, tied_modules, uncompiled
+from actlib.channels import channel_modules, tied_modules, unwrapped
 from actlib.files import require_metadata
 from actlib.forward import answer_logits
 from actlib.hooks import answer_positions
 from actlib.pairs import require_pair
-from actlib.processes import add_up, failing_together, gather, is_own
+from actlib.processes import add_up, failing_together, is_own
 from actlib.recording import (
-    describe_model,
+    describe_items,
     describe_pair,
     digest_items,
     own_batches,
@@ -47,7 +46,7 @@ from actlib.recording import (
 )
 from actlib.scores import ATTRIBUTION, ChannelScores
 from actlib.transfer import as_matrix, interpolate
-from actlib.weights import require_float_weights
+from actlib.weights import require_in_memory
 
 Sums = dict[str, Float[Tensor, " channels"]]
 Ends = dict[str, tuple[Tensor, Tensor]]
@@ -70,12 +69,11 @@ def record_attributions(
 
         s_i = - integral over lam in [0, 1] of sum_j dL/dtheta_j(theta_target + lam delta) delta_j
 
-    All add up to what moving all channels brings, L(target) - L(moved); a score is the channel's
-    share of that, not what it would bring alone. See `sum_attributions`, and the head of this file.
-
-    Neither model is changed. The path is a copy of the target, and each gradient is summed and
-    dropped as soon as it is there: memory is three models, the largest gradients and one batch.
-    Several processes (`actlib.processes`) share the batches.
+    All add up to what moving all channels brings, L(target) - L(moved), see `sum_attributions`; a
+    score is the channel's share of that, not what it would bring alone. Neither model is changed:
+    the path is a copy of the target, and each gradient is summed and dropped as soon as it is
+    there, so memory is three models, the largest gradients and one batch. Several processes
+    (`actlib.processes`) share the batches.
 
     Args:
         donor: the model that has the ability.
@@ -92,9 +90,8 @@ def record_attributions(
             answer span is empty or follows no prompt, the NLL or a score is NaN or infinite, or the
             recording failed in another process.
     """
-    donor, target = uncompiled(donor), uncompiled(target)
+    donor, target = unwrapped(donor), unwrapped(target)
     require_pair(donor, target)
-    require_float_weights(donor, target)
     require_in_memory(donor, target)
     require_metadata(metadata or {})
     nodes = place_points(points)
@@ -102,10 +99,30 @@ def record_attributions(
         own = [batch for _, batch, _ in own_batches(batches)]
         passes = [(lam, weight, batch) for lam, weight in nodes for batch in own]
         bar = tqdm(passes, "attributions", disable=not progress or not is_own(0))
-        sums = add_up_gradients(donor, target, bar, device)
-    origin = describe_pair(describe_model(donor), describe_model(target)) | dict(metadata or {})
+        sums = _sum_over_path(donor, target, bar, device)
+    items = [item for batch in own for item in digest_items(batch)]
+    origin = describe_items(items, sum(int(answer_positions(batch).sum()) for batch in own))
+    tokens = int(origin["tokens"])
+    values = _average(sums, tokens)
+    modules = channel_modules(target)
+    roles = {name: each.role for name, each in modules.items()}
+    numels = {n: [p.numel() for p, _ in m.parameters().values()] for n, m in modules.items()}
+    sizes = {name: sum(own) // modules[name].channels for name, own in numels.items()}
     origin |= {"method": ATTRIBUTION, "points": str(points)}
-    return combine(sums, own, target, origin)
+    metadata = {**describe_pair(donor, target), **(metadata or {}), **origin}
+    return ChannelScores(values, {}, tokens, metadata, roles=roles, sizes=sizes)
+
+
+def _average(sums: Sums, tokens: int) -> dict[str, Float[Tensor, " channels"]]:
+    """Minus the means over answer tokens of all processes, since moving is to lower the NLL."""
+    total = add_up(torch.cat([each.double().cpu() for each in sums.values()]))
+    parts = (-total / tokens).float().split([len(each) for each in sums.values()])
+    values = {name: part.clone() for name, part in zip(sums, parts, strict=True)}
+    for name, part in values.items():
+        _require_finite(part, f"an attribution of module {name}")
+    reason = "have the same parameters in every channel, or the target's forward is another's"
+    require_differing(values, reason)
+    return values
 
 
 def place_points(points: int) -> list[tuple[float, float]]:
@@ -126,92 +143,78 @@ def place_points(points: int) -> list[tuple[float, float]]:
 
 @torch.inference_mode(False)
 @torch.enable_grad()
-def add_up_gradients(
+def _sum_over_path(
     donor: nn.Module,
     target: nn.Module,
     passes: Iterable[tuple[float, float, Mapping[str, Tensor]]],
-    device: torch.device | str | None = None,
+    device: torch.device | str | None,
 ) -> Sums:
     """Sums over passes of weight * gradient of the answers' NLL * (donor - target), by channel.
 
-    Args:
-        donor: where the path ends.
-        target: where it starts.
-        passes: a place on the path, 0 to 1, its weight and a batch; equal places in succession.
-        device: where the path runs; the target's if None.
-
-    Raises:
-        ValueError: a batch does not suit the models, or its NLL is NaN or infinite.
+    A pass is a point on the path, 0 to 1, its weight and a batch; equal points in succession.
     """
     path = copy.deepcopy(target).to(device).eval().requires_grad_(False)
-    sums, ends = sum_gradients(path, target, donor)
-    place = 0.0
+    sums, ends = _sum_gradients(path, target, donor)
+    point = 0.0
     for lam, weight, batch in passes:
-        if lam != place:
-            move_to(path, ends, lam)
-            place = lam
+        if lam != point:
+            _move_to(path, ends, lam)
+            point = lam
         _, logits, labels = answer_logits(path, batch)
         nll = nn.functional.cross_entropy(logits, labels, reduction="sum")
         _require_finite(nll, f"the NLL of a batch at lam = {lam:.3g}")
-        (weight * nll).backward()
+        if nll.requires_grad:
+            (weight * nll).backward()
     return sums
 
 
-def sum_gradients(path: nn.Module, target: nn.Module, donor: nn.Module) -> tuple[Sums, Ends]:
+def _sum_gradients(path: nn.Module, target: nn.Module, donor: nn.Module) -> tuple[Sums, Ends]:
     """From now on each gradient of a channel's parameters is summed and dropped when it is there.
 
     The hooks refer to sums and ends, not to the path, so that it goes when its owner does.
-
-    Args:
-        path: a copy of the target; the parameters of its channels get gradients and hooks.
-        target: where the path starts.
-        donor: where it ends.
 
     Returns:
         The sums, zeros by module, and the target's and the donor's numbers of each parameter.
     """
     sums: Sums = {}
     parts: dict[int, list[tuple[Tensor, int]]] = {}
-    for name, found in channel_modules(path).items():
-        device = found.weight.device
+    for name, module in channel_modules(path).items():
+        device = module.weight.device
         wide = torch.float32 if device.type == "mps" else torch.float64  # which MPS lacks
-        sums[name] = torch.zeros(found.channels, dtype=wide, device=device)
-        for parameter, dimension in found.parameters().values():
+        sums[name] = torch.zeros(module.channels, dtype=wide, device=device)
+        for parameter, dimension in module.parameters().values():
             parts.setdefault(id(parameter), []).append((sums[name], dimension))
     ends = {}
     starts, stops = dict(target.named_parameters()), dict(donor.named_parameters())
     for name, parameter in path.named_parameters():
         if id(parameter) in parts:
             ends[name] = as_matrix(starts[name]), as_matrix(stops[name])
-            add = partial(add_gradient, ends=ends[name], parts=parts[id(parameter)])
+            add = partial(_add_gradient, ends=ends[name], parts=parts[id(parameter)])
             parameter.requires_grad_(True).register_post_accumulate_grad_hook(add)
     return sums, ends
 
 
-def move_to(path: nn.Module, ends: Ends, lam: float) -> None:
+def _move_to(path: nn.Module, ends: Ends, lam: float) -> None:
     """Set the parameters of a path to target + lam * (donor - target), as `transfer_` would."""
     parameters = dict(path.named_parameters())
     for name, (start, stop) in ends.items():
         matrix = as_matrix(parameters[name])
-        for rows in chunks_of(matrix):
+        for rows in _chunks(matrix):
             matrix[rows] = interpolate(start[rows], stop[rows], lam)
 
 
-def add_gradient(
+def _add_gradient(
     parameter: nn.Parameter, ends: tuple[Tensor, Tensor], parts: list[tuple[Tensor, int]]
 ) -> None:
     """Add gradient * (donor - target), summed over each channel, to sums; drop the gradient.
 
-    Args:
-        parameter: one that has a gradient.
-        ends: its numbers in target and donor, as matrices.
-        parts: the sums of each module that it belongs to, [channels], with the dimension of the
-            matrix along which the channels lie.
+    `parts` are the sums of each module that it belongs to, [channels], with the dimension of the
+    parameter's matrix along which the channels lie.
     """
     start, stop = ends
     gradient = cast(Tensor, parameter.grad).reshape(start.shape)
     wide = torch.promote_types(gradient.dtype, torch.float32)
-    for rows in chunks_of(gradient):
+    for rows in _chunks(gradient):
         # in place, since what counts here are bytes moved
         product = stop[rows].to(gradient.device, wide, copy=True)
         product -= start[rows].to(gradient.device)
@@ -222,40 +225,10 @@ def add_gradient(
     parameter.grad = None
 
 
-def chunks_of(matrix: Float[Tensor, "rows columns"]) -> Iterator[slice]:
+def _chunks(matrix: Float[Tensor, "rows columns"]) -> Iterator[slice]:
     """Slices of rows that cover a matrix: what a CPU's cache holds, on a GPU 256 MB in float32."""
     step = max(1, (2**20 if matrix.is_cpu else 2**26) // matrix.shape[1])
     return (slice(start, start + step) for start in range(0, len(matrix), step))
-
-
-def combine(
-    sums: Sums, own: Iterable[Mapping[str, Tensor]], target: nn.Module, metadata: Mapping[str, str]
-) -> ChannelScores:
-    """Scores out of the sums over all processes' own batches, the same in each of them.
-
-    Raises:
-        ValueError: there was no batch, a sum is NaN or infinite, or all scores are 0.
-    """
-    items = sorted(sum(gather([item for batch in own for item in digest_items(batch)]), []))
-    if not items:
-        raise ValueError("there is no batch to record")
-    tokens = sum(gather(sum(int(answer_positions(batch).sum()) for batch in own)))
-    total = add_up(torch.cat([each.double().cpu() for each in sums.values()]))
-    # mean over answer tokens; moving is to lower the NLL
-    parts = (-total / tokens).float().split([len(each) for each in sums.values()])
-    values = {name: part.clone() for name, part in zip(sums, parts, strict=True)}
-    for name, part in values.items():
-        _require_finite(part, f"an attribution of module {name}")
-    require_differing(values, "have the same parameters in every channel")
-    origin = {"data_hash": hashlib.sha256(b"".join(items)).hexdigest(), "items": str(len(items))}
-    modules = channel_modules(target)
-    roles = {name: each.role for name, each in modules.items()}
-    sizes = {
-        name: sum(part.numel() for part, _ in each.parameters().values()) // each.channels
-        for name, each in modules.items()
-    }
-    metadata = {**origin, **metadata, "tokens": str(tokens)}
-    return ChannelScores(values, {}, tokens, metadata, roles=roles, sizes=sizes)
 
 
 def sum_attributions(scores: ChannelScores, model: nn.Module) -> float:

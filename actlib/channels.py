@@ -6,14 +6,13 @@ family. Nothing else in the package knows how a module stores its channels. A fu
 gate_up) counts as one module whose channels are all its rows, and so does a projection of all
 experts that is packed into one tensor: its channels come expert by expert.
 
-    for name, found in channel_modules(model).items():
-        print(name, found.role, kind_of(name), layer_of(name), found.channels)
+    for name, each in channel_modules(model).items():
+        print(name, each.role, kind_of(name), layer_of(name), each.channels)
 """
 
 import sys
 from dataclasses import dataclass
 from enum import Enum
-from typing import cast
 
 from torch import nn
 
@@ -32,13 +31,11 @@ class Layout(Enum):
 
 @dataclass(frozen=True)
 class ChannelModule:
-    """A module with output channels, under its name in `model.named_modules()`.
-
-    A packed projection of experts is no module of its own. It has the name of its parameter, such
-    as ``model.layers.0.mlp.experts.down_proj``, and `module` is the one that holds it.
+    """A module with output channels.
 
     Attributes:
-        name: in `named_modules()`, or of packed experts in `named_parameters()`.
+        name: in `named_modules()`. A packed projection of experts is no module of its own and has
+            the name of its parameter, such as ``model.layers.0.mlp.experts.down_proj``.
         module: which holds the parameters.
         channels: how many there are.
         layout: where a channel lies in the weight.
@@ -56,9 +53,8 @@ class ChannelModule:
     @property
     def weight(self) -> nn.Parameter:
         """The parameter that has all of the channels."""
-        if self.layout is Layout.PACKED:
-            return getattr(self.module, self.name.rpartition(".")[2])
-        return cast(nn.Parameter, self.module.weight)
+        packed = self.layout is Layout.PACKED
+        return getattr(self.module, self.name.rpartition(".")[2] if packed else "weight")
 
     def parameters(self) -> dict[str, tuple[nn.Parameter, int]]:
         """Own parameters by name, each with the dimension along which its channels lie.
@@ -68,47 +64,37 @@ class ChannelModule:
         """
         if self.layout is Layout.PACKED:
             return {self.name.rpartition(".")[2]: (self.weight, 0)}
-        weight_dimension = 1 if self.layout is Layout.COLUMN else 0
         return {
-            name: (parameter, weight_dimension if parameter.ndim > 1 else 0)
+            name: (parameter, int(self.layout is Layout.COLUMN and parameter.ndim > 1))
             for name, parameter in own_parameters(self.module).items()
         }
 
 
 def channel_modules(model: nn.Module) -> dict[str, ChannelModule]:
     """Every module of the model that has channels, by name, in the order of `named_modules()`."""
-    model = uncompiled(model)
-    found, special = {}, _special_roles(model)
+    model = unwrapped(model)
+    modules, special = {}, _special_roles(model)
     for name, module in model.named_modules():
         for own, packed in packed_projections(module).items():
             full = f"{name}.{own}" if name else own
             channels = packed.shape[0] * packed.shape[1]
-            found[full] = ChannelModule(full, module, channels, Layout.PACKED, "expert")
+            modules[full] = ChannelModule(full, module, channels, Layout.PACKED, "expert")
         if (described := _describe(module)) is not None:
             channels, layout, role = described
             role = special.get(id(module), role)
-            found[name] = ChannelModule(name, module, channels, layout, role)
-    return found
+            modules[name] = ChannelModule(name, module, channels, layout, role)
+    return modules
 
 
-def uncompiled(model: nn.Module) -> nn.Module:
-    """The module that `torch.compile` wrapped, whose parts have their own names; else the model."""
-    return getattr(model, "_orig_mod", model)
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside what `torch.compile` or a data-parallel wrapper makes of it, if any.
 
-
-def require_in_memory(*models: nn.Module) -> None:
-    """Refuse models whose weights are not there to be read or written between two forwards.
-
-    Raises:
-        ValueError: names the first such parameter.
+    Such a wrapper computes the same, but every name within has a prefix.
     """
-    for model in models:
-        for name, parameter in model.named_parameters():
-            if parameter.is_meta:
-                raise ValueError(
-                    f"parameter {name} is offloaded (on the meta device); its weights can be read "
-                    "and changed in its folder only, as transfer_checkpoint and apply_patch do"
-                )
+    parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    while isinstance(model, parallel) or hasattr(model, "_orig_mod"):
+        model = model.module if isinstance(model, parallel) else model._orig_mod
+    return model
 
 
 def tied_modules(model: nn.Module) -> list[tuple[str, ...]]:
@@ -119,8 +105,8 @@ def tied_modules(model: nn.Module) -> list[tuple[str, ...]]:
     """
     declared = getattr(model, "all_tied_weights_keys", None) or {}
     groups: dict[int, list[str]] = {}
-    for name, found in channel_modules(model).items():
-        weight = found.weight
+    for name, module in channel_modules(model).items():
+        weight = module.weight
         if weight.is_meta and f"{name}.weight" in declared:
             weight = model.get_parameter(declared[f"{name}.weight"])
         groups.setdefault(id(weight), []).append(name)
@@ -129,11 +115,8 @@ def tied_modules(model: nn.Module) -> list[tuple[str, ...]]:
 
 def uncovered_parameters(model: nn.Module) -> list[str]:
     """Names of trainable parameters that belong to no channel, such as a vision tower's queries."""
-    covered = {
-        id(parameter)
-        for found in channel_modules(model).values()
-        for parameter, _ in found.parameters().values()
-    }
+    modules = channel_modules(model).values()
+    covered = {id(parameter) for each in modules for parameter, _ in each.parameters().values()}
     return [
         name
         for name, parameter in model.named_parameters()
@@ -178,8 +161,8 @@ def tower_of(name: str) -> str:
     It stands before the layer index: of `model.vision_tower.encoder.layers.3.mlp.fc1` it is
     `vision_tower`, but a language model's `model.layers.3.vision_proj` has none.
     """
-    other = (part for part in _before_layer(name) if "vision" in part or "audio" in part)
-    return next(other, "")
+    parts = _split(name)[0]
+    return next((part for part in parts if "vision" in part or "audio" in part), "")
 
 
 def kind_of(name: str) -> str:
@@ -189,37 +172,33 @@ def kind_of(name: str) -> str:
     `embed_tokens`. Of the prefix a part that is about images or sound stays, since its layers are
     others than those of the language model: `vision_tower.self_attn.q_proj`.
     """
-    rest = name.split(".")[len(_before_layer(name)) :]
-    tower = [part for part in [tower_of(name)] if part]
-    return ".".join(tower + [part for part in rest if not part.isdecimal()])
+    parts = [tower_of(name), *_split(name)[1]]
+    return ".".join(part for part in parts if part and not part.isdecimal())
 
 
-def _before_layer(name: str) -> list[str]:
-    """Parts of a module name up to its layer index, or without one up to the last."""
+def _split(name: str) -> tuple[list[str], list[str]]:
+    """Parts of a module name up to its layer index (without one, up to the last), and the rest."""
     parts = name.split(".")
     first = next((i for i, part in enumerate(parts) if part.isdecimal()), len(parts) - 2)
-    return parts[: first + 1]
+    return parts[: first + 1], parts[first + 1 :]
 
 
 def _describe(module: nn.Module) -> tuple[int, Layout, str] | None:
     """Number of channels, layout and role by type of a module; None for one without channels."""
-    linear = "router" if _is_router(module) else "linear"
+    own, name = own_parameters(module), type(module).__name__.lower()
+    linear = "router" if "router" in name else "linear"
     if isinstance(module, nn.Linear):
         return module.out_features, Layout.ROW, linear
     if isinstance(module, nn.Embedding):
         return module.embedding_dim, Layout.COLUMN, "embedding"
     if _is_conv1d(module):
-        return module.get_parameter("weight").shape[1], Layout.COLUMN, linear
-    own = own_parameters(module)
-    if next(module.children(), None) is not None or not {"weight"} <= own.keys() <= {
-        "weight",
-        "bias",
-    }:
+        return own["weight"].shape[1], Layout.COLUMN, linear
+    if next(module.children(), None) or not {"weight"} <= own.keys() <= {"weight", "bias"}:
         return None
-    # Each family has its own class of RMSNorm, and of router.
-    if "norm" in type(module).__name__.lower() and all(each.ndim == 1 for each in own.values()):
+    # each family has its own class of RMSNorm, and of router
+    if "norm" in name and all(each.ndim == 1 for each in own.values()):
         return own["weight"].numel(), Layout.ENTRY, "norm"
-    if _is_router(module) and own["weight"].ndim == 2:
+    if "router" in name and own["weight"].ndim == 2:
         return len(own["weight"]), Layout.ROW, "router"
     return None
 
@@ -236,16 +215,10 @@ def _special_roles(model: nn.Module) -> dict[int, str]:
             packed = list(packed_projections(experts).values())
             count = len(experts) if isinstance(experts, nn.ModuleList) else 0
             count = packed[0].shape[0] if packed else count
-            routers = [
-                each
-                for each in children
-                if each is not experts
-                and (_is_router(each) or 1 < count == getattr(each, "out_features", None))
-            ]
+            routers = [each for each in children if each is not experts and _chooses(each, count)]
             if count and routers:
                 roles |= {id(each): "expert" for each in experts.modules()}
                 roles |= {id(each): "router" for each in routers}
-    for module in model.modules():
         try:  # what holds no language model has no head, or says that it cannot tell
             head = module.get_output_embeddings()  # type: ignore[operator]
         except (AttributeError, NotImplementedError):
@@ -255,11 +228,13 @@ def _special_roles(model: nn.Module) -> dict[int, str]:
     return roles
 
 
-def _is_router(module: nn.Module) -> bool:
-    return "router" in type(module).__name__.lower()
+def _chooses(module: nn.Module, experts: int) -> bool:
+    """Whether a module looks like the router of that many experts."""
+    is_router = "router" in type(module).__name__.lower()
+    return is_router or 1 < experts == getattr(module, "out_features", None)
 
 
 def _is_conv1d(module: nn.Module) -> bool:
-    # Who has one has imported its home, which takes seconds that others need not spend.
+    # who has one has imported its home, which takes seconds that others need not spend
     home = sys.modules.get("transformers.pytorch_utils")
     return home is not None and isinstance(module, home.Conv1D)

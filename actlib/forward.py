@@ -5,7 +5,7 @@ logits = run_model(model, batch, AnswerTokens.of_batch(batch)).logits
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -13,9 +13,6 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from actlib.hooks import AnswerTokens, answer_positions, trying
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 
 def position_ids_of(attention_mask: Int[Tensor, "batch seq"]) -> Int[Tensor, "batch seq"]:
@@ -26,18 +23,23 @@ def position_ids_of(attention_mask: Int[Tensor, "batch seq"]) -> Int[Tensor, "ba
 def run_model(model: nn.Module, batch: Mapping[str, Tensor], tokens: AnswerTokens) -> Any:
     """One forward pass over a batch, with logits at answer positions only where the model can.
 
-    Positions are computed from the attention mask; other entries of the batch are ignored.
+    Positions are computed from the attention mask where padding or a gap comes before a token, and
+    else left to the model, whose family may count from another number than 0. What cannot be seen
+    from outside is tried once of each model, on a few tokens of the batch: whether later tokens
+    change what it says of earlier ones, and whether padding on the left does. Other entries of the
+    batch are ignored.
 
     Returns:
         What the model returns; logits are [batch, seq, vocabulary] or [batch, positions,
         vocabulary], at the positions of `tokens`.
 
     Raises:
-        ValueError: an item is longer than the model's context, a token is unknown to it, or items
-            are padded on the left and that changes what it computes.
+        ValueError: the model is no causal language model, an item is longer than its context, a
+            token is unknown to it, or items are padded on the left and that changes what it
+            computes.
     """
     require_room(model, batch)
-    require_side(model, batch)
+    _require_causal(model, batch)
     return _call(
         model, batch["input_ids"], batch["attention_mask"], logits_to_keep=tokens.positions
     )
@@ -53,7 +55,8 @@ def answer_logits(
         the device of the logits.
 
     Raises:
-        ValueError: as `run_model`, or an item has no answer or no prompt before it.
+        ValueError: as `run_model`, an item has no answer or no prompt before it, or the model gives
+            no logits.
     """
     answers = answer_positions(batch)
     lengths = answers.sum(dim=1)
@@ -64,7 +67,13 @@ def answer_logits(
     if not bool(lengths.all()) or not torch.equal(predicting.sum(dim=1), lengths):
         raise ValueError("every item needs an answer span that follows at least one prompt token")
     tokens = AnswerTokens.of_batch({**batch, "answer_mask": predicting})
-    logits = run_model(model, batch, tokens).logits
+    output = run_model(model, batch, tokens)
+    logits = getattr(output, "logits", output)
+    if not isinstance(logits, Tensor):
+        raise ValueError(
+            f"expected a model that gives logits, got {type(model).__name__}; load it with its LM "
+            "head, as AutoModelForCausalLM does"
+        )
     tokens = tokens.to(logits.device)
     logits = tokens.select("the logits", logits, logits.shape[-1]).float()
     labels = batch["input_ids"].to(logits.device)[tokens.rows, tokens.columns + 1]
@@ -73,69 +82,74 @@ def answer_logits(
 
 def _call(model: nn.Module, ids: Tensor, attention_mask: Tensor, **options: Tensor) -> Any:
     """Call a model with what its forward takes of positions and options."""
-    device = input_device(model)
+    device, positions = input_device(model), position_ids_of(attention_mask)
+    optional: dict[str, Any] = {key: value.to(device) for key, value in options.items()}
+    optional["use_cache"] = False
+    if (positions != torch.arange(ids.shape[1], device=ids.device))[attention_mask.bool()].any():
+        optional["position_ids"] = positions.to(device)
+    accepted = _accepted_arguments(model)
+    optional = {key: value for key, value in optional.items() if key in accepted}
     attention_mask = attention_mask.to(device).long()
-    optional = {"position_ids": position_ids_of(attention_mask), "use_cache": False}
-    optional |= {key: value.to(device) for key, value in options.items()}
-    accepted = accepted_arguments(model)
-    return model(
-        input_ids=ids.to(device),
-        attention_mask=attention_mask,
-        **{key: value for key, value in optional.items() if key in accepted},
-    )
+    return model(input_ids=ids.to(device), attention_mask=attention_mask, **optional)
 
 
-def require_side(model: nn.Module, batch: Mapping[str, Tensor]) -> None:
-    """Refuse left padding where it changes what a model computes, as in RecurrentGemma and RWKV.
+_SAME: WeakKeyDictionary[nn.Module, dict[str, bool]] = WeakKeyDictionary()
+"""What was tried of a model: whether it says the same of tokens before others, or padded."""
 
-    Asked once of each model, of a few tokens of the first item that is padded on the left.
 
-    Raises:
-        ValueError: names the remedy.
-    """
-    is_padded = batch["attention_mask"][:, 0] == 0
-    if not is_padded.any():
-        return
-    if model not in _PADDING_CHANGES:
-        item = int(is_padded.int().argmax())
-        real = batch["attention_mask"][item].bool()
-        _PADDING_CHANGES[model] = _left_padding_changes(
-            model, batch["input_ids"][item][real][:8], batch["input_ids"][item, :1]
-        )
-    if _PADDING_CHANGES[model]:
+def _require_causal(model: nn.Module, batch: Mapping[str, Tensor]) -> None:
+    """Refuse a model that reads ahead, and left padding where it changes what a model computes."""
+    name, config = type(model).__name__, getattr(model, "config", None)
+    if getattr(config, "is_encoder_decoder", False):
+        raise ValueError(f"expected a decoder-only language model, and {name} has an encoder too")
+    tried, padded = _SAME.setdefault(model, {}), batch["attention_mask"][:, 0] == 0
+    item = int(padded.int().argmax())
+    real = batch["attention_mask"][item].bool()
+    ids, one = batch["input_ids"][item][real][:8], torch.ones_like
+    if "before others" not in tried:
+        longer = torch.cat([ids, ids.flip(0)])
+        tried["before others"] = _says_the_same(model, ids, longer, one(longer))
+    if not tried["before others"]:
         raise ValueError(
-            f"{type(model).__name__} computes something else where an item is padded on the left; "
-            "use a batch size of 1 (--batch-size 1), or pad on the right"
+            f"expected a causal language model, and what {name} says of a token depends on later "
+            "ones; load a decoder (of an encoder's family with is_decoder=True, if trained so)"
         )
-
-
-_PADDING_CHANGES: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+    if padded.any() and "padded" not in tried:
+        padding = batch["input_ids"][item, :1].expand(4)
+        mask = torch.cat([torch.zeros_like(padding), one(ids)])
+        tried["padded"] = _says_the_same(model, ids, torch.cat([padding, ids]), mask)
+    if padded.any() and not tried["padded"]:
+        raise ValueError(
+            f"{name} computes something else where an item is padded on the left; use a batch size "
+            "of 1 (--batch-size 1), or pad on the right"
+        )
 
 
 @torch.no_grad()
-def _left_padding_changes(
-    model: nn.Module, ids: Int[Tensor, " tokens"], padding: Int[Tensor, " 1"]
-) -> bool:
-    """Whether an item has other logits padded on the left than on the right.
+def _says_the_same(model: nn.Module, ids: Tensor, others: Tensor, mask: Tensor) -> bool:
+    """Whether some tokens have the same logits alone as at the start of the real ones of others.
 
-    What comes after a token is nothing to a causal model. Rounding, and in a mixture of experts a
-    token that is sent elsewhere for it, leave the median small.
+    Rounding, and in a mixture of experts a token that is sent elsewhere for it, leave the median
+    of the errors small. A model without logits is asked for its last states.
     """
-    pad, real = padding.expand(4), torch.ones_like(ids)
-    left, right = torch.cat([pad, ids]), torch.cat([ids, pad])
-    none = torch.zeros_like(pad)
-    masks = torch.stack([torch.cat([none, real]), torch.cat([real, none])])
-    with trying():
-        output = _call(model, torch.stack([left, right]), masks)
-    logits = getattr(output, "logits", output)
-    if not isinstance(logits, Tensor) or logits.shape[:2] != masks.shape:
-        return False
-    ours, theirs = logits[0, 4:].float(), logits[1, : len(ids)].float()
-    error = (ours - theirs).norm(dim=-1) / theirs.norm(dim=-1)
-    return bool(error.nan_to_num().median() > 0.05)
+    with trying(), torch.autocast(input_device(model).type, enabled=False):
+        outputs = [
+            _call(model, ids[None], torch.ones_like(ids)[None]),
+            _call(model, others[None], mask[None]),
+        ]
+    alone, among = (
+        getattr(output, "logits", getattr(output, "last_hidden_state", output))
+        for output in outputs
+    )
+    if not isinstance(alone, Tensor) or alone.shape[:2] != (1, len(ids)):
+        return True  # no model whose logits can be asked
+    alone, among = alone[0].float(), among[0][mask.bool().to(among.device)][: len(ids)].float()
+    errors = ((among - alone).norm(dim=-1) / alone.norm(dim=-1)).nan_to_num()
+    is_wide = next(model.parameters()).dtype in (torch.float32, torch.float64)
+    return bool(errors.median() < (0.001 if is_wide else 0.05))
 
 
-def accepted_arguments(model: nn.Module) -> set[str]:
+def _accepted_arguments(model: nn.Module) -> set[str]:
     """Names of what a model's forward takes.
 
     A wrapper that passes everything on, such as peft's, takes what the model inside it takes, or
@@ -171,7 +185,7 @@ def input_device(model: nn.Module) -> torch.device:
         ValueError: the embedding is on the meta device and nothing brings it in.
     """
     try:
-        embedding = cast("PreTrainedModel", model).get_input_embeddings()
+        embedding = model.get_input_embeddings()  # type: ignore[operator]
     except (AttributeError, NotImplementedError):  # no model of transformers, or one without
         embedding = None
     module = model if embedding is None else embedding
@@ -206,17 +220,16 @@ def require_room(
     """
     config: Any = getattr(model, "config", None)
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    lengths = batch["attention_mask"].sum(dim=1)
     most = getattr(config, "max_position_embeddings", None)
-    if isinstance(most, int) and 0 < most < batch["attention_mask"].shape[1]:
-        lengths = batch["attention_mask"].sum(dim=1)
-        if int(lengths.max()) > most:
-            raise ValueError(
-                f"{named(int(lengths.argmax()))} has {int(lengths.max())} tokens with its answer, "
-                f"and the model takes {most} (max_position_embeddings); shorten it or leave it out"
-            )
-    known, largest = getattr(config, "vocab_size", None), int(batch["input_ids"].max())
-    if isinstance(known, int) and 0 < known <= largest:
+    if isinstance(most, int) and 0 < most < int(lengths.max()):
         raise ValueError(
-            f"a batch holds the token {largest}, and the model knows {known} tokens (vocab_size); "
-            "use the tokenizer that belongs to the model"
+            f"{named(int(lengths.argmax()))} has {int(lengths.max())} tokens with its answer, and "
+            f"the model takes {most} (max_position_embeddings); shorten it or leave it out"
+        )
+    known, (least, largest) = getattr(config, "vocab_size", None), batch["input_ids"].aminmax()
+    if least < 0 or (isinstance(known, int) and 0 < known <= largest):
+        raise ValueError(
+            f"a batch holds the token {int(least if least < 0 else largest)}, and the model knows "
+            f"{known} tokens (vocab_size); use the tokenizer that belongs to the model"
         )

@@ -12,9 +12,11 @@ input, unshifted: at position t it is what the model computes when it has read t
 not what it computes one position before, where it predicts that token.
 """
 
+import math
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,7 +25,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from actlib.channels import uncompiled
+from actlib.masks import shortened
 
 KEYS = ("input_ids", "attention_mask", "answer_mask")
 
@@ -51,8 +53,7 @@ def call_hooks(
         callback: called at each forward of one of them.
         rehearsed: also in forwards of a `rehearsing` block that is entered later.
     """
-    modules = dict(uncompiled(model).named_modules())
-    own = _depth.get()
+    modules, own = dict(model.named_modules()), _depth.get()
 
     def hook_for(name: str) -> Callable[..., Any]:
         def hook(_module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
@@ -75,17 +76,15 @@ def call_hooks(
         yield
 
 
-@contextmanager
 def output_hooks(
     model: nn.Module, names: Iterable[str], callback: Callable[[str, Tensor], None]
-) -> Iterator[None]:
+) -> AbstractContextManager[None]:
     """Call `callback(name, output)` after each forward; of a tuple with its first entry."""
 
     def read(name: str, _inputs: list, output: Tensor | tuple) -> None:
         callback(name, output[0] if isinstance(output, tuple) else output)
 
-    with call_hooks(model, names, read):
-        yield
+    return call_hooks(model, names, read)
 
 
 @contextmanager
@@ -96,17 +95,30 @@ def editing_hooks(
 
     Of a module that returns a tuple the first entry is replaced; the other entries and the tuple's
     type stay. Hooks run in the order in which they were added: those that are added inside this
-    context see the replaced output.
+    context see the replaced output. If the model ran and one of the modules never did, a warning
+    says so on exit: nothing of it was replaced.
     """
+    idle, root = dict.fromkeys(names), dict(model.named_modules())[""]
+    is_idle = True
+
+    def note(*_call: object) -> None:
+        nonlocal is_idle
+        is_idle = is_idle and is_trying()
 
     def replace(name: str, _inputs: list, output: Tensor | tuple) -> Tensor | tuple:
+        idle.pop(name, None)
         if not isinstance(output, tuple):
             return edit(name, output)
         make = getattr(output, "_make", type(output))  # a named tuple takes entries one by one
         return make((edit(name, output[0]), *output[1:]))
 
-    with call_hooks(model, names, replace, rehearsed=True):
+    with root.register_forward_hook(note), call_hooks(model, [*idle], replace, rehearsed=True):
         yield
+    if idle and not is_idle:
+        warnings.warn(
+            f"modules that never ran on these inputs stay as they are: {shortened([*idle])}",
+            stacklevel=3,
+        )
 
 
 @contextmanager
@@ -211,16 +223,10 @@ class AnswerTokens:
         Raises:
             ValueError: the output has another shape.
         """
-        batch, seq = self.shape
-        grid = arrange_by_token(output, self.shape, len(self.positions))
-        if grid is None or grid.shape[-1] != channels:
-            raise ValueError(
-                f"module {name} returned shape {tuple(output.shape)}, expected "
-                f"{batch} x {seq} x {channels} (batch, seq, channels)"
-            )
+        grid = arrange_by_token(name, output, self.shape, len(self.positions), channels)
         tokens, length = self.to(output.device), grid.shape[1]
         columns = tokens.columns
-        if length != seq:
+        if length != self.shape[1]:
             columns = torch.searchsorted(tokens.positions, columns)
         # whole rows by one flat index: many times as fast on a CPU as by item and position
         places = tokens.rows * length + columns
@@ -228,26 +234,42 @@ class AnswerTokens:
 
 
 def arrange_by_token(
-    output: Float[Tensor, "..."], shape: tuple[int, int], positions: int
-) -> Float[Tensor, "batch positions heads channels"] | None:
+    name: str,
+    output: Float[Tensor, "..."],
+    shape: tuple[int, int],
+    positions: int,
+    channels: int,
+) -> Float[Tensor, "batch positions heads channels"]:
     """View a module's output by item and position, in whatever order its family has dimensions.
 
-    The output is [batch, seq, channels], the same with the batch flattened into the sequence, or
-    [batch, positions, channels] behind a model that computes logits at some `positions` only. A
-    norm that is applied to each head gives [batch, seq, heads, channels], [batch, heads, seq,
-    channels], or all but the channels flattened in the first of these orders.
+    The output is [batch, seq, channels], the same with the batch flattened into the sequence,
+    [seq, channels] or [1, seq, channels] for all items together (learned positions), or [batch,
+    positions, channels] behind a model that computes logits at some `positions` only. A norm that
+    is applied to each head gives [batch, seq, heads, channels], [batch, heads, seq, channels], or
+    all but the channels flattened in the first of these orders. Modules without heads have one.
 
-    Returns:
-        None where it has another shape. Modules without heads have one.
+    Raises:
+        ValueError: the output has another shape.
     """
-    (batch, seq), channels = shape, output.shape[-1] if output.ndim else 0
+    (batch, seq), original = shape, output
     if output.ndim == 4 and has_heads_first(output, seq):
         output = output.transpose(1, 2)
+    if output.ndim == 2 and len(output) == seq:
+        output = output[None]
     if output.ndim == 2 and len(output) and len(output) % (batch * seq) == 0:
-        output = output.reshape(batch, seq, -1, channels)
+        output = output.reshape(batch, seq, -1, output.shape[1])
+    if output.ndim > 2 and len(output) == 1:
+        output = output.expand(batch, *output.shape[1:])
     is_whole = output.ndim > 2 and tuple(output.shape[:2]) == shape
-    if not is_whole and tuple(output.shape[:-1]) != (batch, positions):
-        return None
+    if (
+        output.ndim < 3
+        or output.shape[-1] != channels
+        or not (is_whole or tuple(output.shape[:-1]) == (batch, positions))
+    ):
+        raise ValueError(
+            f"module {name} returned shape {tuple(original.shape)}, expected {batch} x {seq} x "
+            f"{channels} (batch, seq, channels)"
+        )
     return output.reshape(*output.shape[:2], -1, channels)
 
 
@@ -255,14 +277,15 @@ def answer_positions(batch: Mapping[str, Tensor]) -> Bool[Tensor, "batch seq"]:
     """True at real tokens of the answer.
 
     Raises:
-        ValueError: an entry is missing, or their shapes differ.
+        ValueError: an entry is missing or no tensor, their shapes differ, or there is no item.
     """
-    missing = [key for key in KEYS if key not in batch]
+    missing = [key for key in KEYS if not isinstance(batch, Mapping) or key not in batch]
     if missing:
         raise ValueError(f"a batch lacks {', '.join(missing)}; it needs {', '.join(KEYS)}")
-    shapes = [tuple(batch[key].shape) for key in KEYS]
-    if len(set(shapes)) > 1 or len(shapes[0]) != 2:
-        raise ValueError(f"{', '.join(KEYS)} need one shape, batch x seq, and have {shapes}")
+    shapes = [tuple(getattr(batch[key], "shape", ())) for key in KEYS]
+    if len(set(shapes)) > 1 or len(shapes[0]) != 2 or not math.prod(shapes[0]):
+        names = ", ".join(KEYS)
+        raise ValueError(f"{names} must be tensors of one shape, batch x seq, and have {shapes}")
     return batch["answer_mask"].bool() & batch["attention_mask"].bool()
 
 

@@ -8,7 +8,8 @@
 No parameter is written. A masked channel is edited where it is recorded: at that coordinate of its
 module's output, whether the module is a linear layer, a norm, the embedding or the LM head. So an
 embedding and an LM head that share one tensor are still two modules here. All positions are edited,
-those of the prompt as well as those of the answer.
+those of the prompt as well as those of the answer. A masked module that a forward leaves out is
+named in a warning on exit.
 
 Activation patching: Meng et al. 2022 (between two inputs), Prakash et al. 2024 (between two models,
 as here). Ablation: Wang et al. 2022 (means), Chan et al. 2022 (resampling).
@@ -18,25 +19,25 @@ import inspect
 import itertools
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from accelerate.utils import recursively_apply
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from actlib.alignment import exchange_items
-from actlib.channels import Layout, channel_modules, uncompiled
+from actlib.channels import Layout, channel_modules, unwrapped
 from actlib.forward import input_device
 from actlib.hooks import editing_hooks, evaluating, is_trying, output_hooks, rehearsing
 from actlib.masks import ChannelMask, require_fit, require_same_channels
 from actlib.pairs import require_pair
-from actlib.weights import require_unwrapped
 
 ABLATIONS = ("zero", "mean", "resample")
 
-# What is written for a module's masked channels: (name, output of the source, their indices).
-Arrangement = Callable[[str, Tensor, Tensor], Tensor]
+Take = Callable[[str, Tensor, Tensor], Tensor]
+"""What is written for a module's masked channels: (name, output of the source, their indices)."""
 
 
 @contextmanager
@@ -59,7 +60,7 @@ def patched(target: nn.Module, donor: nn.Module, mask: ChannelMask) -> Iterator[
             of packed experts; in a forward, the inputs hold a cache, a module runs more often in
             the target than in the donor, or its outputs differ in shape.
     """
-    donor, target = uncompiled(donor), uncompiled(target)
+    donor, target = unwrapped(donor), unwrapped(target)
     require_pair(donor, target)
     with _replayed(target, donor, mask, lambda _arguments: lambda _name, output, i: output[..., i]):
         yield
@@ -99,16 +100,14 @@ def ablated(
     """
     if how not in ABLATIONS:
         raise ValueError(f"unknown ablation {how!r}, expected one of {', '.join(ABLATIONS)}")
-    model = uncompiled(model)
-    require_unwrapped(model)
+    model, forwards = unwrapped(model), itertools.count()
     if how == "resample":
-        forwards = itertools.count()
         with _replayed(
             model, model, mask, lambda arguments: exchange_items(arguments, seed, next(forwards))
         ):
             yield
         return
-    chosen = _chosen(model, mask)
+    chosen = _masked_channels(model, mask)
     constants = {name: torch.zeros(len(index)) for name, index in chosen.items()}
     if how == "mean":
         constants = _masked_means(mask, chosen, means or {})
@@ -126,98 +125,89 @@ def _replayed(
     target: nn.Module,
     source: nn.Module,
     mask: ChannelMask,
-    arrangement: Callable[[Mapping[str, Any]], Arrangement],
+    arrangement: Callable[[Mapping[str, Any]], Take],
 ) -> Iterator[None]:
-    """Write masked channels of `source`, run on the same inputs, into each forward of `target`."""
-    chosen = _chosen(target, mask)
+    """Write masked channels of `source`, run on the same inputs, into each forward of `target`.
+
+    The source may be the target itself, or share modules with it: while it runs these hooks do
+    nothing. `forwards` is a stack, since another intervention on the same target may run a forward
+    of it within a forward.
+    """
+    chosen, is_running = _masked_channels(target, mask), False
+    forwards: list[Mapping[str, deque[Tensor]]] = []
+    parameters = list(inspect.signature(target.forward).parameters)
+
+    def run_source(_target: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        nonlocal is_running
+        if is_running or is_trying():
+            return
+        forwards.append({})
+        arguments = {**dict(zip(parameters, args, strict=False)), **kwargs}
+        if arguments.get("past_key_values") is not None:
+            # the source would write into the target's cache
+            raise ValueError("an intervention needs whole sequences, and the inputs hold a cache")
+        take, is_running = arrangement(arguments), True
+        try:
+            forwards[-1] = _take_channels(source, chosen, take, args, kwargs)
+        finally:
+            is_running = False
+
+    def edit(name: str, output: Tensor) -> Tensor:
+        if is_running:
+            return output
+        if not forwards:
+            raise ValueError(f"module {name} ran outside of a forward of its whole model")
+        if not forwards[-1].get(name):
+            raise ValueError(f"module {name} runs more often in the target than in the donor")
+        return _with_channels(name, output, chosen[name], forwards[-1][name].popleft())
+
+    def drop_rest(*_call: object) -> None:
+        if not is_running and not is_trying() and forwards:
+            forwards.pop()
+
     if not chosen:
         yield
         return
-    replay = _Replay(target, source, chosen, arrangement)
-    with ExitStack() as stack:
-        stack.callback(replay.forwards.clear)
-        stack.enter_context(target.register_forward_pre_hook(replay.before, with_kwargs=True))
-        # Also after an error, so that no activation outlives its forward.
-        stack.enter_context(target.register_forward_hook(replay.after, always_call=True))
-        stack.enter_context(editing_hooks(target, chosen, replay.edit))
+    with (
+        target.register_forward_pre_hook(run_source, with_kwargs=True),
+        # also after an error, so that no activation outlives its forward
+        target.register_forward_hook(drop_rest, always_call=True),
+        editing_hooks(target, chosen, edit),
+    ):
         yield
 
 
-class _Replay:
-    """Masked channels of `source`, held from its forward until the target's has taken them.
+def _take_channels(
+    source: nn.Module,
+    chosen: Mapping[str, Int[Tensor, " masked"]],
+    take: Take,
+    args: tuple,
+    kwargs: dict[str, Any],
+) -> dict[str, deque[Tensor]]:
+    """What is taken from each call of the chosen modules, run on its own device and dtype."""
+    calls = defaultdict[str, deque[Tensor]](deque)
 
-    The source may be the target itself, or share modules with it: while it is recorded these hooks
-    do nothing. `forwards` is a stack, because another replay on the same target may run a forward
-    of it within a forward.
-    """
+    def store(name: str, output: Tensor) -> None:
+        calls[name].append(take(name, output, chosen[name].to(output.device)))
 
-    def __init__(
-        self,
-        target: nn.Module,
-        source: nn.Module,
-        chosen: Mapping[str, Int[Tensor, " masked"]],
-        arrangement: Callable[[Mapping[str, Any]], Arrangement],
-    ) -> None:
-        self.parameters = list(inspect.signature(target.forward).parameters)
-        self.source = source
-        self.chosen = chosen
-        self.arrangement = arrangement
-        self.forwards: list[dict[str, deque[Tensor]]] = []
-        self.recording = False
+    def move(value: Tensor) -> Tensor:
+        dtype = next(source.parameters()).dtype if value.is_floating_point() else value.dtype
+        return value.to(input_device(source), dtype)
 
-    def before(self, _target: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        """Run the source on the inputs of a forward that is about to start."""
-        if self.recording or is_trying():
-            return
-        calls: dict[str, deque[Tensor]] = defaultdict(deque)
-        self.forwards.append(calls)
-        arguments = {**dict(zip(self.parameters, args, strict=False)), **kwargs}
-        if arguments.get("past_key_values") is not None:
-            # The source would write into the target's cache.
-            raise ValueError("an intervention needs whole sequences, and the inputs hold a cache")
-        arrange = self.arrangement(arguments)
-
-        def store(name: str, output: Tensor) -> None:
-            calls[name].append(arrange(name, output, self.chosen[name].to(output.device)))
-
-        self.recording = True
-        try:
-            with rehearsing(), evaluating(self.source):
-                with output_hooks(self.source, self.chosen, store):
-                    self.source(*_moved(args, self.source), **_moved(kwargs, self.source))
-        finally:
-            self.recording = False
-
-    def edit(self, name: str, output: Tensor) -> Tensor:
-        """Write the source's channels into one call of a module."""
-        if self.recording:
-            return output
-        if not self.forwards:
-            raise ValueError(f"module {name} ran outside of a forward of its whole model")
-        calls = self.forwards[-1][name]
-        if not calls:
-            raise ValueError(f"module {name} runs more often in the target than in the donor")
-        values = calls.popleft()
-        if len(output) == 1 < len(values):  # positions that all items share, now no longer
-            output = output.expand(len(values), *output.shape[1:])
-        return _with_channels(name, output, self.chosen[name], values)
-
-    def after(self, _target: nn.Module, _args: tuple, _output: object) -> None:
-        """Drop what a forward left over."""
-        if not self.recording and not is_trying() and self.forwards:
-            self.forwards.pop()
+    args, kwargs = recursively_apply(move, (args, kwargs))
+    with rehearsing(), evaluating(source), output_hooks(source, chosen, store):
+        source(*args, **kwargs)
+    return calls
 
 
-def _chosen(model: nn.Module, mask: ChannelMask) -> dict[str, Int[Tensor, " masked"]]:
+def _masked_channels(model: nn.Module, mask: ChannelMask) -> dict[str, Int[Tensor, " masked"]]:
     """Indices of the masked channels, for modules that have any.
 
     Raises:
         ValueError: the mask is of another model, or holds channels of packed experts.
     """
     require_fit(model, mask)
-    chosen = {name: selected.nonzero().flatten() for name, selected in mask.channels.items()}
-    chosen = {name: index for name, index in chosen.items() if len(index)}
-    modules = channel_modules(model)
+    modules, chosen = channel_modules(model), mask.indices()
     if packed := [name for name in chosen if modules[name].layout is Layout.PACKED]:
         raise ValueError(
             f"an intervention writes the outputs of modules, and the mask holds channels of packed "
@@ -248,22 +238,11 @@ def _with_channels(
     name: str, output: Tensor, index: Int[Tensor, " masked"], values: Tensor
 ) -> Tensor:
     """The output with the values on these channels, its other channels bit by bit as they were."""
-    if values.shape[:-1] != output.shape[:-1]:
+    try:  # what all items share is now each item's own
+        output = output.expand(*values.shape[:-1], output.shape[-1])
+    except RuntimeError as error:
         raise ValueError(
             f"module {name} returned {tuple(output.shape[:-1])} before its channels, and the "
             f"donor's {tuple(values.shape[:-1])}"
-        )
+        ) from error
     return output.index_copy(-1, index.to(output.device), values.to(output))
-
-
-def _moved(value: Any, model: nn.Module) -> Any:
-    """Tensors of a nest of inputs on the model's device, floating ones in its dtype."""
-    if isinstance(value, Tensor):
-        floating = value.is_floating_point()
-        dtype = next(model.parameters()).dtype if floating else value.dtype
-        return value.to(input_device(model), dtype)
-    if isinstance(value, dict):
-        return {key: _moved(entry, model) for key, entry in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)(_moved(entry, model) for entry in value)
-    return value

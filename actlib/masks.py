@@ -8,11 +8,11 @@ mask_a.save("maths.safetensors")
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from actlib.channels import channel_modules
@@ -43,12 +43,11 @@ class ChannelMask:
         """Size and origin in three lines, whatever the size of the model."""
         counts = {name: int(selected.sum()) for name, selected in self.channels.items()}
         most = sorted(filter(counts.get, counts), key=lambda name: -counts[name])[:3]
-        origin = [f"{key} {self.metadata[key]}" for key in ORIGIN if self.metadata.get(key)]
         share = f", {self.percent:.3g} %" if self.total else ""
         return (
             f"ChannelMask of {self.count:,} among {self.total:,} channels{share}\n"
             f"  most in {', '.join(f'{name} ({counts[name]:,})' for name in most) or 'no module'}\n"
-            f"  {', '.join(origin) or 'of unknown origin'}"
+            f"  {describe_origin(self.metadata, ORIGIN)}"
         )
 
     @property
@@ -75,6 +74,11 @@ class ChannelMask:
             state.update(self.channels[name].cpu().numpy().tobytes())
         return state.hexdigest()
 
+    def indices(self) -> dict[str, Int[Tensor, " masked"]]:
+        """Numbers of the masked channels, for modules that have any."""
+        indices = {name: own.nonzero().flatten() for name, own in self.channels.items()}
+        return {name: index for name, index in indices.items() if len(index)}
+
     def __or__(self, other: "ChannelMask") -> "ChannelMask":
         """Channels in either mask."""
         return self._combine(other, "union", torch.logical_or)
@@ -85,7 +89,7 @@ class ChannelMask:
 
     def __sub__(self, other: "ChannelMask") -> "ChannelMask":
         """Channels in this mask and not in the other."""
-        return self._combine(other, "difference", lambda a, b: a & ~b)
+        return self._combine(other, "difference", torch.gt)
 
     def jaccard(self, other: "ChannelMask") -> float:
         """Size of the intersection over size of the union, 0 to 1; two empty masks agree (1).
@@ -120,11 +124,7 @@ class ChannelMask:
     def _combine(
         self, other: "ChannelMask", word: str, rule: Callable[[Tensor, Tensor], Tensor]
     ) -> "ChannelMask":
-        require_same_channels(
-            {name: selected.numel() for name, selected in self.channels.items()},
-            {name: selected.numel() for name, selected in other.channels.items()},
-            "the masks are of different models",
-        )
+        require_same_channels(self.channels, other.channels, "the masks are of different models")
         combined = {
             name: rule(selected, other.channels[name]) for name, selected in self.channels.items()
         }
@@ -143,53 +143,60 @@ def random_like(mask: ChannelMask, generator_seed: int, per_module: bool = True)
             stricter control; otherwise only the total count, drawn uniformly over all channels.
     """
     generator = torch.Generator().manual_seed(generator_seed)
-    sizes = {name: selected.numel() for name, selected in mask.channels.items()}
+    drawn = {
+        name: torch.zeros(own.numel(), dtype=torch.bool) for name, own in mask.channels.items()
+    }
     if per_module:
-        drawn = {
-            name: _draw(sizes[name], int(selected.sum()), generator)
-            for name, selected in mask.channels.items()
-        }
+        for name, own in mask.channels.items():
+            drawn[name] = _draw(own.numel(), int(own.sum()), generator)
     else:
         left_out = mask.metadata.get("unranked", "").split(",")
         names = [n for n, own in mask.channels.items() if n not in left_out or own.any()]
-        flat = _draw(sum(sizes[name] for name in names), mask.count, generator)
-        parts = zip(names, flat.split([sizes[name] for name in names]), strict=True)
-        drawn = {name: torch.zeros(size, dtype=torch.bool) for name, size in sizes.items()}
-        drawn |= {name: part.clone() for name, part in parts}
+        sizes = [drawn[name].numel() for name in names]
+        flat = _draw(sum(sizes), mask.count, generator)
+        drawn |= {n: part.clone() for n, part in zip(names, flat.split(sizes), strict=True)}
     control = "random per module" if per_module else "random uniform"
     return ChannelMask(drawn, {**mask.metadata, "control": control, "seed": str(generator_seed)})
 
 
 def require_same_channels(
-    expected: Mapping[str, int], found: Mapping[str, int], complaint: str
+    expected: Mapping[str, Tensor | int], given: Mapping[str, Tensor | int], complaint: str
 ) -> None:
-    """Refuse two layouts (module name to number of channels) that differ, naming the differences.
+    """Refuse modules, each with its number of channels or as many values, that differ.
 
     Raises:
-        ValueError: opens with `complaint`.
+        ValueError: opens with `complaint` and names the differences.
     """
-    missing = [f"no module {name}" for name in expected if name not in found]
-    extra = [f"unknown module {name}" for name in found if name not in expected]
-    sizes = [
-        f"{name} has {found[name]} channels instead of {channels}"
-        for name, channels in expected.items()
-        if found.get(name, channels) != channels
+    ours, theirs = (
+        {name: each if isinstance(each, int) else each.numel() for name, each in side.items()}
+        for side in (expected, given)
+    )
+    differences = [
+        f"{name} has {theirs[name]} channels instead of {channels}"
+        for name, channels in ours.items()
+        if theirs.get(name, channels) != channels
     ]
-    differences = sizes + missing + extra
+    differences += [f"no module {name}" for name in ours if name not in theirs]
+    differences += [f"unknown module {name}" for name in theirs if name not in ours]
     if differences:
         raise ValueError(f"{complaint}: {shortened(differences)}")
 
 
 def require_fit(model: nn.Module, mask: ChannelMask) -> None:
-    """Refuse a mask whose modules or channel numbers are not the model's, and a model of peft.
+    """Refuse a mask of another model, and a model whose modules have other names or outputs.
 
     Raises:
         ValueError: names what differs.
     """
     require_unwrapped(model)
-    expected = {name: found.channels for name, found in channel_modules(model).items()}
-    found = {name: selected.numel() for name, selected in mask.channels.items()}
-    require_same_channels(expected, found, "the mask is of another model")
+    expected = {name: module.channels for name, module in channel_modules(model).items()}
+    require_same_channels(expected, mask.channels, "the mask is of another model")
+
+
+def describe_origin(metadata: Mapping[str, str], keys: Iterable[str]) -> str:
+    """What metadata say under some keys, in one line."""
+    stated = [f"{key} {metadata[key]}" for key in keys if metadata.get(key)]
+    return ", ".join(stated) or "of unknown origin"
 
 
 def shortened(differences: list[str], limit: int = 5) -> str:

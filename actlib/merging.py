@@ -21,7 +21,6 @@ import torch
 from torch import Tensor, nn
 
 from actlib.cards import describe_step, read_steps, write_card
-from actlib.channels import require_in_memory
 from actlib.checkpoint import Checkpoint, require_matching
 from actlib.collisions import RULES, combine, largest_claims
 from actlib.files import atomic_folder, require_free
@@ -40,6 +39,7 @@ from actlib.transfer import (
     write_,
 )
 from actlib.vocabulary import shared_rows
+from actlib.weights import require_in_memory
 
 Contribution = tuple[nn.Module, ChannelMask, float]
 

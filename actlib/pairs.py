@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from actlib.channels import channel_modules, tied_modules
+from actlib.channels import channel_modules, tied_modules, unwrapped
 from actlib.masks import shortened
 from actlib.vocabulary import (
     compare_tokenizers,
@@ -61,6 +61,7 @@ def check_pair(
 
     Models with weights that are no plain float tensors do not fit: quantized, wrapped by peft.
     """
+    donor, target = unwrapped(donor), unwrapped(target)
     sides = {"donor": donor, "target": target}
     faults = [
         f"in the {side}, {fault}"

@@ -11,12 +11,13 @@ from accelerate.utils import align_module_device
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from actlib.channels import channel_modules, require_in_memory, uncompiled
+from actlib.channels import channel_modules, unwrapped
 from actlib.files import digest_tensors
 from actlib.pairs import require_pair
-from actlib.recording import describe_model, describe_pair
+from actlib.recording import describe_pair, require_differing
 from actlib.scores import ChannelScores
 from actlib.transfer import Rows, as_matrix, rows_of
+from actlib.weights import require_in_memory
 
 _ELEMENTS = 2**24  # at a time
 
@@ -29,9 +30,10 @@ def weight_differences(donor: nn.Module, target: nn.Module) -> ChannelScores:
     float64.
 
     Raises:
-        ValueError: the models do not fit, or weights of one are offloaded or quantized.
+        ValueError: the models do not fit, weights of one are offloaded or quantized, or no channel
+            differs.
     """
-    donor, target = uncompiled(donor), uncompiled(target)
+    donor, target = unwrapped(donor), unwrapped(target)
     require_pair(donor, target)
     require_in_memory(donor, target)
     ours, theirs = rows_of(donor), rows_of(target)
@@ -42,8 +44,8 @@ def weight_differences(donor: nn.Module, target: nn.Module) -> ChannelScores:
 
     values, one, other = (channel_norms(target, rows) for rows in (change, ours, theirs))
     magnitudes = {name: (one[name] + other[name]) / 2 for name in values}
-    metadata = describe_pair(describe_model(donor), describe_model(target))
-    metadata |= {"method": "weight difference", "tokens": "0"}
+    require_differing(values, "have the same parameters in every channel")
+    metadata = {**describe_pair(donor, target), "method": "weight difference", "tokens": "0"}
     roles = {name: each.role for name, each in channel_modules(target).items()}
     return ChannelScores(values, magnitudes, 0, metadata, roles=roles)
 

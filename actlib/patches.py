@@ -21,7 +21,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from actlib.cards import describe_step, read_steps, write_card
-from actlib.channels import require_in_memory
+from actlib.channels import unwrapped
 from actlib.checkpoint import Checkpoint, require_matching
 from actlib.files import atomic_folder, require_free, save_tensors
 from actlib.masks import ChannelMask, shortened
@@ -37,7 +37,7 @@ from actlib.transfer import (
     write_,
 )
 from actlib.vocabulary import shared_rows
-from actlib.weights import require_float_weights
+from actlib.weights import require_float_weights, require_in_memory, require_writable
 
 _REPLACEABLE = ("target", "donor", "ability", "ranking")  # by the caller's own metadata
 _OWN = ("actlib", "format", "parameters", "before_sha256")
@@ -169,7 +169,8 @@ def _switch(
         return patch.edits[name].between(start, start + len(matrix), new)
 
     if isinstance(target, nn.Module):
-        require_in_memory(target)
+        target = unwrapped(target)
+        require_writable(target)
         _require_side(path, patch, target, dict(target.named_parameters()), old, new)
         write_(target, patch.edits, change)
         return None
@@ -269,6 +270,7 @@ def _open_pair(
     if isinstance(target, nn.Module) and isinstance(donor, nn.Module):
         require_pair(donor, target)
         require_in_memory(donor, target)
+        donor, target = unwrapped(donor), unwrapped(target)
         return target, dict(target.named_parameters()), dict(donor.named_parameters())
     if isinstance(target, nn.Module) or isinstance(donor, nn.Module):
         raise ValueError("target and donor must both be folders, or both be models in memory")

@@ -9,7 +9,7 @@ in `actlib.hooks`. Nothing outlives its batch but sums in float64.
 
 import hashlib
 import warnings
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -19,8 +19,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from actlib.activations import Activations, Calls, read_activations
-from actlib.channels import ChannelModule, channel_modules, uncompiled
+from actlib.activations import Activations, read_activations
+from actlib.channels import ChannelModule, channel_modules, unwrapped
 from actlib.experts import Routed, sum_routed
 from actlib.files import require_metadata
 from actlib.hooks import AnswerTokens, answer_positions, evaluating
@@ -29,6 +29,9 @@ from actlib.masks import shortened
 from actlib.pairs import require_pair
 from actlib.processes import add_up, failing_together, gather, is_own
 from actlib.scores import ChannelScores
+
+Calls = defaultdict[str, deque[Activations]]
+"""Activations of one batch by module, one entry for each call of it, in order."""
 
 
 def sum_tokens(
@@ -90,16 +93,15 @@ def record_differences(
         ValueError: the models do not fit, there is no batch, an answer span is empty, an activation
             is NaN or infinite, no channel differs, or the recording failed in another process.
     """
-    donor, target = uncompiled(donor), uncompiled(target)
+    donor, target = unwrapped(donor), unwrapped(target)
     require_pair(donor, target)
     require_metadata(metadata or {})
     sums = DifferenceSums(channel_modules(target), moments)
     with evaluating(donor, target), failing_together():
         for _, batch, tokens in own_batches(batches, "activation differences" * progress):
-            ours = collect_activations(donor, sums.modules, batch, tokens)
-            sums.add_batch(target, batch, tokens, ours)
-    models = describe_pair(describe_model(donor), describe_model(target))
-    return sums.combine(models | dict(metadata or {}))
+            calls = collect_activations(donor, sums.modules, batch, tokens)
+            sums.add_batch(target, batch, tokens, calls)
+    return sums.combine(describe_pair(donor, target) | dict(metadata or {}))
 
 
 def own_batches(
@@ -112,13 +114,16 @@ def own_batches(
         progress: what to call a bar over them; empty for none.
 
     Raises:
-        ValueError: an entry is missing or of another shape, or an item has no answer token.
+        ValueError: there is no batch, an entry is missing or of another shape, or an item has no
+            answer token.
     """
     items = 0
     for number, batch in enumerate(tqdm(batches, progress, disable=not progress or not is_own(0))):
         if is_own(number):
             yield number, batch, AnswerTokens.of_batch(batch, first_item=items)
         items += len(batch["input_ids"])
+    if not items:
+        raise ValueError("there is no batch to record")
 
 
 def collect_activations(
@@ -128,7 +133,7 @@ def collect_activations(
     tokens: AnswerTokens,
 ) -> Calls:
     """The donor's activations of a batch, until the target has run on it."""
-    calls: Calls = {name: deque() for name in modules}
+    calls = Calls(deque)
     read_activations(donor, modules, batch, tokens, lambda name, each: calls[name].append(each))
     return calls
 
@@ -139,26 +144,31 @@ class DifferenceSums:
     def __init__(self, modules: Mapping[str, ChannelModule], moments: bool) -> None:
         """Start at 0 for these modules, with or without the donor's moments."""
         self.modules, self.moments = modules, moments
-        self._sums: dict[str, Float[Tensor, "sums channels"]] = {}
+        rows = 4 if moments else 2
+        self._sums: dict[str, Float[Tensor, "sums channels"]] = {
+            name: torch.zeros(rows, each.channels, dtype=torch.float64)
+            for name, each in modules.items()
+        }
         self._entries = dict.fromkeys(modules, 0)
         self._tokens, self._items = 0, list[bytes]()
 
     def add_batch(
-        self, target: nn.Module, batch: Mapping[str, Tensor], tokens: AnswerTokens, ours: Calls
+        self, target: nn.Module, batch: Mapping[str, Tensor], tokens: AnswerTokens, calls: Calls
     ) -> None:
         """Run the target on a batch, and add up how it differs from what the donor gave there.
 
         Raises:
-            ValueError: a module runs more often in the target, or an activation is NaN or infinite.
+            ValueError: a module runs more often in one of the models, or an activation is NaN or
+                infinite.
         """
 
         def subtract(name: str, theirs: Activations) -> None:
-            if not ours[name]:
+            if not calls[name]:
                 raise ValueError(f"module {name} runs more often in the target than in the donor")
-            self._add(name, ours[name].popleft(), theirs)
+            self._add(name, calls[name].popleft(), theirs)
 
         read_activations(target, self.modules, batch, tokens, subtract)
-        for name in filter(ours.get, ours):
+        for name in filter(calls.get, calls):
             raise ValueError(f"module {name} runs more often in the donor than in the target")
         if not self._tokens:
             _require_finite(self._sums)  # now, rather than after hours
@@ -169,67 +179,51 @@ class DifferenceSums:
         """Add what one call of a module gives at the same tokens in donor and target."""
         # on the device that gives them; MPS has no float64
         device = torch.device("cpu") if theirs.device.type == "mps" else theirs.device
-        if name not in self._sums:
-            self._sums[name] = self._zeros(name).to(device)
-        sums, ours, theirs = self._sums[name], ours.to(device), theirs.to(device)
-        if isinstance(ours, Routed) and isinstance(theirs, Routed):
+        sums = self._sums[name] = self._sums[name].to(device)
+        ours, theirs = ours.to(device), theirs.to(device)
+        if isinstance(ours, Routed):
             sums += sum_routed(ours, theirs, self.moments)
-            self._entries[name] += theirs.count
-        elif isinstance(ours, Tensor) and isinstance(theirs, Tensor):
+            self._entries[name] += ours.count
+        else:
             if not add_sums(sums, ours, theirs):
                 sums += sum_tokens(ours, theirs, self.moments)
-            self._entries[name] += len(theirs)
-
-    def _zeros(self, name: str) -> Float[Tensor, "sums channels"]:
-        shape = (4 if self.moments else 2, self.modules[name].channels)
-        return torch.zeros(shape, dtype=torch.float64)
+            self._entries[name] += len(ours)
 
     def combine(self, metadata: Mapping[str, str]) -> ChannelScores:
         """Scores out of what all processes summed up, the same in each of them.
 
         Raises:
-            ValueError: there was no batch, no module ran, a sum is not finite, or all scores are 0.
+            ValueError: no module ran, a sum is not finite, or all scores are 0.
         """
         channels = [each.channels for each in self.modules.values()]
-        parts = [self._sums.get(name, self._zeros(name)).cpu() for name in self.modules]
-        sums = add_up(torch.cat(parts, dim=1))
+        sums = add_up(torch.cat([each.cpu() for each in self._sums.values()], dim=1))
         entries = add_up(torch.tensor([*self._entries.values()], dtype=torch.float64))
-        items = sorted(digest for each in gather(self._items) for digest in each)
-        if not items:
-            raise ValueError("there is no batch to record")
         # mean over answer tokens; of the sums of squares, the standard deviation
         averages = sums / entries.clamp_min(1).repeat_interleave(torch.tensor(channels))
         if self.moments:
             # rounding can leave a constant channel slightly below 0
             averages[3] = (averages[3] - averages[2].square()).clamp_min(0).sqrt()
-        split = [
+        parts = [
             {name: own.clone() for name, own in zip(self.modules, row.split(channels), strict=True)}
             for row in averages.float()
         ]
-        for part in split:
+        for part in parts:
             _require_finite(part)
-        tokens = sum(gather(self._tokens))
-        origin = {
-            "method": "activation difference",
-            "data_hash": hashlib.sha256(b"".join(items)).hexdigest(),
-            "items": str(len(items)),
-            "tokens": str(tokens),
-        }
-        values, magnitudes, means, stds = [*split, {}, {}][:4]
         silent = [name for name, count in zip(self.modules, entries, strict=True) if not count]
+        is_bypassed = len(silent) == len(self.modules)
         reason = "give the same activations in every channel"
-        if len(silent) == len(self.modules):
-            reason = "are run by other code than their modules"
-        require_differing(values, reason)
+        reason = "are run by other code than their modules" if is_bypassed else reason
+        require_differing(parts[0], reason)
+        origin = {"method": "activation difference", **describe_items(self._items, self._tokens)}
         if silent:
             origin["silent"] = ",".join(silent)
             warnings.warn(
                 f"modules that never ran on these inputs score 0: {shortened(silent)}", stacklevel=3
             )
         roles = {name: each.role for name, each in self.modules.items()}
-        return ChannelScores(
-            values, magnitudes, tokens, origin | dict(metadata), means, stds, roles
-        )
+        values, magnitudes, means, stds = [*parts, {}, {}][:4]
+        tokens, metadata = int(origin["tokens"]), {**metadata, **origin}
+        return ChannelScores(values, magnitudes, tokens, metadata, means, stds, roles)
 
 
 def require_differing(values: Mapping[str, Tensor], reason: str) -> None:
@@ -265,23 +259,24 @@ def digest_items(batch: Mapping[str, Tensor]) -> list[bytes]:
     ]
 
 
-def describe_model(model: nn.Module) -> dict[str, str]:
-    """Name, revision and dtype of a model, for the metadata of scores; empty where unknown.
+def describe_items(items: list[bytes], tokens: int) -> dict[str, str]:
+    """Metadata of scores out of the digests of this process's items and its answer tokens."""
+    digests = sorted(digest for own in gather(items) for digest in own)
+    data_hash = hashlib.sha256(b"".join(digests)).hexdigest()
+    return {"data_hash": data_hash, "items": str(len(digests)), "tokens": str(sum(gather(tokens)))}
+
+
+def describe_pair(donor: nn.Module, target: nn.Module) -> dict[str, str]:
+    """Metadata of scores: names and revisions of the models, empty where unknown, and their dtype.
 
     Of a folder the name is its last part: where it lies on this machine concerns nobody else.
     """
-    config = getattr(model, "config", None)
-    name = getattr(config, "name_or_path", "") or ""
-    return {
-        "name": Path(name).name if Path(name).is_absolute() or Path(name).is_dir() else name,
-        "revision": getattr(config, "_commit_hash", None) or "",
-        "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
-    }
-
-
-def describe_pair(donor: Mapping[str, str], target: Mapping[str, str]) -> dict[str, str]:
-    """Metadata of scores out of what `describe_model` gives for the two models."""
-    metadata = {"dtype": "/".join(sorted({donor["dtype"], target["dtype"]}))}
+    metadata, dtypes = {}, set()
     for role, model in (("donor", donor), ("target", target)):
-        metadata |= {role: model["name"], f"{role}_revision": model["revision"]}
-    return metadata
+        config = getattr(model, "config", None)
+        name = getattr(config, "name_or_path", "") or ""
+        is_place = Path(name).is_absolute() or Path(name).is_dir()
+        metadata[role] = Path(name).name if is_place else name
+        metadata[f"{role}_revision"] = getattr(config, "_commit_hash", None) or ""
+        dtypes.add(str(next(model.parameters()).dtype).removeprefix("torch."))
+    return {"dtype": "/".join(sorted(dtypes)), **metadata}

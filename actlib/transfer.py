@@ -20,10 +20,11 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
-from actlib.channels import channel_modules, require_in_memory
+from actlib.channels import channel_modules, unwrapped
 from actlib.masks import ChannelMask, require_fit
 from actlib.pairs import require_pair
 from actlib.vocabulary import shared_rows
+from actlib.weights import require_in_memory, require_writable
 
 Index = tuple[Tensor | slice, ...]
 Rows = Callable[[str, int, int], Shaped[Tensor, "rows columns"]]
@@ -86,8 +87,8 @@ def preserved(model: nn.Module, mask: ChannelMask) -> Iterator[nn.Module]:
     Raises:
         ValueError: the mask is of another model, or parameters are offloaded.
     """
-    require_in_memory(model)
-    parameters = dict(model.named_parameters())
+    require_writable(model)
+    parameters = dict(unwrapped(model).named_parameters())
     copies = []
     for name, selection in selections(model, mask).items():
         matrix = as_matrix(parameters[name])
@@ -140,8 +141,13 @@ def interpolation(donor: Rows, selected: Mapping[str, "Selection"], scale: float
 
 
 def write_(model: nn.Module, names: Iterable[str], change: Change) -> None:
-    """Set new values of some parameters; all are computed before the first one is set."""
-    parameters = dict(model.named_parameters())
+    """Set new values of some parameters; all are computed before the first one is set.
+
+    Raises:
+        ValueError: as `require_writable`.
+    """
+    require_writable(model)
+    parameters = dict(unwrapped(model).named_parameters())
     changes = [
         (matrix, index, values)
         for name in names
@@ -154,7 +160,7 @@ def write_(model: nn.Module, names: Iterable[str], change: Change) -> None:
 
 def rows_of(model: nn.Module) -> Rows:
     """The parameters of a model in memory, for functions that read some rows at a time."""
-    parameters = dict(model.named_parameters())
+    parameters = dict(unwrapped(model).named_parameters())
     return lambda name, start, stop: as_matrix(parameters[name])[start:stop]
 
 
@@ -222,7 +228,7 @@ def selections(model: nn.Module, mask: ChannelMask) -> dict[str, Selection]:
         ValueError: the mask is of another model.
     """
     require_fit(model, mask)
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    names = {id(each): name for name, each in unwrapped(model).named_parameters()}
     selected: dict[str, Selection] = {}
     for module_name, module in channel_modules(model).items():
         channels = mask.channels[module_name].cpu()

@@ -5,21 +5,25 @@ scores = record_differences_in_two_passes("donor/", "target/", batches, "scratch
 
 import gc
 import hashlib
+from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from actlib import activations, experts, forward, hooks, recording
-from actlib.channels import channel_modules
-from actlib.files import digest_tensors
+from actlib.channels import ChannelModule, channel_modules
+from actlib.experts import Routed
+from actlib.files import atomic_file, digest_tensors
+from actlib.hooks import AnswerTokens
 from actlib.loading import empty_model, load_pretrained
 from actlib.pairs import require_pair
 from actlib.parameters import digest_parameters
 from actlib.processes import failing_together
-from actlib.recording import DifferenceSums, describe_model, describe_pair, own_batches
+from actlib.recording import Calls, DifferenceSums, describe_pair, own_batches
 from actlib.scores import ChannelScores
 
 CODE = (hooks, forward, experts, activations, recording)  # what a stored activation depends on
@@ -60,41 +64,69 @@ def record_differences_in_two_passes(
         raise ValueError("two passes need batches that can be gone through twice, such as a list")
     if not callable(donor) and not callable(target):
         require_pair(empty_model(donor), empty_model(target))  # before hours of work
-    titles, paths = ["donor" * progress, "target" * progress], dict[int, Path]()
     with failing_together():
         model = _load(donor)
-        modules, origin, key = channel_modules(model), describe_model(model), _key(model)
-        with hooks.evaluating(model):
-            for number, batch, tokens in own_batches(batches, titles[0]):
-                name = hashlib.sha256(f"{key}{_digest(batch)}".encode()).hexdigest()
-                paths[number] = Path(folder) / f"activations-{name[:32]}.safetensors"
-                if not paths[number].exists():
-                    ours = recording.collect_activations(model, modules, batch, tokens)
-                    activations.save_activations(ours, paths[number])
+        paths = _store(model, batches, Path(folder), "donor" * progress)
         with torch.device("meta"):
-            skeleton = type(model)(model.config)
-        del model, modules
+            skeleton = type(model)(model.config).to(next(model.parameters()).dtype)
+        del model
         gc.collect()  # hooks of accelerate refer in circles
         model = _load(target)
         require_pair(skeleton, model)
         sums = DifferenceSums(channel_modules(model), moments)
         with hooks.evaluating(model):
-            for number, batch, tokens in own_batches(batches, titles[1]):
-                ours = activations.load_activations(paths[number], sums.modules, tokens)
-                sums.add_batch(model, batch, tokens, ours)
-    scores = sums.combine(describe_pair(origin, describe_model(model)) | dict(metadata or {}))
+            for number, batch, tokens in own_batches(batches, "target" * progress):
+                calls = _read(paths[number], sums.modules, tokens)
+                sums.add_batch(model, batch, tokens, calls)
+    scores = sums.combine(describe_pair(skeleton, model) | dict(metadata or {}))
     for path in () if keep else paths.values():
         path.unlink(missing_ok=True)
     return scores
 
 
-def _digest(batch: Mapping[str, Tensor]) -> str:
-    return digest_tensors({key: batch[key] for key in hooks.KEYS})
-
-
-def _key(donor: nn.Module) -> str:
+def _store(
+    donor: nn.Module, batches: Collection[Mapping[str, Tensor]], folder: Path, progress: str
+) -> dict[int, Path]:
+    """The file of each of this process's batches, by its number, where the donor has run."""
     code = b"".join(Path(str(module.__file__)).read_bytes() for module in CODE)
-    return digest_parameters(donor) + hashlib.sha256(code).hexdigest()
+    key = digest_parameters(donor) + hashlib.sha256(code).hexdigest()
+    modules, paths = channel_modules(donor), dict[int, Path]()
+    with hooks.evaluating(donor):
+        for number, batch, tokens in own_batches(batches, progress):
+            digest = digest_tensors({name: batch[name] for name in hooks.KEYS})
+            name = hashlib.sha256(f"{key}{digest}".encode()).hexdigest()
+            paths[number] = folder / f"activations-{name[:32]}.safetensors"
+            if not paths[number].exists():
+                calls = recording.collect_activations(donor, modules, batch, tokens)
+                _save(calls, paths[number])
+    return paths
+
+
+def _save(calls: Calls, path: Path) -> None:
+    """Write the activations of a batch in their own dtype, whole or not at all."""
+    tensors = {}
+    for name in calls:
+        for number, each in enumerate(calls[name]):
+            parts = each.tensors() if isinstance(each, Routed) else {"": each}
+            # copies, since both projections of an expert share their routes
+            copies = {part: tensor.cpu().clone().contiguous() for part, tensor in parts.items()}
+            tensors |= {f"{name}#{number}#{part}": tensor for part, tensor in copies.items()}
+    with atomic_file(path) as unfinished:
+        save_file(tensors, unfinished)
+
+
+def _read(path: Path, modules: Mapping[str, ChannelModule], tokens: AnswerTokens) -> Calls:
+    """What `_save` wrote for these answer tokens of a batch."""
+    parts = defaultdict[tuple[str, int], dict[str, Tensor]](dict)
+    for key, tensor in load_file(path).items():
+        name, number, part = key.split("#")
+        parts[name, int(number)][part] = tensor
+    calls = Calls(deque)
+    for name, number in sorted(parts):
+        own, total = parts[name, number], len(modules[name].weight)
+        routed = None if "" in own else Routed(**own, count=len(tokens.rows), total=total)
+        calls[name].append(own[""] if routed is None else routed)
+    return calls
 
 
 def _load(source: Source) -> nn.Module:

@@ -1,28 +1,49 @@
-"""Which weights can be compared and moved row by row: plain float tensors, and no others.
+"""Which weights can be compared and moved row by row: plain float tensors in memory, and no others.
 
-    require_float_weights(donor, target)     # before any weight is read or written
     require_unwrapped(model)                 # before activations are read by module
+    require_float_weights(donor, target)     # before any weight is read
+    require_in_memory(donor, target)
+    require_writable(target)                 # before any weight is written
 
 Codes of a quantized weight mean nothing without their scales, and a weight below an adapter or a
 parametrization is not the one that the model computes with.
 """
 
-import sys
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
-from actlib.channels import own_parameters
+from actlib.channels import channel_modules, own_parameters, unwrapped
 
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 """Types of numbers that can be moved."""
 # Types in which buffers hold codes; int64 positions and bool masks are none.
 _CODES = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.float8_e4m3fn, torch.float8_e5m2)
+_ADAPTER = (
+    "is wrapped by peft ({}), so that its weights are not those that it computes with; merge the "
+    "adapter into them by peft.PeftModel.from_pretrained(model, adapter).merge_and_unload()"
+)
+_SHARDED = "is sharded over processes ({}); load the whole model in each process"
+_WRAPPERS = {  # by package and class
+    "peft.PeftModel": _ADAPTER,
+    "peft.PeftMixedModel": _ADAPTER,
+    "peft.BaseTunerLayer": _ADAPTER,
+    "torch.OptimizedModule": "is compiled apart from the rest of the model ({}), which changes the "
+    "names within; compile it in place by its method compile()",
+    "torch.FullyShardedDataParallel": _SHARDED,
+    "torch.FSDPModule": _SHARDED,
+    "torch.DistributedDataParallel": "is inside a model and wrapped ({}); wrap the whole model",
+    "torch.DataParallel": "is inside a model and wrapped ({}); wrap the whole model",
+}
+_UNQUANTIZED = (
+    "expected plain float numbers: load the model without quantization, or dequantize() it where "
+    "transformers can"
+)
 
 
 def require_float_weights(*models: nn.Module) -> None:
-    """Refuse models that are quantized, wrapped by peft, or parametrized.
+    """Refuse models whose weights are not plain numbers: see `describe_fault`.
 
     Raises:
         ValueError: names the module and the remedy.
@@ -32,29 +53,61 @@ def require_float_weights(*models: nn.Module) -> None:
 
 
 def require_unwrapped(*models: nn.Module) -> None:
-    """Refuse models wrapped by peft: the outputs of the modules inside lack what the adapter adds.
+    """Refuse models whose modules give less than the model computes with, or have other names.
 
     Raises:
         ValueError: names the module and the remedy.
     """
     for model in models:
-        for name, module in model.named_modules():
+        for name, module in unwrapped(model).named_modules():
             if fault := _describe_wrapping(module):
                 raise ValueError(f"{_called(name)} {fault}")
 
 
+def require_in_memory(*models: nn.Module) -> None:
+    """Refuse models whose weights are not there to be read or written between two forwards.
+
+    Raises:
+        ValueError: names the first such parameter.
+    """
+    for model in models:
+        for name, parameter in model.named_parameters():
+            if parameter.is_meta:
+                raise ValueError(
+                    f"parameter {name} is offloaded (on the meta device); its weights can be read "
+                    "and changed in its folder only, as transfer_checkpoint and apply_patch do"
+                )
+
+
+def require_writable(model: nn.Module) -> None:
+    """Refuse a model of which a parameter could not be set, before the first one is.
+
+    Raises:
+        ValueError: as `require_float_weights` and `require_in_memory`, or a parameter was made in
+            inference mode.
+    """
+    require_float_weights(model)
+    require_in_memory(model)
+    for name, parameter in model.named_parameters():
+        if parameter.is_inference() and not torch.is_inference_mode_enabled():
+            raise ValueError(
+                f"parameter {name} was made in inference mode and cannot be changed outside of it; "
+                "change the model under torch.inference_mode(), or load it outside"
+            )
+
+
 def describe_fault(model: nn.Module) -> str | None:
     """Why a model's weights can be neither compared nor moved, and the remedy; None if they can."""
+    model = unwrapped(model)
     for name, module in model.named_modules():
-        if fault := _describe_wrapping(module):
+        if fault := _describe_wrapping(module) or _describe_tensors(module):
             return f"{_called(name)} {fault}"
-        if codes := _find_codes(module):
-            return f"{_called(name)} holds {codes}, {_UNQUANTIZED}"
-        if isinstance(module, nn.Linear | nn.Embedding) and "weight" not in own_parameters(module):
+    for name, each in channel_modules(model).items():
+        own = own_parameters(each.module).keys()
+        if "weight" in own and (more := sorted(own - {"weight", "bias"})):
             return (
-                f"{_called(name)} has a weight that is computed from other parameters (pruning, "
-                "weight norm or another parametrization); make it permanent by the remove function "
-                "of torch.nn.utils for it"
+                f"{_called(name)} computes with {more[0]} beside its weight and bias, so that a "
+                "row of the weight alone says nothing; fold it into the weight"
             )
     # what modules do not show: codes outside of torch's tensors, and on the meta device a model
     # made from the configuration of a quantized one
@@ -67,39 +120,47 @@ def describe_fault(model: nn.Module) -> str | None:
     return f"the model is quantized ({method}); {_UNQUANTIZED}" if method else None
 
 
-_UNQUANTIZED = (
-    "expected plain float numbers: load the model without quantization, or dequantize() it where "
-    "transformers can"
-)
-
-
 def _called(name: str) -> str:
     return f"module {name}" if name else "the model"
 
 
 def _describe_wrapping(module: nn.Module) -> str | None:
-    """Whoever has a module of peft has imported peft, which takes seconds."""
-    peft, layers = (sys.modules.get(name) for name in ("peft", "peft.tuners.tuners_utils"))
-    if peft is None or layers is None:
-        return None
-    if not isinstance(module, (peft.PeftModel, layers.BaseTunerLayer)):
-        return None
-    return (
-        f"is wrapped by peft ({type(module).__name__}), so that its weights are not those that it "
-        "computes with; merge the adapter into them by merge_and_unload()"
-    )
+    for kind in type(module).__mro__:
+        fault = _WRAPPERS.get(f"{kind.__module__.partition('.')[0]}.{kind.__name__}")
+        if fault and getattr(getattr(module, "active_peft_config", None), "is_prompt_learning", 0):
+            return "has a prompt learned by peft, which no channel holds; take get_base_model()"
+        if fault:
+            return fault.format(type(module).__name__)
+    return None
 
 
-def _find_codes(module: nn.Module) -> str | None:
-    """Tensors of the module itself that hold codes instead of numbers."""
+def _describe_tensors(module: nn.Module) -> str | None:
+    """What a module's own tensors hold instead of numbers of which a row stands for itself."""
+    own = own_parameters(module)
     if ".quantized." in type(module).__module__:  # of torch.ao, packed into no tensor at all
-        return f"packed integers ({type(module).__name__})"
-    for name, buffer in module._buffers.items():  # where GPTQ and AWQ have their codes
-        if buffer is not None and buffer.dtype in _CODES and (buffer.ndim > 1 or name == "weight"):
-            return f"{name} as {str(buffer.dtype).removeprefix('torch.')}"
-    for name, tensor in own_parameters(module).items():
-        if type(tensor) not in (nn.Parameter, Tensor):  # of bitsandbytes, torchao, quanto; DTensor
-            return f"{name} as {type(tensor).__name__}"
-        if tensor.dtype not in FLOATS:
-            return f"{name} as {str(tensor.dtype).removeprefix('torch.')}"
+        return f"holds packed integers ({type(module).__name__}), {_UNQUANTIZED}"
+    for tensor in own.values():
+        kind = type(tensor).__name__
+        if hasattr(tensor, "full_tensor") or hasattr(tensor, "ds_id") or kind == "FlatParameter":
+            return _SHARDED.format(kind)
+    # codes are in buffers (GPTQ, AWQ), in a parameter of a class of its own (bitsandbytes, torchao,
+    # quanto) or in one of integers or of 8 bits (HQQ, FP8)
+    buffers = module._buffers.items()
+    codes = {
+        name: str(tensor.dtype).removeprefix("torch.")
+        for name, tensor in buffers
+        if tensor is not None and tensor.dtype in _CODES and (tensor.ndim > 1 or name == "weight")
+    }
+    for name, tensor in own.items():
+        if type(tensor) not in (nn.Parameter, Tensor):
+            codes[name] = type(tensor).__name__
+        elif tensor.dtype not in FLOATS:
+            codes[name] = str(tensor.dtype).removeprefix("torch.")
+    for name, kind in codes.items():
+        return f"holds {name} as {kind}, {_UNQUANTIZED}"
+    if isinstance(module, nn.Linear | nn.Embedding) and "weight" not in own:
+        return (
+            "has a weight that is computed from other parameters (pruning, weight norm or another "
+            "parametrization); make it permanent by the remove function of torch.nn.utils for it"
+        )
     return None

@@ -152,7 +152,7 @@ def with_prompt(model):
 REFUSALS = {
     "an answer without a prompt": (None, {"answer_mask": 1}, "follows at least one prompt token"),
     "no answer": (None, {"answer_mask": 0}, "answer span"),
-    "another shape": (None, {"answer_mask": slice(1)}, "need one shape"),
+    "another shape": (None, {"answer_mask": slice(1)}, "must be tensors of one shape"),
     "a token beyond the vocabulary": (None, {"input_ids": 10_000}, "token 10000"),
     "NaN among the weights": (spoil, {}, "NaN for item 0"),
     "a learned prompt": (with_prompt, {}, "learned prompt"),

@@ -97,7 +97,6 @@ def test_edits_reach_the_named_modules_only_and_later_hooks_see_them(family):
     with editing_hooks(model, ["lm_head"], lambda _name, output: output + 1):
         with output_hooks(model, ["lm_head"], lambda _name, output: seen.append(output)):
             edited = model(ids).logits
-        assert hook_count(model) == 1
     assert torch.equal(edited, alone + 1) and torch.equal(seen[0], edited)
     assert hook_count(model) == 0 and torch.equal(model(ids).logits, alone)
 

@@ -4,12 +4,12 @@ import torch
 from torch import nn
 
 from actlib.activations import record_activations
-from actlib.channels import require_in_memory
 from actlib.forward import input_device, run_model
 from actlib.hooks import AnswerTokens
 from actlib.masks import ChannelMask
 from actlib.parameters import weight_differences
 from actlib.recording import record_differences
+from actlib.weights import require_in_memory
 
 
 def offloaded(model, how, folder):

@@ -154,7 +154,7 @@ REFUSALS = [
     (quantize_elsewhere, "the model is quantized .mxfp4.; .* without quantization"),
     (normalize, "layers.1.mlp.up_proj has a weight that is computed .* make it permanent"),
     (prune, "layers.1.mlp.up_proj has a weight that is computed .* make it permanent"),
-    (add_adapter, "mlp.up_proj is wrapped by peft .Linear., .* by merge_and_unload"),
+    (add_adapter, "mlp.up_proj is wrapped by peft .Linear., .*merge_and_unload"),
 ]
 
 
@@ -205,7 +205,7 @@ def test_nothing_is_read_from_or_written_into_a_model_of_peft(family, batches):
         lambda: preserved(wrapped, mask).__enter__(),
         lambda: record_differences(wrapped, family("qwen2"), batches),
     ):
-        with pytest.raises(ValueError, match="PeftModel.* merge_and_unload"):
+        with pytest.raises(ValueError, match="PeftModel.*merge_and_unload"):
             use()
 
 

@@ -23,11 +23,12 @@ import torch
 from peft.utils import merge_utils
 from torch import Tensor, nn
 
-from actlib.channels import layer_of, require_in_memory, tower_of
+from actlib.channels import layer_of, tower_of
 from actlib.masks import ChannelMask
 from actlib.merging import merge_
 from actlib.pairs import require_pair
 from actlib.transfer import require_scale
+from actlib.weights import require_in_memory
 
 Model = TypeVar("Model", bound=nn.Module)
 
