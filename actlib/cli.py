@@ -235,7 +235,7 @@ def evaluate(
     shots: Annotated[int | None, Option(min=0, help="examples before each question")] = None,
     chat: Annotated[bool, Option("--chat", help="ask through the chat template")] = False,
     backend: Literal["hf", "vllm"] = "hf",
-    samples: Annotated[str | None, Option(help="folder for prompts and responses")] = None,
+    samples: Annotated[str | None, Option(help="prompts and responses, a .jsonl file")] = None,
     out: Annotated[str | None, Option(help="table to write, .csv or .json")] = None,
     as_json: Json = False,
 ) -> None:
@@ -256,21 +256,17 @@ def evaluate(
     size = int(batch_size) if batch_size.isdigit() else batch_size
     if size == 0 or (isinstance(size, str) and not size.startswith("auto")):
         raise ValueError(f"--batch-size must be a number of at least 1, or auto, got {batch_size}")
-    if out:
-        require_output(out)
-    if samples:
-        require_output(samples, folder=True)
+    for path in filter(None, (out, samples)):
+        require_output(path)
     from actlib.files import write_text
-    from actlib.harness.evaluation import evaluate_tasks, vllm_model
-    from actlib.harness.tables import write_items
+    from actlib.harness.evaluation import evaluate_tasks
 
     options: dict[str, Any] = {"limit": limit, "num_fewshot": shots, "batch_size": size}
-    loaded = vllm_model(model) if backend == "vllm" else model
-    scores, items = evaluate_tasks(
-        loaded, tasks=tasks or ["act_*"], data=data, apply_chat_template=chat, **options
-    )
+    options |= {"chat": chat, "backend": backend, "data": data}
+    scores, items = evaluate_tasks(model, tasks=tasks or ["act_*"], **options)
     if samples:
-        write_items(items, samples)
+        lines = items.to_json(orient="records", lines=True, force_ascii=False)
+        write_text(Path(samples), lines)
     rows = scores.to_json(orient="records", indent=1)
     if as_json or not out:
         print(rows if as_json else scores.to_string(index=False))

@@ -15,6 +15,8 @@ A mark between digits is read by the first rule that fits:
 import re
 import unicodedata
 
+import numpy as np
+
 _COMMA = frozenset(
     "af az be bg bs ca cs da de el es et eu fi fo fr gl hr hu hy id is it ka kk ky lt lv mk nb "
     "nl nn no pl pt ro ru sk sl sq sr sv tg tk tr uk uz vi".split()
@@ -35,21 +37,26 @@ _PLACES = dict.fromkeys(
 """Places that write another decimal mark than their language; from CLDR."""
 _SAME = str.maketrans(
     {
-        **dict.fromkeys("\u2212\u2010\u2011\uff0d", "-"),
+        **dict.fromkeys("\u2212\u2010\u2011\u2013\ufe63\uff0d", "-"),
         **dict.fromkeys("\u2019\uff07\u066c", "'"),
         **dict.fromkeys("\u00a0\u2007\u2009", "\u202f"),
         **dict.fromkeys("\u200e\u200f\u061c", None),  # marks of direction
-        **{"\uff0c": ",", "\uff0e": "."},
+        **{"\uff0c": ",", "\u060c": ",", "\uff0e": "."},
     }
 )
-_NUMBER = re.compile(
-    r"(?:(?<![\w)])-)?"  # a sign, not a minus between two terms
-    r"(?:(?<!\d)\d{1,3}(?:\x20\d{3})+(?!\d)(?:[.,]\d+)?|"  # groups by plain spaces
-    r"(?:(?<![\w.])\.)?\d+(?:[.,'\u202f\u066b]\d+)*)"
+_SIGN = r"(?:(?<![\w)])-|(?<==\x20)-\x20)(?:[$\u00a2-\u00a5\u09f3\u0e3f\u20a0-\u20c0\uff04]\s?)?"
+"""A minus, not one between two terms; a currency's symbol may follow it."""
+_DIGITS = r"(?:(?<![\w.])\.)?\d+(?:[.,'\u202f\u066b]\d+)*"
+_SPACED = r"(?<!\d)\d{1,3}(?:\x20\d{3})+(?!\d)(?:[.,]\d+)?"
+_NUMBER = {
+    ",": re.compile(f"({_SIGN})?({_SPACED}|{_DIGITS})"),
+    ".": re.compile(f"({_SIGN})?({_DIGITS})"),
+}
+"""Numbers where the decimal mark is a comma, and plain spaces may group digits; and elsewhere."""
+_PART_AFTER = re.compile(r"\d(?:[/:^_]|[eE][+-]?)$")  # of a fraction, a time, a power
+_PART_BEFORE = re.compile(
+    r"[/:^_]\d|[eE][+-]?\d|[十百千万亿億萬兆\u00b2\u00b3\u00b9\u00bc-\u00be\u2070-\u2089\u2150-\u215e]"
 )
-_UNSPACED = re.compile(_NUMBER.pattern.replace(r"\x20", "(?!)"))
-_GLUED = re.compile(r"\d[/:^]$|^[/:^]\d")  # parts of fractions, times and powers
-_MULTIPLIERS = tuple("十百千万亿億萬兆")
 
 
 def parse_number(text: str, language: str = "und") -> int | float | None:
@@ -65,7 +72,7 @@ def parse_number(text: str, language: str = "und") -> int | float | None:
     >>> parse_number("3,5", "de"), parse_number("1,200", "en"), parse_number("1,200")
     (3.5, 1200, None)
     """
-    text = _plain(text)
+    text = re.sub(r"^\s*-\s+", "-", _plain(text))
     matches = list(_pattern(language).finditer(text))
     if len(matches) != 1:
         return None
@@ -87,18 +94,19 @@ def format_number(number: int | float) -> str:
     >>> format_number(3.50), format_number(1200.0)
     ('3.5', '1200')
     """
-    return str(int(number)) if number == int(number) else repr(number)
+    if isinstance(number, int):
+        return str(number)
+    return np.format_float_positional(number + 0.0, trim="-")  # plus zero: none is negative
 
 
 def _plain(text: str) -> str:
     """A text whose digits are those of ASCII, and whose signs have one form each."""
-    digits = (unicodedata.decimal(letter, None) for letter in text)
-    pairs = zip(text, digits, strict=True)
-    return "".join(old if new is None else str(new) for old, new in pairs).translate(_SAME)
+    text = "".join(str(unicodedata.decimal(letter, letter)) for letter in text)
+    return text.replace("{,}", ",").translate(_SAME)  # as LaTeX writes a comma in a number
 
 
 def _pattern(language: str) -> re.Pattern[str]:
-    return _NUMBER if _decimal_mark(language) == "," else _UNSPACED
+    return _NUMBER[_decimal_mark(language) or "."]
 
 
 def _decimal_mark(language: str) -> str | None:
@@ -112,11 +120,11 @@ def _decimal_mark(language: str) -> str | None:
 
 
 def _read(text: str, match: re.Match[str], language: str) -> int | float | None:
-    """Value of a number that was found in a text."""
-    before, after = text[: match.start()], text[match.end() :]
-    if _GLUED.search(before[-2:]) or _GLUED.search(after[:2]) or after.startswith(_MULTIPLIERS):
+    """Value of a number in a text."""
+    before = text[max(0, match.start() - 3) : match.start()]
+    if _PART_AFTER.search(before) or _PART_BEFORE.match(text, match.end()):
         return None
-    sign, body = (-1, match[0][1:]) if match[0].startswith("-") else (1, match[0])
+    sign, body = -1 if match[1] else 1, match[2]
     if body.startswith("."):
         body = f"0{body}"
     marks = re.sub(r"\d", "", body)

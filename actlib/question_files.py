@@ -1,62 +1,60 @@
 """Rows of JSON lines, of MGSM's lines and of data sets on the Hub, with names for messages.
 
-for number, row in json_lines(Path("questions.jsonl")): ...
+for where, row in json_lines(Path("questions.jsonl")).items(): ...
 """
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 from actlib.numerals import parse_number
 
-FOLDERS = ("", "train", "validation", "test")
-"""Where in a folder of questions files are looked for."""
+Rows = dict[str, dict]
+"""Rows in their order; the key says in messages where each is, such as `q.jsonl, line 3`."""
 
 
-@dataclass(frozen=True)
-class Source:
-    """Rows of one file or split: what messages call each, its number, and the row.
+def read_sources(path: str | Path) -> Iterator[tuple[str, Rows]]:
+    """Name and rows of each file of a folder, of one file, or of each split on the Hub.
 
-    `name` is the file's without its ending, or the split's; `format` is empty where the rows tell.
+    Raises:
+        ValueError: there is nothing to read, or a line is malformed; the sentence names it.
     """
+    path = Path(path)
+    if _is_hub_name(path):
+        yield from _hub_sources(str(path))
+        return
+    folders = [path / name for name in ("", "train", "validation", "test")]
+    files = [f for kind in ("*.tsv", "*.jsonl") for p in folders for f in sorted(p.glob(kind))]
+    files = [path] if path.is_file() else files
+    if not files:
+        raise ValueError(f"Found no .tsv or .jsonl file at {path}; name one, or its folder.")
+    for file in files:
+        yield file.name, _mgsm_lines(file) if file.suffix == ".tsv" else json_lines(file)
 
-    name: str
-    rows: list[tuple[str, int, dict]]
-    format: str = ""
 
-
-def json_lines(path: Path) -> Iterator[tuple[int, dict]]:
-    """Line numbers, from 1, with the objects of a JSON lines file.
+def json_lines(path: Path) -> Rows:
+    """Objects of a JSON lines file; the keys say where each is, for messages.
 
     Raises:
         ValueError: a line is not a JSON object in UTF-8; the sentence names it.
     """
-    for number, line in _lines(path):
+    rows = {}
+    for where, line in _lines(path):
         try:
             row = json.loads(line)
-            json.dumps(row, ensure_ascii=False).encode()
-        except UnicodeEncodeError as error:  # two escapes can be half a character
-            raise ValueError(
-                f"{path}, line {number}: half a character (a lone surrogate) in {shorten(row)}; "
-                "write the text again."
-            ) from error
         except (ValueError, RecursionError) as error:
             reason = getattr(error, "msg", None) or str(error)
-            raise ValueError(
-                f"{path}, line {number}: not JSON ({reason}); expected one object a line."
-            ) from error
+            raise ValueError(f"{where}: not JSON ({reason}); expected one object a line.") from None
         if not isinstance(row, dict):
-            raise ValueError(
-                f"{path}, line {number}: expected an object like "
-                f'{{"question": ..., "answer": ...}}, got {shorten(row)}.'
-            )
-        yield number, row
+            expected = 'an object like {"question": ..., "answer": ...}'
+            raise ValueError(f"{where}: expected {expected}, got {shorten(row)}.")
+        rows[where] = row
+    return rows
 
 
-def _lines(path: Path) -> list[tuple[int, str]]:
-    """Lines of a text file that hold something, with their numbers from 1."""
+def _lines(path: Path) -> list[tuple[str, str]]:
+    """Lines of a text file that hold something, and where each is."""
     try:
         text = path.read_text("utf-8-sig")  # Windows likes to begin a file with a mark
     except UnicodeDecodeError as error:
@@ -64,38 +62,35 @@ def _lines(path: Path) -> list[tuple[int, str]]:
         raise ValueError(
             f"{path}, line {number}: not UTF-8 ({error.reason}); save the file as UTF-8."
         ) from error
-    return [pair for pair in enumerate(text.split("\n"), start=1) if pair[1].strip()]
+    lines = enumerate(text.split("\n"), start=1)
+    return [(f"{path}, line {number}", line) for number, line in lines if line.strip()]
 
 
-def file_sources(path: Path) -> Iterator[Source]:
-    """Rows of each file of a folder, or of one file."""
-    places = [(path / folder, kind) for kind in ("*.tsv", "*.jsonl") for folder in FOLDERS]
-    files = [file for folder, kind in places for file in sorted(folder.glob(kind))]
-    files = [path] if path.is_file() else files
-    if not files:
-        raise ValueError(f"Found no .tsv or .jsonl file at {path}; name one, or its folder.")
-    for file in files:
-        read = _mgsm_lines if file.suffix == ".tsv" else json_lines
-        rows = [(f"{file}, line {number}", number, row) for number, row in read(file)]
-        yield Source(file.stem, rows, "mgsm" if file.suffix == ".tsv" else "")
-
-
-def _mgsm_lines(path: Path) -> Iterator[tuple[int, dict]]:
+def _mgsm_lines(path: Path) -> Rows:
     """MGSM: question, tab, number in English notation; the file's name ends with the language."""
     language = path.stem.rpartition("_")[2]
     language = language if re.fullmatch("[a-z]{2,3}", language) else "und"
-    for number, line in _lines(path):
-        question, tab, answer = line.rpartition("\t")
-        if not tab or not question.strip() or not answer.strip():
-            raise ValueError(f"{path}, line {number}: expected question, tab, answer.")
-        row: dict = {"question": question, "answer": answer.strip(), "split": "test"}
+    rows: Rows = {}
+    for where, line in _lines(path):
+        question, _, answer = map(str.strip, line.rpartition("\t"))
+        if not question or not answer:
+            raise ValueError(f"{where}: expected question, tab, answer.")
         value = parse_number(answer, "en")
-        row |= {"language": language, "value": answer.strip() if value is None else value}
-        yield number, row
+        row: dict = {"question": question, "answer": answer, "split": "test"}
+        rows[where] = row | {"language": language, "value": answer if value is None else value}
+    return rows
 
 
-def hub_sources(name: str) -> Iterator[Source]:
-    """Rows of each split of a data set on the Hub."""
+def _is_hub_name(path: Path) -> bool:
+    """Whether `owner/name` names nothing here, not even a folder in which a file is missing."""
+    endings = (".jsonl", ".tsv", ".json", ".csv", ".txt")
+    if path.exists() or path.parent.is_dir() or path.suffix in endings:
+        return False
+    return re.fullmatch(r"[\w-][\w.-]*/[\w.-]+(:[\w.-]+)?", str(path)) is not None
+
+
+def _hub_sources(name: str) -> Iterator[tuple[str, Rows]]:
+    """Name and rows of each split of a data set on the Hub."""
     try:
         from datasets import load_dataset
     except ImportError as error:
@@ -111,17 +106,7 @@ def hub_sources(name: str) -> Iterator[Source]:
             f"{name} is neither a file here nor a data set that loads from the Hub ({reason})."
         ) from error
     for split, rows in parts.items():
-        numbered = [(f"{name}, {split} row {n}", n, dict(row)) for n, row in enumerate(rows)]
-        yield Source(str(split), numbered)
-
-
-def require_text(where: str, row: Mapping, *names: str) -> None:
-    """Refuse a row in which one of some columns is missing or holds no text."""
-    for name in names:
-        value = row.get(name)
-        if not isinstance(value, str) or not value.strip():
-            got = f"got {shorten(value)}" if name in row else "and is missing"
-            raise ValueError(f"{where}: {name!r} must hold text, {got}.")
+        yield str(split), {f"{name}, {split} row {n}": dict(row) for n, row in enumerate(rows)}
 
 
 def shorten(value: object) -> str:

@@ -12,28 +12,36 @@ itself wins over what its format or its file's name implies.
 import hashlib
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from actlib.numerals import format_number, parse_number
-from actlib.question_files import Source, file_sources, hub_sources, require_text, shorten
+from actlib.question_files import Rows, read_sources, shorten
 
-SPLIT_PERCENTS = {"train": 80, "validation": 8, "test": 12}
-SPLITS = tuple(SPLIT_PERCENTS)
-FORMATS = ("auto", "mgsm", "gsm8k", "exams", "own")
-FILE_ENDINGS = (".jsonl", ".tsv", ".json", ".csv", ".txt")
+SPLITS = ("train", "validation", "test")
 _SPLIT_NAMES = {**dict(zip(SPLITS, SPLITS, strict=True)), "dev": "validation"}
-_INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u2060\ufeff"))
-_CODES = {
-    **{"Albanian": "sq", "Arabic": "ar", "Bulgarian": "bg", "Croatian": "hr", "French": "fr"},
-    **{"German": "de", "Hungarian": "hu", "Italian": "it", "Lithuanian": "lt", "Polish": "pl"},
-    **{"Portuguese": "pt", "Serbian": "sr", "Spanish": "es", "Turkish": "tr", "Vietnamese": "vi"},
-    **{"English": "en", "Macedonian": "mk", "North Macedonian": "mk"},
+_IMPLIED = {
+    "mgsm": ("und", "maths", "word_problem"),
+    "gsm8k": ("en", "maths", "word_problem"),
+    "exams": ("und", "science", ""),
+    "own": ("und", "own", ""),
 }
+"""Language, domain and task that a format stands for, where a row names nothing else."""
+_CODES = dict(
+    pair.split(":")
+    for pair in "albanian:sq arabic:ar bulgarian:bg croatian:hr english:en french:fr german:de "
+    "hungarian:hu italian:it lithuanian:lt macedonian:mk polish:pl portuguese:pt serbian:sr "
+    "spanish:es turkish:tr vietnamese:vi".split()
+) | {"north macedonian": "mk"}
 """Codes of the languages that EXAMS names in English."""
+_ONE_FORM = {
+    **dict.fromkeys(map(ord, "\u00ad\u200b\u2060\ufeff\u200e\u200f\u061c")),  # not seen
+    **{0xFF01 + n: 0x21 + n for n in range(94)},  # full width
+    **dict.fromkeys((0x2010, 0x2011), "-"),
+}
 
 
-def load_questions(path: str | Path, format: str = "auto") -> list[dict]:
+def load_questions(path: str | Path) -> list[dict]:
     """Questions of a file, of a folder, or of a data set on the Hugging Face Hub.
 
     Rows need `question` and `answer`; the other columns are optional. An `ability` such as
@@ -48,17 +56,12 @@ def load_questions(path: str | Path, format: str = "auto") -> list[dict]:
         path: a file; a folder whose `.tsv` and `.jsonl` files are read in the order of their names,
             or laid out as `SPLIT/NAME.jsonl`; or `owner/name` or `owner/name:configuration` on the
             Hub, which needs the package `datasets`.
-        format: `auto`, `mgsm`, `gsm8k`, `exams` or `own`.
 
     Raises:
-        ValueError: nothing to read there, an unknown format, a malformed row (which is named), or
-            two abilities whose names differ in case alone.
+        ValueError: nothing to read there, a malformed row (which is named), or two abilities whose
+            names differ in case alone.
     """
-    require_known("format", [format], FORMATS)
-    sources = hub_sources(str(path)) if _is_hub_name(path) else file_sources(Path(path))
-    rows = []
-    for source in sources:
-        rows += _read_source(source, format)
+    rows = [row for file, raw in read_sources(path) for row in _complete_rows(file, raw)]
     if not rows:
         raise ValueError(f"Found no item in {path}; it needs a question with its answer a line.")
     spellings: dict[str, str] = {}
@@ -71,14 +74,19 @@ def load_questions(path: str | Path, format: str = "auto") -> list[dict]:
 
 
 def normalize_text(text: str) -> str:
-    r"""A text up to how it is stored: Unicode NFC, one space for any white space, none at the ends.
+    r"""A text up to how it is stored: NFC, half width, one space for any white space, none at ends.
 
     It identifies a question for splits and clusters; models are given the text as it was written.
 
     >>> normalize_text("Cafe\u0301\r\n noir ") == "Caf\u00e9 noir"
     True
     """
-    return " ".join(unicodedata.normalize("NFC", text).translate(_INVISIBLE).split())
+    return " ".join(unicodedata.normalize("NFC", text).translate(_ONE_FORM).split())
+
+
+def normalize_name(name: object) -> str:
+    """Name of an ability, a language or a domain: normalized text; empty for none."""
+    return "" if name is None else normalize_text(str(name))
 
 
 def abilities_of(rows: Iterable[Mapping]) -> list[str]:
@@ -89,11 +97,7 @@ def abilities_of(rows: Iterable[Mapping]) -> list[str]:
 def split_of(key: str) -> str:
     """Split that a question or a computation belongs to, by a stable hash of its name."""
     bucket = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") % 100
-    for split, percent in SPLIT_PERCENTS.items():
-        if bucket < percent:
-            return split
-        bucket -= percent
-    raise AssertionError("the split percents do not add up to 100")
+    return "train" if bucket < 80 else "validation" if bucket < 88 else "test"
 
 
 def require_known(name: str, given: Iterable[str], choices: Sequence[str]) -> None:
@@ -107,69 +111,92 @@ def require_known(name: str, given: Iterable[str], choices: Sequence[str]) -> No
             raise ValueError(f"Unknown {name} {value!r}; choose from {', '.join(choices)}.")
 
 
-def _is_hub_name(path: str | Path) -> bool:
-    """Whether `owner/name` names nothing here, not even a folder in which a file is missing."""
-    if Path(path).exists() or Path(path).parent.is_dir() or Path(path).suffix in FILE_ENDINGS:
-        return False
-    return re.fullmatch(r"[\w-][\w.-]*/[\w.-]+(:[\w.-]+)?", str(path)) is not None
+def require_text(where: str, row: Mapping, *names: str) -> None:
+    """Refuse a row in which one of some columns is missing or holds no text.
+
+    Raises:
+        ValueError: the sentence names the row and the column.
+    """
+    for name in names:
+        value = row.get(name)
+        if not isinstance(value, str) or not normalize_text(value):
+            got = f"got {shorten(value)}" if name in row else "and is missing"
+            raise ValueError(f"{where}: {name!r} must hold text, {got}.")
+        if re.search("[\ud800-\udfff]", value):
+            raise ValueError(
+                f"{where}: {name!r} holds half a character (a lone surrogate); write it again, "
+                f"got {shorten(value)}."
+            )
 
 
-def _read_source(source: Source, format: str) -> list[dict]:
-    """Rows of one file or split in the common columns."""
-    if format == "auto":  # by what the first row holds
-        first = source.rows[0][2] if source.rows else {}
-        marked = re.search(r"^#### ", str(first.get("answer", "")), re.MULTILINE)
-        format = source.format or ("exams" if "choices" in first else "gsm8k" if marked else "own")
-    named = [any(map(row.get, ("ability", "language", "domain"))) for _, _, row in source.rows]
-    if format == "own" and any(named) and not all(named):
-        where = source.rows[named.index(False)][0]
-        raise ValueError(
-            f"{where}: needs 'ability' (or 'language' or 'domain'), as other lines of the file "
-            "have."
-        )
-    rows = []
-    readers = {"gsm8k": _gsm8k, "exams": _exams}
-    for where, number, raw in source.rows:
-        row = readers[format](where, source.name, raw) if format in readers else raw
-        if row is not None:
-            rows.append(_complete(where, f"{source.name}-{number:04d}", row, format))
-    return rows
+def read_exams(where: str, row: Mapping) -> dict:
+    """A question of EXAMS, as published (`question.stem`, `answerKey`, `info`) or flattened.
 
+    Returns:
+        question, choices (texts by letter), answer (the letter), language and subject.
 
-def _gsm8k(where: str, name: str, row: dict) -> dict | None:
-    """GSM8K: the worked answer without its calculator notes."""
-    require_text(where, row, "question", "answer")
-    answer = re.sub(r"<<[^>]*>>", "", row["answer"]).strip()
-    return {"split": _SPLIT_NAMES.get(name), **row, "answer": answer}
-
-
-def _exams(where: str, name: str, row: dict) -> dict | None:
-    """EXAMS: the choices join the question. None for a canceled question, one without an answer."""
+    Raises:
+        ValueError: the row has neither form.
+    """
+    if isinstance(row.get("question"), dict):
+        asked = row["question"]
+        try:
+            choices = {choice["label"]: choice["text"] for choice in asked["choices"]}
+            row = {**row["info"], "question": asked["stem"], "answer": row["answerKey"]}
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"{where}: expected a row of EXAMS, got one without {error}."
+            ) from error
+        row["choices"] = choices
     require_text(where, row, "question", "answer", "language", "subject")
-    choices, key = row.get("choices"), row["answer"]
-    if not isinstance(choices, dict) or not all(isinstance(c, str) for c in choices.values()):
-        raise ValueError(f"{where}: 'choices' must hold texts by letter, got {shorten(choices)}.")
-    if key not in choices:
-        return None
-    listed = "\n".join(f"{letter}) {text}" for letter, text in choices.items())
-    return {
-        "split": _SPLIT_NAMES.get(name.rpartition("_")[2]),
-        "task": row["subject"].lower(),
-        **row,
-        "language": _CODES.get(row["language"], row["language"]),
-        "question": f"{row['question'].strip()}\n{listed}",
-        "answer": f"{key}) {choices[key]}".strip(),
-        "value": key,
-    }
+    listed = row.get("choices")
+    if not isinstance(listed, dict) or not all(isinstance(c, str) for c in listed.values()):
+        raise ValueError(f"{where}: 'choices' must hold texts by letter, got {shorten(listed)}.")
+    names = ("question", "choices", "answer", "language", "subject")
+    return {name: row[name] for name in names}
 
 
-_IMPLIED = {
-    "mgsm": ("und", "maths", "word_problem"),
-    "gsm8k": ("en", "maths", "word_problem"),
-    "exams": ("und", "science", ""),
-    "own": ("und", "own", ""),
-}
-"""Language, domain and task that a format stands for, where a row names nothing else."""
+def _complete_rows(file: str, rows: Rows) -> Iterator[dict]:
+    """Rows of one file or split in the common columns; its first row tells the format."""
+    first = next(iter(rows.values()), {})
+    format = "own"
+    if file.endswith(".tsv"):
+        format = "mgsm"
+    elif "choices" in first or isinstance(first.get("question"), dict):
+        format = "exams"
+    elif re.search(r"^#### ", str(first.get("answer", "")), re.MULTILINE):
+        format = "gsm8k"
+    unnamed = [
+        where
+        for where, row in rows.items()
+        if not any(map(row.get, ("ability", "language", "domain")))
+    ]
+    if format == "own" and 0 < len(unnamed) < len(rows):
+        raise ValueError(
+            f"{unnamed[0]}: needs 'ability' (or 'language' or 'domain'), as other lines of the "
+            "file have."
+        )
+    name = Path(file).stem
+    split = _SPLIT_NAMES.get(name.rpartition("_")[2]) if format in ("gsm8k", "exams") else None
+    for number, (where, row) in enumerate(rows.items(), start=1):
+        row = {"split": split} | row
+        if format == "gsm8k":  # the worked answer without its calculator notes
+            require_text(where, row, "answer")
+            row["answer"] = re.sub(r"<<[^>]*>>", "", row["answer"]).strip()
+        elif format == "exams":
+            exam = read_exams(where, row)
+            if exam["answer"] not in exam["choices"]:  # canceled, one without an answer
+                continue
+            row = {"task": exam["subject"].lower()} | row | _choose(exam)
+        yield _complete(where, f"{name}-{number:04d}", row, format)
+
+
+def _choose(exam: Mapping) -> dict:
+    """Columns of a question of EXAMS: the choices join the question."""
+    listed = "\n".join(f"{letter}) {text}" for letter, text in exam["choices"].items())
+    key = exam["answer"]
+    row = {"question": f"{exam['question'].strip()}\n{listed}", "value": key}
+    return row | {"answer": f"{key}) {exam['choices'][key]}".strip(), "language": exam["language"]}
 
 
 def _complete(where: str, default_id: str, row: dict, format: str) -> dict:
@@ -193,6 +220,7 @@ def _complete(where: str, default_id: str, row: dict, format: str) -> dict:
         is_code = re.fullmatch("[a-z]{2,3}", code)
         language, domain = (code, rest or domain) if is_code else ("und", ability)
     language = normalize_name(row.get("language")) or language
+    language = _CODES.get(language.lower(), language)
     domain = normalize_name(row.get("domain")) or domain
     return {
         "id": default_id if row.get("id") is None else str(row["id"]),
@@ -203,7 +231,7 @@ def _complete(where: str, default_id: str, row: dict, format: str) -> dict:
         "task": str(row.get("task") or task or domain),
         "question": row["question"],
         "answer": row["answer"],
-        "value": _value(row, _CODES.get(language, language)),
+        "value": _value(row, language),
         "operands": operands,
     }
 
@@ -211,18 +239,11 @@ def _complete(where: str, default_id: str, row: dict, format: str) -> dict:
 def _value(row: Mapping, language: str) -> str:
     """Final answer of a row: its own value, or the number after `####`; empty where unknown."""
     value = row.get("value")
-    if isinstance(value, str):
-        number = parse_number(value, language)
-        return value if number is None else format_number(number)
-    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**53:
-        return format_number(value)
-    if value is not None:
+    if value is None:
+        _, marked, final = row["answer"].rpartition("####")
+        number = parse_number(final, language) if marked else None
+        return "" if number is None else format_number(number)
+    number = parse_number(value, language) if isinstance(value, str) else value
+    if isinstance(number, bool) or not isinstance(number, int | float) or not abs(number) < 1e300:
         return str(value)
-    _, marked, final = row["answer"].rpartition("####")
-    number = parse_number(final, language) if marked else None
-    return "" if number is None else format_number(number)
-
-
-def normalize_name(name: object) -> str:
-    """Name of an ability, a language or a domain: normalized text; empty for none."""
-    return "" if name is None else normalize_text(str(name))
+    return format_number(number)

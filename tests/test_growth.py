@@ -1,11 +1,12 @@
-"""Time grows with the number of channels, not with its square."""
+"""Time grows with the number of channels, and of questions, not with its square."""
 
+import json
 import time
 
 import pytest
 import torch
 
-from actlib import ChannelMask, ChannelScores, random_like
+from actlib import ChannelMask, ChannelScores, load_questions, random_like
 
 TIMES = 8
 MOST = 3 * TIMES  # the machine may be busy; the square would be 64
@@ -37,6 +38,14 @@ def rankings(channels, path):
     return lambda: [scores.top(5.0, ranking) for ranking in ("global", "module", "scaled")]
 
 
+def questions(count, path):
+    path = path.with_suffix(".jsonl")
+    row = {"answer": "So.\n#### 1.200", "language": "de"}
+    lines = [json.dumps(row | {"question": f"Q{n}?"}) + "\n" for n in range(count // 100)]
+    path.write_text("".join(lines))
+    return lambda: load_questions(path)
+
+
 def best(run):
     times = []
     for _ in range(3):
@@ -46,7 +55,7 @@ def best(run):
     return min(times)
 
 
-@pytest.mark.parametrize("work", [masks, rankings])
+@pytest.mark.parametrize("work", [masks, rankings, questions])
 def test_growth_is_linear(work, tmp_path):
     small, large = (best(work(size, tmp_path / "file")) for size in (100_000, TIMES * 100_000))
     assert large < MOST * small, f"{small:.4f} s, and {large:.4f} s at {TIMES} times the size"

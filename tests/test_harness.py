@@ -14,9 +14,9 @@ from lm_eval.api.model import LM
 from small_study import SIZES, write_data
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from actlib import cli, harness, transferred
+from actlib import cli, harness, load_questions, transferred
 from actlib.channels import channel_modules
-from actlib.harness.evaluation import evaluate_tasks, vllm_model
+from actlib.harness.evaluation import evaluate_tasks
 from actlib.harness.local_tasks import local_tasks
 from actlib.harness.metrics import number_scores
 from actlib.masks import ChannelMask
@@ -163,7 +163,7 @@ def test_prompts_and_shots(run, model, tokenizer, data):
 def test_the_chat_template_asks_the_bare_question(model, tokenizer, data):
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.chat_template += "{{ '\\n' }}"  # as most templates end the heading of a turn
-    options = {"data": data, "limit": 1, "apply_chat_template": True}
+    options = {"data": data, "limit": 1, "chat": True}
     items = evaluate_tasks(model, tokenizer, "act_fr_maths_answer", **options).items
     (item,) = items.itertuples()
     lines = Path(data[0], "test", "fr.jsonl").read_text(encoding="utf-8").splitlines()
@@ -179,26 +179,78 @@ def test_the_chat_template_asks_the_bare_question(model, tokenizer, data):
     assert item.response[0][0] == pytest.approx(direct, abs=1e-3)
 
 
-NUMBERS = [  # right value, language, text, number after the equals sign, last number
-    ("3.5", "en", "7 / 2 = 3.5", 1, 1),
+ANSWERS = {  # what people write, and its value: decimal marks, groups, digits, signs, units
+    "en": [
+        ("1,234.5", "1234.5"),
+        ("−$5", "-5"),
+        ("50%", "50"),
+        ("1,200 kg", "1200"),
+        (".5", "0.5"),
+    ],
+    "de": [
+        ("1.234,5", "1234.5"),
+        ("–3", "-3"),
+        ("50 %", "50"),
+        ("80.000 €", "80000"),
+        ("1,200", "1.2"),
+    ],
+    "fr": [
+        ("1 234,5", "1234.5"),
+        ("−0,5", "-0.5"),
+        ("12 %", "12"),
+        ("1\u202f200 m", "1200"),
+        ("3,50 €", "3.5"),
+    ],
+    "es": [
+        ("1.200", "1200"),
+        ("-7", "-7"),
+        ("25 %", "25"),
+        ("12.345.678", "12345678"),
+        ("3,5 km", "3.5"),
+    ],
+    "ru": [
+        ("1 200,5", "1200.5"),
+        ("−3", "-3"),
+        ("15 %", "15"),
+        ("1200 руб.", "1200"),
+        ("0,125", "0.125"),
+    ],
+    "ar": [("٣٫٥", "3.5"), ("\u061c-٧", "-7"), ("٥٠٪", "50"), ("١٬٢٠٠", "1200"), ("٤٢ كغم", "42")],
+    "fa": [
+        ("۱۲٫۵", "12.5"),
+        ("\u200e−۷", "-7"),
+        ("۵۰٪", "50"),
+        ("۱٬۲۰۰", "1200"),
+        ("۴۲ کیلو", "42"),
+    ],
+    "hi": [
+        ("३.५", "3.5"),
+        ("-₹५००", "-500"),
+        ("५०%", "50"),
+        ("१,२०,०००", "120000"),
+        ("१२ किलो", "12"),
+    ],
+    "bn": [("৩.৫", "3.5"), ("−৭", "-7"), ("৫০%", "50"), ("১,২০,০০০", "120000"), ("৪২টি", "42")],
+    "zh": [("３．５", "3.5"), ("-7", "-7"), ("50％", "50"), ("１，２００", "1200"), ("12个", "12")],
+    "ja": [("3.5", "3.5"), ("−7", "-7"), ("50%", "50"), ("1,200円", "1200"), ("１２", "12")],
+    "th": [("๓.๕", "3.5"), ("-๗", "-7"), ("50%", "50"), ("๑,๒๐๐", "1200"), ("๔๒ กก.", "42")],
+}
+READ = [  # value, language, text, number after the equals sign, last number
     ("3", "en", "7 / 2 = 3.5", 0, 0),
-    ("3.5", "de", "7 / 2 = 3,5 kg.", 1, 1),
     ("3", "de", "Das sind 3,5.", 0, 0),
-    ("1200", "en", "600 x 2 = 1,200", 1, 1),
-    ("1200", "de", "600 · 2 = 1.200 Euro", 1, 1),
-    ("1.2", "de", "= 1.200", 0, 0),
-    ("1200", "fr", "= 1\u202f200 mètres", 1, 1),
-    ("42", "ar", "٤٠ + ٢ = ٤٢", 1, 1),
-    ("12", "hi", "उत्तर = १२", 1, 1),
-    ("-3", "en", "9 - 12 = −3", 1, 1),
     ("101", "fr", "13 + 88 = 101 : cent un, pas 77", 1, 0),
     ("5", "fr", "cela fait 5", 0, 1),
+    ("-3", "en", "9 - 12 = - 3", 1, 1),
+    ("3", "en", "it is 3½", 0, 0),
+    ("1", "en", "= 1e3", 0, 0),
+    ("200", "ar", "= ١،٢٠٠", 0, 0),
+    ("1200", "en", "= \\$1{,}200", 1, 1),
     ("5", "fr", "", 0, 0),
 ]
 
 
-@pytest.mark.parametrize(("value", "language", "text", "after_equals", "last"), NUMBERS)
-def test_numbers_are_read_as_the_language_writes_them(value, language, text, after_equals, last):
+@pytest.mark.parametrize(("value", "language", "text", "after_equals", "last"), READ)
+def test_a_number_is_read_whole_and_in_its_place(value, language, text, after_equals, last):
     scores = number_scores({"value": value, "language": language}, [text])
     assert scores == {"number_after_equals": after_equals, "last_number": last}
 
@@ -220,23 +272,41 @@ class Knowing(LM):
         raise NotImplementedError
 
 
+class Wrong(Knowing):
+    """Writes ten times each number, in plain digits."""
+
+    def generate_until(self, requests):
+        return [f"That = {10 * float(request.doc['value']):g}" for request in requests]
+
+
 @pytest.mark.filterwarnings("ignore:.*no right choice")
-def test_a_model_that_knows_the_answers_scores_one(tmp_path, data):
+def test_a_model_that_knows_the_answers_scores_one_and_a_wrong_one_zero(tmp_path, data):
     rows = [
-        {"question": "a?", "answer": "3,5", "value": "3,5", "ability": "de-maths"},
-        {"question": "b?", "answer": "1.200", "value": "1.200", "ability": "de-maths"},
-        {"question": "c?", "answer": "٤٢", "value": "٤٢", "ability": "ar-maths"},
-        {"question": "d?", "answer": "१२", "value": 12, "ability": "hi-maths"},
-        {"question": "e?", "answer": "Paris", "value": "Paris", "ability": "fr-places"},
+        {"question": f"{text}?", "answer": text, "value": value, "language": language}
+        for language, pairs in ANSWERS.items()
+        for text, value in pairs
     ]
-    write_lines(tmp_path / "test" / "own.jsonl", rows)
+    assert len(rows) == 60
+    rows = [row | {"domain": "maths"} for row in rows]
+    places = {"question": "e?", "answer": "Paris", "value": "Paris", "ability": "fr-places"}
+    write_lines(tmp_path / "test" / "own.jsonl", [*rows, places])
     names = local_tasks(tmp_path)
     assert "act_fr_places_answer" in names and "act_fr_places" not in names  # no number there
-    tasks = ["act_de_maths", "act_ar_maths", "act_hi_maths", "mgsm_local_fr", "exams_local_*"]
+    numbers = [f"act_{language}_maths" for language in ANSWERS]
+    tasks = [*numbers, "mgsm_local_fr", "exams_local_*"]
     scores = evaluate_tasks(Knowing(), tasks=tasks, data=[tmp_path, *data[1:]]).scores
     scores = scores[scores["filter"] != "remove_whitespace"]
-    assert set(scores["task"]) == {*tasks[:4], "exams_local_french", "exams_local_north_macedonian"}
-    assert (scores["value"] == 1).all()
+    assert len(set(scores["task"])) == 15
+    assert (scores["value"] == 1).all(), scores[scores["value"] < 1]
+    assert (evaluate_tasks(Wrong(), tasks=numbers, data=tmp_path).scores["value"] == 0).all()
+    # What the study reads from the answer itself is the same, where it is a number alone.
+    written = [{**row, "answer": f"#### {row['answer']}", "value": None} for row in rows]
+    write_lines(tmp_path / "own.jsonl", written)
+    read = load_questions(tmp_path / "own.jsonl")
+    assert [(r["value"] or w["value"]) for r, w in zip(read, rows, strict=True)] == [
+        row["value"] for row in rows
+    ]
+    assert sum(row["value"] == "" for row in read) == 11  # with letters of a unit beside it
 
 
 def test_published_and_flattened_exams_rows_are_the_same(tmp_path):
@@ -283,10 +353,10 @@ def test_models_in_turn_and_nothing_of_them_changes(build, tokenizer, data):
 
 REFUSALS = {
     "no tokenizer": ({"tokenizer": None}, "needs its tokenizer"),
-    "limit": ({"limit": 0}, "limit must be a whole number of at least 1, got 0"),
+    "vllm": ({"model": "some/model", "backend": "vllm"}, "vllm does not load here.*pip install"),
     "no task": ({"tasks": []}, "at least one task"),
     "no data": ({"data": "absent"}, "found none; name the folder"),
-    "chat": ({"apply_chat_template": True, "template": None}, "none; leave out --chat"),
+    "chat": ({"chat": True, "template": None}, "none; leave out --chat"),
 }
 
 
@@ -295,11 +365,9 @@ def test_refusals(model, tokenizer, data, case):
     changes, message = REFUSALS[case]
     tokenizer, changes = copy.deepcopy(tokenizer), dict(changes)
     tokenizer.chat_template = changes.pop("template", tokenizer.chat_template)
-    given = {"tokenizer": tokenizer, "tasks": "mgsm_local_fr", "data": data[1]} | changes
+    asked = {"model": model, "tokenizer": tokenizer, "tasks": "mgsm_local_fr", "data": data[1]}
     with pytest.raises(ValueError, match=message):
-        evaluate_tasks(model, **given)
-    with pytest.raises(ValueError, match="needs vLLM.*pip install vllm"):
-        vllm_model("some/model")
+        evaluate_tasks(**asked | changes)
 
 
 @pytest.mark.slow
@@ -329,11 +397,11 @@ def test_the_command_line_lists_and_evaluates(model, tokenizer, data, tmp_path, 
     model.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     words = ["--tasks", "act_fr_maths_answer", "--data", data[0], "--limit", 2]
-    words += ["--samples", tmp_path / "items", "--out", tmp_path / "scores.json"]
+    words += ["--samples", tmp_path / "items.jsonl", "--out", tmp_path / "scores.json"]
     assert given(tmp_path / "model", *words) == 0
     rows = json.loads((tmp_path / "scores.json").read_text())
     assert {row["metric"] for row in rows} == {"nll_per_byte", "exact"}
-    lines = (tmp_path / "items" / "act_fr_maths_answer.jsonl").read_text().splitlines()
+    lines = (tmp_path / "items.jsonl").read_text().splitlines()
     values = [json.loads(line)["nll_per_byte"] for line in lines]
     (mean,) = [row["value"] for row in rows if row["metric"] == "nll_per_byte"]
     assert len(values) == 2 and mean == pytest.approx(np.mean(values))

@@ -204,7 +204,7 @@ def test_questions_come_back_as_they_were_written(tmp_path, pairs):
     for ascii_only in (True, False):
         lines = [json.dumps(row, ensure_ascii=ascii_only) + "\n" for row in rows]
         path.write_text("".join(lines), encoding="utf-8", newline="")
-        items = load_questions(path, format="own")
+        items = load_questions(path)
         assert [(row["question"], row["answer"]) for row in items] == pairs
 
 

@@ -12,6 +12,22 @@ from actlib.questions import SPLITS, normalize_text
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCHMARKS = ROOT.parent / "shared" / "data"
+ROW = {"question": "Wie viel?", "answer": "Es sind 7/2.\n#### 3,5"}
+PLAIN = {"question": "Why?", "answer": "So."}
+GSM8K = {"question": "How many?", "answer": "She has 2*3=<<2*3=6>>6 pens.\n#### 1,006"}
+EXAMS = {"id": "x", "language": "North Macedonian", "subject": "Biology", "question": "Which?"}
+EXAMS |= {"choices": {"A": "this", "B": "that"}, "answer": "B"}
+PUBLISHED = {
+    "id": "x",
+    "question": {
+        "stem": "Which?",
+        "choices": [{"label": "A", "text": "this"}, {"label": "B", "text": "that"}],
+    },
+    "answerKey": "B",
+    "info": {"grade": 12, "subject": "Biology", "language": "North Macedonian"},
+}
+READ = {"question": "Which?\nA) this\nB) that", "answer": "B) that", "value": "B"}
+READ |= {"language": "mk", "split": "validation", "task": "biology", "ability": "mk-science"}
 
 
 def column(items, name):
@@ -23,35 +39,60 @@ def _write(path, rows):
     return path
 
 
-def test_mgsm_takes_the_language_from_the_file_and_commas_out_of_the_number(tmp_path):
-    (tmp_path / "mgsm_de.tsv").write_text("Wie viel?\t1,234\nUnd nun?\t5\n", encoding="utf-8")
-    items = load_questions(tmp_path)
-    assert column(items, "language") == ["de", "de"]
-    assert column(items, "value") == ["1234", "5"]
-    assert items[0]["answer"] == "1,234" and items[1]["question"] == "Und nun?"
+FILES = [  # what lies in a file, and what is read from it
+    ("mgsm_de.tsv", "Wie viel?\t1,234\r\n", {"language": "de", "value": "1234", "split": "test"}),
+    ("mgsm_bn.tsv", "কত?\t৪২\n", {"ability": "bn-maths", "answer": "৪২", "value": "42"}),
+    ("train.jsonl", [GSM8K], {"answer": "She has 2*3=6 pens.\n#### 1,006", "value": "1006"}),
+    ("train.jsonl", [GSM8K], {"split": "train", "ability": "en-maths", "task": "word_problem"}),
+    ("science_dev.jsonl", [EXAMS, {**EXAMS, "answer": "@"}], READ),
+    ("science_dev.jsonl", [PUBLISHED], READ),
+    ("a.jsonl", "\ufeff" + json.dumps(ROW) + "\r\n\r\n", {"ability": "en-maths", "value": "3.5"}),
+    ("a.jsonl", json.dumps({"question": "a\u2028b", "answer": "c"}), {"question": "a\u2028b"}),
+    # what a row names itself wins
+    (
+        "train.jsonl",
+        [ROW | {"ability": "de-mathe", "id": 0, "task": "kurz", "split": "test"}],
+        {"ability": "de-mathe", "language": "de", "domain": "mathe", "id": "0", "split": "test"},
+    ),
+    ("train.jsonl", [ROW | {"language": "de"}], {"ability": "de-maths", "task": "word_problem"}),
+    ("a.jsonl", [ROW | {"ability": "fr-x", "language": "de"}], {"language": "de", "value": "3.5"}),
+    ("a.jsonl", [EXAMS | {"ability": "mk-b", "task": "c"}], {"ability": "mk-b", "task": "c"}),
+    # names are one however they are stored
+    ("a.jsonl", [ROW | {"ability": "fr-poe\u0301sie "}], {"ability": "fr-po\u00e9sie"}),
+    ("a.jsonl", [ROW | {"ability": "ｄｅ‑maths"}], {"ability": "de-maths", "language": "de"}),
+    ("a.jsonl", [ROW | {"ability": "de\u200b-a\u00a0b"}], {"ability": "de-a b", "domain": "a b"}),
+    # numbers by the language of the row, a code or a name
+    *[
+        ("a.jsonl", [ROW | {"language": language, "answer": f"#### {text}"}], {"value": value})
+        for language, text, value in [
+            ("de", "1.200", "1200"),
+            ("German", "1.200", "1200"),
+            ("de_AT", "1,200", "1.2"),
+            ("en", "1,200", "1200"),
+            ("en", "-$5", "-5"),
+            ("ar", "٤٢", "42"),
+            ("hi", "१२", "12"),
+            ("xx", "1,200", ""),
+            ("en", "no", ""),
+        ]
+    ],
+    *[
+        ("a.jsonl", [ROW | {"language": "de", "value": given}], {"value": value})
+        for given, value in [("3,5", "3.5"), (1.125, "1.125"), (42.0, "42"), (1e-7, "0.0000001")]
+        + [(10**20, "1" + "0" * 20), ("½", "½"), (True, "True"), ("", ""), (-0.0, "0")]
+    ],
+]
 
 
-def test_gsm8k_loses_its_calculator_notes_and_yields_the_number(tmp_path):
-    row = {"question": "How many?", "answer": "She has 2*3=<<2*3=6>>6 pens.\n#### 1,006"}
-    item = load_questions(_write(tmp_path / "train.jsonl", [row]))[0]
-    assert item["answer"] == "She has 2*3=6 pens.\n#### 1,006"
-    assert (item["value"], item["split"], item["language"]) == ("1006", "train", "en")
-
-
-def test_exams_lists_the_choices_and_leaves_canceled_questions_out(tmp_path):
-    row = {
-        "id": "x",
-        "language": "North Macedonian",
-        "subject": "Biology",
-        "question": "Which?",
-        "choices": {"A": "this", "B": "that"},
-        "answer": "B",
-    }
-    path = _write(tmp_path / "science_dev.jsonl", [row, {**row, "id": "y", "answer": "@"}])
+@pytest.mark.parametrize(("name", "content", "expected"), FILES)
+def test_what_is_read(tmp_path, name, content, expected):
+    path = tmp_path / name
+    if isinstance(content, str):
+        path.write_text(content, encoding="utf-8", newline="")
+    else:
+        _write(path, content)
     (item,) = load_questions(path)
-    assert item["question"] == "Which?\nA) this\nB) that"
-    assert (item["answer"], item["value"]) == ("B) that", "B")
-    assert (item["language"], item["split"], item["task"]) == ("mk", "validation", "biology")
+    assert expected.items() <= item.items()
 
 
 def test_own_rows_need_only_question_and_answer(tmp_path):
@@ -61,36 +102,34 @@ def test_own_rows_need_only_question_and_answer(tmp_path):
     assert set(column(items, "ability")) == {"und-own"} and set(column(items, "value")) == {"0"}
     shares = [column(items, "split").count(split) / 300 for split in SPLITS]
     assert shares == pytest.approx([0.8, 0.08, 0.12], abs=0.06)
-    # The split follows the content, not the place in the file.
-    again = load_questions(_write(tmp_path / "mine.jsonl", rows[::-1]))
-    splits = {row["question"]: row["split"] for row in items}
-    assert all(splits[row["question"]] == row["split"] for row in again)
 
 
-@pytest.mark.parametrize(
-    ("content", "named"),
-    [
-        ('{"question": "Q?", "answer": " "}\n', "line 1: 'answer'"),
-        ('{"question": "Q?", "answer": "A"}\n{"answer": "A"}\n', "line 2: 'question'"),
-        ('{"question": "Q?", "answer": "A", "split": "dev"}\n', "unknown split 'dev'"),
-        ("not json\n", "line 1: not JSON"),
-        ("[1, 2]\n", "expected an object"),
-        ('{"choices": {"A": "x"}, "answer": "A"}\n', "'question' must hold text, and is missing"),
-        ("\n", "no item"),
-    ],
-)
-def test_malformed_files_are_refused_by_file_and_line(tmp_path, content, named):
-    path = tmp_path / "mine.jsonl"
-    path.write_text(content, encoding="utf-8")
-    with pytest.raises(ValueError, match=named):
-        load_questions(path)
+# More are in bad_inputs/questions.py.
+REFUSALS = [
+    ({"question": "Q?", "answer": "\u00a0\u200b"}, "line 1: 'answer' must hold text"),
+    ({"question": "Q?", "answer": 5}, "line 1: 'answer' must hold text, got 5"),
+    ({"choices": {"A": "x"}, "answer": "A"}, "'question' must hold text, and is missing"),
+    (PUBLISHED | {"info": {}}, "'language' must hold text, and is missing"),
+    (PUBLISHED | {"question": {}}, "expected a row of EXAMS, got one without 'choices'"),
+    (EXAMS | {"choices": ["this", "that"]}, "'choices' must hold texts by letter"),
+]
 
 
-def test_absent_files_and_unknown_formats_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="absent"):
-        load_questions(tmp_path / "absent")
-    with pytest.raises(ValueError, match="gsm8k"):
-        load_questions(tmp_path, format="csv")
+@pytest.mark.parametrize(("row", "named"), REFUSALS)
+def test_malformed_rows_are_refused_by_file_and_line(tmp_path, row, named):
+    with pytest.raises(ValueError, match=named) as refusal:
+        load_questions(_write(tmp_path / "mine.jsonl", [row]))
+    assert "mine.jsonl" in str(refusal.value)
+
+
+def test_names_of_abilities_differ_by_more_than_case_and_all_rows_have_one(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    with pytest.raises(ValueError, match="'fr-Poésie' and 'fr-poésie' differ in case alone; write"):
+        load_questions(_write(path, [ROW | {"ability": f"fr-{p}oésie"} for p in "pP"]))
+    with pytest.raises(ValueError, match="line 2: needs 'ability'.*as other lines of the file"):
+        load_questions(
+            _write(path, [{**row, "answer": "x"} for row in (ROW | {"domain": "a"}, ROW)])
+        )
 
 
 @pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="the public benchmarks are not here")
@@ -112,63 +151,24 @@ def test_a_split_folder_is_read_whole():
     assert len(rows) == 4700
 
 
-def test_what_a_row_names_wins(tmp_path):
-    row = {"question": "Wie viel?", "answer": "Es sind 7/2.\n#### 3,5"}
-    own = {"ability": "de-mathe", "language": "de", "domain": "mathe", "id": 0, "task": "kurz"}
-    rows = [row | own | {"split": "test"}, row | {"ability": "de-mathe"}, row | {"language": "de"}]
-    first, second, third = load_questions(_write(tmp_path / "train.jsonl", rows))
-    assert {**own, "id": "0", "split": "test", "value": "3.5"}.items() <= first.items()
-    assert (second["ability"], second["language"], second["value"]) == ("de-mathe", "de", "3.5")
-    assert (third["ability"], third["task"], third["split"]) == (
-        "de-maths",
-        "word_problem",
-        "train",
-    )
-    exams = {"language": "German", "subject": "Physics", "choices": {"A": "x"}, "answer": "A"}
-    exams |= {"question": "Q?", "ability": "de-physik", "domain": "physik", "task": "optik"}
-    (item,) = load_questions(_write(tmp_path / "exams.jsonl", [exams]))
-    assert {"ability": "de-physik", "language": "de", "task": "optik"}.items() <= item.items()
-
-
-def test_numbers_are_read_by_the_rows_language(tmp_path):
-    texts = [
-        ("de", "1.200"),
-        ("de", "1,200"),
-        ("en", "1,200"),
-        ("ar", "٤٢"),
-        ("hi", "१२"),
-        ("en", "no"),
-    ]
-    rows = [
-        {"question": f"Q{n}?", "answer": f"#### {text}", "language": language}
-        for n, (language, text) in enumerate(texts)
-    ]
-    items = load_questions(_write(tmp_path / "rows.jsonl", rows))
-    assert column(items, "value") == ["1200", "1.2", "1200", "42", "12", ""]
-    rows = [{"question": "Q?", "answer": "a", "language": "de", "value": v} for v in ("3,5", 1.125)]
-    assert column(load_questions(_write(tmp_path / "own.jsonl", rows)), "value") == ["3.5", "1.125"]
-
-
-def test_names_are_normalized_and_one_spelling_is_asked_for(tmp_path):
-    names = ["fr-poésie", "fr-poe\u0301sie ", "fr-poésie"]
-    rows = [{"question": f"Q{n}", "answer": "a", "ability": name} for n, name in enumerate(names)]
-    items = load_questions(_write(tmp_path / "rows.jsonl", rows))
-    assert set(column(items, "ability")) == {"fr-poésie"}
-    rows[0]["ability"] = "fr-Poésie"
-    with pytest.raises(ValueError, match="'fr-Poésie' and 'fr-poésie' differ in case alone"):
-        load_questions(_write(tmp_path / "rows.jsonl", rows))
+FORMS = [
+    lambda text: unicodedata.normalize("NFD", text),
+    lambda text: text.replace(" ", "\r\n") + " ",
+    lambda text: text.replace(" ", "\u00a0").replace("?", "\u200b\u200f?"),
+    lambda text: "".join(chr(ord(c) + 0xFEE0) if c in "0123456789?" else c for c in text),
+]
 
 
 def test_one_question_gets_one_split_however_it_is_stored(tmp_path):
     texts = [f"Où est le café {n}?" for n in range(40)]
-    forms = [str, lambda t: unicodedata.normalize("NFD", t), lambda t: t.replace(" ", "\r\n") + " "]
-    splits = []
-    for n, form in enumerate(forms):
-        rows = [{"question": form(text), "answer": "a"} for text in texts]
-        items = load_questions(_write(tmp_path / f"{n}.jsonl", rows))
-        assert column(items, "question") == [row["question"] for row in rows]
-        splits.append(column(items, "split"))
-    assert splits[0] == splits[1] == splits[2] and len(set(splits[0])) > 1
+    items = load_questions(_write(tmp_path / "a.jsonl", [ROW | {"question": t} for t in texts]))
+    splits = column(items, "split")
+    assert len(set(splits)) > 1
+    for form in FORMS:
+        rows = [ROW | {"question": form(text)} for text in texts]
+        items = load_questions(_write(tmp_path / "b.jsonl", rows[::-1]))[::-1]
+        assert column(items, "question") == [row["question"] for row in rows]  # as it was written
+        assert column(items, "split") == splits
     assert normalize_text("a\u200b b") == "a b" != normalize_text("ab")
 
 
@@ -177,25 +177,20 @@ def test_a_data_set_of_the_hub_is_read_by_split(monkeypatch):
 
     def load(name, configuration):
         assert (name, configuration) == ("openai/gsm8k", "main")
-        row = {"question": "How many?", "answer": "2*3=<<2*3=6>>6\n#### 6"}
-        return {"train": [row], "test": [row | {"question": "How much?"}]}
+        return {"train": [GSM8K], "test": [GSM8K]}
+
+    def refuse(*_):
+        raise FileNotFoundError("no such data")
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     rows = load_questions("openai/gsm8k:main")
     assert [(row["id"], row["split"], row["value"]) for row in rows] == [
-        ("train-0000", "train", "6"),
-        ("test-0000", "test", "6"),
+        ("train-0001", "train", "1006"),
+        ("test-0001", "test", "1006"),
     ]
-    monkeypatch.setattr(datasets, "load_dataset", _refuse)
-    for typo in (
-        "nowhere/rows.jsonl",
-        "data/none",
-    ):  # a file that is missing is not asked for there
+    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    for typo in ("nowhere/rows.jsonl", "data/none"):  # a missing file is not asked for there
         with pytest.raises(ValueError, match="Found no .tsv or .jsonl file"):
             load_questions(typo)
     with pytest.raises(ValueError, match="neither a file here nor a data set .*no such data"):
         load_questions("openai/none")
-
-
-def _refuse(*_):
-    raise FileNotFoundError("no such data")

@@ -3,11 +3,6 @@
     tasks, data = ["act_fr_*", "mgsm_local_fr"], ["data", "mgsm/"]
     scores, items = evaluate_tasks(model, tokenizer, tasks, data=data)
 
-    tables = {}
-    for name, each in {"donor": donor, "target": target}.items():
-        tables[name] = evaluate_tasks(each, tokenizer, tasks, data=data).scores
-    pd.concat(tables, names=["model"]).reset_index("model")
-
 `actlib.harness.local_tasks` says which tasks the files of a folder give. Every task of the harness
 goes by its own name beside them: `mgsm_direct_*`, `mmlu_prox_*`, `arc_*`; their data come from the
 Hugging Face Hub.
@@ -28,11 +23,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedTokenizerBase,
-)
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from actlib.harness.local_tasks import Folders, require_harness, write_tasks
 from actlib.harness.tables import TaskTables, tables_of
@@ -46,28 +38,27 @@ def evaluate_tasks(
     tasks: str | Sequence[str] = "act_*",
     *,
     data: Folders = None,
-    limit: int | None = None,
     batch_size: int | str = 8,
-    num_fewshot: int | None = None,
-    apply_chat_template: bool = False,
+    chat: bool = False,
+    backend: str = "hf",
     **options: Any,
 ) -> TaskTables:
     """Scores of a model on tasks of the harness, with a standard error beside each.
 
     Args:
         model: a model in memory, which stays as it is; the folder or Hub id of one; or a model of
-            the harness, such as its `VLLM`, with its own tokenizer and batch size.
+            the harness, with its own tokenizer and batch size.
         tokenizer: of the model; read from the folder or Hub id if None.
         tasks: names, patterns such as `mgsm_local_*`, or paths of YAML files. What local tasks
             match stands for them alone; of the harness's own, a pattern stands for single tasks and
             a name for a group or tag too.
         data: folder of the local tasks' files, or several; this study's data if None.
-        limit: most items of each task, its first ones; all if None.
         batch_size: items in a batch, or `auto`.
-        num_fewshot: worked examples before each question; each task's own number if None.
-        apply_chat_template: ask through the tokenizer's chat template, with the system message that
-            the template itself writes where none is given.
-        options: further arguments of `lm_eval.simple_evaluate`, such as `random_seed`.
+        chat: ask through the tokenizer's chat template, with the system message that the template
+            itself writes where none is given.
+        backend: of a folder or Hub id: `hf`, or `vllm`, where vLLM is installed.
+        options: further arguments of `lm_eval.simple_evaluate`, such as `limit` (most items of each
+            task, its first ones) and `num_fewshot` (worked examples before each question).
 
     Returns:
         Two tables, see `TaskTables`; `attrs` of the first holds the version of `lm_eval`.
@@ -77,63 +68,29 @@ def evaluate_tasks(
             cannot be had, or the model lacks its tokenizer or a chat template.
     """
     require_harness()
-    if limit is not None and (limit < 1 or limit != int(limit)):
-        raise ValueError(f"limit must be a whole number of at least 1, got {limit}")
     from datasets.exceptions import DatasetNotFoundError
     from lm_eval import simple_evaluate
 
     asked = [tasks] if isinstance(tasks, str) else list(tasks)
-    with _isolated(), tempfile.TemporaryDirectory() as folder:
-        local = write_tasks(data, folder, chat=apply_chat_template)
-        names, manager = _find_tasks(asked, local, folder, hint=data is None)
-        with _harness_model(model, tokenizer, batch_size, apply_chat_template) as wrapped:
-            try:
-                results = simple_evaluate(
-                    wrapped,
-                    tasks=names,
-                    task_manager=manager,
-                    limit=limit,
-                    num_fewshot=num_fewshot,
-                    apply_chat_template=apply_chat_template,
-                    fewshot_as_multiturn=apply_chat_template,
-                    **options,
-                )
-            except (ConnectionError, DatasetNotFoundError) as error:
-                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-                raise ValueError(
-                    f"the data of a task among {', '.join(asked)} are on the Hugging Face Hub and "
-                    f"cannot be had ({reason}): unset HF_HUB_OFFLINE and go online, log in where "
-                    "they are gated, or use tasks of local files"
-                ) from error
+    options |= {"apply_chat_template": chat, "fewshot_as_multiturn": chat}
+    with _isolated(model), tempfile.TemporaryDirectory() as folder:
+        names, manager = _find_tasks(asked, write_tasks(data, folder, chat=chat), folder)
+        lm = _harness_model(model, tokenizer, batch_size, chat, backend)
+        try:
+            results = simple_evaluate(lm, tasks=names, task_manager=manager, **options)
+        except (ConnectionError, DatasetNotFoundError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ValueError(
+                f"the data of a task among {', '.join(asked)} are on the Hugging Face Hub and "
+                f"cannot be had ({reason}): unset HF_HUB_OFFLINE and go online, log in where "
+                "they are gated, or use tasks of local files"
+            ) from error
     tables = tables_of(results)
-    tables.scores.attrs = {"lm_eval": version("lm_eval"), "chat_template": apply_chat_template}
+    tables.scores.attrs = {"lm_eval": version("lm_eval"), "chat_template": chat}
     return tables
 
 
-def vllm_model(place: str | Path) -> Any:
-    """The harness's model that answers by vLLM, for `evaluate_tasks`.
-
-    Args:
-        place: model folder or Hub id.
-
-    Raises:
-        ValueError: the harness or vLLM is not installed, or vLLM does not load here.
-    """
-    require_harness()
-    try:
-        from lm_eval.models.vllm_causallms import VLLM
-
-        return VLLM(pretrained=str(place), batch_size="auto")
-    except ImportError as error:
-        raise ValueError(
-            f"the backend vllm needs vLLM, which does not load here ({error}): pip install vllm, "
-            "or use the backend hf"
-        ) from error
-
-
-def _find_tasks(
-    asked: Sequence[str], local: Sequence[str], folder: str, hint: bool
-) -> tuple[list[str], Any]:
+def _find_tasks(asked: Sequence[str], local: Sequence[str], folder: str) -> tuple[list[str], Any]:
     """What the harness is to run, each once, and the `TaskManager` that knows it.
 
     Local tasks go by the path of their YAML. The harness's index of its own takes many seconds to
@@ -141,13 +98,12 @@ def _find_tasks(
     """
     if not asked:
         raise ValueError("expected at least one task, got none")
-    found: dict[str, None] = {}
+    names: dict[str, None] = {}
     manager = _manager(False)
     for name in asked:
-        if name.endswith((".yaml", ".yml")) and Path(name).is_file():
-            found[name] = None
-            continue
         matches = [f"{folder}/{task}.yaml" for task in local if fnmatchcase(task, name)]
+        if name.endswith((".yaml", ".yml")) and Path(name).is_file():
+            matches = [name]
         if not matches:
             manager = _manager(True)
             known = manager.all_tasks if name in manager.all_tasks else manager.all_subtasks
@@ -155,10 +111,11 @@ def _find_tasks(
         if not matches:
             near = get_close_matches(name, [*local, *manager.all_tasks], n=4)
             nearest = f"; near it: {', '.join(near)}" if near else ""
-            folders = "; tasks of local files need data=FOLDER" if hint else ""
-            raise ValueError(f"no task is called {name!r}{nearest}{folders}")
-        found |= dict.fromkeys(matches)
-    return list(found), manager
+            raise ValueError(
+                f"no task is called {name!r}{nearest}; tasks of local files need data=FOLDER"
+            )
+        names |= dict.fromkeys(matches)
+    return list(names), manager
 
 
 @cache
@@ -169,16 +126,17 @@ def _manager(all_of_the_harness: bool) -> Any:
 
 
 @contextmanager
-def _isolated() -> Iterator[None]:
-    """The caller's random numbers go on afterwards as if nothing had been drawn.
+def _isolated(model: Any) -> Iterator[None]:
+    """The model has its mode, and the caller's random numbers go on, as if nothing had been done.
 
     The harness's warnings, each of a choice that was made here on purpose, are held back.
     """
     logger = logging.getLogger("lm_eval")
     level, states = logger.level, (random.getstate(), np.random.get_state())
     logger.setLevel(logging.ERROR)
+    mode = evaluating(model) if isinstance(model, nn.Module) else nullcontext()
     try:
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        with mode, torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             yield
     finally:
         random.setstate(states[0])
@@ -186,18 +144,20 @@ def _isolated() -> Iterator[None]:
         logger.setLevel(level)
 
 
-@contextmanager
 def _harness_model(
-    model: Any, tokenizer: PreTrainedTokenizerBase | None, batch_size: int | str, chat: bool
-) -> Iterator[Any]:
-    """The model as one of the harness; one in memory has its mode and its ties afterwards."""
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase | None,
+    batch_size: int | str,
+    chat: bool,
+    backend: str,
+) -> Any:
+    """The model as one of the harness."""
     from lm_eval.api.model import LM
-    from lm_eval.models.huggingface import HFLM
 
     if isinstance(model, LM):
-        with _breaks_in_prompts(model) if chat else nullcontext():
-            yield model
-        return
+        return model
+    if backend == "vllm":
+        return _model_class(backend, chat)(pretrained=str(model), batch_size=batch_size)
     if isinstance(model, str | Path):
         tokenizer = tokenizer or load_pretrained(AutoTokenizer, model)
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -207,38 +167,39 @@ def _harness_model(
     if chat and not tokenizer.chat_template:
         raise ValueError(
             f"asking by chat needs a chat template, and the tokenizer {tokenizer.name_or_path} has "
-            "none; leave out --chat (apply_chat_template), or give it one"
+            "none; leave out --chat (chat=True), or give it one"
         )
-    with evaluating(model):
-        # the harness changes the tokenizer, and ties a head that is rightly untied
-        model.tie_weights = lambda: None
-        try:
-            wrapped = HFLM(pretrained=model, tokenizer=deepcopy(tokenizer), batch_size=batch_size)
-        finally:
-            del model.tie_weights
-        with _breaks_in_prompts(wrapped) if chat else nullcontext():
-            yield wrapped
+    # the harness changes the tokenizer, and ties a head that is rightly untied
+    model.tie_weights = lambda: None
+    try:
+        kind = _model_class(backend, chat)
+        return kind(pretrained=model, tokenizer=deepcopy(tokenizer), batch_size=batch_size)
+    finally:
+        del model.tie_weights
 
 
-@contextmanager
-def _breaks_in_prompts(lm: Any) -> Iterator[None]:
-    r"""Leave the line break that ends a chat prompt to the prompt.
+def _model_class(backend: str, chat: bool) -> type[Any]:
+    r"""The harness's class of models; by chat, one that leaves the prompt its last line break.
 
     The harness moves white space at the end of a prompt into the answer: right for a space, which
     tokenizers join to the next word, but the break after the heading of a turn is no part of the
     answer. A pair whose tokens do not part at that place goes as in the harness.
     """
-    encode = lm._encode_pair
+    from lm_eval.api.registry import get_model
 
-    def encode_pair(context: str, continuation: str) -> tuple[list[int], list[int]]:
-        if context.endswith("\n"):
-            before, whole = lm.tok_encode(context), lm.tok_encode(context + continuation)
-            if whole[: len(before)] == before and len(whole) > len(before):
-                return before, whole[len(before) :]
-        return encode(context, continuation)
-
-    lm._encode_pair = encode_pair
     try:
-        yield
-    finally:
-        del lm._encode_pair
+        kind: type[Any] = get_model(backend)
+    except ImportError as error:
+        raise ValueError(
+            f"the backend {backend} does not load here ({error}): pip install {backend}, or use "
+            "the backend hf"
+        ) from error
+
+    class Chat(kind):
+        def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+            before, whole = self.tok_encode(context), self.tok_encode(context + continuation)
+            if context.endswith("\n") and before == whole[: len(before)] != whole:
+                return before, whole[len(before) :]
+            return super()._encode_pair(context, continuation)
+
+    return Chat if chat else kind

@@ -16,54 +16,48 @@ where every answer has a number. The likelihood is graded, and `actlib.evaluate`
 
 import json
 import re
+import warnings
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, NamedTuple
 
 import yaml
 
-from actlib.harness.exams import read_exams
-from actlib.questions import load_questions
-
-if TYPE_CHECKING:
-    from datasets import DatasetDict
+from actlib.question_files import json_lines
+from actlib.questions import load_questions, read_exams
 
 TEMPLATES = Path(__file__).parent / "tasks"
 SHIPPED = Path(__file__).resolve().parents[2] / "data"
 Folders = str | Path | Sequence[str | Path] | None
 
 
-@dataclass(frozen=True)
-class LocalTask:
-    """A task: the YAML files that it includes, its rows, and what it sets otherwise.
+class LocalTask(NamedTuple):
+    """A task: the YAML files that it includes (a later one wins), its rows, and its own entries.
 
-    Attributes:
-        includes: paths; a later one wins.
-        test: rows to evaluate on.
-        train: rows for shots; shots are other test rows where there are none.
-        settings: entries of the task's own YAML.
+    Shots are drawn from `train`, or where that is empty from other test rows.
     """
 
     includes: list[Path]
     test: list[dict]
-    train: list[dict] = field(default_factory=list)
-    settings: dict[str, str] = field(default_factory=dict)
+    train: Sequence[dict] = ()
+    settings: Mapping[str, str] = {}
 
 
-def require_harness() -> None:
-    """Refuse to go on without lm-evaluation-harness.
+def require_harness() -> Path:
+    """Folder of lm-evaluation-harness, which takes seconds to import.
 
     Raises:
         ValueError: it is not installed; the sentence says how to install it.
     """
-    if find_spec("lm_eval") is None:
+    spec = find_spec("lm_eval")
+    if spec is None or spec.origin is None:
         raise ValueError(
             "evaluating tasks needs lm-evaluation-harness, which is not installed: "
             'pip install "actlib[harness]"'
         )
+    return Path(spec.origin).parent
 
 
 def local_tasks(data: Folders = None, *, chat: bool = False) -> dict[str, LocalTask]:
@@ -96,15 +90,12 @@ def local_tasks(data: Folders = None, *, chat: bool = False) -> dict[str, LocalT
 
 
 def write_tasks(data: Folders, folder: str | Path, *, chat: bool = False) -> list[str]:
-    """Write the local tasks, for `lm_eval --include_path FOLDER`; returns their names, sorted.
+    """Write `TASK.yaml` and `TASK.test.jsonl` of the local tasks; returns their names, sorted.
 
     Args:
-        data: as `local_tasks`.
-        folder: for `TASK.yaml` and the rows, `TASK.test.jsonl`; made if absent.
+        data: as `local_tasks`, which raises for it.
+        folder: for `lm_eval --include_path FOLDER`; made if absent.
         chat: as `local_tasks`.
-
-    Raises:
-        ValueError: as `local_tasks`.
     """
     tasks = local_tasks(data, chat=chat)
     folder = Path(folder).resolve()
@@ -116,29 +107,28 @@ def write_tasks(data: Folders, folder: str | Path, *, chat: bool = False) -> lis
                 lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
                 paths[split] = str(folder / f"{name}.{split}.jsonl")
                 Path(paths[split]).write_text(lines, encoding="utf-8")
-        shots: dict[str, str | None] = {"training_split": "train", "fewshot_split": "train"}
-        if "train" not in paths:
-            shots = {"training_split": None, "fewshot_split": "test"}
-        content: dict[str, object] = {
+        content = {
             "include": [str(path) for path in task.includes],
             "task": name,
+            "dataset_kwargs": paths,
+            "training_split": "train" if task.train else None,
+            "fewshot_split": "train" if task.train else "test",
+            **task.settings,
         }
-        content |= {"dataset_kwargs": paths, **shots, **task.settings}
         text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
         (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
     return sorted(tasks)
 
 
-def read_rows(test: str, train: str | None = None, **_: object) -> "DatasetDict":
-    """Rows that `write_tasks` wrote; the YAML names this as `custom_dataset`.
+def read_rows(**paths: str) -> Any:
+    """Rows that `write_tasks` wrote, by split; the YAML names this as `custom_dataset`.
 
-    Nothing is kept in the cache of `datasets`, so a changed file counts at once.
+    The loader of JSON in `datasets` would take dates for times, and keep changed files in a cache.
     """
     from datasets import Dataset, DatasetDict
 
-    paths = {"test": test, **({"train": train} if train else {})}
-    texts = {split: Path(path).read_text(encoding="utf-8") for split, path in paths.items()}
-    rows = {split: list(map(json.loads, text.split("\n")[:-1])) for split, text in texts.items()}
+    splits = {split: paths[split] for split in ("test", "train") if split in paths}
+    rows = {split: [*json_lines(Path(path)).values()] for split, path in splits.items()}
     return DatasetDict({split: Dataset.from_list(each) for split, each in rows.items()})
 
 
@@ -152,8 +142,7 @@ def _question_tasks(folder: Path, chat: bool) -> dict[str, LocalTask]:
         if all(re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", row["value"]) for row in rows):
             tasks[name] = LocalTask([TEMPLATES / "act_value.yaml"], rows, shots, question)
         answer = {**question, "doc_to_target": "answer"} if chat else {}
-        template = TEMPLATES / "act_answer.yaml"
-        tasks[f"{name}_answer"] = LocalTask([template], rows, shots, answer)
+        tasks[f"{name}_answer"] = LocalTask([TEMPLATES / "act_answer.yaml"], rows, shots, answer)
     return tasks
 
 
@@ -162,8 +151,8 @@ def _rows_by_name(folder: Path) -> dict[str, list[dict]]:
     by_name = defaultdict(list)
     for path in sorted(folder.glob("*.jsonl")):
         for row in load_questions(path):
-            kept = {key: row[key] for key in ("id", "language", "question", "answer", "value")}
-            by_name[_slug(f"act_{row['language']}_{row['domain']}")].append(kept)
+            columns = {key: row[key] for key in ("id", "language", "question", "answer", "value")}
+            by_name[_slug(f"act_{row['language']}_{row['domain']}")].append(columns)
     return dict(sorted(by_name.items()))
 
 
@@ -172,30 +161,16 @@ def _mgsm_tasks(folder: Path) -> dict[str, LocalTask]:
     tasks = {}
     for path in sorted(folder.glob("mgsm_*.tsv")):
         language = path.stem.removeprefix("mgsm_")
+        prompt = require_harness() / f"tasks/mgsm/direct/mgsm_direct_{language}.yaml"
+        if not prompt.is_file():
+            raise ValueError(f"the installed lm-evaluation-harness has no task {prompt.stem}")
         rows = [
-            {
-                "id": row["id"],
-                "question": row["question"],
-                "answer": None,
-                "answer_number": row["value"],
-            }
-            for row in load_questions(path, "mgsm")
+            {"id": row["id"], "question": row["question"], "answer": None}
+            | {"answer_number": row["value"]}
+            for row in load_questions(path)
         ]
-        includes = [_path_in_harness(f"mgsm/direct/mgsm_direct_{language}.yaml")]
-        includes.append(TEMPLATES / "mgsm.yaml")
-        tasks[f"mgsm_local_{language}"] = LocalTask(includes, rows)
+        tasks[f"mgsm_local_{language}"] = LocalTask([prompt, TEMPLATES / "mgsm.yaml"], rows)
     return tasks
-
-
-def _path_in_harness(name: str) -> Path:
-    """Path of one of the harness's own YAML files; importing the harness would take seconds."""
-    require_harness()
-    spec = find_spec("lm_eval")
-    folders = (spec.submodule_search_locations if spec else None) or []
-    path = next((Path(folder) / "tasks" / name for folder in folders), Path(name))
-    if not path.is_file():
-        raise ValueError(f"the installed lm-evaluation-harness has no task {path.stem}")
-    return path
 
 
 def _exams_tasks(folder: Path) -> dict[str, LocalTask]:
@@ -203,13 +178,33 @@ def _exams_tasks(folder: Path) -> dict[str, LocalTask]:
     tasks: dict[str, LocalTask] = {}
     for path in sorted(folder.glob("*test.jsonl")):
         train_path = path.with_name(path.name.replace("test.jsonl", "train.jsonl"))
-        train = read_exams(train_path) if train_path.is_file() else {}
-        for language, rows in sorted(read_exams(path).items()):
+        train = _exams_by_language(train_path) if train_path.is_file() else {}
+        for language, rows in sorted(_exams_by_language(path).items()):
             name = _slug(f"exams_local_{language}")
             if name in tasks:
                 raise ValueError(f"two files of {folder} hold EXAMS in {language}; keep one there")
             tasks[name] = LocalTask([TEMPLATES / "exams.yaml"], rows, train.get(language, []))
     return tasks
+
+
+def _exams_by_language(path: Path) -> Mapping[str, list[dict]]:
+    """Rows of multiple choice by language; canceled ones, without a right choice, are left out."""
+    lines, by_language = json_lines(path), defaultdict(list)
+    for where, line in lines.items():
+        exam = read_exams(where, line)
+        choices, key = exam["choices"], exam["answer"]
+        if key in choices:
+            row = {"id": str(line.get("id", "")), "subject": exam["subject"]}
+            row |= {"question": exam["question"].strip(), "target": list(choices).index(key)}
+            row |= {"choices": [text.strip() for text in choices.values()]}
+            by_language[exam["language"]].append(row)
+    left_out = len(lines) - sum(map(len, by_language.values()))
+    if left_out:
+        warnings.warn(
+            f"{left_out} of {len(lines)} questions of {path} have no right choice and are left out",
+            stacklevel=2,
+        )
+    return by_language
 
 
 def _slug(text: str) -> str:

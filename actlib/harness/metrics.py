@@ -42,7 +42,8 @@ def number_scores(row: Mapping[str, str], results: Sequence[str]) -> dict[str, f
     """
     (text,) = results
     right, language = float(row["value"]), row["language"]
-    after = find_numbers(text.partition("=")[2], language)[:1]
+    _, equals, answer = text.partition("=")
+    after = find_numbers(equals + answer, language)[:1]
     last = find_numbers(text, language)[-1:]
     return {
         "number_after_equals": float(after == [right]),

@@ -1,18 +1,14 @@
-"""Tables of what lm-evaluation-harness found: scores of tasks, and their items.
+"""Tables of what lm-evaluation-harness returns: scores of tasks, and their items.
 
 scores, items = tables_of(lm_eval.simple_evaluate(...))
-write_items(items, "samples/")
 """
 
 import math
 from collections.abc import Mapping
 from numbers import Real
-from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
-
-from actlib.files import atomic_folder, require_free
 
 
 class TaskTables(NamedTuple):
@@ -33,50 +29,27 @@ class TaskTables(NamedTuple):
     items: pd.DataFrame
 
 
-def write_items(items: pd.DataFrame, folder: str | Path) -> None:
-    """Write the items of each task as `FOLDER/TASK.jsonl`, an object a line, all or none.
-
-    Args:
-        items: of `evaluate_tasks`; columns that a task does not have are left out.
-        folder: absent or empty.
-
-    Raises:
-        ValueError: the folder holds something, or cannot be written.
-    """
-    require_free(Path(folder))
-    with atomic_folder(Path(folder).absolute()) as unfinished:
-        for task, rows in items.groupby("task", sort=False):
-            filled = rows.dropna(axis="columns", how="all").drop(columns="task")
-            path = unfinished / f"{str(task).replace('/', '_')}.jsonl"
-            filled.to_json(path, orient="records", lines=True, force_ascii=False)
-
-
 def tables_of(results: Mapping) -> TaskTables:
     """Both tables, from what `lm_eval.simple_evaluate` returns."""
-    lines = [_item(task, each) for task, items in results["samples"].items() for each in items]
-    return TaskTables(_scores(results), pd.DataFrame(lines))
-
-
-def _scores(results: Mapping) -> pd.DataFrame:
-    """One row a task, metric and filter."""
-    rows = []
-    for task, scores in results["results"].items():
-        for key, value in scores.items():
+    scores = []
+    for task, own in results["results"].items():
+        about = {"n": own.get("sample_len"), "shots": results["n-shot"].get(task)}
+        about |= {"version": results["versions"].get(task)}
+        for key, value in own.items():
             metric, comma, name = key.partition(",")
             if not comma or metric.endswith("_stderr") or not isinstance(value, Real):
                 continue
-            stderr = scores.get(f"{metric}_stderr,{name}")
+            stderr = own.get(f"{metric}_stderr,{name}")
             row = {"task": task, "metric": metric, "filter": name, "value": float(value)}
             row |= {"stderr": stderr if isinstance(stderr, Real) else math.nan}
-            row |= {"n": scores.get("sample_len")}
             row |= {"higher_is_better": results["higher_is_better"].get(task, {}).get(metric)}
-            row |= {"shots": results["n-shot"].get(task), "version": results["versions"].get(task)}
-            rows.append(row)
-    return pd.DataFrame(rows)
+            scores.append(row | about)
+    items = [_item(task, each) for task, rows in results["samples"].items() for each in rows]
+    return TaskTables(pd.DataFrame(scores), pd.DataFrame(items))
 
 
 def _item(task: str, item: Mapping) -> dict:
-    """One row of the items, from what the harness keeps of it."""
+    """One row of the items, from what the harness says of it."""
     arguments, responses = item["arguments"], [each[0] for each in item["resps"]]
     own_id = item["doc"].get("id") if isinstance(item["doc"], Mapping) else None
     row = {"task": task, "doc_id": item["doc_id"], "id": own_id, "filter": item["filter"]}

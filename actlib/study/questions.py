@@ -61,7 +61,7 @@ def load_items(folder: Path | str | None = None, split: str = "test") -> list[di
         ValueError: the split is unknown, or there is no such file.
     """
     require_known("split", [split], SPLITS)
-    return load_questions(Path(folder or SHIPPED) / split, "own")
+    return load_questions(Path(folder or SHIPPED) / split)
 
 
 def of_ability(items: Iterable[dict], ability: str) -> list[dict]:

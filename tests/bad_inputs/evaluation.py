@@ -56,7 +56,7 @@ EVALUATION = [
     Case(
         "samples over something",
         "eval target --tasks act_fr_maths --data data --samples donor",
-        ("donor", "not empty"),
+        ("donor", "folder"),
         lambda: study_data(),
     ),
     Case(
