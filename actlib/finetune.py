@@ -9,20 +9,17 @@ answer tokens, and only the positions that predict an answer token reach the LM 
 
 The last keeps the Trainer's own checkpoint of every ``checkpoint_steps`` and of the end, one at a
 time, about three times the model's size in float32. After a kill, the same call resumes from it: on
-the CPU to the same weights and losses, bit for bit, as without the kill. Other weights, items,
-settings or versions are another training, with a checkpoint of its own in the folder; one of fewer
-steps has none. Remove the folder once the result is saved.
+the CPU to the same weights and losses, bit for bit, as without the kill. Another training has a
+checkpoint of its own in the folder; one of fewer steps has none. Remove the folder afterwards.
 
-Run by several processes (`torchrun`, `accelerate launch`), each with the same model and items, it
-trains one model, the same in all: they share each batch of ``batch_size``. The weights differ from
-those of one process by rounding, and where the items are no multiple of the batch: the last batch
-of a pass is then filled up from the pass's first items.
+Several processes (`torchrun`, `accelerate launch`), each with the same model and items, train one
+model: they share each batch of ``batch_size``. The weights differ from those of one process by
+rounding, and where the last batch of a pass is filled up from the pass's first items.
 """
 
 import copy
 import hashlib
 import json
-import math
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -31,7 +28,6 @@ from pathlib import Path
 
 import torch
 import transformers
-from jaxtyping import Float, Int
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from transformers import (
@@ -42,6 +38,7 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
+from transformers.trainer_utils import get_last_checkpoint
 
 from actlib.files import digest_tensors
 from actlib.prompts import Encoded, encode_rows, pad_left
@@ -49,47 +46,21 @@ from actlib.prompts import Encoded, encode_rows, pad_left
 IGNORED = -100
 
 
-def answer_loss(
-    logits: Float[Tensor, "batch kept vocab"], labels: Int[Tensor, "batch kept"]
-) -> Float[Tensor, ""]:
-    """Mean negative log-likelihood of the answer tokens, in nats per token.
+def collate(items: list[Encoded]) -> dict[str, Tensor | int]:
+    """A left-padded batch whose labels and logits are cut to where answers are predicted.
 
-    Labels are already shifted: ``labels[:, i]`` is the token that ``logits[:, i]`` predicts, or
-    ``IGNORED`` where that token is not part of the answer.
+    The first label is of a prompt; the model's own loss shifts the labels, and drops it.
     """
-    chosen = labels != IGNORED
-    return torch.nn.functional.cross_entropy(logits[chosen].float(), labels[chosen])
+    batch = pad_left(items)
+    length = 1 + max(sum(item.answer_mask) for item in items)
+    labels = batch["input_ids"].masked_fill(~batch.pop("answer_mask"), IGNORED)
+    return {**batch, "labels": labels[:, -length:], "logits_to_keep": length}
 
 
-def collate(items: list[Encoded], pad_id: int) -> dict[str, Tensor | int]:
-    """One left-padded batch whose logits are kept from the first answer token's prediction on."""
-    batch = pad_left(items, pad_id)
-    kept = 1 + max(sum(item.answer_mask) for item in items)
-    labels = batch["input_ids"].masked_fill(~batch["answer_mask"], IGNORED)[:, 1 - kept :]
-    return {
-        "input_ids": batch["input_ids"],
-        "attention_mask": batch["attention_mask"],
-        "position_ids": batch["position_ids"],
-        "labels": labels,
-        "logits_to_keep": kept,
-    }
-
-
-class _AnswerTrainer(Trainer):
-    """Trainer whose loss reads logits and labels that are cut to the answer's positions."""
-
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        labels = inputs.pop("labels")
-        outputs = model(**inputs)
-        loss = answer_loss(outputs.logits[:, :-1], labels)
-        if self.args.world_size > 1:
-            # The gradients are averaged over processes, of which each has other answer tokens.
-            tokens = (labels != IGNORED).sum().to(loss)
-            loss = loss * tokens / self.accelerator.reduce(tokens, reduction="mean")
-        return (loss, outputs) if return_outputs else loss
+class _QuietTrainer(Trainer):
+    """Trainer that keeps the losses without printing a line for each step."""
 
     def log(self, logs, start_time=None):
-        """Keep the losses without printing a line for each step."""
         self.state.log_history.append(dict(logs))
 
 
@@ -152,8 +123,9 @@ def finetune(
             processes are no divisor of the batch size, or ``lora`` would also train biases or whole
             modules. The model is unchanged then.
     """
-    rows = [vars(item) for item in encode_rows(tokenizer, items)]
-    _require_settings(rows, steps, batch_size, checkpoint_steps, learning_rate)
+    encoded = encode_rows(tokenizer, items)
+    counts = {"steps": steps, "batch_size": batch_size, "checkpoint_steps": checkpoint_steps}
+    _require_settings(encoded, learning_rate, counts)
     schedule = {
         "max_steps": steps,
         "learning_rate": learning_rate,
@@ -163,41 +135,34 @@ def finetune(
         "bf16": mixed_precision,
         "use_cpu": model.device.type == "cpu",
         "seed": seed,
-        "data_seed": seed,
         "disable_tqdm": not progress,
         "save_steps": checkpoint_steps,
     }
     with nullcontext(model) if lora is None else _adapted(model, lora, seed) as trained:
         output = Path(checkpoints) if checkpoints and steps > checkpoint_steps else None
-        output = output and output / _training_digest(trained, rows, schedule, lora)
-        losses = _train(trained, tokenizer, rows, schedule, list(callbacks), output)
+        output = output and output / _training_digest(trained, encoded, schedule, lora)
+        losses = _train(trained, encoded, schedule, callbacks, output)
     model.eval()
     return losses
 
 
-def _require_settings(
-    rows: list[dict], steps: int, batch_size: int, checkpoint_steps: int, learning_rate: float
-) -> None:
-    if not rows:
+def _require_settings(encoded: list[Encoded], learning_rate: float, counts: dict) -> None:
+    if not encoded:
         raise ValueError("fine-tuning needs at least one item, and none was given")
-    counts = {"steps": steps, "batch_size": batch_size, "checkpoint_steps": checkpoint_steps}
     for name, count in counts.items():
         if count < 1:
             raise ValueError(f"{name} must be at least 1, got {count}")
-    if not 0 < learning_rate < math.inf:
+    if not 0 < learning_rate < float("inf"):
         raise ValueError(f"learning_rate must be a positive number, got {learning_rate}")
 
 
 def _train(
     model: PreTrainedModel | PeftModel,
-    tokenizer: PreTrainedTokenizerBase,
-    rows: list[dict],
+    encoded: list[Encoded],
     schedule: Mapping,
-    callbacks: list[TrainerCallback],
+    callbacks: Iterable[TrainerCallback],
     output: Path | None,
 ) -> list[float]:
-    ids = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
-    pad = next(number for number in ids if number is not None)
     with tempfile.TemporaryDirectory() as scratch:
         arguments = TrainingArguments(
             output_dir=str(output or scratch),
@@ -218,37 +183,34 @@ def _train(
                 f"{arguments.world_size} processes cannot share a batch of "
                 f"{arguments.train_batch_size} items evenly; choose a multiple of the processes"
             )
-        trainer = _AnswerTrainer(
+        trainer = _QuietTrainer(
             model=model,
             args=arguments,
-            train_dataset=rows,
-            data_collator=lambda batch: collate([Encoded(**row) for row in batch], pad),
-            callbacks=callbacks,
+            train_dataset=encoded,
+            data_collator=collate,
+            callbacks=list(callbacks),
         )
-        last = output and _last_checkpoint(output)
-        trainer.train(resume_from_checkpoint=str(last) if last else None)
+        trainer.train(resume_from_checkpoint=_last_checkpoint(output) if output else None)
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
-def _last_checkpoint(output: Path) -> Path | None:
+def _last_checkpoint(output: Path) -> str | None:
     """The last whole checkpoint, or None; what a kill left half-written is removed."""
-    whole = []
     for folder in output.glob("checkpoint-*"):
         try:  # the Trainer writes its state last
-            state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
-            whole.append((state["global_step"], folder))
+            json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             shutil.rmtree(folder, ignore_errors=True)
-    return max(whole)[1] if whole else None
+    return get_last_checkpoint(str(output)) if output.is_dir() else None
 
 
 def _training_digest(
-    model: torch.nn.Module, rows: list[dict], schedule: Mapping, lora: LoraConfig | None
+    model: torch.nn.Module, encoded: list[Encoded], schedule: Mapping, lora: LoraConfig | None
 ) -> str:
     """Name of a training: its initial weights, tokens, settings and versions."""
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     versions = [torch.__version__, transformers.__version__]
-    settings = [rows, schedule, lora and lora.to_dict(), versions, trained]
+    settings = [encoded, schedule, lora and lora.to_dict(), versions, trained]
     weights = digest_tensors(dict(model.named_parameters()))
     text = json.dumps(settings, sort_keys=True, default=str) + weights
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -5,7 +5,7 @@
 
 Prompt and answer are tokenized as one text, so the ids are those that the tokenizer gives the whole
 conversation. The answer begins at the first token that is not the prompt's own, and ends with the
-end-of-turn token. Padding on the left lets the answers of a batch share its last positions.
+token that ends its turn. Padding on the left lets the answers of a batch share its last positions.
 """
 
 import os
@@ -18,6 +18,8 @@ import torch
 from jinja2 import TemplateError
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
+
+from actlib.questions import require_text
 
 _QUESTION = "QUESTION-GOES-HERE"
 _ANSWER = "ANSWER-GOES-HERE"
@@ -32,13 +34,13 @@ class Encoded:
 
 
 class _Frame(NamedTuple):
-    """What surrounds a question and an answer: text before and after, and the ids at either end."""
+    """What surrounds a question and its answer: texts, and ids at either end."""
 
-    start_ids: tuple[int, ...]
+    start_ids: list[int]
     before: str
+    between: str
     after: str
-    lead: str
-    end_ids: tuple[int, ...]
+    end_id: int
 
 
 def encode_rows(
@@ -49,13 +51,15 @@ def encode_rows(
     """Token ids of questions with their answers, and the positions of the answers.
 
     With a chat template, it writes the turns, with an explicit system message, empty or not, so
-    that it adds no default of its own; of several named templates, the one named `default`.
-    Without, the form is `Question: ...` and, on the next line, `Answer: ...`.
+    that it adds no default of its own; of several named templates, the one named `default`. What it
+    writes before the answer, such as an empty block of thoughts, is the prompt's. Without, the form
+    is `Question: ...` and, on the next line, `Answer: ...`.
 
     Args:
         tokenizer: of the model that the items are for.
         rows: with `question` and `answer`: a list of dicts or a `datasets.Dataset`.
-        system_prompt: text of the system message.
+        system_prompt: text of the system message; it goes before the question where the template
+            takes none.
 
     Returns:
         One item a row, whose mask is true at the answer's tokens, the end-of-turn token included.
@@ -64,28 +68,27 @@ def encode_rows(
         ValueError: a question or an answer is empty, the tokenizer has no token to end with or none
             for an answer, or its template cannot be used.
     """
-    pairs = [(row["question"].strip(), row["answer"].strip()) for row in rows]
-    for question, answer in pairs:
-        if not question or not answer:
-            raise ValueError(
-                f"Question and answer must hold text; got {question!r} and {answer!r}."
-            )
+    pairs = []
+    for number, row in enumerate(rows):
+        require_text(f"row {number}", row, "question", "answer")
+        pairs.append((row["question"].strip(), row["answer"].strip()))
     if not pairs:
         return []
     frame = _frame(tokenizer, system_prompt)
-    prompts = [f"{frame.before}{question}{frame.after}" for question, _ in pairs]
-    texts = [f"{p}{frame.lead}{answer}" for p, (_, answer) in zip(prompts, pairs, strict=True)]
+    asked = [f"{frame.before}{question}{frame.between}" for question, _ in pairs]
+    texts = [f"{ask}{answer}{frame.after}" for ask, (_, answer) in zip(asked, pairs, strict=True)]
     options = {"add_special_tokens": False, "return_attention_mask": False}
-    prompt_ids = tokenizer(prompts, **options)["input_ids"]
+    # tokenizers join a space with the word after it, so one before the answer is the answer's
+    prompt_ids = tokenizer([ask.rstrip(" ") for ask in asked], **options)["input_ids"]
     joint_ids = tokenizer(texts, **options)["input_ids"]
     encoded = []
     for prompt, joint, (_, answer) in zip(prompt_ids, joint_ids, pairs, strict=True):
         shared = len(os.path.commonprefix([prompt, joint]))
-        if shared == len(joint):
+        if len(joint) <= shared + 2 and not str(tokenizer.decode(joint[shared:])).strip():
             raise ValueError(
                 f"The tokenizer {tokenizer.name_or_path} has no token for the answer {answer!r}."
             )
-        ids = [*frame.start_ids, *joint, *frame.end_ids]
+        ids = [*frame.start_ids, *joint, frame.end_id]
         n_prompt = len(frame.start_ids) + shared
         encoded.append(Encoded(ids, [False] * n_prompt + [True] * (len(ids) - n_prompt)))
     return encoded
@@ -134,10 +137,8 @@ def batches(
     if batch_size > 1 and len(starts) > 1 and starts[-1] == len(order) - 1:
         starts.pop()
     chunks = [order[i:j] for i, j in zip(starts, [*starts[1:], len(order)], strict=True)]
-    pad_id = next((n for n in (tokenizer.pad_token_id, tokenizer.eos_token_id) if n is not None), 0)
     return [
-        {**pad_left([encoded[n] for n in chunk], pad_id), "index": torch.tensor(chunk)}
-        for chunk in chunks
+        {**pad_left([encoded[n] for n in chunk]), "index": torch.tensor(chunk)} for chunk in chunks
     ]
 
 
@@ -150,8 +151,10 @@ def drop_long(
     return [rows[n] for n in _within(encode_rows(tokenizer, rows), max_tokens)]
 
 
-def pad_left(encoded: list[Encoded], pad_id: int = 0) -> dict[str, Tensor]:
+def pad_left(encoded: list[Encoded]) -> dict[str, Tensor]:
     """Tensors of one batch, each batch x seq: input_ids, attention_mask, answer_mask, position_ids.
+
+    Padding has the id 0, whatever token that is: the attention mask keeps it from being read.
 
     Raises:
         ValueError: there is no item.
@@ -163,7 +166,7 @@ def pad_left(encoded: list[Encoded], pad_id: int = 0) -> dict[str, Tensor]:
     items = list(zip(padding, encoded, strict=True))
     attention = torch.tensor([[0] * n + [1] * (width - n) for n in padding])
     return {
-        "input_ids": torch.tensor([[pad_id] * n + item.input_ids for n, item in items]),
+        "input_ids": torch.tensor([[0] * n + item.input_ids for n, item in items]),
         "attention_mask": attention,
         "answer_mask": torch.tensor([[False] * n + item.answer_mask for n, item in items]),
         "position_ids": (attention.cumsum(1) - 1).clamp(min=0),
@@ -182,26 +185,18 @@ def _within(encoded: list[Encoded], max_tokens: int | None) -> list[int]:
 
 
 def _frame(tokenizer: PreTrainedTokenizerBase, system_prompt: str) -> _Frame:
-    """Find what a tokenizer's template, or the plain form, writes around question and answer."""
+    """What a tokenizer's template, or the plain form, writes around question and answer."""
     template = _chat_template(tokenizer)
-    if not template:
-        starts = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
-        start_ids = (tokenizer.bos_token_id,) if starts else ()
+    if template:
+        start_ids = []
+        before, between, tail = _render(tokenizer, template, system_prompt)
+    else:
+        bare, full = (tokenizer("a", add_special_tokens=on)["input_ids"] for on in (False, True))
+        start = (n for n in range(len(full)) if full[n : n + len(bare)] == bare)
+        start_ids = full[: next(start, 0)]
         opening = f"{system_prompt}\n\n" if system_prompt else ""
-        return _Frame(start_ids, f"{opening}Question: ", "\nAnswer:", " ", _end_ids(tokenizer))
-    prompt = _render(tokenizer, template, system_prompt, None)
-    if prompt.count(_QUESTION) != 1:
-        raise ValueError(
-            f"The chat template of the tokenizer {tokenizer.name_or_path} does not write the "
-            "user's message exactly once; mend it, or take it away to ask without one."
-        )
-    before, after = prompt.split(_QUESTION)
-    written, _, tail = _render(tokenizer, template, system_prompt, _ANSWER).partition(_ANSWER)
-    lead = written.removeprefix(prompt) if written.startswith(prompt) else ""
-    if lead.strip():  # such as an empty block of thoughts: written for the model, not by it
-        spaces = len(lead) - len(lead.rstrip(" "))
-        after, lead = f"{after}{lead.rstrip(' ')}", " " * spaces
-    return _Frame((), before, after, lead, _end_ids(tokenizer, tail))
+        before, between, tail = f"{opening}Question: ", "\nAnswer: ", ""
+    return _Frame(start_ids, before, between, *_end(tokenizer, tail))
 
 
 def _chat_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
@@ -219,37 +214,51 @@ def _chat_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
 
 
 def _render(
-    tokenizer: PreTrainedTokenizerBase, template: str, system_prompt: str, answer: str | None
-) -> str:
-    """Text of the chat template up to the answer, or with the answer and what closes its turn."""
-    user = {"role": "user", "content": _QUESTION}
-    reply = [] if answer is None else [{"role": "assistant", "content": answer}]
-    options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": answer is None}
-    options["chat_template"] = template
-    system = {"role": "system", "content": system_prompt}
-    try:
-        return cast(str, tokenizer.apply_chat_template([system, user, *reply], **options))
-    except TemplateError:  # some templates refuse a system message
-        folded = {**user, "content": f"{system_prompt}\n\n{_QUESTION}".strip()}
-        try:
-            return cast(str, tokenizer.apply_chat_template([folded, *reply], **options))
-        except TemplateError as error:
-            raise ValueError(
-                f"The chat template of the tokenizer {tokenizer.name_or_path} cannot be used "
-                f"({error}); mend it, or take it away to ask without one."
-            ) from error
+    tokenizer: PreTrainedTokenizerBase, template: str, system_prompt: str
+) -> tuple[str, str, str]:
+    """Text of the chat template before the question, up to the answer, and after it."""
+    folded = f"{system_prompt}\n\n{_QUESTION}".strip()
+    separate = {"system": system_prompt, "user": _QUESTION, "assistant": _ANSWER}
+    reason = "it does not write each message once"
+    # Some templates refuse or skip a system message, and some want a message as a list of parts.
+    for as_parts in (False, True):
+        for turns in (separate, {"user": folded, "assistant": _ANSWER}):
+            messages: list[Any] = [
+                {"role": role, "content": [{"type": "text", "text": text}] if as_parts else text}
+                for role, text in turns.items()
+            ]
+            try:
+                written = tokenizer.apply_chat_template(
+                    messages, chat_template=template, tokenize=False
+                )
+            except (TemplateError, TypeError) as error:
+                reason = reason if as_parts else str(error)
+                continue
+            text = cast(str, written)
+            before, _, rest = text.partition(_QUESTION)
+            between, _, tail = rest.partition(_ANSWER)
+            once = [text.count(part) for part in (_QUESTION, _ANSWER)] == [1, 1]
+            if once and _ANSWER in rest and system_prompt.strip() in before:
+                return before, between, tail
+    raise ValueError(
+        f"The chat template of the tokenizer {tokenizer.name_or_path} cannot be used ({reason}); "
+        "mend it, or take it away to ask without one."
+    )
 
 
-def _end_ids(tokenizer: PreTrainedTokenizerBase, tail: str = "") -> tuple[int, ...]:
-    """First special token of what a template writes after an answer, or the end-of-text token."""
-    special = set(tokenizer.all_special_ids)
-    special.update(k for k, token in tokenizer.added_tokens_decoder.items() if token.special)
-    for token in tokenizer(tail, add_special_tokens=False)["input_ids"] if tail else ():
-        if token in special:
-            return (token,)
+def _end(tokenizer: PreTrainedTokenizerBase, tail: str) -> tuple[str, int]:
+    """What a template writes after an answer up to the token that ends the turn, and that token.
+
+    Where it writes none, the answer ends with the end-of-text token.
+    """
+    added = {t.content: n for n, t in tokenizer.added_tokens_decoder.items() if t.content.strip()}
+    ends = sorted((tail.index(text), -len(text), text) for text in added if text in tail)
+    if ends:
+        place, _, text = ends[0]
+        return tail[:place], added[text]
     if tokenizer.eos_token_id is None:
         raise ValueError(
             f"The tokenizer {tokenizer.name_or_path} has no end-of-text token, so an answer cannot "
             "be ended; set eos_token in its tokenizer_config.json."
         )
-    return (tokenizer.eos_token_id,)
+    return "", tokenizer.eos_token_id

@@ -55,7 +55,7 @@ def test_exact_match_is_what_greedy_decoding_writes(family, architecture):
         exact.append(bool(wanted.equal(written)))
         mask = [False] * len(prompt) + [True] * length
         encoded.append(Encoded(wanted.tolist(), mask))
-    assert evaluate(model, [pad_left(encoded, 2)])["exact"].astype(bool).tolist() == exact
+    assert evaluate(model, [pad_left(encoded)])["exact"].astype(bool).tolist() == exact
     assert 0 < sum(exact) < len(exact)
 
 

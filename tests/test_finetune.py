@@ -9,7 +9,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, TrainerCallback
 
 from actlib.channels import channel_modules, tied_modules
 from actlib.evaluation import evaluate
-from actlib.finetune import IGNORED, answer_loss, collate, finetune, light_lora
+from actlib.finetune import IGNORED, collate, finetune, light_lora
 from actlib.prompts import Encoded, batches, encode_rows
 from actlib.study.presets import ScratchModel, load_preset
 from actlib.study.training import small_model, small_tokenizer
@@ -76,28 +76,21 @@ def test_the_first_loss_is_the_mean_over_answer_tokens(fresh, tokenizer, questio
     assert finetune(model, tokenizer, questions, **settings)[0] == pytest.approx(expected, abs=1e-3)
 
 
-def test_labels_are_the_answers_tokens_and_nothing_else():
+def test_labels_are_the_answers_tokens_and_only_their_predictions_get_a_gradient(
+    fresh, tokenizer, questions
+):
     items = [Encoded([5, 6, 7, 8], [False, False, True, True])]
     items.append(Encoded([9, 10, 11], [False, False, True]))
-    batch = collate(items, pad_id=0)
-    assert batch["labels"].tolist() == [[7, 8], [IGNORED, 11]]
-    assert batch["logits_to_keep"] == 3
-    other = [Encoded([1, 2, 7, 8], items[0].answer_mask), items[1]]
-    assert collate(other, pad_id=4)["labels"].equal(batch["labels"])
-
-
-def test_only_predictions_of_answer_tokens_get_a_gradient(fresh, tokenizer, questions):
+    batch = collate(items)
+    assert batch["labels"].tolist() == [[IGNORED, 7, 8], [IGNORED, IGNORED, 11]]
     longer = {"question": "How much is it?", "answer": "A longer answer than those before it."}
-    encoded = encode_rows(tokenizer, [*questions[:3], longer])
-    batch = collate(encoded, pad_id=0)
-    labels = batch.pop("labels")
-    logits = fresh()(**batch).logits
-    assert logits.shape[1] == labels.shape[1] + 1  # the LM head saw no other position
-    logits = logits[:, :-1].detach().requires_grad_()
-    answer_loss(logits, labels).backward()
-    touched = logits.grad.abs().sum(-1) > 0
-    assert touched.equal(labels != IGNORED)
-    assert 0 < touched.sum() < touched.numel()
+    batch = collate(encode_rows(tokenizer, [*questions[:3], longer]))
+    outputs = fresh()(**batch)
+    assert outputs.logits.shape[1] == batch["logits_to_keep"] == batch["labels"].shape[1]
+    outputs.logits.retain_grad()
+    outputs.loss.backward()
+    touched = outputs.logits.grad.abs().sum(-1) > 0
+    assert touched[:, :-1].equal(batch["labels"][:, 1:] != IGNORED) and not touched[:, -1].any()
 
 
 def test_the_model_keeps_its_dtype_and_every_parameter_moves(fresh, tokenizer, questions):
@@ -118,15 +111,6 @@ def test_callbacks_see_each_step(fresh, tokenizer, questions):
 
     finetune(fresh(), tokenizer, questions, **SETTINGS, callbacks=[Counter()])
     assert Counter.seen == list(range(1, SETTINGS["steps"] + 1))
-
-
-@pytest.mark.parametrize("rows", [[], [{"question": "2?", "answer": " "}]])
-def test_no_items_or_an_empty_answer_change_nothing(fresh, tokenizer, rows):
-    model = fresh()
-    with pytest.raises(ValueError, match="at least one item|must hold text"):
-        finetune(model, tokenizer, rows, **SETTINGS)
-    pairs = zip(model.parameters(), fresh().parameters(), strict=True)
-    assert all(a.equal(b) for a, b in pairs)
 
 
 @pytest.fixture
@@ -233,27 +217,28 @@ def test_lora_that_fails_gives_the_model_back(fresh, tokenizer, questions):
     assert all(p.equal(weights[name]) for name, p in model.named_parameters())
 
 
-@pytest.mark.parametrize("wrong", [{"bias": "all"}, {"modules_to_save": ["lm_head"]}])
-def test_lora_that_would_train_other_parameters_is_refused(fresh, tokenizer, questions, wrong):
-    model = fresh()
-    before = traces(model)
-    lora = LoraConfig(target_modules="all-linear", **wrong)
-    with pytest.raises(ValueError, match="must leave biases and whole modules alone"):
-        finetune(model, tokenizer, questions, **SETTINGS, lora=lora)
-    assert traces(model) == before
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("steps", 0), ("batch_size", 0), ("checkpoint_steps", 0), ("learning_rate", 0.0)]
-    + [("learning_rate", float("nan")), ("learning_rate", float("inf"))],
+BIASES, HEAD = (
+    LoraConfig(target_modules="all-linear", **wrong)
+    for wrong in ({"bias": "all"}, {"modules_to_save": ["lm_head"]})
 )
-def test_a_number_out_of_its_range_changes_nothing(fresh, tokenizer, questions, name, value):
+REFUSALS = [
+    ({"items": []}, "at least one item"),
+    ({"items": [{"question": "2?", "answer": " "}]}, "row 0: 'answer' must hold text"),
+    *[({name: 0}, f"{name} must be .*, got 0") for name in ("steps", "batch_size")],
+    ({"checkpoint_steps": 0}, "checkpoint_steps must be .*, got 0"),
+    *[({"learning_rate": float(n)}, f"must be .*, got {n}") for n in ("0.0", "nan", "inf")],
+    *[({"lora": lora}, "must leave biases and whole modules alone") for lora in (BIASES, HEAD)],
+]
+
+
+@pytest.mark.parametrize(("wrong", "named"), REFUSALS)
+def test_a_refusal_changes_nothing(fresh, tokenizer, questions, wrong, named):
     model = fresh()
-    before = bits(model)
-    with pytest.raises(ValueError, match=f"{name} must be .*, got {value}"):
-        finetune(model, tokenizer, questions, **SETTINGS | {name: value})
-    assert all(p.equal(before[key]) for key, p in model.named_parameters())
+    before, weights = traces(model), bits(model)
+    with pytest.raises(ValueError, match=named):
+        finetune(model, tokenizer, **{"items": questions, **SETTINGS, **wrong})
+    assert traces(model) == before
+    assert all(p.equal(weights[name]) for name, p in model.named_parameters())
 
 
 def test_a_rank_is_positive():

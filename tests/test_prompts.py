@@ -1,4 +1,4 @@
-"""Encoding: the answer span is exact, with and without a chat template, whatever the batch."""
+"""Encoding: ids are those of the joint text, and the answer span is exact, whatever the batch."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers.processors import TemplateProcessing
+from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
 from actlib import prompts
@@ -31,11 +33,11 @@ STRICT = (
 )
 
 
-def _tokenizer(chat_template=None):
+def _bytes(chat_template=None, prefix=False):
     core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
     core.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
+    trainer = BpeTrainer(
         vocab_size=500,
         special_tokens=["<|text|>", "<|turn|>", "<|end|>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
@@ -47,14 +49,188 @@ def _tokenizer(chat_template=None):
     return tokenizer
 
 
+def _pieces(normalizer=None, pre=None):
+    """In the manner of Mistral, Phi 3 and Gemma: pieces with `▁`, and bytes for what is none."""
+    pieces = ["<unk>", "<|text|>", *(f"<0x{n:02X}>" for n in range(256)), "▁"]
+    pieces += [*map(chr, range(33, 127)), "▁A", "▁An", "▁Ans", "▁So", "▁[", "So"]
+    merges = [("▁", "A"), ("▁A", "n"), ("▁An", "s"), ("S", "o"), ("▁", "So"), ("▁", "[")]
+    vocab = {piece: n for n, piece in enumerate(pieces)}
+    core = Tokenizer(models.BPE(vocab, merges, unk_token="<unk>", byte_fallback=True))
+    if normalizer:
+        core.normalizer = normalizer
+    if pre:
+        core.pre_tokenizer = pre
+    parts = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    core.decoder = decoders.Sequence([*parts, decoders.Strip(" ", 1, 0)])
+    return PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|text|>", unk_token="<unk>")
+
+
+def _metaspace(scheme):
+    return _pieces(pre=pre_tokenizers.Metaspace("▁", prepend_scheme=scheme, split=False))
+
+
+def _normalized(normalizer):
+    tokenizer = _bytes()
+    tokenizer.backend_tokenizer.normalizer = normalizer
+    return tokenizer
+
+
+def _begun(words):
+    """A tokenizer that puts special tokens before a text, and one behind it."""
+    tokenizer = _bytes()
+    ids = [(word, tokenizer.convert_tokens_to_ids(word)) for word in ("<|turn|>", "<|text|>")]
+    single = TemplateProcessing(single=f"{words} $A <|text|>", special_tokens=ids)
+    tokenizer.backend_tokenizer.post_processor = single
+    return tokenizer
+
+
+TOKENIZERS = {
+    "bytes": _bytes,
+    "bytes, space before": lambda: _bytes(prefix=True),
+    "prepend": lambda: _pieces(
+        normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    ),
+    **{f"metaspace {s}": lambda s=s: _metaspace(s) for s in ("always", "first", "never")},
+    "lowercase": lambda: _normalized(normalizers.Lowercase()),
+    "NFKC": lambda: _normalized(normalizers.NFKC()),
+    "begins": lambda: _begun("<|turn|>"),
+    "begins twice": lambda: _begun("<|turn|> <|turn|>"),
+}
+TEXTS = [("Why?", "So."), ("a\r\nb", "café 🙂"), ("Où\u00a0?", "cafe\u0301"), ("１ + ２?", "３")]
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@pytest.mark.parametrize("template", [None, STRICT], ids=["plain", "strict"])
+@pytest.mark.parametrize(("question", "answer"), TEXTS)
+def test_ids_are_those_of_the_joint_text(name, template, question, answer):
+    tokenizer = TOKENIZERS[name]()
+    tokenizer.chat_template = template
+    encoded = _encode(tokenizer, question, answer)
+    joint = f"Question: {question}\nAnswer: {answer}"
+    if template:
+        joint = f"[INST] {question} [/INST] {answer} "
+    expected = tokenizer(joint, add_special_tokens=template is None)["input_ids"]
+    expected = [n for n in expected if n != tokenizer.eos_token_id]
+    assert encoded.input_ids == [*expected, tokenizer.eos_token_id]
+    start = encoded.answer_mask.index(True)
+    before = joint[: joint.index(answer)].rstrip(" ")  # a space joins the word behind it
+    kept = tokenizer(before, add_special_tokens=template is None)["input_ids"]
+    kept = [n for n in kept if n != tokenizer.eos_token_id]
+    assert encoded.input_ids[:start] == kept and all(encoded.answer_mask[start:])
+
+
+TURNS = (
+    "{% for m in messages %}{% if m.role == 'user' %}U: {{ m.content }}\n"
+    "{% elif m.role == 'assistant' %}A: {{ m.content }}<|end|>{% endif %}{% endfor %}"
+)
+THOUGHT = "A: <think>\n\n</think>\n\n"
+OPENED = "{% if add_generation_prompt %}A: <think>\n{% endif %}"
+PARTS = (
+    "{% for m in messages %}{{ m.role }}: {% for p in m.content %}{{ p.text }}{% endfor %}"
+    "<|end|>{% endfor %}"
+)
+BARE = "{% for m in messages %}{{ m.content }}: {% endfor %}"
+WRITTEN = (
+    "<|turn|>system\nBe brief.<|end|>\n<|turn|>user\nWhy?<|end|>\n<|turn|>assistant\n",
+    "So.<|end|>",
+)
+TEMPLATES = {  # with a system message: the prompt, and the answer
+    "writes all": (CHAT, *WRITTEN),
+    "by name": ({"default": CHAT, "tool_use": STRICT}, *WRITTEN),
+    "refuses system": (STRICT, "[INST] Be brief.\n\nWhy? [/INST]", " So. <|text|>"),
+    "skips system": (TURNS, "U: Be brief.\n\nWhy?\nA:", " So.<|end|>"),
+    "thinks": (
+        TURNS.replace("A: ", THOUGHT),
+        f"U: Be brief.\n\nWhy?\n{THOUGHT}",
+        "So.<|end|>",
+    ),
+    "opens a thought": (f"{TURNS}{OPENED}", "U: Be brief.\n\nWhy?\nA:", " So.<|end|>"),
+    "wants parts": (PARTS, "system: Be brief.<|end|>user: Why?<|end|>assistant:", " So.<|end|>"),
+    "writes no end": (BARE, "Be brief.: Why?:", " So.<|text|>"),
+}
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_the_text_is_what_the_template_writes(name):
+    template, prompt, answer = TEMPLATES[name]
+    tokenizer = _bytes(template)
+    encoded = _encode(tokenizer, "Why?", "So.", system_prompt="Be brief.")
+    assert tokenizer.decode(encoded.input_ids) == prompt + answer
+    assert _answer(tokenizer, encoded) == answer
+    assert "nobody asked" not in tokenizer.decode(_encode(tokenizer, "Why?", "So.").input_ids)
+
+
+def test_a_turn_ends_with_an_added_token_even_if_it_is_not_marked_as_special():
+    tokenizer = _bytes(CHAT.replace("<|end|>", "<|stop|>"))
+    tokenizer.add_tokens([AddedToken("<|stop|>", special=False)])
+    assert _answer(tokenizer, _encode(tokenizer, "Why?", "So.")) == "So.<|stop|>"
+
+
+def test_a_token_across_the_border_is_the_answers():
+    tokenizer = _bytes(BARE)
+    tokenizer.add_tokens(["?: S"])
+    encoded = _encode(tokenizer, "Why?", "So.")
+    assert tokenizer.decode(encoded.input_ids) == ": Why?: So.<|text|>"
+    assert _answer(tokenizer, encoded) == "?: So.<|text|>"
+
+
+def _without_end():
+    tokenizer = _bytes()
+    tokenizer.eos_token = None
+    return tokenizer
+
+
+ONCE = "cannot be used .it does not write each message once.; mend it, or take it away"
+REFUSALS = {
+    "no question": (_bytes, "", "So.", "row 0: 'question' must hold text, got ''"),
+    "no answer": (_bytes, "Why?", " \n", "row 0: 'answer' must hold text"),
+    "nothing to see": (_bytes, "Why?", "\u200b", "row 0: 'answer' must hold text"),
+    "no text": (_bytes, "Why?", 5, "row 0: 'answer' must hold text, got 5"),
+    "half a character": (_bytes, "Why?", "\ud800x", "half a character"),
+    "no token": (
+        lambda: _normalized(normalizers.Replace("%", "")),
+        "Why?",
+        "%",
+        "no token for the answer '%'",
+    ),
+    "no end": (_without_end, "Why?", "So.", "no end-of-text token.* set eos_token"),
+    "no default": (
+        lambda: _bytes({"rag": CHAT, "tool_use": STRICT}),
+        "Why?",
+        "So.",
+        "named rag, tool_use and none named default; set tokenizer.chat_template",
+    ),
+    "no syntax": (lambda: _bytes("{{ x"), "Why?", "So.", "cannot be used .unexpected"),
+    "changes texts": (lambda: _bytes("{{ messages[-2].content | upper }}"), "Why?", "So.", ONCE),
+    "no reply": (lambda: _bytes(TURNS.replace("'assistant'", "''")), "Why?", "So.", ONCE),
+    "reply twice": (lambda: _bytes(CHAT + "{{ messages[-1].content }}"), "Why?", "So.", ONCE),
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_refusals(name):
+    make, question, answer, named = REFUSALS[name]
+    with pytest.raises(ValueError, match=named):
+        _encode(make(), question, answer)
+
+
+def test_remedies_work():
+    named = _bytes({"rag": CHAT, "tool_use": STRICT})
+    named.chat_template = named.chat_template["rag"]
+    broken, ended = _bytes("{{ x"), _without_end()
+    broken.chat_template, ended.eos_token = None, "<|end|>"
+    for tokenizer in (named, broken, ended):
+        assert _answer(tokenizer, _encode(tokenizer, "Why?", "So.")).strip().startswith("So.")
+
+
 @pytest.fixture(scope="module", params=[None, CHAT, STRICT], ids=["plain", "chat", "strict"])
 def tokenizer(request):
-    return _tokenizer(request.param)
+    return _bytes(request.param)
 
 
 @pytest.fixture(scope="module")
 def chat():
-    return _tokenizer(CHAT)
+    return _bytes(CHAT)
 
 
 def _encode(tokenizer, question, answer, **options):
@@ -62,18 +238,9 @@ def _encode(tokenizer, question, answer, **options):
     return prompts.encode_rows(tokenizer, [row], **options)[0]
 
 
-def _answer(tokenizer, ids, mask):
-    return tokenizer.decode([token for token, chosen in zip(ids, mask, strict=True) if chosen])
-
-
-def test_the_span_is_the_answer_with_the_token_that_ends_the_turn(tokenizer):
-    end = "<|end|>" if tokenizer.chat_template == CHAT else "<|text|>"
-    for row in ROWS:
-        encoded = _encode(tokenizer, row["question"], row["answer"])
-        span = _answer(tokenizer, encoded.input_ids, encoded.answer_mask)
-        assert span.strip() == row["answer"] + end
-        first = encoded.answer_mask.index(True)
-        assert all(encoded.answer_mask[first:]) and not any(encoded.answer_mask[:first])
+def _answer(tokenizer, encoded):
+    pairs = zip(encoded.input_ids, encoded.answer_mask, strict=True)
+    return tokenizer.decode([token for token, chosen in pairs if chosen])
 
 
 def test_the_prompt_does_not_depend_on_the_answer(tokenizer):
@@ -81,39 +248,6 @@ def test_the_prompt_does_not_depend_on_the_answer(tokenizer):
     lengths = [item.answer_mask.index(True) for item in (one, other)]
     assert lengths[0] == lengths[1]
     assert one.input_ids[: lengths[0]] == other.input_ids[: lengths[0]]
-
-
-def test_the_text_is_what_the_template_writes(chat):
-    encoded = _encode(chat, "Why?", "So.", system_prompt="Be brief.")
-    assert chat.decode(encoded.input_ids) == (
-        "<|turn|>system\nBe brief.<|end|>\n<|turn|>user\nWhy?<|end|>\n<|turn|>assistant\nSo.<|end|>"
-    )
-    assert "nobody asked" not in chat.decode(_encode(chat, "Why?", "So.").input_ids)
-
-
-def test_a_template_without_system_messages_gets_it_in_the_question():
-    strict = _tokenizer(STRICT)
-    encoded = _encode(strict, "Why?", "So.", system_prompt="Be brief.")
-    assert strict.decode(encoded.input_ids) == "[INST] Be brief.\n\nWhy? [/INST] So.<|text|>"
-
-
-def test_the_plain_form_names_question_and_answer():
-    plain = _tokenizer()
-    encoded = _encode(plain, "Why?", "So.")
-    assert plain.decode(encoded.input_ids) == "Question: Why?\nAnswer: So.<|text|>"
-
-
-def test_a_changed_template_is_noticed():
-    tokenizer = _tokenizer(CHAT)
-    before = _encode(tokenizer, "Why?", "So.")
-    tokenizer.chat_template = None
-    assert _encode(tokenizer, "Why?", "So.") != before
-
-
-@pytest.mark.parametrize(("question", "answer"), [("Why?", ""), ("Why?", " \n"), ("", "So.")])
-def test_an_empty_span_is_refused(tokenizer, question, answer):
-    with pytest.raises(ValueError, match="must hold text"):
-        _encode(tokenizer, question, answer)
 
 
 def test_batches_are_left_padded_and_hold_every_item_once(tokenizer):
@@ -151,15 +285,6 @@ def test_sorting_saves_padding_and_can_be_turned_off(chat):
     assert padding(prompts.batches(chat, ROWS, 8)) < padding(plain)
 
 
-def test_items_over_the_limit_are_left_out_with_a_warning(chat):
-    lengths = [len(_encode(chat, r["question"], r["answer"]).input_ids) for r in ROWS]
-    limit = sorted(lengths)[len(lengths) // 2]
-    with pytest.warns(UserWarning, match=f"longer than {limit} tokens"):
-        made = prompts.batches(chat, ROWS, 8, max_tokens=limit)
-    index = torch.cat([batch["index"] for batch in made]).tolist()
-    assert set(index) == {n for n, length in enumerate(lengths) if length <= limit}
-
-
 @pytest.mark.filterwarnings("ignore:Left out")
 @pytest.mark.parametrize(
     ("rows", "size", "limit", "named"),
@@ -168,79 +293,6 @@ def test_items_over_the_limit_are_left_out_with_a_warning(chat):
 def test_batches_of_nothing_are_refused(chat, rows, size, limit, named):
     with pytest.raises(ValueError, match=named):
         prompts.batches(chat, rows, size, max_tokens=limit)
-
-
-def test_a_tokenizer_without_an_end_is_refused():
-    tokenizer = _tokenizer()
-    tokenizer.eos_token = None
-    with pytest.raises(ValueError, match="end-of-text"):
-        _encode(tokenizer, "Why?", "So.")
-
-
-def test_highlight_shows_the_answer_apart_and_escapes_markup(chat):
-    encoded = _encode(chat, "Is 1 < 2, мяч?", "Да, <b>.")
-    shown = highlight(chat, encoded).data
-    prompt, _, answer = shown.partition("background:")
-    assert "1 &lt; 2, мяч?" in prompt and "Д" not in prompt
-    assert "Д" in answer and "&lt;b&gt;" not in prompt and "<b>" not in shown
-    assert "\ufffd" not in shown
-
-
-def _sentencepiece(chat_template=None):
-    """In the manner of Mistral and Phi 3: a normalizer that puts `▁` before every text."""
-    pieces = ["<unk>", "<s>", "</s>", "▁", *map(chr, range(33, 127)), "\n"]
-    words = ["▁" + text for text in ("A", "An", "Ans", "So", "[")]
-    merges = [("▁", "A"), ("▁A", "n"), ("▁An", "s"), ("S", "o"), ("▁", "So"), ("▁", "[")]
-    vocab = {piece: n for n, piece in enumerate([*pieces, *words, "So"])}
-    core = Tokenizer(models.BPE(vocab, merges, unk_token="<unk>"))
-    core.normalizer = normalizers.Sequence(
-        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
-    )
-    core.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
-    )
-    tokenizer.chat_template = chat_template
-    return tokenizer
-
-
-@pytest.mark.parametrize("template", [None, STRICT.replace("<|text|>", "</s>")])
-def test_an_answer_is_tokenized_as_it_is_in_the_joint_text(template):
-    tokenizer = _sentencepiece(template)
-    encoded = _encode(tokenizer, "Why?", "So.")
-    joint = "Question: Why?\nAnswer: So." if template is None else "[INST] Why? [/INST] So."
-    assert encoded.input_ids[:-1] == tokenizer(joint, add_special_tokens=False)["input_ids"]
-    answer = [n for n, chosen in zip(encoded.input_ids, encoded.answer_mask, strict=True) if chosen]
-    assert tokenizer.convert_ids_to_tokens(answer) == ["▁So", ".", "</s>"]
-
-
-def test_a_token_across_the_border_is_the_answers():
-    # The template ends with a space, which the tokenizer joins with the answer's first word.
-    tokenizer = _tokenizer("{% for m in messages %}{{ m.content }}: {% endfor %}")
-    tokenizer.add_tokens(["?: S"])
-    encoded = _encode(tokenizer, "Why?", "So.")
-    assert tokenizer.decode(encoded.input_ids) == ": Why?: So.<|text|>"
-    assert _answer(tokenizer, encoded.input_ids, encoded.answer_mask) == "?: So.<|text|>"
-
-
-def test_thoughts_that_a_template_writes_are_not_the_answers():
-    tokenizer = _tokenizer(CHAT.replace("\n{{ m.content }}", "\n{{ thoughts }}{{ m.content }}"))
-    tokenizer.chat_template = tokenizer.chat_template.replace(
-        "{{ thoughts }}", "{% if m.role == 'assistant' %}<think>\n\n</think>\n\n{% endif %}"
-    )
-    encoded = _encode(tokenizer, "Why?", "So.")
-    assert "<think>\n\n</think>\n\nSo." in tokenizer.decode(encoded.input_ids)
-    assert _answer(tokenizer, encoded.input_ids, encoded.answer_mask) == "So.<|end|>"
-
-
-def test_of_named_templates_the_default_is_used():
-    named = _tokenizer({"default": CHAT, "tool_use": STRICT})
-    assert _encode(named, "Why?", "So.") == _encode(_tokenizer(CHAT), "Why?", "So.")
-    named.chat_template = {"rag": CHAT, "tool_use": STRICT}
-    with pytest.raises(ValueError, match="named rag, tool_use and none named default"):
-        _encode(named, "Why?", "So.")
 
 
 @pytest.mark.parametrize(
@@ -253,18 +305,20 @@ def test_a_last_item_alone_joins_the_batch_before_it(chat, count, size, sizes):
     assert sorted(torch.cat([b["index"] for b in made]).tolist()) == list(range(count))
 
 
-def test_items_left_out_do_not_leave_one_alone(chat):
+def test_items_over_the_limit_are_left_out_with_a_warning(chat):
     rows = [{"question": "Q?", "answer": "x" * (1 if n else 300)} for n in range(6)]
-    with pytest.warns(UserWarning, match="Left out 1 items"):
-        made = prompts.batches(chat, rows, 4, max_tokens=200)
-    assert [len(batch["index"]) for batch in made] == [5]
+    with pytest.warns(UserWarning, match="Left out 1 items longer than 200 tokens"):
+        (made,) = prompts.batches(chat, rows, 4, max_tokens=200)
+    assert sorted(made["index"].tolist()) == [1, 2, 3, 4, 5]  # and none of them alone
     with pytest.warns(UserWarning, match="Left out 1 items"):
         assert prompts.drop_long(chat, rows, 200) == rows[1:]
     assert prompts.drop_long(chat, rows, None) == rows
 
 
-def test_an_answer_without_a_token_is_refused():
-    tokenizer = _tokenizer(CHAT)
-    tokenizer.backend_tokenizer.normalizer = normalizers.Replace("\u200b", "")
-    with pytest.raises(ValueError, match="no token for the answer"):
-        _encode(tokenizer, "Why?", "\u200b")
+def test_highlight_shows_the_answer_apart_and_escapes_markup(chat):
+    encoded = _encode(chat, "Is 1 < 2, мяч?", "Да, <b>.")
+    shown = highlight(chat, encoded).data
+    prompt, _, answer = shown.partition("background:")
+    assert "1 &lt; 2, мяч?" in prompt and "Д" not in prompt
+    assert "Д" in answer and "&lt;b&gt;" not in prompt and "<b>" not in shown
+    assert "\ufffd" not in shown

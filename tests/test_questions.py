@@ -11,6 +11,7 @@ from actlib import load_questions
 from actlib.questions import SPLITS, normalize_text
 
 ROOT = Path(__file__).resolve().parents[1]
+SHIPPED = ROOT / "data" / "questions"
 BENCHMARKS = ROOT.parent / "shared" / "data"
 ROW = {"question": "Wie viel?", "answer": "Es sind 7/2.\n#### 3,5"}
 PLAIN = {"question": "Why?", "answer": "So."}
@@ -98,7 +99,7 @@ def test_what_is_read(tmp_path, name, content, expected):
 def test_own_rows_need_only_question_and_answer(tmp_path):
     rows = [{"question": f"Q{n}?", "answer": "yes", "value": 0} for n in range(300)]
     items = load_questions(_write(tmp_path / "mine.jsonl", rows))
-    assert items[0].keys() == load_questions(ROOT / "data" / "validation")[0].keys()
+    assert items[0].keys() == load_questions(SHIPPED / "validation")[0].keys()
     assert set(column(items, "ability")) == {"und-own"} and set(column(items, "value")) == {"0"}
     shares = [column(items, "split").count(split) / 300 for split in SPLITS]
     assert shares == pytest.approx([0.8, 0.08, 0.12], abs=0.06)
@@ -146,9 +147,10 @@ def test_the_public_benchmarks_load_as_they_lie(name, count):
 
 
 def test_a_split_folder_is_read_whole():
-    rows = load_questions(ROOT / "data" / "small")
+    rows = load_questions(SHIPPED)
     assert {row["split"] for row in rows} == set(SPLITS)
-    assert len(rows) == 4700
+    files = SHIPPED.glob("*/*.jsonl")
+    assert len(rows) == sum(file.read_text("utf-8").count("\n") for file in files)
 
 
 FORMS = [

@@ -1,6 +1,6 @@
 """Evaluate a model by lm-evaluation-harness (`pip install "actlib[harness]"`).
 
-    tasks, data = ["act_fr_*", "mgsm_local_fr"], ["data", "mgsm/"]
+    tasks, data = ["act_fr_*", "mgsm_local_fr"], ["data/questions", "mgsm/"]
     scores, items = evaluate_tasks(model, tokenizer, tasks, data=data)
 
 `actlib.harness.local_tasks` says which tasks the files of a folder give. Every task of the harness

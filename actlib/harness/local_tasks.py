@@ -1,6 +1,6 @@
 """Tasks of local files in lm-evaluation-harness's own YAML.
 
-    names = write_tasks(["data", "path/to/mgsm", "path/to/exams"], "my_tasks")
+    names = write_tasks(["data/questions", "path/to/mgsm", "path/to/exams"], "my_tasks")
     # lm_eval --include_path my_tasks --tasks act_fr_maths,mgsm_local_fr ...
 
 | task | files | score |
@@ -29,7 +29,7 @@ from actlib.question_files import json_lines
 from actlib.questions import load_questions, read_exams
 
 TEMPLATES = Path(__file__).parent / "tasks"
-SHIPPED = Path(__file__).resolve().parents[2] / "data"
+SHIPPED = Path(__file__).resolve().parents[2] / "data" / "questions"
 Folders = str | Path | Sequence[str | Path] | None
 
 

@@ -37,7 +37,7 @@ def generate_answers(
     lengths = [sum(item.answer_mask) for item in encoded]
     pairs = zip(encoded, lengths, strict=True)
     prompts = [Encoded(e.input_ids[:-n], e.answer_mask[:-n]) for e, n in pairs]
-    batch = pad_left(prompts, tokenizer.pad_token_id or 0)
+    batch = pad_left(prompts)
     written = cast(Any, model).generate(
         **{key: batch[key].to(input_device(model)) for key in ("input_ids", "attention_mask")},
         do_sample=False,
@@ -82,7 +82,7 @@ def evaluate_parts(
         index = [n for n, own in enumerate(labels) if part in own]
         items = [Encoded(encoded[n].input_ids, [p == part for p in labels[n]]) for n in index]
         if items:
-            batch = pad_left(items, tokenizer.pad_token_id or 0) | {"index": torch.tensor(index)}
+            batch = pad_left(items) | {"index": torch.tensor(index)}
             tables.append(evaluate(model, [batch]).assign(part=part))
     return pd.concat(tables, ignore_index=True)
 
