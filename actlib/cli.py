@@ -182,7 +182,6 @@ def transfer(
     Example:
         actlib transfer --target T --donor D --mask mask.safetensors --scale 0.4 --out OUTPUT
     """
-    require_output(out, folder=True)
     chosen = load_mask(mask)
     from actlib.checkpoint import transfer_checkpoint
 
@@ -204,7 +203,6 @@ def merge(
     Example:
         actlib merge --base B --give D1 mask1 0.4 --give D2 mask2 0.4 --out OUTPUT
     """
-    require_output(out, folder=True)
     if len(give) % 3:
         raise ValueError(f"--give takes DONOR MASK SCALE, got {' '.join(give)}")
     contributions = []

@@ -96,11 +96,8 @@ def atomic_file(output: Path) -> Iterator[Path]:
     with _hidden_folder(output) as hidden:
         unfinished = hidden / output.name
         yield unfinished
-        descriptor = os.open(unfinished, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        with unfinished.open("rb") as stream:
+            os.fsync(stream.fileno())
         unfinished.replace(output)
 
 
@@ -206,25 +203,21 @@ def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
 
 @contextmanager
 def _hidden_folder(output: Path) -> Iterator[Path]:
-    """A folder beside the output, of this process."""
+    """A folder beside the output, of this process; what killed ones on this machine left goes."""
     with clear_errors(output):
         output.parent.mkdir(parents=True, exist_ok=True)
-        _remove_stale(output)
-        prefix = f".{output.name}.{_host()}-{os.getpid()}-"
+        host = re.sub(r"[^\w.]", "_", socket.gethostname())
+        stale = rf"\.{re.escape(output.name)}\.{re.escape(host)}-(\d+)-\w{{8}}{re.escape(_ENDING)}"
+        for path in output.parent.iterdir():
+            match = re.fullmatch(stale, path.name)
+            if match and path.is_dir() and not path.is_symlink() and not _is_running(int(match[1])):
+                shutil.rmtree(path, ignore_errors=True)
+        prefix = f".{output.name}.{host}-{os.getpid()}-"
         hidden = Path(tempfile.mkdtemp(_ENDING, prefix, output.parent))
         try:
             yield hidden
         finally:
             shutil.rmtree(hidden, ignore_errors=True)
-
-
-def _remove_stale(output: Path) -> None:
-    """Remove what killed writers of the same output on this machine left."""
-    name = rf"\.{re.escape(output.name)}\.{re.escape(_host())}-(\d+)-\w{{8}}{re.escape(_ENDING)}"
-    for path in output.parent.iterdir():
-        match = re.fullmatch(name, path.name)
-        if match and path.is_dir() and not path.is_symlink() and not _is_running(int(match[1])):
-            shutil.rmtree(path, ignore_errors=True)
 
 
 def _is_running(process: int) -> bool:
@@ -235,7 +228,3 @@ def _is_running(process: int) -> bool:
     except (OSError, OverflowError):
         pass  # of another user, or no number of a process: left alone
     return True
-
-
-def _host() -> str:
-    return re.sub(r"[^\w.]", "_", socket.gethostname())

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 SAFE = {"trust_remote_code": False}
 """Options of every load."""
+_WHERE = ("revision", "subfolder", "token", "cache_dir", "local_files_only")
 # What a model has beside its weights: configuration, tokenizer, templates, texts. All else in a
 # folder is another format of the weights, or left by a training, or private.
 _CARRIED = (
@@ -52,12 +53,15 @@ def load_pretrained(kind: Any, place: Path | str, **options: Any) -> Any:
             is damaged or missing, it could only be loaded by running code of its own, or it does
             not fit into memory.
     """
+    from transformers import AutoConfig
+
     is_model = getattr(kind, "__name__", "") == "AutoModelForCausalLM"
     folder = Path(place)
     if is_model and folder.is_dir():  # before transformers follows what leads elsewhere
         stored_tensors(folder)
     if is_model:
-        kind = _class_of(place)
+        where = {key: options[key] for key in _WHERE if key in options}
+        kind = _class_of(load_pretrained(AutoConfig, place, **where))
         options = {"use_safetensors": True, "output_loading_info": True, **options}
     try:
         loaded = kind.from_pretrained(place, **{**options, **SAFE})
@@ -89,7 +93,7 @@ def empty_model(place: Path | str, **options: Any) -> "PreTrainedModel":
                 f"the model folder {folder} lacks config.json; save_pretrained writes one"
             )
     config = load_pretrained(AutoConfig, place, **options)
-    kind = _class_of(place, config)
+    kind = _class_of(config)
     try:
         with torch.device("meta"):
             return kind.from_config(config, **SAFE)
@@ -191,14 +195,10 @@ def have_same_tokenizer(one: Path, other: Path) -> bool:
     return True
 
 
-def _class_of(place: Path | str, config: Any = None) -> Any:
+def _class_of(config: Any) -> Any:
     """The class that loads a language model, whether or not it takes images beside text."""
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
-    try:
-        config = config or AutoConfig.from_pretrained(place, **SAFE)
-    except Exception as error:
-        raise ValueError(_sentence("", place, error)) from error
     with_images = AutoModelForImageTextToText._model_mapping
     is_plain = type(config) in AutoModelForCausalLM._model_mapping
     if not is_plain and hasattr(config, "text_config") and type(config) in with_images:

@@ -18,11 +18,11 @@ from operator import or_
 from pathlib import Path
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from actlib.cards import describe_step, read_steps, write_card
 from actlib.checkpoint import Checkpoint, require_matching
-from actlib.collisions import RULES, combine, largest_claims
 from actlib.files import atomic_folder, require_free
 from actlib.masks import ChannelMask, require_fit
 from actlib.pairs import require_pair
@@ -41,6 +41,7 @@ from actlib.transfer import (
 from actlib.vocabulary import shared_rows
 from actlib.weights import require_in_memory
 
+RULES = ("sum", "average", "largest")
 Contribution = tuple[nn.Module, ChannelMask, float]
 
 
@@ -98,10 +99,7 @@ def merge_(
             then.
     """
     _require_valid(base, contributions, collisions)
-    donors = {
-        f"donor {number}": rows_of(donor)
-        for number, (donor, _, _) in enumerate(contributions, start=1)
-    }
+    donors = {f"donor {n}": rows_of(each[0]) for n, each in enumerate(contributions, start=1)}
     union, collided, change = _settle(base, rows_of(base), donors, contributions, collisions)
     write_(base, selections(base, union), change)
     return MergeReport(union, collided, collisions, model=base)
@@ -132,10 +130,9 @@ def merge_checkpoint(
     _require_mergeable(contributions, collisions)
     require_free(output_dir)
     base, donors = Checkpoint(base_dir), dict[str, Rows]()
-    for number, (donor_dir, mask, scale) in enumerate(contributions, start=1):
+    for number, (donor_dir, mask, _) in enumerate(contributions, start=1):
         donor = Checkpoint(donor_dir)
         require_matching(donor, base)
-        require_scale(scale)
         selected = selections(base.model, mask)
         donor.require(selected, "donor")
         base.require(selected, "base")
@@ -159,56 +156,70 @@ def _settle(
     contributions: Sequence[tuple],
     rule: str,
 ) -> tuple[ChannelMask, int, Change]:
-    """The union of the masks, how many channels collide in it, and the new values.
-
-    Args:
-        model: the base's structure.
-        base: its parameters, in memory or in files.
-        donors: each donor's parameters, by what to call it in an error.
-        contributions: a mask and a scale of each, the last two entries.
-        rule: how shared claims are settled.
-    """
-    masks, scales = ([each[place] for each in contributions] for place in (-2, -1))
+    """The union of the masks, how many channels collide in it, and the new values."""
+    masks = [mask for _, mask, _ in contributions]
+    scales = [scale for _, _, scale in contributions]
     union = ChannelMask(reduce(or_, masks).channels, {"combined": "union"})
-    claims = {
+    counts = {
         name: torch.stack([mask.channels[name].cpu() for mask in masks]).sum(dim=0)
         for name in union.channels
     }
-    collided = sum(int((count > 1).sum()) for count in claims.values())
+    collided = sum(int((count > 1).sum()) for count in counts.values())
     if rule == "largest":
-        shared = {name for name, count in claims.items() if (count > 1).any()}
+        shared = {name for name, count in counts.items() if (count > 1).any()}
         norms = [channel_norms(model, _steps(base, each), shared) for each in donors.values()]
-        masks = largest_claims(norms, masks, scales)
-    selected = selections(model, union)
-    parts = [selections(model, mask) for mask in masks]
+        masks = _keep_largest(norms, masks, scales)
+    selected, parts = selections(model, union), [selections(model, mask) for mask in masks]
     givers = list(zip(donors, donors.values(), parts, scales, strict=True))
 
     def change(name: str, start: int, matrix: Tensor) -> Iterator[tuple[Index, Tensor]]:
-        """New values of the elements of some rows that some donor gives."""
         stop = start + len(matrix)
         giving = [
-            (called, shared_rows(rows(name, start, stop), matrix), own[name], scale)
-            for called, rows, own, scale in givers
-            if name in own
+            (called, shared_rows(rows(name, start, stop), matrix), part[name], scale)
+            for called, rows, part, scale in givers
+            if name in part
         ]
         for index in selected[name].between(start, stop).indices():
             before = take(matrix, index)
             wide = before.to(torch.promote_types(before.dtype, torch.float32))
-            # scaled task vectors, and which of their elements count
-            deltas = torch.stack(
-                [(take(rows, index).to(wide) - wide) * scale for _, rows, _, scale in giving]
-            )
-            claimed = torch.stack(
-                [own.between(start, stop).at(index).expand_as(before) for _, _, own, _ in giving]
-            ).to(wide.device)
-            values = (wide + combine(deltas, claimed, rule)).to(before.dtype)
-            counting = deltas.where(claimed, 0)
-            sources = {"the base": before}
-            sources |= {each[0]: delta for each, delta in zip(giving, counting, strict=True)}
+            # scaled task vectors, 0 where a donor does not claim the element
+            claims = [part.between(start, stop).at(index) for _, _, part, _ in giving]
+            claimed = torch.stack([each.expand_as(before) for each in claims]).to(wide.device)
+            deltas = [(take(rows, index).to(wide) - wide) * scale for _, rows, _, scale in giving]
+            steps = torch.stack(deltas).where(claimed, 0)
+            values = (wide + _combine(steps, claimed, rule)).to(before.dtype)
+            sources = {"the base": before} | dict(zip([g[0] for g in giving], steps, strict=True))
             require_finite(name, values, sources, ", ".join(f"{each[3]:g}" for each in giving))
             yield index, values
 
     return union, collided, change
+
+
+def _combine(
+    steps: Float[Tensor, "donors *elements"], claims: Bool[Tensor, "donors *elements"], rule: str
+) -> Float[Tensor, "*elements"]:
+    """The step that several donors make together; for "largest", `claims` has settled it."""
+    # Addition in floats depends on its order. Sorted terms, added one by one, are the same whoever
+    # came first and however the elements are cut into chunks.
+    terms = steps.sort(dim=0).values if len(steps) > 2 else steps
+    total = reduce(torch.add, terms.unbind(dim=0))
+    return total if rule == "sum" else total / claims.sum(dim=0).clamp_min(1)
+
+
+def _keep_largest(
+    norms: Sequence[Mapping[str, Float[Tensor, " channels"]]],
+    masks: Sequence[ChannelMask],
+    scales: Sequence[float],
+) -> list[ChannelMask]:
+    """Each donor's mask without the channels on which another claimant's step is larger."""
+    claimed = [{name: own.cpu().clone() for name, own in mask.channels.items()} for mask in masks]
+    for name in norms[0]:
+        sizes = torch.stack([n[name] * abs(scale) for n, scale in zip(norms, scales, strict=True)])
+        sizes = sizes.nan_to_num(nan=torch.inf)  # which is refused where it would be written
+        sizes = sizes.where(torch.stack([each[name] for each in claimed]), -1.0)
+        for own, size in zip(claimed, sizes, strict=True):
+            own[name] &= size == sizes.amax(dim=0)
+    return [ChannelMask(each) for each in claimed]
 
 
 def _steps(base: Rows, donor: Rows) -> Rows:
@@ -223,17 +234,18 @@ def _steps(base: Rows, donor: Rows) -> Rows:
 
 def _require_valid(base: nn.Module, contributions: Sequence[Contribution], collisions: str) -> None:
     _require_mergeable(contributions, collisions)
-    for donor, mask, scale in contributions:
+    for donor, mask, _ in contributions:
         require_pair(donor, base)
         require_in_memory(donor, base)
         require_fit(base, mask)
-        require_scale(scale)
 
 
-def _require_mergeable(contributions: Sequence[object], collisions: str) -> None:
+def _require_mergeable(contributions: Sequence[tuple], collisions: str) -> None:
     if collisions not in RULES:
         raise ValueError(
             f"unknown collision rule {collisions!r}, expected one of {', '.join(RULES)}"
         )
     if not contributions:
         raise ValueError("there is no contribution to merge")
+    for *_, scale in contributions:
+        require_scale(scale)

@@ -65,7 +65,6 @@ def apply(path: PatchPath, target: Folder, out: OutFolder) -> None:
     Example:
         actlib patch apply maths.safetensors --target T --out OUTPUT
     """
-    require_output(out, folder=True)
     from actlib.patches import apply_patch
 
     print(apply_patch(target, path, out))
@@ -78,7 +77,6 @@ def revert(path: PatchPath, target: Folder, out: OutFolder) -> None:
     Example:
         actlib patch revert maths.safetensors --target OUTPUT --out RESTORED
     """
-    require_output(out, folder=True)
     from actlib.patches import revert_patch
 
     print(revert_patch(target, path, out))

@@ -26,13 +26,16 @@ from actlib.checkpoint import Checkpoint, require_matching
 from actlib.files import atomic_folder, require_free, save_tensors
 from actlib.masks import ChannelMask, shortened
 from actlib.pairs import require_pair
-from actlib.patch_file import FORMAT, KIND, Patch, PatchInfo, digest, gather
+from actlib.patch_file import FORMAT, KIND, Edit, Patch, PatchInfo, digest, gather
 from actlib.transfer import (
     Index,
+    Rows,
+    Selection,
     as_matrix,
     interpolate,
     require_finite,
     require_scale,
+    rows_of,
     selections,
     write_,
 )
@@ -81,17 +84,13 @@ def make_patch(
     require_scale(scale)
     step = describe_step("patch", _name(target), _name(donor), mask, scale)
     stated = _shareable(step, metadata or {})
-    model, ours, theirs = _open_pair(target, donor)
-    selected = selections(model, mask)
-    for parameters, role in ((ours, "target"), (theirs, "donor")):
-        if isinstance(parameters, Checkpoint):
-            parameters.require(selected, role)
+    model, ours, theirs, selected = _open_pair(target, donor, mask)
     stated |= {"format": FORMAT, "parameters": str(sum(p.numel() for p in model.parameters()))}
     tensors, hashes = dict[str, Tensor](), dict[str, str]()
     for name, selection in selected.items():
-        parameter = as_matrix(ours[name])
-        before = gather(parameter, selection)
-        donated = gather(shared_rows(as_matrix(theirs[name]), parameter), selection)
+        matrix = ours(name, 0, len(selection.rows))
+        before = gather(matrix, selection)
+        donated = gather(shared_rows(theirs(name, 0, len(matrix)), matrix), selection)
         after = interpolate(before, donated, scale)
         require_finite(name, after, {"the donor": donated, "the target": before}, scale)
         tensors |= {f"{name}.rows": selection.rows, f"{name}.columns": selection.columns}
@@ -117,7 +116,7 @@ def apply_patch(
         target: model folder, which stays as it is, or model in memory, which is changed.
         path: file of the patch.
         out: folder to write, absent or empty, for a model folder. It appears whole or not at all,
-            with the same weights as `transfer_checkpoint` writes and all other files of the target;
+            with the weights and other files that `transfer_checkpoint` would write;
             its card and `actlib.json` tell of the patch.
 
     Returns:
@@ -196,48 +195,16 @@ def _load(path: Path, state: tuple[int, ...] | None) -> Patch:
 
 
 def _require_side(
-    path: Path,
-    patch: Patch,
-    model: nn.Module,
-    parameters: Mapping[str, Tensor],
-    old: str,
-    new: str,
+    path: Path, patch: Patch, model: nn.Module, parameters: Mapping[str, Tensor], old: str, new: str
 ) -> None:
-    """Refuse a target that does not hold the values of the side `old`, bit by bit.
-
-    Args:
-        path: of the patch.
-        patch: what it holds.
-        model: the target's modules.
-        parameters: its parameters, in memory or in files.
-        old: "before" or "after".
-        new: the other one.
-
-    Raises:
-        ValueError: the target is of another shape or type, or on the side `new` already, or names
-            the first parameters with other values.
-    """
+    """Refuse a target that does not hold the values of the side `old`, bit by bit."""
     require_float_weights(model)
+    faults = [_describe_other(name, edit, parameters) for name, edit in patch.edits.items()]
     total, expected = sum(p.numel() for p in model.parameters()), patch.info.metadata["parameters"]
     if str(total) != expected:
-        raise ValueError(
-            f"the patch {path} is of a model with {expected} parameters, this one has {total}; "
-            "take the model that it was made for"
-        )
-    for name, edit in patch.edits.items():
-        shape = len(edit.selection.rows), len(edit.selection.columns)
-        dtype = edit.values["after"].dtype
-        if name not in parameters or as_matrix(parameters[name]).shape != shape:
-            size = " x ".join(map(str, shape))
-            raise ValueError(
-                f"the patch {path} is of a model with {name} of {size}, this has none; take the "
-                "model that it was made for"
-            )
-        if parameters[name].dtype != dtype:
-            raise ValueError(
-                f"{name} is {parameters[name].dtype}, and the patch {path} is made for {dtype}; "
-                "load the target in that dtype"
-            )
+        faults.insert(0, f"a model with {expected} parameters, this one has {total}")
+    if fault := next(filter(None, faults), None):
+        raise ValueError(f"the patch {path} is of {fault}; take the model that it was made for")
     edits = patch.edits.items()
     wrong = [name for name, edit in edits if not edit.is_at(old, parameters[name])]
     if wrong and all(edit.is_at(new, parameters[name]) for name, edit in edits):
@@ -248,6 +215,17 @@ def _require_side(
             f"the target does not hold the values that it had {old} the patch {path}: "
             f"{shortened(wrong, 3)}; take the model that it was made for"
         )
+
+
+def _describe_other(name: str, edit: Edit, parameters: Mapping[str, Tensor]) -> str | None:
+    """In what a target's parameter is not the one that a patch was made for."""
+    shape = len(edit.selection.rows), len(edit.selection.columns)
+    dtype = edit.values["after"].dtype
+    if name not in parameters or as_matrix(parameters[name]).shape != shape:
+        return f"a model with {name} of {shape[0]} x {shape[1]}, this has none"
+    if parameters[name].dtype != dtype:
+        return f"a model with {name} in {dtype}, this one has {parameters[name].dtype}"
+    return None
 
 
 def _shareable(step: Mapping[str, Any], metadata: Mapping[str, str]) -> dict[str, str]:
@@ -264,19 +242,21 @@ def _shareable(step: Mapping[str, Any], metadata: Mapping[str, str]) -> dict[str
 
 
 def _open_pair(
-    target: Model, donor: Model
-) -> tuple[nn.Module, Mapping[str, Tensor], Mapping[str, Tensor]]:
-    """The target's structure, and the parameters of both by name."""
+    target: Model, donor: Model, mask: ChannelMask
+) -> tuple[nn.Module, Rows, Rows, dict[str, Selection]]:
+    """The target's structure, the parameters of both, and what moves."""
     if isinstance(target, nn.Module) and isinstance(donor, nn.Module):
         require_pair(donor, target)
         require_in_memory(donor, target)
-        donor, target = unwrapped(donor), unwrapped(target)
-        return target, dict(target.named_parameters()), dict(donor.named_parameters())
+        return target, rows_of(target), rows_of(donor), selections(target, mask)
     if isinstance(target, nn.Module) or isinstance(donor, nn.Module):
         raise ValueError("target and donor must both be folders, or both be models in memory")
     ours, theirs = Checkpoint(target), Checkpoint(donor)
     require_matching(theirs, ours)
-    return ours.model, ours, theirs
+    selected = selections(ours.model, mask)
+    ours.require(selected, "target")
+    theirs.require(selected, "donor")
+    return ours.model, ours.rows, theirs.rows, selected
 
 
 def _name(model: Model) -> str | os.PathLike:

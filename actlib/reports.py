@@ -10,7 +10,6 @@ Folders are read tensor by tensor, so that models larger than memory can be comp
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -36,14 +35,6 @@ apart, small models trained from scratch and then fine-tuned 0.26, two of those 
 SIDES = ("donor", "target")
 _PIECE = 2**22  # entries at a time: 16 MiB in float32
 _COLUMNS = "parameter kind entries change_norm target_norm donor_dtype target_dtype".split()
-
-
-class _Side(NamedTuple):
-    """A model, its tokenizer, and its parameters by name, in memory or mapped from files."""
-
-    model: nn.Module
-    tokenizer: PreTrainedTokenizerBase | None
-    parameters: Mapping[str, Tensor]
 
 
 def pair_report(
@@ -83,7 +74,7 @@ def pair_report(
     on_hub = any(isinstance(each, (str, Path)) and not Path(each).is_dir() for each, _ in given)
     for weights in (False, True) if on_hub else (True,):
         sides = [_open(place, tokenizer, weights) for place, tokenizer in given]
-        models, tokenizers = zip(*[(each.model, each.tokenizer) for each in sides], strict=True)
+        models, tokenizers, parameters = zip(*sides, strict=True)
         mismatches = check_pair(*models, *tokenizers)
         if mismatches:
             break
@@ -93,13 +84,13 @@ def pair_report(
     if apart:
         warnings.append(f"{len(apart)} parameters of no channel never move, such as {apart[0]}")
     names = [name for name, _ in models[1].named_parameters() if name not in apart]
-    ours, theirs = (each.parameters for each in sides)
-    mismatches = mismatches or _storage_faults(sides, names)
-    on_meta = any(type(e) is dict and any(p.is_meta for p in e.values()) for e in (ours, theirs))
-    if mismatches or on_meta:
+    if not mismatches:
+        mismatches = _storage_faults(parameters, names)
+    in_memory = [each for each in parameters if not isinstance(each, Checkpoint)]
+    if mismatches or any(p.is_meta for each in in_memory for p in each.values()):
         names = []
-    table = _compare_weights(ours, theirs, names)
-    mismatches += _broken(table, ours, theirs) if names else []
+    table = _compare_weights(parameters[0], parameters[1], names)
+    mismatches += _broken(table, parameters) if names else []
     table.attrs = {"fits": not mismatches, "mismatches": mismatches, "warnings": warnings}
     table.attrs |= {side: _describe_model(model) for side, model in zip(SIDES, models, strict=True)}
     table.attrs["relative_change"] = relative_change(table) if names else math.nan
@@ -141,15 +132,16 @@ def describe_report(report: pd.DataFrame) -> str:
 
 def _open(
     place: nn.Module | str | Path, tokenizer: PreTrainedTokenizerBase | None, weights: bool
-) -> _Side:
+) -> tuple[nn.Module, PreTrainedTokenizerBase | None, Mapping[str, Tensor]]:
+    """A model, its tokenizer, and its parameters by name, in memory or mapped from files."""
     if isinstance(place, nn.Module):
-        return _Side(place, tokenizer, dict(place.named_parameters()))
+        return place, tokenizer, dict(place.named_parameters())
     folder = local_folder(place, weights=weights)
     tokenizer = tokenizer or load_tokenizer(folder)
     if not weights:
-        return _Side(empty_model(folder), tokenizer, {})
+        return empty_model(folder), tokenizer, {}
     checkpoint = Checkpoint(folder)
-    return _Side(checkpoint.model, tokenizer, checkpoint)
+    return checkpoint.model, tokenizer, checkpoint
 
 
 def _tokenizer_doubts(
@@ -166,15 +158,15 @@ def _tokenizer_doubts(
     return doubts
 
 
-def _storage_faults(sides: list[_Side], names: list[str]) -> list[str]:
+def _storage_faults(sides: tuple[Mapping[str, Tensor], ...], names: list[str]) -> list[str]:
     """What keeps parameters in files from being read."""
     faults = []
     for role, side in zip(SIDES, sides, strict=True):
-        if isinstance(side.parameters, Checkpoint):
-            try:
-                side.parameters.require(names, role)
-            except ValueError as error:
-                faults.append(str(error))
+        try:
+            if isinstance(side, Checkpoint):
+                side.require(names, role)
+        except ValueError as error:
+            faults.append(str(error))
     return faults
 
 
@@ -204,16 +196,14 @@ def _compare_weights(
     return table
 
 
-def _broken(
-    table: pd.DataFrame, donor: Mapping[str, Tensor], target: Mapping[str, Tensor]
-) -> list[str]:
+def _broken(table: pd.DataFrame, sides: tuple[Mapping[str, Tensor], ...]) -> list[str]:
     """Which of the tensors whose norms are not finite are so themselves, rather than too large."""
     finite = np.isfinite(table[["change_norm", "target_norm"]].to_numpy()).all(axis=1)
     names = [
-        f"the {side}'s {name}"
+        f"the {role}'s {name}"
         for name in table.loc[~finite, "parameter"]
-        for side, parameters in zip(SIDES, (donor, target), strict=True)
-        if not parameters[name].isfinite().all()
+        for role, side in zip(SIDES, sides, strict=True)
+        if not side[name].isfinite().all()
     ]
     return [f"NaN or infinite entries in {shortened(names)}"] if names else []
 

@@ -148,9 +148,10 @@ def require_no_adapter(folder: Path) -> None:
         ValueError: names the remedy.
     """
     if (folder / ADAPTER).is_file():
+        merged = ", or remove its files if they are merged" if (folder / SINGLE).is_file() else ""
         raise ValueError(
             f"the model folder {folder} holds an adapter ({ADAPTER}), which names a model "
-            "elsewhere; merge the two with merge_and_unload of peft, and save the result"
+            f"elsewhere; merge the two with merge_and_unload of peft, and save the result{merged}"
         )
 
 

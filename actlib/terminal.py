@@ -17,6 +17,7 @@ import shlex
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -40,9 +41,6 @@ _REMEDIES = {
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.ENOTDIR: "a part of the path is a file and no folder",
     errno.EEXIST: "a part of the path is a file and no folder",
-    errno.EISDIR: "name a file, not a folder",
-    errno.ENOENT: "look for a slip in the path",
-    errno.ENOSPC: "free some space, or write to another disk",
 }
 
 
@@ -73,7 +71,9 @@ def run_app(app: typer.Typer, words: Sequence[str]) -> int:
     Bad input is what raises `ValueError` or `OSError`; any other error is taken for a defect.
     """
     try:
-        status = app(spread(words), prog_name="actlib", standalone_mode=False) or 0
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+            status = app(spread(words), prog_name="actlib", standalone_mode=False) or 0
         sys.stdout.flush()
         return status
     except typer.TyperException as error:  # words that are no command, option or value
@@ -86,7 +86,11 @@ def run_app(app: typer.Typer, words: Sequence[str]) -> int:
     except (ValueError, OSError) as error:  # the latter: a file that cannot be read or written
         print(f"error: {_sentence(error)}", file=sys.stderr)
         return 1
-    except Exception:
+    except Exception as error:
+        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # of torch
+            remedy = "take a smaller --batch-size or --dtype, or a larger device"
+            print(f"error: {_sentence(error)}; {remedy}", file=sys.stderr)
+            return 1
         traceback.print_exc()
         print("error: this was not foreseen; report it with the lines above", file=sys.stderr)
         return DEFECT
@@ -114,24 +118,20 @@ def _sentence(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def require_output(out: str, *inputs: str | None, folder: bool = False) -> None:
-    """Refuse an output that cannot be written, or would replace an input, before any work.
+def require_output(out: str, *inputs: str | None) -> None:
+    """Refuse a file that cannot be written, or would replace an input, before any work.
 
     Args:
         out: path of the output.
         inputs: paths that are read; None is ignored.
-        folder: whether the output is a folder.
 
     Raises:
-        ValueError: the output is an input, a folder where a file is wanted or the reverse, or below
-            what is no folder that can be written.
+        ValueError: the output is an input, a folder, or below what is no folder.
     """
     path = Path(out)
     if path.exists() and path.resolve() in {Path(each).resolve() for each in inputs if each}:
         raise ValueError(f"the output {out} is what is read, and would be lost; name another file")
-    if folder and path.is_file():
-        raise ValueError(f"the output {out} is a file; name a folder that is absent or empty")
-    if not folder and path.is_dir():
+    if path.is_dir():
         raise ValueError(f"the output {out} is a folder; name a file")
     above = next(each for each in path.absolute().parents if each.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):

@@ -141,27 +141,6 @@ def test_a_patch_is_made_inspected_applied_and_reverted(pair, tmp_path, capsys):
     assert capsys.readouterr().out.strip().endswith("not reversible")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "named"),
-    [
-        (["step", "build", "--preset", "nope", "--model", "base"], "unknown preset 'nope'"),
-        (["step", "record", "--preset", "nope"], "unknown preset 'nope'"),
-        (["step", "build", "--model", "nobody"], "unknown model 'nobody'"),
-    ],
-)
-def test_bad_input_is_one_sentence_and_status_1(
-    small_preset, monkeypatch, tmp_path, capsys, arguments, named
-):
-    monkeypatch.setenv("ACT_STORE", str(tmp_path / "store"))
-    if "--preset" not in arguments:
-        arguments = [*arguments, "--preset", small_preset]
-    assert main(arguments) == 1
-    captured = capsys.readouterr()
-    assert captured.err.startswith("error: ") and named in captured.err
-    assert captured.err.count("\n") == 1 and not captured.out
-    assert not (tmp_path / "store").exists()
-
-
 def _commands(group=None, before=()):
     """Every command, also of a group, with its words."""
     for name, each in (group or typer.main.get_command(app)).commands.items():

@@ -2,20 +2,20 @@
 
 import copy
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from tiny_models import tiny_model
+from tiny_models import random_mask, tiny_model
 
 import actlib
 from actlib.cards import patch_card
 from actlib.channels import channel_modules
 from actlib.checkpoint import transfer_checkpoint
 from actlib.files import load_tensors, save_tensors
-from actlib.masks import ChannelMask
 from actlib.patches import apply_patch, inspect_patch, make_patch, revert_patch
 from actlib.transfer import selections, transfer_
 
@@ -23,14 +23,7 @@ UP = "model.layers.1.mlp.up_proj"
 
 
 def mask_for(model, share=0.3, modules=None, seed=5):
-    generator = torch.Generator().manual_seed(seed)
-    channels = {
-        name: torch.rand(each.channels, generator=generator) < share
-        for name, each in channel_modules(model).items()
-    }
-    for name in channels if modules is not None else ():
-        channels[name] &= name in modules
-    return ChannelMask(channels, {"ranking": "difference"})
+    return replace(random_mask(model, share, seed, modules), metadata={"ranking": "difference"})
 
 
 def contents(folder):
@@ -277,7 +270,7 @@ def offloaded(model):
         (offloaded, "parameter model.layers.0.* is offloaded .*folder"),
         (
             lambda model: model.bfloat16(),
-            "bfloat16, and the patch .* is made for torch.float32; load",
+            "in torch.float32, this one has torch.bfloat16; take the model",
         ),
         (lambda model: model.model.layers.pop(1), "a model with .* parameters, this one has"),
     ],

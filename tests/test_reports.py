@@ -6,7 +6,6 @@ import re
 from types import SimpleNamespace
 
 import pytest
-import safetensors.torch
 import tokenizers
 import torch
 import transformers
@@ -222,71 +221,6 @@ def test_the_rows_that_both_have_are_compared(tuned, folders):
     tokens, rows = found.attrs["warnings"]
     assert "3 against 2 tokens" in tokens and "do not move, such as c" in tokens
     assert rows == "vocabulary of 62 against 61 rows, of which the first 61 move"
-
-
-def test_special_tokens_of_folders_are_warned_of(tuned, folders):
-    places = folders(*tuned())
-    saved_tokenizer(places[1], "ab", eos_token="b")
-    found = pair_report(*places)
-    assert found.attrs["fits"] and "eos_token None against b" in found.attrs["warnings"]
-
-
-def test_a_head_of_its_own_in_the_files_is_as_transformers_loads_it(tuned, folders):
-    """Its configuration says that the head is tied."""
-    donor, target = tuned("llama_tied")
-    places = folders(donor, target)
-    for place, model in zip(places, (donor, target), strict=True):
-        (place / "model.safetensors.index.json").unlink(missing_ok=True)
-        tensors = model.state_dict() | {"lm_head.weight": model.lm_head.weight * 2}
-        tensors = {name: tensor.clone() for name, tensor in tensors.items()}
-        safetensors.torch.save_file(tensors, place / "model.safetensors", {"format": "pt"})
-        loaded = [transformers.AutoModelForCausalLM.from_pretrained(each) for each in places]
-        found = pair_report(*places)
-        assert found.attrs["fits"] == (check_pair(*loaded) == [])
-        assert ("lm_head.weight" in list(found["parameter"])) == (model is target)
-    assert found.attrs["relative_change"] == pytest.approx(0.01, rel=1e-3)
-
-
-def test_what_the_files_lack_is_a_mismatch(tuned, folders):
-    places = folders(*tuned())
-    path = places[1] / "model.safetensors"
-    tensors = safetensors.torch.load_file(path)
-    del tensors["model.layers.1.mlp.up_proj.weight"]
-    safetensors.torch.save_file(tensors, path, {"format": "pt"})
-    (mismatch,) = pair_report(*places).attrs["mismatches"]
-    assert "target's files hold no tensor model.layers.1.mlp.up_proj.weight" in mismatch
-
-
-def quantized(folder):
-    config = json.loads((folder / "config.json").read_text())
-    config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
-    (folder / "config.json").write_text(json.dumps(config))
-
-
-def coded(folder):
-    path = folder / "model.safetensors"
-    tensors = safetensors.torch.load_file(path)
-    tensors["model.norm.weight"] = tensors["model.norm.weight"].to(torch.int8)
-    safetensors.torch.save_file(tensors, path, {"format": "pt"})
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [(quantized, "in the target, the model is quantized (gptq)"), (coded, "model.norm.weight is")],
-)
-def test_quantized_folders_are_a_mismatch(tuned, folders, change, words):
-    places = folders(*tuned())
-    change(places[1])
-    found = pair_report(*places)
-    assert found.empty and words in "; ".join(found.attrs["mismatches"])
-
-
-def test_a_folder_of_an_adapter_names_the_remedy(tuned, folders):
-    places = folders(*tuned())
-    (places[0] / "config.json").unlink()
-    (places[0] / "adapter_config.json").write_text("{}")
-    with pytest.raises(ValueError, match="holds an adapter .* merge_and_unload"):
-        pair_report(*places)
 
 
 def test_the_command_prints_the_report_and_says_by_its_status_whether_the_pair_fits(

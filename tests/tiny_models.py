@@ -5,6 +5,9 @@ from functools import cache
 import torch
 import transformers
 
+from actlib.channels import channel_modules
+from actlib.masks import ChannelMask
+
 VOCAB = 61
 ARCHITECTURES = ("qwen2", "llama", "llama_tied", "gpt2", "gpt_neox")
 """Five that differ most, for tests of a single module."""
@@ -143,3 +146,15 @@ def tiny_model(architecture: str, seed: int) -> transformers.PreTrainedModel:
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.3)
     return model
+
+
+def random_mask(model, share=0.3, seed=5, only=None):
+    """A share of the channels of each module, or of some modules only."""
+    generator = torch.Generator().manual_seed(seed)
+    channels = {
+        name: torch.rand(each.channels, generator=generator) < share
+        for name, each in channel_modules(model).items()
+    }
+    for name in channels if only is not None else ():
+        channels[name] &= name in only
+    return ChannelMask(channels)
