@@ -58,6 +58,14 @@ def test_parts_cover_the_answer_and_nothing_else(trained, rows):
         assert texts["end"] == tokenizer.eos_token and labels.count("end") == 1
 
 
+def test_a_value_that_is_written_another_way_is_no_result(trained):
+    _, tokenizer = trained
+    for answer, value in (("1,200 km", "1200"), ("٤٢", "42"), ("oui", "")):
+        row = {"question": "?", "answer": answer, "value": value}
+        labels = label_tokens(tokenizer, encode_rows(tokenizer, [row])[0], row)
+        assert "result" not in labels and labels[-1] == "end"
+
+
 def test_nll_of_the_parts_adds_up_to_that_of_the_answer(trained, rows):
     model, tokenizer = trained
     table = evaluate_parts(model, tokenizer, rows)

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from datetime import date
 
 import pytest
 import yaml
@@ -162,7 +163,7 @@ def test_what_is_missing_is_named_with_the_abilities_there_are(pair, key):
     [
         ({"questions": "absent.jsonl"}, "no file or folder .*absent.jsonl"),
         ({"name": "smol"}, "name.*none of .*smol.*got 'smol'"),
-        ({"name": "a/b"}, "name: .*pattern"),
+        ({"name": "a/b"}, "name: expected letters.*, got 'a/b'; give the preset a `name`"),
         ({"colour": "red"}, "unknown key 'colour'"),
         ({"evaluation": {"test_item": 3}}, "'evaluation.test_item'; did you mean 'test_items'"),
         ({"retained": None, "retaind": "verse"}, "missing: retained.*'retained' by 'retaind'"),
@@ -174,12 +175,20 @@ def test_what_is_missing_is_named_with_the_abilities_there_are(pair, key):
         ({"lost": [False]}, r'lost.0: YAML reads this as False.*quote the word, as in "no"'),
         ({"lost": True}, "lost: YAML reads this as True"),
         ({"retained": [2024]}, "retained.0: YAML reads this as 2024 and not as text; quote it"),
+        ({"retained": [date(2024, 1, 5)]}, "YAML reads this as 2024-01-05 and not.*; quote it"),
+        ({"lost": [None]}, 'YAML reads this as None and not as text; quote the word, as in "no"'),
     ],
 )
 def test_a_wrong_pair_is_refused_in_a_sentence(pair, change, named):
     with pytest.raises(ValueError, match=named) as refusal:
         load_preset(pair(**change))
     assert "mine.yaml" in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_remedies_work(pair):
+    words = ["no", "2024", "2024-01-05", "null"]  # which the writer of YAML quotes
+    preset = load_preset(pair(file="my pair.yaml", name="mine", lost=words))
+    assert (preset.name, preset.lost) == ("mine", words)
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,11 @@ import pytest
 import yaml
 from small_study import write_pair, write_preset
 
+from actlib.analysis.drawing import read_captions
 from actlib.cli import main
 from actlib.study import runs
 from actlib.study.presets import ROOT, load_preset
-from actlib.study.report import answer, captions, markdown_table, title, write_report
+from actlib.study.report import answer, markdown_table, title, write_report
 from actlib.study.runs import DONE, FAILED, NOT_REACHED, execute, plan, profile_folder
 
 
@@ -262,7 +263,7 @@ def test_the_report_tells_answers_figures_and_tables_with_units(finished):
     assert "(<notebooks/04_stability.ipynb>) (of an earlier run)" in text
     assert f"03_sufficiency: **failed**; log: `{finished.log('03_sufficiency')}`" in text
     assert "05_transfer: **not reached**" in text
-    assert "![fig01_x](<results/fig01_x.png>)\n\n*Figure 01. Of the masks.*\n" in text
+    assert "![fig01_x](<results/fig01_x.png>)\n\n*Of the masks.*\n" in text
     assert "fig03_other" not in text  # its notebook did not run
     assert "(<results/tab01_long.csv>)** 30 rows" in text and "| 11 |" not in text
     assert "| n | nll (nats per answer token) | note |" in text
@@ -295,7 +296,7 @@ def test_it_says_first_what_the_target_lost_and_kept(finished):
 def test_a_bare_notebook_has_a_title_and_no_answer(finished):
     path = finished.executed("03_sufficiency")
     path.write_text(json.dumps({"cells": [{"cell_type": "code", "source": [], "outputs": []}]}))
-    assert (title(path), captions(path)) == ("03_sufficiency", {})
+    assert (title(path), read_captions(path)) == ("03_sufficiency", {})
     assert answer(finished, "03_sufficiency") == ""
     table = pd.DataFrame({"a": [1.5, None], "b": ["x", None]})
     assert markdown_table(table).splitlines()[-1] == "| – | – |"

@@ -8,8 +8,6 @@ python tools/redraw_figures.py --check docs/gallery.md    # fails if that page i
 """
 
 import argparse
-import json
-import re
 import sys
 import textwrap
 from pathlib import Path
@@ -18,7 +16,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 
-from actlib.analysis.drawing import redraw_figures
+from actlib.analysis.drawing import read_captions, redraw_figures
 from actlib.analysis.style import WIDTHS
 
 HEAD = """\
@@ -80,14 +78,8 @@ def gallery_page(folder: str = "figures/smol") -> str:
 
 def captions() -> dict[str, str]:
     """Caption of every figure, which stands in its notebook below the cell that saves it."""
-    found, names = {}, []
-    for path in sorted(Path("notebooks").glob("*.ipynb")):
-        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
-            source = "".join(cell["source"])
-            names += re.findall(r'save_figure\([^"]*"(\w+)"', source)
-            for caption in re.findall(r"^\*Figure \w+\. (.+)\*$", source, re.MULTILINE):
-                found[names.pop(0)] = caption
-    return found
+    notebooks = sorted(Path("notebooks").glob("*.ipynb"))
+    return {name: text for path in notebooks for name, text in read_captions(path).items()}
 
 
 def _parser() -> argparse.ArgumentParser:

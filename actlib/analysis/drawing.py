@@ -8,6 +8,7 @@ Drawing again needs no model and no torch.
 """
 
 import json
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -179,3 +180,15 @@ def _sizes_of(table: pd.DataFrame) -> str:
 
 def _is_call(path: Path) -> bool:
     return path.with_suffix(".csv").is_file() and "plot" in json.loads(path.read_text("utf-8"))
+
+
+def read_captions(notebook: Path) -> dict[str, str]:
+    """Figures that a notebook saves, in its order -> the caption below, before the next figure."""
+    captions: dict[str, str] = {}
+    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "code":
+            captions |= dict.fromkeys(re.findall(r'save_figure\([^"]*"(\w+)"', source), "")
+        elif captions and (caption := re.search(r"^\*Figure \w+\. (.+)\*$", source, re.MULTILINE)):
+            captions[next(reversed(captions))] = caption[1]
+    return captions

@@ -102,17 +102,18 @@ def evaluate_prose(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
 def label_tokens(tokenizer: PreTrainedTokenizerBase, encoded: Encoded, row: Mapping) -> list[str]:
     """The part that each token belongs to by its first visible character; empty in the prompt.
 
-    The result is the row's ``value``, where it stands last; other digits and signs are equation.
+    The result is the row's ``value``, where it stands last (nowhere if the answer writes it another
+    way, such as `1,200` for 1200); other digits and signs are equation.
     """
     start = encoded.answer_mask.index(True)
     ids = encoded.input_ids[start:]
     texts = [str(tokenizer.decode(ids[:n])) for n in range(len(ids))]  # before each token
-    result = texts[-1].rindex(str(row["value"]))
+    result = texts[-1].rfind(row["value"])
     labels = [""] * start
     for before, after in zip(texts, texts[1:], strict=False):
         piece = after[len(before) :]
         place = len(after) - len(piece.lstrip())
-        in_result = result <= place < result + len(row["value"])
+        in_result = 0 <= result <= place < result + len(row["value"])
         is_sign = piece.strip()[:1].isdigit() or piece.strip()[:1] in set("+-×=><")
         labels.append("result" if in_result else "equation" if is_sign else "words")
     return [*labels, "end"]

@@ -149,11 +149,12 @@ def explain(error: ValidationError, sections: type[BaseModel]) -> str:
             close = difflib.get_close_matches(parts[-1], known - {parts[-1]}, n=1)
             remedy = f"; did you mean {close[0]!r}?" if close else ""
             problems.append(f"unknown key {place!r}{remedy}")
-        elif problem["type"] in ("string_type", "list_type") and isinstance(
-            value, bool | float | int
-        ):
-            remedy = 'quote the word, as in "no"' if isinstance(value, bool) else "quote it"
-            problems.append(f"{place}: YAML reads this as {value!r} and not as text; {remedy}")
+        elif problem["type"] in ("string_type", "list_type") and not isinstance(value, list | dict):
+            remedy = "quote it" if value else 'quote the word, as in "no"'
+            problems.append(f"{place}: YAML reads this as {value} and not as text; {remedy}")
+        elif problem["type"] == "string_pattern_mismatch" and place == "name":
+            expected = "letters, digits, points, hyphens and underscores"
+            problems.append(f"name: expected {expected}, got {value!r}; give the preset a `name`")
         else:
             problems.append(f"{place}: {re.sub('^Value error, ', '', problem['msg'])}")
     return "; ".join(dict.fromkeys(problems))

@@ -19,6 +19,7 @@ from textwrap import indent
 import pandas as pd
 import yaml
 
+from actlib.analysis.drawing import read_captions
 from actlib.files import write_text
 from actlib.study.claims import load_claims
 from actlib.study.provenance import device
@@ -89,25 +90,19 @@ def answer(run: Run, notebook: str) -> str:
 
 def title(notebook: Path) -> str:
     """Heading of a notebook, such as ``01 · Concentration``."""
-    lines = (line for cell in _cells(notebook) for line in "".join(cell["source"]).splitlines())
-    return next((line[2:].strip() for line in lines if line.startswith("# ")), notebook.stem)
-
-
-def captions(notebook: Path) -> dict[str, str]:
-    """Figures that a notebook saves, in its order -> the caption below, before the next figure."""
-    names: dict[str, str] = {}
-    for cell in _cells(notebook):
-        text = "".join(cell["source"])
-        if cell["cell_type"] == "code":
-            names |= dict.fromkeys(re.findall(r'save_figure\([^"]*"(\w+)"', text), "")
-        elif text.startswith("*Figure") and names:
-            names[next(reversed(names))] = text.partition("\n\n")[0]
-    return names
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    heading = re.search(
+        "^# (.+)", "\n".join("".join(cell["source"]) for cell in cells), re.MULTILINE
+    )
+    return heading[1].strip() if heading else notebook.stem
 
 
 def markdown_table(table: pd.DataFrame) -> str:
     """A table in Markdown: units in its head, numbers to three digits."""
-    rows = [[_with_unit(str(name)) for name in table], ["---"] * len(table.columns)]
+    names = list(map(str, table))
+    units = [next((u for n, u in UNITS.items() if re.fullmatch(n, name)), "") for name in names]
+    rows = [[f"{name} ({unit})" if unit else name for name, unit in zip(names, units, strict=True)]]
+    rows += [["---"] * len(names)]
     for row in table.astype(object).where(table.notna(), "–").to_numpy():
         rows.append([f"{each:.3g}" if isinstance(each, float) else str(each) for each in row])
     # Questions and names come from whoever wrote them: what looks like HTML is shown, not obeyed.
@@ -116,12 +111,6 @@ def markdown_table(table: pd.DataFrame) -> str:
         for row in rows
     ]
     return "\n".join(f"| {' | '.join(row)} |" for row in escaped)
-
-
-def _with_unit(column: str) -> str:
-    units = (unit for pattern, unit in UNITS.items() if re.fullmatch(pattern, column))
-    unit = next(units, "")
-    return f"{column} ({unit})" if unit else column
 
 
 def _describe(run: Run, seconds: float) -> pd.DataFrame:
@@ -202,23 +191,17 @@ def _answers(run: Run, states: Mapping[str, str]) -> Iterator[str]:
 
 def _results(run: Run, notebook: str) -> Iterator[str]:
     results = run.folder / "results"
-    for name, caption in captions(run.executed(notebook)).items():
+    for name, caption in read_captions(run.executed(notebook)).items():
         picture = results / f"{name}.png"
         if picture.is_file():
             yield f"![{name}]({_link(picture, run)})"
-            yield caption
+            yield f"*{caption}*" if caption else ""
     for path in sorted(results.glob(f"tab{notebook[:2]}_*.csv")):
         table = pd.read_csv(path)
-        if len(table) > MOST_ROWS:  # its link is enough: rows of a part alone mislead
-            yield f"**[{path.stem}]({_link(path, run)})** {len(table)} rows"
-        else:
-            yield f"**[{path.stem}]({_link(path, run)})**"
-            yield markdown_table(table)
+        short = len(table) <= MOST_ROWS  # else its link is enough: rows of a part alone mislead
+        yield f"**[{path.stem}]({_link(path, run)})**" + f" {len(table)} rows" * (not short)
+        yield markdown_table(table) if short else ""
 
 
 def _link(path: Path, run: Run) -> str:
     return f"<{os.path.relpath(path, run.folder)}>"  # in brackets, since a path may hold spaces
-
-
-def _cells(notebook: Path) -> list[dict]:
-    return json.loads(notebook.read_text(encoding="utf-8"))["cells"]

