@@ -33,15 +33,8 @@ def read_activations(
 ) -> None:
     """Run one batch and hand on what each of these modules gives at the answer tokens.
 
-    Nothing is read from the weights, so they may be offloaded, and activations stay on the device
-    on which their module runs. A module that runs twice is handed on twice.
-
-    Args:
-        model: the model to run.
-        modules: the modules to read, by name, of this model or of another like it.
-        batch: input_ids and attention_mask.
-        tokens: where the answer tokens lie.
-        callback: gets a module's name and a copy of what it gives.
+    Activations are copies and stay on the device on which their module runs. A module that runs
+    twice is handed on twice. The modules may be those of another model like this one.
 
     Raises:
         ValueError: as `run_model`; a module's output, or the input of experts, is not batch x seq x

@@ -6,7 +6,7 @@
 
 ACT ranks channels by how much they differ, these scores rank them by what moving them would do.
 Shares of a joint move are right for that move. To move few channels, attribute again what is left
-after each part of them; what has moved already scores 0 (but a tied element that is left):
+after each part of them:
 
     mask = lost.top(2.5, "attribution_by_size")
     for _ in range(3):

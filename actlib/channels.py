@@ -1,10 +1,10 @@
 """Finds the channels of a model: which modules have them, how many, and where they are stored.
 
 A channel is one output dimension of a trainable module: a linear layer, a norm, the embedding, the
-LM head, the router of a mixture of experts. Modules are found by type, so this works for any model
-family. Nothing else in the package knows how a module stores its channels. A fused projection (qkv,
-gate_up) counts as one module whose channels are all its rows, and so does a projection of all
-experts that is packed into one tensor: its channels come expert by expert.
+LM head, the router of a mixture of experts. Modules are found by type, whatever the family; nothing
+else in the package knows how they store their channels. A fused projection (qkv, gate_up) is one
+module whose channels are all its rows, and so is a projection of all experts that is packed into
+one tensor: its channels come expert by expert.
 
     for name, each in channel_modules(model).items():
         print(name, each.role, kind_of(name), layer_of(name), each.channels)
@@ -34,14 +34,13 @@ class ChannelModule:
     """A module with output channels.
 
     Attributes:
-        name: in `named_modules()`. A packed projection of experts is no module of its own and has
-            the name of its parameter, such as ``model.layers.0.mlp.experts.down_proj``.
+        name: in `named_modules()`; of a packed projection of experts, in `named_parameters()`.
         module: which holds the parameters.
         channels: how many there are.
         layout: where a channel lies in the weight.
-        role: one of `ROLES`. It goes by what the module is, not by its name: the model says which
-            is its LM head, every lookup table is an embedding, and a linear layer that chooses
-            among experts is a router. A shared expert, which sees every token, is "linear".
+        role: one of `ROLES`, by what the module is, not by its name: the model says which is its LM
+            head, every lookup table is an embedding, and a linear layer that chooses among experts
+            is a router. A shared expert, which sees every token, is "linear".
     """
 
     name: str

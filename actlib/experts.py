@@ -47,8 +47,8 @@ class Routed:
 
     def to(self, device: torch.device) -> "Routed":
         """Copy on a device."""
-        values, tokens, experts = (tensor.to(device) for tensor in self.tensors().values())
-        return Routed(values, tokens, experts, self.count, self.total)
+        moved = {name: tensor.to(device) for name, tensor in self.tensors().items()}
+        return replace(self, **moved)
 
     @property
     def device(self) -> torch.device:
@@ -95,13 +95,8 @@ def routed_outputs(
     So it does not matter by which implementation (eager, batched_mm, grouped_mm) the model runs
     them. Weights that accelerate offloads are brought in once more. A GPU is waited for once.
 
-    Args:
-        experts: module for which `packed_projections` finds any.
-        hidden: what the experts are given.
-        chosen: the experts to which the router sends each token.
-
     Returns:
-        own name of each projection, such as ``down_proj``, to its outputs.
+        Own name of each projection, such as ``down_proj``, to its outputs.
     """
     order = chosen.flatten().sort(stable=True).indices
     tokens, numbers = order // chosen.shape[1], chosen.flatten()[order]
@@ -112,16 +107,10 @@ def routed_outputs(
         sizes = torch.bincount(numbers, minlength=total)[:total].tolist()
         groups = hidden[tokens[: sum(sizes)]].split(sizes)
         outputs = [_projected(experts, weights, number, rows) for number, rows in enumerate(groups)]
-    return {
-        name: Routed(
-            torch.cat([each[name] for each in outputs]),
-            tokens[: sum(sizes)],
-            numbers[: sum(sizes)],
-            len(hidden),
-            total,
-        )
-        for name in weights
-    }
+    routes, values = (tokens[: sum(sizes)], numbers[: sum(sizes)], len(hidden), total), {}
+    for name in weights:
+        values[name] = Routed(torch.cat([each[name] for each in outputs]), *routes)
+    return values
 
 
 def _projected(

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from actlib.hooks import AnswerTokens, answer_positions, trying
+from actlib.hooks import AnswerTokens, answer_positions, rehearsing
 
 
 def position_ids_of(attention_mask: Int[Tensor, "batch seq"]) -> Int[Tensor, "batch seq"]:
@@ -132,7 +132,7 @@ def _says_the_same(model: nn.Module, ids: Tensor, others: Tensor, mask: Tensor) 
     Rounding, and in a mixture of experts a token that is sent elsewhere for it, leave the median
     of the errors small. A model without logits is asked for its last states.
     """
-    with trying(), torch.autocast(input_device(model).type, enabled=False):
+    with rehearsing(trial=True), torch.autocast(input_device(model).type, enabled=False):
         outputs = [
             _call(model, ids[None], torch.ones_like(ids)[None]),
             _call(model, others[None], mask[None]),
@@ -166,13 +166,12 @@ def _accepted_arguments(model: nn.Module) -> set[str]:
     from transformers import PreTrainedModel  # at hand where a model of it is
 
     parameters = inspect.signature(model.forward).parameters
-    accepted = set(parameters)
-    if isinstance(model, PreTrainedModel) or "position_ids" in accepted:
-        return accepted
-    if any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values()):
-        inner = next((each for each in model.modules() if isinstance(each, PreTrainedModel)), None)
-        accepted |= set(inspect.signature(inner.forward).parameters) if inner else {"position_ids"}
-    return accepted
+    passes_on = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values())
+    if not passes_on or isinstance(model, PreTrainedModel):
+        return set(parameters)
+    inner = next((each for each in model.modules() if isinstance(each, PreTrainedModel)), None)
+    added = inspect.signature(inner.forward).parameters if inner else ["position_ids"]
+    return {*parameters, *added}
 
 
 def input_device(model: nn.Module) -> torch.device:
@@ -207,16 +206,10 @@ def require_room(
     """Refuse a batch with more tokens than a model has positions, or with tokens unknown to it.
 
     A model with learned positions fails in an unreadable way beyond its context, one with rotary
-    positions answers nonsense there. The limits are `max_position_embeddings` and `vocab_size` of
-    the configuration; what that does not say is not checked.
-
-    Args:
-        model: the model that is to run.
-        batch: input_ids and attention_mask, each [batch, seq].
-        named: what to call the item of that number in the batch.
+    positions answers nonsense there. What the configuration does not say is not checked.
 
     Raises:
-        ValueError: names the item, its tokens and the limit.
+        ValueError: says the limit, and which item (as `named` calls it) is beyond it.
     """
     config: Any = getattr(model, "config", None)
     config = config.get_text_config() if hasattr(config, "get_text_config") else config

@@ -44,20 +44,15 @@ def call_hooks(
     """Call `callback(name, inputs, output)` after each forward of the named modules.
 
     The hooks go on exit. What the callback returns takes the place of the output; None leaves it.
-    The inputs are those given by position, then those given by name, in the order of the call.
-    Inside the context nothing runs compiled, since compiled code passes over hooks.
-
-    Args:
-        model: whose modules are hooked.
-        names: of the modules.
-        callback: called at each forward of one of them.
-        rehearsed: also in forwards of a `rehearsing` block that is entered later.
+    The inputs are those given by position, then those given by name, in the order of the call. With
+    `rehearsed` it is called in forwards of a `rehearsing` block that is entered later, too. Inside
+    the context nothing runs compiled, since compiled code passes over hooks.
     """
     modules, own = dict(model.named_modules()), _depth.get()
 
     def hook_for(name: str) -> Callable[..., Any]:
         def hook(_module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
-            if _depth.get() == own or (rehearsed and not is_trying()):
+            if _depth.get() == own or (rehearsed and not is_trial()):
                 return callback(name, [*args, *kwargs.values()], output)
             return None
 
@@ -65,14 +60,11 @@ def call_hooks(
 
     # who has compiled anything has imported dynamo, which takes a second that others are spared
     is_compiling = "torch._dynamo" in sys.modules
-    with ExitStack() as stack:
-        stack.enter_context(
-            torch.compiler.set_stance("force_eager") if is_compiling else nullcontext()
-        )
+    eager = torch.compiler.set_stance("force_eager") if is_compiling else nullcontext()
+    with ExitStack() as stack, eager:
         for name in names:
-            stack.enter_context(
-                modules[name].register_forward_hook(hook_for(name), with_kwargs=True)
-            )
+            handle = modules[name].register_forward_hook(hook_for(name), with_kwargs=True)
+            stack.enter_context(handle)
         yield
 
 
@@ -103,7 +95,7 @@ def editing_hooks(
 
     def note(*_call: object) -> None:
         nonlocal is_idle
-        is_idle = is_idle and is_trying()
+        is_idle = is_idle and is_trial()
 
     def replace(name: str, _inputs: list, output: Tensor | tuple) -> Tensor | tuple:
         idle.pop(name, None)
@@ -122,31 +114,22 @@ def editing_hooks(
 
 
 @contextmanager
-def rehearsing() -> Iterator[None]:
+def rehearsing(*, trial: bool = False) -> Iterator[None]:
     """Forwards in this block prepare another: hooks from outside of it do not see them.
 
     So recording a model whose forward is preceded by one that an intervention needs counts the
-    intervened forward alone. Edits of outputs act in both.
+    intervened forward alone. Edits of outputs act in both; in a trial, which asks what a model
+    does, nothing is seen or edited.
     """
-    before = _depth.set(_depth.get() + 1)
+    before = _depth.set(_TRIAL if trial else _depth.get() + 1)
     try:
         yield
     finally:
         _depth.reset(before)
 
 
-@contextmanager
-def trying() -> Iterator[None]:
-    """Forwards in this block ask what a model does: no hook of this package sees or edits them."""
-    before = _depth.set(_TRIAL)
-    try:
-        yield
-    finally:
-        _depth.reset(before)
-
-
-def is_trying() -> bool:
-    """Whether a forward is one of a `trying` block."""
+def is_trial() -> bool:
+    """Whether a forward is one of a `rehearsing` block that is a trial."""
     return _depth.get() == _TRIAL
 
 
@@ -193,23 +176,19 @@ class AnswerTokens:
             ValueError: an entry is missing or of another shape, or an item has no answer token.
         """
         answers = answer_positions(batch)
-        counts = answers.sum(dim=1)
-        if not counts.all():
-            item = first_item + int((counts == 0).nonzero()[0])
-            raise ValueError(f"the answer span of item {item} is empty")
-        rows, columns = answers.nonzero(as_tuple=True)
-        batch_size, seq = answers.shape
-        return cls(rows, columns, answers.any(dim=0).nonzero().flatten(), (batch_size, seq))
+        empty = (~answers.any(dim=1)).nonzero().flatten()
+        if len(empty):
+            raise ValueError(f"the answer span of item {first_item + int(empty[0])} is empty")
+        positions = answers.any(dim=0).nonzero().flatten()
+        return cls(*answers.nonzero(as_tuple=True), positions, tuple(answers.shape))
 
     def to(self, device: torch.device) -> "AnswerTokens":
         """Copy on a device, once, so that no module waits for the host."""
         if device == self.rows.device:
             return self
         if device not in self._copies:
-            rows, columns, positions = (
-                part.to(device) for part in (self.rows, self.columns, self.positions)
-            )
-            self._copies[device] = AnswerTokens(rows, columns, positions, self.shape)
+            parts = (part.to(device) for part in (self.rows, self.columns, self.positions))
+            self._copies[device] = AnswerTokens(*parts, self.shape)
         return self._copies[device]
 
     def select(

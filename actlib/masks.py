@@ -134,13 +134,9 @@ class ChannelMask:
 def random_like(mask: ChannelMask, generator_seed: int, per_module: bool = True) -> ChannelMask:
     """Control mask of the same size with channels drawn at random without replacement.
 
-    Modules that the mask was ranked without get none either.
-
-    Args:
-        mask: the mask whose size is matched.
-        generator_seed: the same seed gives the same mask.
-        per_module: match the count in each module, which keeps the make-up of the mask and is the
-            stricter control; otherwise only the total count, drawn uniformly over all channels.
+    Modules that the mask was ranked without get none either. With `per_module` the count in each
+    module is that of the mask, which is the stricter control; otherwise only the total count is,
+    drawn uniformly over all channels.
     """
     generator = torch.Generator().manual_seed(generator_seed)
     drawn = {

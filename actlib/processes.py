@@ -2,9 +2,7 @@
 
     accelerate launch --num_processes 4 record.py     # one process a GPU
     torchrun --nproc_per_node 2 record.py             # on CPUs
-    ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 record.py
 
-The last line is the same on CPUs: `accelerate launch --cpu` starts one process whatever it is told.
 Each process has both models on its own device and returns the scores of all::
 
     device = accelerate.PartialState().device
@@ -13,8 +11,9 @@ Each process has both models on its own device and returns the scores of all::
     if accelerate.PartialState().is_main_process:
         scores.save("scores.safetensors")
 
-Nothing has to be asked for: a process that is one of several finds that out here. In a process
-alone every function below does nothing.
+A process that is one of several finds that out here. In a process alone every function below does
+nothing. (`accelerate launch --cpu` starts one process whatever it is told; ACCELERATE_USE_CPU=true
+with --multi_gpu starts several.)
 """
 
 import os

@@ -8,17 +8,14 @@
         return {name: d**2 for name, d in scores.values.items()}
 
 A ranking that is registered so is known at once to `ChannelScores.top(5, "squared")`, to
-`actlib mask --ranking` and to the legends of figures (as ``act_squared``). This module imports no
-torch, so that figures can be drawn from their tables without it.
-
-In the formulas d_i is the score of channel i, the mean over answer tokens of |a_donor - a_target|
-(ACT, Eq. 2), and m is the channel's module. Rankings of attributions (`actlib.attribution`) have
-formulas of their own, with s_i in nats; scores of the one kind are never ranked by the other's.
+`actlib mask --ranking` and to the legends of figures (as ``act_squared``). In the formulas d_i is
+the score of channel i (ACT, Eq. 2), and m is the channel's module; of attributions s_i is the score
+in nats, and they have rankings of their own. No torch is imported, so that figures need none.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Float
 
@@ -28,6 +25,7 @@ if TYPE_CHECKING:
     from actlib.scores import ChannelScores
 
     Values = dict[str, Float[Tensor, " channels"]]
+    Formula = Callable[["ChannelScores"], Values]
 
 STD_FLOOR = 0.01  # of the module's mean standard deviation; see `divide_by_std`
 REMEDY = {
@@ -54,7 +52,7 @@ class Ranking:
 
     name: str
     legend: str
-    formula: "Callable[[ChannelScores], Values]"
+    formula: "Formula"
     needs: tuple[str, ...] = ()
     off_needs: tuple[str, ...] = ()
     per_module: bool = False
@@ -72,14 +70,19 @@ class Ranking:
                 f'ranking "{self.name}" orders {self.of}, and these scores are {scores.kind}; rank '
                 f"them by one of {', '.join(fitting)}"
             )
-        _require_parts(self, scores, self.needs, "the scores lack")
-        if self.off_needs:
-            if scores.off is None:
+        if self.off_needs and scores.off is None:
+            raise ValueError(
+                f'ranking "{self.name}" needs a reference: attach one by `relative_to` '
+                "(--reference)"
+            )
+        needs = [("scores", scores, part) for part in self.needs]
+        needs += [("reference", scores.off, part) for part in self.off_needs]
+        for what, holder, part in needs:
+            if not getattr(holder, part):
                 raise ValueError(
-                    f'ranking "{self.name}" needs a reference: attach one by `relative_to` '
-                    "(--reference)"
+                    f'ranking "{self.name}" needs {part}, the {what} lack{"s" * (what[-1] != "s")} '
+                    f"them; {REMEDY[part]}"
                 )
-            _require_parts(self, scores.off, self.off_needs, "the reference lacks")
         return self.formula(scores)
 
 
@@ -87,33 +90,14 @@ RANKINGS: dict[str, Ranking] = {}
 """Every ranking by name, in the order in which they were registered."""
 
 
-def ranking(
-    name: str,
-    *,
-    legend: str,
-    needs: tuple[str, ...] = (),
-    off_needs: tuple[str, ...] = (),
-    per_module: bool = False,
-    of: str = "differences",
-) -> "Callable[[Callable[[ChannelScores], Values]], Callable[[ChannelScores], Values]]":
-    """Register a formula as a ranking; see `Ranking` for the arguments."""
+def ranking(name: str, **settings: Any) -> "Callable[[Formula], Formula]":
+    """Register a formula as a ranking; the settings are fields of `Ranking`."""
 
-    def register(formula: "Callable[[ChannelScores], Values]"):
-        RANKINGS[name] = Ranking(name, legend, formula, needs, off_needs, per_module, of)
+    def register(formula: "Formula") -> "Formula":
+        RANKINGS[name] = Ranking(name=name, formula=formula, **settings)
         return formula
 
     return register
-
-
-def ranking_named(name: str) -> Ranking:
-    """The ranking of that name.
-
-    Raises:
-        ValueError: there is none.
-    """
-    if name not in RANKINGS:
-        raise ValueError(f"unknown ranking {name!r}, expected one of {', '.join(RANKINGS)}")
-    return RANKINGS[name]
 
 
 @ranking("global", legend="ACT")
@@ -146,9 +130,8 @@ def divide_by_std(scores: "ChannelScores") -> "Values":
 
     A difference counts in units of what the channel does anyway, so channels that swing widely on
     any input fall back. e_m, 1 % of the module's mean std, keeps channels that hardly move from
-    winning by their small divisor: no score exceeds 100 differences in units of that mean. It is
-    small enough to leave the others alone: in a SmolLM2-135M specialist, fewer than 1 in 10,000
-    channels have a smaller std.
+    winning by their small divisor; in a SmolLM2-135M specialist, fewer than 1 in 10,000 channels
+    have a smaller std.
     """
     assert scores.off is not None
     means = _module_means(scores.off.stds)
@@ -194,13 +177,3 @@ def _module_means(part: "Values") -> "dict[str, Tensor]":
 def _divide(values: "Values", units: "Mapping[str, Tensor]") -> "Values":
     """Values over their unit, a number or one for each channel; 0 where the unit is 0."""
     return {name: (d / units[name]).where(units[name] != 0, 0) for name, d in values.items()}
-
-
-def _require_parts(
-    rule: Ranking, scores: "ChannelScores", parts: tuple[str, ...], complaint: str
-) -> None:
-    for part in parts:
-        if not getattr(scores, part):
-            raise ValueError(
-                f'ranking "{rule.name}" needs {part}, {complaint} them; {REMEDY[part]}'
-            )

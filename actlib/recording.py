@@ -71,13 +71,11 @@ def record_differences(
 
     Each batch runs through the donor, then through the target; meanwhile the donor's activations of
     its answer tokens wait, so the batch size is the knob for memory. Batch size, padding and
-    several processes (`actlib.processes`) change the result by rounding only. Channels of a module
-    that never runs score 0, with a warning and its name under "silent" in the metadata.
-
-    The models may be spread over several devices (``device_map="auto"``) or offloaded by
-    accelerate: weights are never read here. Of packed experts, a token counts as 0 for each expert
-    that it was not sent to, see `actlib.experts`. Models that do not fit in memory together:
-    `actlib.two_passes`.
+    several processes (`actlib.processes`) change the result by rounding only. Weights are never
+    read, so the models may be spread over devices or offloaded by accelerate; two that do not fit
+    in memory together: `actlib.two_passes`. Channels of a module that never runs score 0, with a
+    warning and its name under "silent" in the metadata. A token counts as 0 for each packed expert
+    that it was not sent to, see `actlib.experts`.
 
     Args:
         donor: the model that has the ability.
@@ -109,13 +107,10 @@ def own_batches(
 ) -> Iterator[tuple[int, Mapping[str, Tensor], AnswerTokens]]:
     """This process's share of the batches, each with its number and its answer tokens.
 
-    Args:
-        batches: as for `record_differences`.
-        progress: what to call a bar over them; empty for none.
+    `progress` is what to call a bar over them, or empty.
 
     Raises:
-        ValueError: there is no batch, an entry is missing or of another shape, or an item has no
-            answer token.
+        ValueError: there is no batch, or as `AnswerTokens.of_batch`.
     """
     items = 0
     for number, batch in enumerate(tqdm(batches, progress, disable=not progress or not is_own(0))):
@@ -144,10 +139,9 @@ class DifferenceSums:
     def __init__(self, modules: Mapping[str, ChannelModule], moments: bool) -> None:
         """Start at 0 for these modules, with or without the donor's moments."""
         self.modules, self.moments = modules, moments
-        rows = 4 if moments else 2
+        empty = torch.zeros(4 if moments else 2, 1, dtype=torch.float64)
         self._sums: dict[str, Float[Tensor, "sums channels"]] = {
-            name: torch.zeros(rows, each.channels, dtype=torch.float64)
-            for name, each in modules.items()
+            name: empty.repeat(1, each.channels) for name, each in modules.items()
         }
         self._entries = dict.fromkeys(modules, 0)
         self._tokens, self._items = 0, list[bytes]()
@@ -227,10 +221,10 @@ class DifferenceSums:
 
 
 def require_differing(values: Mapping[str, Tensor], reason: str) -> None:
-    """Refuse scores that are all 0.
+    """Refuse scores that are all 0 because donor and target do what the reason says.
 
     Raises:
-        ValueError: says why they are, as what donor and target do.
+        ValueError: says so.
     """
     if not any(part.any() for part in values.values()):
         raise ValueError(

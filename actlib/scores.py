@@ -18,9 +18,9 @@ from torch import Tensor
 
 from actlib.channels import ROLES
 from actlib.files import RESERVED, load_tensors, require_metadata, save_tensors
-from actlib.masks import ChannelMask, require_same_channels
-from actlib.rankings import ranking_named
-from actlib.topk import best_in_each, best_of_all, require_percent
+from actlib.masks import ChannelMask, describe_origin, require_same_channels
+from actlib.rankings import RANKINGS, Ranking
+from actlib.topk import mark_best, require_percent
 
 ATTRIBUTION = "attribution"  # the method of attributions in their metadata
 PARTS = ("values", "magnitudes", "means", "stds")
@@ -65,12 +65,11 @@ class ChannelScores:
         """Size, parts and origin in three lines, whatever the size of the model."""
         channels = sum(values.numel() for values in self.values.values())
         parts = [part for part in PARTS if getattr(self, part)]
-        origin = [f"{key} {self.metadata[key]}" for key in ORIGIN if self.metadata.get(key)]
         return (
             f"ChannelScores of {channels:,} channels in {len(self.values)} modules\n"
             f"  {', '.join(parts)} over {self.tokens:,} answer tokens"
             f"{' and a reference' if self.off else ''}\n"
-            f"  {', '.join(origin) or 'of unknown origin'}"
+            f"  {describe_origin(self.metadata, ORIGIN)}"
         )
 
     @property
@@ -79,14 +78,13 @@ class ChannelScores:
         return "attributions" if self.metadata.get("method") == ATTRIBUTION else "differences"
 
     def relative_to(self, off: "ChannelScores") -> "ChannelScores":
-        """The same scores with a reference that the rankings "relative" and "contrast" compare to.
+        """The same scores with a recording of the pair on inputs without the ability, as reference.
 
-        Args:
-            off: a recording of the same pair of models on inputs without the ability.
+        The rankings "relative" and "contrast" compare to it.
 
         Raises:
-            ValueError: the reference is of other modules or channel numbers, or has no tokens, or
-                one of the two holds attributions.
+            ValueError: the reference is of another model or without tokens, or one of the two holds
+                attributions.
         """
         _require_reference(self, off, "differences", "relative_to")
         return replace(self, off=off)
@@ -110,16 +108,13 @@ class ChannelScores:
         """Mask of the channels with the highest scores.
 
         The count is the floor of percent/100 times the ranked channels, and at least one. Ties go
-        by module order, then by channel index. The rankings, each with its formula, are the
-        functions of `actlib.rankings`; "global" is the paper's.
+        by module order, then by channel index.
 
         Args:
-            percent: share of the ranked channels, above 0 and up to 100 (all, the control in which
-                every row moves).
-            ranking: a name in `RANKINGS`.
-            without: what modules are not to be ranked: "head", "embedding", or others of
-                `actlib.channels.ROLES`. None of their channels enters the mask, and the percent is
-                one of the other modules' channels.
+            percent: above 0 and up to 100 (all, the control in which every row moves).
+            ranking: a name in `actlib.rankings.RANKINGS`; "global" is the paper's.
+            without: modules that are not ranked, by what they are: "head", "embedding", or others
+                of `actlib.channels.ROLES`. The percent is one of the other modules' channels.
 
         Raises:
             ValueError: the percent is out of range or too small for any channel of any module, as
@@ -141,7 +136,7 @@ class ChannelScores:
         Raises:
             ValueError: the ranking is unknown or of another kind, or lacks what it needs.
         """
-        return ranking_named(ranking).order(self)
+        return _require_ranking(ranking).order(self)
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the scores with their metadata to a safetensors file, without the reference."""
@@ -188,19 +183,12 @@ class ChannelScores:
         self, percent: float, ranking: str, without: str | Iterable[str], highest: bool
     ) -> ChannelMask:
         require_percent(percent)
-        rule = ranking_named(ranking)
-        roles = _require_roles(self.roles, without)
+        rule, roles = _require_ranking(ranking), _require_roles(self.roles, without)
         values = rule.order(self)
-        ranked = {
-            name: part.float() for name, part in values.items() if self.roles.get(name) not in roles
-        }
+        ranked = {n: part.float() for n, part in values.items() if self.roles.get(n) not in roles}
         _require_rankable(ranked, roles)
-        choose = best_in_each if rule.per_module else best_of_all
-        chosen = choose(ranked, percent, highest)
-        channels = {
-            name: chosen.get(name, torch.zeros_like(part, dtype=torch.bool))
-            for name, part in values.items()
-        }
+        channels = {name: torch.zeros_like(part, dtype=torch.bool) for name, part in values.items()}
+        channels |= mark_best(ranked, percent, highest=highest, per_module=rule.per_module)
         side = "top" if highest else "bottom"
         origin = {"percent": f"{percent:g}", "ranking": ranking, "side": side}
         if roles:
@@ -218,10 +206,9 @@ ORIGIN = ("ability", "method", "donor", "target", "items")
 def pool(scores: Sequence[ChannelScores]) -> ChannelScores:
     """Scores of several recordings of one pair as one recording: every answer token weighs alike.
 
-    Standard deviations are pooled by the law of total variance: the mean of the variances plus the
-    variance of the means, both over tokens. Where a recording lacks means or stds the pool has
-    none, and it never has a reference. The metadata keeps the entries on which all agree; the rest
-    are joined by commas.
+    Variances are pooled as the mean of the variances plus the variance of the means, both over
+    tokens. The pool has no reference, and no part that a recording lacks. Metadata on which not all
+    agree are joined by commas.
 
     Raises:
         ValueError: there is nothing to pool, or the recordings are of different modules, of two
@@ -236,43 +223,43 @@ def pool(scores: Sequence[ChannelScores]) -> ChannelScores:
         raise ValueError(
             "attributions pool with attributions alone, and before a retained ability is added"
         )
-    tokens = sum(part.tokens for part in scores)
-    shared = [part for part in PARTS if all(getattr(each, part) for each in scores)]
-    pooled: dict[str, Any] = {part: {} for part in PARTS}
-    for name in names:
-        for part in shared:
-            if part != "stds":
-                pooled[part][name] = _token_mean(scores, part, name)
-        if {"means", "stds"} <= set(shared):
-            pooled["stds"][name] = _pooled_std(scores, name)
-    metadata = {
-        key: ",".join(dict.fromkeys(part.metadata.get(key, "") for part in scores))
-        for key in dict.fromkeys(key for part in scores for key in part.metadata)
-    } | {"tokens": str(tokens)}
-    return replace(scores[0], **pooled, tokens=tokens, metadata=metadata, off=None)
+    tokens = torch.tensor([part.tokens for part in scores], dtype=torch.float64)
+    weights, pooled = tokens / tokens.sum(), dict[str, dict[str, Tensor]]()
 
+    def stacked(part: str, name: str) -> Float[Tensor, "recordings channels"]:
+        return torch.stack([getattr(each, part)[name].double() for each in scores])
 
-def _token_mean(scores: Sequence[ChannelScores], part: str, name: str) -> Tensor:
-    total = sum(getattr(each, part)[name].double() * each.tokens for each in scores)
-    return (total / sum(each.tokens for each in scores)).float()
-
-
-def _pooled_std(scores: Sequence[ChannelScores], name: str) -> Float[Tensor, " channels"]:
-    tokens = torch.tensor([each.tokens for each in scores], dtype=torch.float64)
-    means = torch.stack([each.means[name].double() for each in scores])
-    variances = torch.stack([each.stds[name].double().square() for each in scores])
-    weights = tokens / tokens.sum()
-    return (weights @ (variances + (means - weights @ means).square())).sqrt().float()
+    for part in PARTS:
+        shared = names if all(getattr(each, part) for each in scores) else []
+        pooled[part] = {name: weights @ stacked(part, name) for name in shared}
+    for name in pooled["stds"] if pooled["means"] else ():
+        apart = stacked("means", name) - pooled["means"][name]
+        variances = stacked("stds", name).square() + apart.square()
+        pooled["stds"][name] = (weights @ variances).sqrt()
+    parts: dict[str, Any] = {
+        part: {name: each.float() for name, each in own.items()} for part, own in pooled.items()
+    }
+    keys = dict.fromkeys(key for part in scores for key in part.metadata)
+    stated = {key: dict.fromkeys(part.metadata.get(key, "") for part in scores) for key in keys}
+    total = sum(part.tokens for part in scores)
+    metadata = {key: ",".join(each) for key, each in stated.items()} | {"tokens": str(total)}
+    return replace(scores[0], **parts, tokens=total, metadata=metadata, off=None)
 
 
 def _require_reference(scores: ChannelScores, other: ChannelScores, kind: str, use: str) -> None:
     """Refuse a reference of another model or without tokens, and scores of another kind."""
-    expected, found = ({k: v.numel() for k, v in each.values.items()} for each in (scores, other))
-    require_same_channels(expected, found, "the reference is a recording of another model")
+    complaint = "the reference is a recording of another model"
+    require_same_channels(scores.values, other.values, complaint)
     if not other.tokens:
         raise ValueError("the reference must be a recording with answer tokens, and has none")
     if {scores.kind, other.kind} != {kind}:
         raise ValueError(f"{use} takes {kind} alone, got {scores.kind} and {other.kind}")
+
+
+def _require_ranking(name: str) -> Ranking:
+    if name not in RANKINGS:
+        raise ValueError(f"unknown ranking {name!r}, expected one of {', '.join(RANKINGS)}")
+    return RANKINGS[name]
 
 
 def _require_roles(roles: Mapping[str, str], without: str | Iterable[str]) -> list[str]:

@@ -1,6 +1,6 @@
 """Marks the best channels: how many a percent is, and which they are.
 
-    best_of_all({"norm": values}, percent=5, highest=True)    # module name to bool [channels]
+    mark_best({"norm": values}, percent=5)    # module name to bool [channels]
 
 Ties go by module order, then by channel index.
 """
@@ -37,27 +37,27 @@ def channel_count(percent: float, channels: int, least: int = 1) -> int:
     return max(least, int(Fraction(str(float(percent))) * channels / 100))
 
 
-def best_of_all(
-    values: Mapping[str, Float[Tensor, " channels"]], percent: float, highest: bool
+def mark_best(
+    values: Mapping[str, Float[Tensor, " channels"]],
+    percent: float,
+    *,
+    highest: bool = True,
+    per_module: bool = False,
 ) -> dict[str, Bool[Tensor, " channels"]]:
-    """Mark the best channels of all modules together."""
-    flat = torch.cat(list(values.values()))
-    best = _best(flat, channel_count(percent, flat.numel()), highest)
-    parts = best.split([part.numel() for part in values.values()])
-    return {name: part.clone() for name, part in zip(values, parts, strict=True)}
-
-
-def best_in_each(
-    values: Mapping[str, Float[Tensor, " channels"]], percent: float, highest: bool
-) -> dict[str, Bool[Tensor, " channels"]]:
-    """Mark the best channels of each module.
+    """Mark the best channels of all modules together, or of each module.
 
     Raises:
-        ValueError: the percent is less than one channel of every module.
+        ValueError: the percent is out of range, or less than one channel of every module.
     """
-    counts = {name: channel_count(percent, part.numel(), 0) for name, part in values.items()}
+    sizes = {name: part.numel() for name, part in values.items()}
+    if not per_module:
+        flat = torch.cat(list(values.values()))
+        best = _best(flat, channel_count(percent, flat.numel()), highest)
+        parts = zip(values, best.split(list(sizes.values())), strict=True)
+        return {name: part.clone() for name, part in parts}
+    counts = {name: channel_count(percent, size, least=0) for name, size in sizes.items()}
     if not any(counts.values()):
-        largest = max(part.numel() for part in values.values())
+        largest = max(sizes.values())
         least = math.ceil(100 / largest * 1e4) / 1e4
         raise ValueError(
             f"{percent:g} % is less than one channel of every module, the largest of which has "

@@ -53,7 +53,7 @@ def record_differences_in_two_passes(
         batches: as for `record_differences`, in something that can be gone through twice.
         folder: for the activations; several processes may share it.
         keep: leave the activations in the folder, for another target of this donor.
-        moments: as for `record_differences`, like `metadata`.
+        moments: as for `record_differences`, like `metadata` and `progress`.
         metadata: of the scores.
         progress: show a bar for each pass.
 

@@ -33,8 +33,6 @@ _WRAPPERS = {  # by package and class
     "names within; compile it in place by its method compile()",
     "torch.FullyShardedDataParallel": _SHARDED,
     "torch.FSDPModule": _SHARDED,
-    "torch.DistributedDataParallel": "is inside a model and wrapped ({}); wrap the whole model",
-    "torch.DataParallel": "is inside a model and wrapped ({}); wrap the whole model",
 }
 _UNQUANTIZED = (
     "expected plain float numbers: load the model without quantization, or dequantize() it where "
@@ -43,10 +41,10 @@ _UNQUANTIZED = (
 
 
 def require_float_weights(*models: nn.Module) -> None:
-    """Refuse models whose weights are not plain numbers: see `describe_fault`.
+    """Refuse models whose weights are no plain numbers.
 
     Raises:
-        ValueError: names the module and the remedy.
+        ValueError: as `describe_fault` says.
     """
     for fault in filter(None, map(describe_fault, models)):
         raise ValueError(fault)

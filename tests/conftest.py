@@ -9,7 +9,7 @@ import copy
 import pytest
 import torch
 from small_study import write_data, write_preset
-from tiny_models import ARCHITECTURES, EVERY_ARCHITECTURE, VOCAB, tiny_model
+from tiny_models import ARCHITECTURES, EVERY_ARCHITECTURE, VOCAB, collate, tiny_model
 
 from actlib.study.families import build
 from actlib.study.presets import load_preset
@@ -61,27 +61,10 @@ def items():
     return made
 
 
-@pytest.fixture
-def collate():
+@pytest.fixture(name="collate")
+def collate_():
     """`collate(items, size, side)`: batches of that size, padded on one side."""
-
-    def make(items, size=3, side="left"):
-        batches = []
-        for start in range(0, len(items), size):
-            chosen = items[start : start + size]
-            longest = max(len(ids) for ids, _ in chosen)
-            columns = {"input_ids": [], "attention_mask": [], "answer_mask": []}
-            for ids, answer in chosen:
-                pad = longest - len(ids)
-                around = (pad, 0) if side == "left" else (0, pad)
-                fill = torch.nn.functional.pad
-                columns["input_ids"].append(fill(ids, around, value=2))
-                columns["attention_mask"].append(fill(torch.ones_like(ids), around))
-                columns["answer_mask"].append(fill(answer, around))
-            batches.append({key: torch.stack(values) for key, values in columns.items()})
-        return batches
-
-    return make
+    return collate
 
 
 @pytest.fixture

@@ -158,3 +158,21 @@ def random_mask(model, share=0.3, seed=5, only=None):
     for name in channels if only is not None else ():
         channels[name] &= name in only
     return ChannelMask(channels)
+
+
+def collate(items, size=3, side="left"):
+    """Batches of unpadded items (token ids, answer flags), padded on one side."""
+    batches = []
+    for start in range(0, len(items), size):
+        chosen = items[start : start + size]
+        longest = max(len(ids) for ids, _ in chosen)
+        columns = {"input_ids": [], "attention_mask": [], "answer_mask": []}
+        for ids, answer in chosen:
+            pad = longest - len(ids)
+            around = (pad, 0) if side == "left" else (0, pad)
+            fill = torch.nn.functional.pad
+            columns["input_ids"].append(fill(ids, around, value=2))
+            columns["attention_mask"].append(fill(torch.ones_like(ids), around))
+            columns["answer_mask"].append(fill(answer, around))
+        batches.append({key: torch.stack(values) for key, values in columns.items()})
+    return batches

@@ -34,6 +34,7 @@ CONTENTS: dict[str, tuple[str, ...]] = {
     ),
     "Use it": (
         "docs/your_own_models",
+        "docs/families",
         "docs/attribution",
         "docs/clusters",
         "docs/interruptions",
