@@ -125,33 +125,29 @@ def _read(text: str, match: re.Match[str], language: str) -> int | float | None:
     if _PART_AFTER.search(before) or _PART_BEFORE.match(text, match.end()):
         return None
     sign, body = -1 if match[1] else 1, match[2]
-    if body.startswith("."):
-        body = f"0{body}"
-    marks = re.sub(r"\d", "", body)
-    mark = _mark_of(body, marks, language) if marks else ""
+    mark = _mark_of(body, language)
     if mark is None:
         return None
     whole, _, fraction = body.rpartition(mark) if mark else (body, "", "")
-    groups = re.split(r"\D", whole)
-    if len(set(re.sub(r"\d", "", whole))) > 1:
-        return None  # groups divided by two kinds of marks
-    if len(groups) > 1 and not _grouped([len(group) for group in groups]):
+    kinds = set(re.sub(r"\d", "", whole))
+    if len(kinds) > 1 or (kinds and not _grouped([len(part) for part in re.split(r"\D", whole)])):
         return None
-    digits = "".join(groups)
+    digits = re.sub(r"\D", "", whole) or "0"  # as in `.5`
     return sign * (float(f"{digits}.{fraction}") if mark else int(digits))
 
 
-def _mark_of(body: str, marks: str, language: str) -> str | None:
-    """Decimal mark of a number with marks: a character, "" for none, None where it is unclear."""
-    last = marks[-1]
+def _mark_of(body: str, language: str) -> str | None:
+    """Decimal mark of a number: a character, "" for none, None where it is unclear."""
+    marks = re.sub(r"\d", "", body)
+    last = marks[-1:]
     if "\u066b" in marks:
         return "\u066b" if marks.count("\u066b") == 1 and last == "\u066b" else None
     if len(set(marks)) > 1:
         return last if last in ".," and marks.count(last) == 1 else None
-    if last not in ".," or len(marks) > 1:
+    if last not in tuple(".,") or len(marks) > 1:
         return ""
     before, after = body.split(last)
-    if len(after) != 3 or len(before) > 3 or before.startswith("0"):
+    if len(after) != 3 or len(before) > 3 or before.startswith("0") or not before:
         return last
     decimal = _decimal_mark(language)
     return None if decimal is None else last if last == decimal else ""

@@ -105,21 +105,33 @@ def test_own_rows_need_only_question_and_answer(tmp_path):
     assert shares == pytest.approx([0.8, 0.08, 0.12], abs=0.06)
 
 
-# More are in bad_inputs/questions.py.
 REFUSALS = [
-    ({"question": "Q?", "answer": "\u00a0\u200b"}, "line 1: 'answer' must hold text"),
-    ({"question": "Q?", "answer": 5}, "line 1: 'answer' must hold text, got 5"),
+    (PLAIN | {"answer": "\u00a0\u200b"}, "line 1: 'answer' must hold text"),
+    (PLAIN | {"answer": 5}, "line 1: 'answer' must hold text, got 5"),
+    (PLAIN | {"answer": "\ud800x"}, "line 1: 'answer' holds half a character .*; write it again"),
+    (PLAIN | {"split": "dev"}, "unknown split 'dev'; choose from train, validation, test"),
+    (PLAIN | {"operands": [True]}, "'operands' must be a list of whole numbers, got .True"),
+    (PLAIN | {"operands": 2**63}, "'operands' must be a list of whole numbers"),
     ({"choices": {"A": "x"}, "answer": "A"}, "'question' must hold text, and is missing"),
     (PUBLISHED | {"info": {}}, "'language' must hold text, and is missing"),
     (PUBLISHED | {"question": {}}, "expected a row of EXAMS, got one without 'choices'"),
     (EXAMS | {"choices": ["this", "that"]}, "'choices' must hold texts by letter"),
+    ([1, 2], "line 1: expected an object like"),
+    (b'{"question": "a", "answer": "b"}\n{', "line 2: not JSON .*; expected one object a line"),
+    (b"\n\xe9", "line 2: not UTF-8 .*; save the file as UTF-8"),
+    (b"[" * 100_000, "line 1: not JSON"),
+    (b"\n \n", "no item in .*; it needs a question with its answer a line"),
 ]
 
 
-@pytest.mark.parametrize(("row", "named"), REFUSALS)
-def test_malformed_rows_are_refused_by_file_and_line(tmp_path, row, named):
+@pytest.mark.parametrize(("content", "named"), REFUSALS)
+def test_malformed_rows_are_refused_by_file_and_line(tmp_path, content, named):
+    path = tmp_path / "mine.jsonl"
+    if not isinstance(content, bytes):
+        content = json.dumps(content).encode()
+    path.write_bytes(content)
     with pytest.raises(ValueError, match=named) as refusal:
-        load_questions(_write(tmp_path / "mine.jsonl", [row]))
+        load_questions(path)
     assert "mine.jsonl" in str(refusal.value)
 
 
