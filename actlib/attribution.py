@@ -76,13 +76,13 @@ def record_attributions(
     (`actlib.processes`) share the batches.
 
     Args:
-        donor: the model that has the ability.
-        target: the model that lacks it, of the same architecture.
-        batches: as for `record_differences`; all are held, since each point needs them.
+        donor: as for `record_differences`, like `target`, `metadata` and `progress`.
+        target: the model that lacks the ability.
+        batches: as there; all are held, since each point needs them.
         points: how many on the path, see `place_points`; 0 takes one gradient, at the target.
         device: where the path runs; the target's by default. Donor and target may stay on the CPU,
             from which their weights are then copied at every gradient.
-        metadata: added to the metadata of the scores, such as the ability's name.
+        metadata: of the scores.
         progress: show a bar over points and batches.
 
     Raises:
@@ -235,11 +235,7 @@ def sum_attributions(scores: ChannelScores, model: nn.Module) -> float:
     """Sum over all channels, in nats per answer token, each parameter counted once.
 
     About L(target) - L(target with all channels moved); how far it is off tells whether there were
-    enough points. Of tied modules the last alone counts, such as the LM head.
-
-    Args:
-        scores: attributions.
-        model: donor or target, which say what is tied.
+    enough points. Of modules that are tied in the model the last alone counts, such as the LM head.
     """
     again = {name for group in tied_modules(model) for name in group[:-1]}
     return math.fsum(float(s.double().sum()) for n, s in scores.values.items() if n not in again)

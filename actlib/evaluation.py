@@ -28,19 +28,14 @@ def evaluate(
 
     Args:
         model: causal language model, on one device or several; its mode is the same afterwards.
-        batches: from ``actlib.prompts.batches``: ``input_ids``, ``attention_mask`` and
-            ``answer_mask``, each [batch, seq], padded on either side, and ``index``, the number of
-            each item. Items of batches without ``index`` are numbered as they come.
+        batches: as for `record_differences`, and ``index``, the number of each item. Items of
+            batches without it are numbered as they come.
         progress: label of a progress bar; empty for none.
 
     Returns:
-        One row an item:
-
-        - ``item``: its index.
-        - ``nll``: nats per answer token, the item's mean; lower is better.
-        - ``nll_sum``: nats of the whole answer, ``nll * tokens``.
-        - ``tokens``: answer tokens, the end-of-turn token included.
-        - ``exact``: 1.0 where greedy decoding writes the whole answer, else 0.0.
+        One row an item: ``item``, its index; ``nll``, nats per answer token; ``nll_sum``, nats of
+        the whole answer; ``tokens`` of the answer, the end of the turn included; ``exact``, 1.0
+        where greedy decoding writes the whole answer, else 0.0.
 
     Raises:
         ValueError: there is no batch; an item has no answer, no prompt before it, more tokens than

@@ -168,12 +168,9 @@ class AnswerTokens:
     def of_batch(cls, batch: Mapping[str, Tensor], first_item: int = 0) -> "AnswerTokens":
         """Find the tokens with both `answer_mask` and `attention_mask` set.
 
-        Args:
-            batch: input_ids, attention_mask and answer_mask.
-            first_item: number of the batch's first item, for messages.
-
         Raises:
-            ValueError: an entry is missing or of another shape, or an item has no answer token.
+            ValueError: as `answer_positions`, or an item has no answer token; the items are counted
+                from `first_item`.
         """
         answers = answer_positions(batch)
         empty = (~answers.any(dim=1)).nonzero().flatten()
@@ -194,13 +191,9 @@ class AnswerTokens:
     def select(
         self, name: str, output: Float[Tensor, "..."], channels: int
     ) -> Float[Tensor, "entries channels"]:
-        """Copy the answer tokens out of one module's output, see `arrange_by_token`.
+        """Copy the answer tokens out of one module's output, as `arrange_by_token` sees it.
 
-        Returns:
-            An entry for each answer token and, of a norm applied to each head, for each head of it.
-
-        Raises:
-            ValueError: the output has another shape.
+        There is an entry for each answer token and, of a norm applied to each head, for each head.
         """
         grid = arrange_by_token(name, output, self.shape, len(self.positions), channels)
         tokens, length = self.to(output.device), grid.shape[1]

@@ -45,15 +45,14 @@ def patched(target: nn.Module, donor: nn.Module, mask: ChannelMask) -> Iterator[
     """Give the target the donor's activations on the masked channels, at all positions.
 
     Each forward of the target first runs the donor on the same inputs, in evaluation mode and
-    without gradients, then writes the donor's outputs over the target's on the masked channels. The
-    rest of the target computes from those. Of the donor only the masked channels are
-    stored, and only until that forward of the target ends. Device and dtype of the two may differ.
+    without gradients, then writes the donor's outputs over the target's on the masked channels,
+    from which the rest of the target computes. They are stored until that forward ends. Device and
+    dtype of the two may differ.
 
-    This is not parameter transfer. A patched channel holds what the donor computes from the donor's
-    own inputs to that module, with every difference upstream already in it; a transferred row holds
-    the donor's weights, but acts on the target's inputs. So patching a late module alone can bring
-    in all that the donor knows (all of the LM head: the donor's logits), where moving the same rows
-    may bring little.
+    This is not parameter transfer: a patched channel holds what the donor computes from its own
+    inputs to that module, with every difference upstream already in it; a transferred row acts on
+    the target's inputs. So patching a late module alone can bring in all that the donor knows (all
+    of the LM head: the donor's logits), where moving the same rows may bring little.
 
     Raises:
         ValueError: donor and target do not fit, or the mask is of another model or holds channels

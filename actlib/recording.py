@@ -152,8 +152,7 @@ class DifferenceSums:
         """Run the target on a batch, and add up how it differs from what the donor gave there.
 
         Raises:
-            ValueError: a module runs more often in one of the models, or an activation is NaN or
-                infinite.
+            ValueError: a module runs more often in one model, or an activation is not finite.
         """
 
         def subtract(name: str, theirs: Activations) -> None:
@@ -215,9 +214,9 @@ class DifferenceSums:
                 f"modules that never ran on these inputs score 0: {shortened(silent)}", stacklevel=3
             )
         roles = {name: each.role for name, each in self.modules.items()}
-        values, magnitudes, means, stds = [*parts, {}, {}][:4]
+        values, magnitudes, *rest = parts
         tokens, metadata = int(origin["tokens"]), {**metadata, **origin}
-        return ChannelScores(values, magnitudes, tokens, metadata, means, stds, roles)
+        return ChannelScores(values, magnitudes, tokens, metadata, *rest or ({}, {}), roles)
 
 
 def require_differing(values: Mapping[str, Tensor], reason: str) -> None:

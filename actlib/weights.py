@@ -1,7 +1,7 @@
 """Which weights can be compared and moved row by row: plain float tensors in memory, and no others.
 
     require_unwrapped(model)                 # before activations are read by module
-    require_float_weights(donor, target)     # before any weight is read
+    require_float_weights(model)             # before any weight is read
     require_in_memory(donor, target)
     require_writable(target)                 # before any weight is written
 
@@ -40,26 +40,25 @@ _UNQUANTIZED = (
 )
 
 
-def require_float_weights(*models: nn.Module) -> None:
-    """Refuse models whose weights are no plain numbers.
+def require_float_weights(model: nn.Module) -> None:
+    """Refuse a model whose weights are no plain numbers.
 
     Raises:
         ValueError: as `describe_fault` says.
     """
-    for fault in filter(None, map(describe_fault, models)):
+    if fault := describe_fault(model):
         raise ValueError(fault)
 
 
-def require_unwrapped(*models: nn.Module) -> None:
-    """Refuse models whose modules give less than the model computes with, or have other names.
+def require_unwrapped(model: nn.Module) -> None:
+    """Refuse a model whose modules give less than it computes with, or have other names.
 
     Raises:
         ValueError: names the module and the remedy.
     """
-    for model in models:
-        for name, module in unwrapped(model).named_modules():
-            if fault := _describe_wrapping(module):
-                raise ValueError(f"{_called(name)} {fault}")
+    for name, module in unwrapped(model).named_modules():
+        if fault := _describe_wrapping(module):
+            raise ValueError(f"{_called(name)} {fault}")
 
 
 def require_in_memory(*models: nn.Module) -> None:

@@ -121,3 +121,11 @@ def moving_elements(model, mask):
                 columns = isinstance(modules[name], nn.Embedding | Conv1D) and parameter.ndim == 2
                 moving[id(parameter)][(slice(None), channel) if columns else channel] = True
     return {name: moving[id(parameter)] for name, parameter in parameters.items()}
+
+
+@torch.no_grad()
+def slow_nll(model, ids, answer):
+    """Mean over answer tokens of -log p, one item alone, from all logits."""
+    likelihood = model(input_ids=ids[None]).logits[0, :-1].double().log_softmax(-1)
+    losses = [-likelihood[n - 1, ids[n]] for n in range(len(ids)) if answer[n]]
+    return float(torch.stack(losses).mean())

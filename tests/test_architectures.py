@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 import transformers
-from slow_reference import HEADS_FIRST, expected_scores, hook_count, moving_elements
-from tiny_models import LINEAR_ATTENTION, RECURRENT
+from slow_reference import HEADS_FIRST, expected_scores, hook_count, moving_elements, slow_nll
+from tiny_models import LINEAR_ATTENTION, RECURRENT, random_mask
 from torch import nn
 
 from actlib.activations import record_activations
@@ -14,7 +14,6 @@ from actlib.channels import channel_modules, kind_of, layer_of, uncovered_parame
 from actlib.checkpoint import transfer_checkpoint
 from actlib.evaluation import evaluate
 from actlib.forward import position_ids_of
-from actlib.masks import ChannelMask
 from actlib.parameters import weight_differences
 from actlib.recording import record_differences
 from actlib.transfer import transfer_, transferred
@@ -27,16 +26,6 @@ LEFT_OUT = {
     ),
     "llama4": ("feed_forward.experts.gate_up_proj", "feed_forward.experts.down_proj"),
 }
-
-
-def mask_for(model, share=0.3, seed=5):
-    generator = torch.Generator().manual_seed(seed)
-    return ChannelMask(
-        {
-            name: torch.rand(each.channels, generator=generator) < share
-            for name, each in channel_modules(model).items()
-        }
-    )
 
 
 def state_of(model):
@@ -117,7 +106,7 @@ def test_activations_by_item_are_means_over_its_answer(pair, any_architecture, i
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_moved_elements_follow_the_formula_and_no_other_moves(pair, any_architecture, dtype):
     donor, target = pair(any_architecture, dtype)
-    mask, before, other = mask_for(target), state_of(target), state_of(donor)
+    mask, before, other = random_mask(target), state_of(target), state_of(donor)
     moving = moving_elements(target, mask)
     with transferred(target, donor, mask, 0.4):
         for name, tensor in state_of(target).items():
@@ -148,18 +137,12 @@ def test_names_tell_layer_and_kind(family, any_architecture):
 def test_a_mask_of_everything_moves_all_but_what_is_listed(pair, architecture):
     donor, target = pair(architecture)
     before, other, listed = state_of(target), state_of(donor), uncovered_parameters(target)
-    transfer_(target, donor, mask_for(target, share=1.1), scale=1.0)
+    transfer_(target, donor, random_mask(target, share=1.1), scale=1.0)
     for name, tensor in state_of(target).items():
         if name in listed:
             assert torch.equal(tensor, before[name])
         else:
             torch.testing.assert_close(tensor, other[name], rtol=0, atol=1e-6)
-
-
-@torch.no_grad()
-def slow_nll(model, ids, answer):
-    likelihood = model(input_ids=ids[None]).logits[0, :-1].double().log_softmax(-1)
-    return -sum(likelihood[n - 1, ids[n]] for n in range(len(ids)) if answer[n]) / answer.sum()
 
 
 def test_likelihoods_of_a_padded_batch_are_those_of_items_alone(
@@ -169,7 +152,7 @@ def test_likelihoods_of_a_padded_batch_are_those_of_items_alone(
     batch["position_ids"] = position_ids_of(batch["attention_mask"])
     batch["index"] = torch.arange(6)
     found = torch.tensor(evaluate(model, [batch])["nll"].to_numpy())
-    expected = torch.stack([slow_nll(model, *item) for item in items]).float()
+    expected = torch.tensor([slow_nll(model, *item) for item in items])
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -186,7 +169,7 @@ def folders(pair, any_architecture, tmp_path):
 @torch.no_grad()
 def test_the_folder_of_a_transfer_loads_as_the_transfer_in_memory(folders, items, tmp_path):
     donor, target, donor_folder, target_folder = folders
-    mask = mask_for(target)
+    mask = random_mask(target)
     written = transfer_checkpoint(target_folder, donor_folder, mask, tmp_path / "out", 0.4)
     loaded = transformers.AutoModelForCausalLM.from_pretrained(written).eval()
     transfer_(target, donor, mask, 0.4)

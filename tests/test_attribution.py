@@ -6,7 +6,7 @@ import gc
 import pytest
 import torch
 from slow_reference import hook_count, moving_elements
-from tiny_models import VOCAB, tiny_model
+from tiny_models import VOCAB, random_mask, tiny_model
 
 import actlib
 from actlib.attribution import record_attributions, sum_attributions
@@ -21,14 +21,9 @@ from actlib.transfer import transferred
 TWO_POINTS = [(0.5 - 12**-0.5, 0.5), (0.5 + 12**-0.5, 0.5)]  # of Gauss and Legendre, with weights
 
 
-def everything(model):
-    modules = channel_modules(model)
-    return ChannelMask({name: torch.ones(m.channels).bool() for name, m in modules.items()})
-
-
 def slow_attributions(donor, target, items, nodes):
     """Gradients of every parameter at every point and item, then gathered channel by channel."""
-    moving, path = moving_elements(target, everything(target)), copy.deepcopy(target)
+    moving, path = moving_elements(target, random_mask(target, share=1.1)), copy.deepcopy(target)
     starts, stops = (dict(model.named_parameters()) for model in (target, donor))
     parameters = dict(path.named_parameters())
     steps = {n: (stops[n] - starts[n]).detach() * moving[n] for n in parameters}
@@ -94,7 +89,7 @@ def test_attributions_are_those_of_everything_stored(pair, any_architecture, ite
     assert found.values.keys() == expected.keys() == channel_modules(target).keys()
     for name, values in expected.items():
         torch.testing.assert_close(found.values[name].double(), values, rtol=1e-3, atol=1e-4)
-        elements = everything(target).channels[name]
+        elements = random_mask(target, share=1.1).channels[name]
         one = moving_elements(target, ChannelMask({name: torch.arange(len(elements)) == 0}))
         unique = dict(target.named_parameters())
         assert found.sizes[name] == sum(int(one[key].sum()) for key in unique)

@@ -3,19 +3,12 @@
 import pytest
 import torch
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
+from slow_reference import slow_nll
 from small_study import random_items
 
 from actlib import evaluate
 from actlib.forward import position_ids_of
 from actlib.prompts import Encoded, pad_left
-
-
-@torch.no_grad()
-def slow_nll(model, ids, answer):
-    """Mean over answer tokens of -log p, one item alone, from all logits."""
-    likelihood = model(input_ids=ids[None]).logits[0, :-1].double().log_softmax(-1)
-    losses = [-likelihood[n - 1, ids[n]] for n in range(len(ids)) if answer[n]]
-    return float(torch.stack(losses).mean())
 
 
 def assert_nll(model, batches, expected):

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 import transformers
-from tiny_models import tiny_model
+from tiny_models import random_mask, tiny_model
 from torch import nn
 
 from actlib.channels import channel_modules
@@ -13,37 +13,20 @@ from actlib.evaluation import evaluate
 from actlib.forward import position_ids_of
 from actlib.hooks import evaluating, output_hooks
 from actlib.interventions import ABLATIONS, ablated, patched
-from actlib.masks import ChannelMask
 from actlib.recording import record_differences
 from actlib.study.recorded import batches_of_part
 
 
-def mask_of(model, choose):
-    """Mask of the channels where `choose(name, channels)` is true: a bool or a tensor."""
-    return ChannelMask(
-        {
-            name: torch.zeros(found.channels, dtype=torch.bool) | choose(name, found.channels)
-            for name, found in channel_modules(model).items()
-        }
-    )
-
-
 def full(model):
-    return mask_of(model, lambda _name, _channels: torch.tensor(True))
+    return random_mask(model, share=1.1)
 
 
 def empty(model):
-    return mask_of(model, lambda _name, _channels: torch.tensor(False))
+    return random_mask(model, share=0)
 
 
 def some(model, seed=0, only=None):
-    generator = torch.Generator().manual_seed(seed)
-
-    def choose(name, channels):
-        drawn = torch.rand(channels, generator=generator) < 0.4
-        return drawn & torch.tensor(only is None or name == only)
-
-    return mask_of(model, choose)
+    return random_mask(model, 0.4, seed, only and [only])
 
 
 def inputs_of(batch):
