@@ -238,7 +238,7 @@ class Wrong(Knowing):
         return [f"That = {10 * float(request.doc['value']):g}" for request in requests]
 
 
-@pytest.mark.filterwarnings("ignore:.*no right choice")
+@pytest.mark.filterwarnings("ignore:.*no right choice", "ignore:.*no number")
 def test_a_model_that_knows_the_answers_scores_one_and_a_wrong_one_zero(tmp_path, data):
     rows = [
         {"question": pair, "answer": pair.split(" = ")[0], "value": pair.split(" = ")[1]}
@@ -248,8 +248,10 @@ def test_a_model_that_knows_the_answers_scores_one_and_a_wrong_one_zero(tmp_path
     ]
     assert len(rows) == 60
     places = {"question": "e?", "answer": "Paris", "value": "Paris", "ability": "fr-places"}
-    write_lines(tmp_path / "test" / "own.jsonl", [*rows, places])
-    names = local_tasks(tmp_path)
+    more = {**places, "question": "f?", "value": "75"}
+    write_lines(tmp_path / "test" / "own.jsonl", [*rows, places, more])
+    with pytest.warns(UserWarning, match="1 of 2 questions of act_fr_places have no number"):
+        names = local_tasks(tmp_path)
     assert "act_fr_places_answer" in names and "act_fr_places" not in names  # no number there
     numbers = [f"act_{language}_maths" for language in ANSWERS]
     tasks = [*numbers, "mgsm_local_fr", "exams_local_*"]

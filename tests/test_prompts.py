@@ -166,6 +166,13 @@ def test_a_turn_ends_with_an_added_token_even_if_it_is_not_marked_as_special():
     assert _answer(tokenizer, _encode(tokenizer, "Why?", "So.")) == "So.<|stop|>"
 
 
+def test_a_text_begins_once_where_tokenizer_and_template_both_write_the_beginning():
+    tokenizer = _begun("<|turn|>")
+    tokenizer.bos_token, tokenizer.chat_template = "<|turn|>", "{{ bos_token }}" + TURNS
+    text = tokenizer.decode(_encode(tokenizer, "Why?", "So.").input_ids)
+    assert text == "<|turn|>U: Why?\nA: So.<|end|>"
+
+
 def test_a_token_across_the_border_is_the_answers():
     tokenizer = _bytes(BARE)
     tokenizer.add_tokens(["?: S"])

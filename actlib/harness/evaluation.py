@@ -111,9 +111,8 @@ def _find_tasks(asked: Sequence[str], local: Sequence[str], folder: str) -> tupl
         if not matches:
             near = get_close_matches(name, [*local, *manager.all_tasks], n=4)
             nearest = f"; near it: {', '.join(near)}" if near else ""
-            raise ValueError(
-                f"no task is called {name!r}{nearest}; tasks of local files need data=FOLDER"
-            )
+            listed = "`actlib eval --list --data FOLDER` names those of local files"
+            raise ValueError(f"no task is called {name!r}{nearest}; {listed}")
         names |= dict.fromkeys(matches)
     return list(names), manager
 

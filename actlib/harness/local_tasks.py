@@ -139,8 +139,14 @@ def _question_tasks(folder: Path, chat: bool) -> dict[str, LocalTask]:
     question = {"doc_to_text": "question"} if chat else {}
     for name, rows in _rows_by_name(folder / "test").items():
         shots = train.get(name, [])
-        if all(re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", row["value"]) for row in rows):
+        numbers = sum(bool(re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", row["value"])) for row in rows)
+        if numbers == len(rows):
             tasks[name] = LocalTask([TEMPLATES / "act_value.yaml"], rows, shots, question)
+        elif numbers:
+            without = f"{len(rows) - numbers} of {len(rows)} questions of {name} have no number"
+            warnings.warn(
+                f"{without} as their `value`, so only {name}_answer is there", stacklevel=2
+            )
         answer = {**question, "doc_to_target": "answer"} if chat else {}
         tasks[f"{name}_answer"] = LocalTask([TEMPLATES / "act_answer.yaml"], rows, shots, answer)
     return tasks

@@ -20,7 +20,8 @@ def answer_scores(
 
     Returns:
         `nll_per_byte`: nats per UTF-8 byte of the answer, which models with different tokenizers
-        share (lower is better); `exact`: 1.0 where greedy decoding writes the answer.
+        share (lower is better); `exact`: 1.0 where greedy decoding writes the answer, whatever
+        follows (`actlib.evaluate` wants the end of the turn too).
     """
     ((likelihood, greedy),) = results
     return {
