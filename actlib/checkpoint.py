@@ -116,7 +116,7 @@ class Checkpoint(Mapping[str, Tensor]):
                 beside = [each for each in self._names if each.rpartition(".")[0] == owner]
                 codes = [each for each in beside if not each.endswith(".bias")]
                 absent = f"hold no {name} but {codes[0]}, {_CODES}" if codes else ""
-                absent = absent or describe_absent(name, self.model)
+                absent = absent or describe_absent([name], self.model, self._names)
                 raise ValueError(f"the {role}'s files {absent}")
             for stored in self._copies[name]:
                 expected = tuple(parameters[name].shape)

@@ -10,7 +10,7 @@ with transformers, and hands the loaded model over.
 """
 
 import filecmp
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,9 +33,7 @@ _NOT_CARRIED = (
     *("*.safetensors", "*.bin", "*.pt", "*.pth"),
 )
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
-_MORE_OF_TOKENIZERS = (
-    *("merges.txt", "added_tokens.json", "special_tokens_map.json", "vocab.txt", "spiece.model"),
-)
+_OF_TOKENIZERS = ("*token*", "vocab*", "merges.txt", "*.model", "*.tiktoken", "*.bpe")
 
 
 def load_pretrained(kind: Any, place: Path | str, **options: Any) -> Any:
@@ -71,8 +69,9 @@ def load_pretrained(kind: Any, place: Path | str, **options: Any) -> Any:
     if not is_model:
         return loaded
     model, info = loaded
-    if absent := sorted(info["missing_keys"]):  # transformers fills them with random numbers
-        raise ValueError(f"the files of {place} {describe_absent(absent[0], model)}")
+    if info["missing_keys"]:  # transformers fills them with random numbers
+        absent = describe_absent(info["missing_keys"], model, info["unexpected_keys"])
+        raise ValueError(f"the files of {place} {absent}")
     return model
 
 
@@ -104,18 +103,30 @@ def empty_model(place: Path | str, **options: Any) -> "PreTrainedModel":
         raise ValueError(_sentence(what, place, error)) from error
 
 
-def describe_absent(name: str, model: "PreTrainedModel") -> str:
-    """Why files lack a parameter of a model, and what to do."""
-    config = model.config.get_text_config(decoder=True)
-    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
-    owner = name.rpartition(".")[0]
+def describe_absent(names: Iterable[str], model: "PreTrainedModel", stored: Iterable[str]) -> str:
+    """Why files lack parameters of a model, and what to do: what "the files ..." go on with.
+
+    Args:
+        names: of the parameters.
+        model: whose they are.
+        stored: names of what the files hold.
+    """
+    absent = sorted(names)
+    name = absent[0]
+    for other in stored:
+        if inner := next((each for each in absent if other.endswith(f".{each}")), None):
+            return (
+                f"hold no tensor {inner} but {other}, as in a wrapper (torch.compile, DDP, peft); "
+                "unwrap the model, and save it again"
+            )
     classes = getattr(model.config, "architectures", None) or [type(model).__name__]
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    is_end = model.get_submodule(name.rpartition(".")[0]) in ends
+    remedy = "copy or download them again"
     if type(model).__name__ not in classes:
         remedy = f"they are of {', '.join(classes)}, so take the language model itself"
-    elif not config.tie_word_embeddings and model.get_submodule(owner) in (embedding, head):
+    elif is_end and not model.config.get_text_config(decoder=True).tie_word_embeddings:
         remedy = "if embedding and head are one, set tie_word_embeddings to true in config.json"
-    else:
-        remedy = "copy or download them again"
     return f"hold no tensor {name}; {remedy}"
 
 
@@ -188,11 +199,9 @@ def split_files(folder: Path, weights: Sequence[str]) -> tuple[list[Path], list[
 
 def have_same_tokenizer(one: Path, other: Path) -> bool:
     """Whether two folders hold the same bytes, or no file, under each name of a tokenizer's."""
-    for name in (*TOKENIZER_FILES, *_MORE_OF_TOKENIZERS):
-        there = [(folder / name).is_file() for folder in (one, other)]
-        if any(there) and not (all(there) and filecmp.cmp(one / name, other / name, False)):
-            return False
-    return True
+    paths = [each for kind in _OF_TOKENIZERS for part in (one, other) for each in part.glob(kind)]
+    pairs = [(one / name, other / name) for name in {path.name for path in paths}]
+    return all(a.is_file() and b.is_file() and filecmp.cmp(a, b, False) for a, b in pairs)
 
 
 def _class_of(config: Any) -> Any:

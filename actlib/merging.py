@@ -26,7 +26,7 @@ from actlib.checkpoint import Checkpoint, require_matching
 from actlib.files import atomic_folder, require_free
 from actlib.masks import ChannelMask, require_fit
 from actlib.pairs import require_pair
-from actlib.parameters import channel_norms
+from actlib.parameters import channel_norms, differences
 from actlib.transfer import (
     Change,
     Index,
@@ -167,7 +167,7 @@ def _settle(
     collided = sum(int((count > 1).sum()) for count in counts.values())
     if rule == "largest":
         shared = {name for name, count in counts.items() if (count > 1).any()}
-        norms = [channel_norms(model, _steps(base, each), shared) for each in donors.values()]
+        norms = [channel_norms(model, differences(d, base), shared) for d in donors.values()]
         masks = _keep_largest(norms, masks, scales)
     selected, parts = selections(model, union), [selections(model, mask) for mask in masks]
     givers = list(zip(donors, donors.values(), parts, scales, strict=True))
@@ -220,16 +220,6 @@ def _keep_largest(
         for own, size in zip(claimed, sizes, strict=True):
             own[name] &= size == sizes.amax(dim=0)
     return [ChannelMask(each) for each in claimed]
-
-
-def _steps(base: Rows, donor: Rows) -> Rows:
-    """Differences of a donor to the base, in float32."""
-
-    def rows(name: str, start: int, stop: int) -> Tensor:
-        ours = base(name, start, stop)
-        return shared_rows(donor(name, start, stop), ours).to(ours.device).float() - ours.float()
-
-    return rows
 
 
 def _require_valid(base: nn.Module, contributions: Sequence[Contribution], collisions: str) -> None:

@@ -17,6 +17,7 @@ from actlib.pairs import require_pair
 from actlib.recording import describe_pair, require_differing
 from actlib.scores import ChannelScores
 from actlib.transfer import Rows, as_matrix, rows_of
+from actlib.vocabulary import shared_rows
 from actlib.weights import require_in_memory
 
 _ELEMENTS = 2**24  # at a time
@@ -37,17 +38,23 @@ def weight_differences(donor: nn.Module, target: nn.Module) -> ChannelScores:
     require_pair(donor, target)
     require_in_memory(donor, target)
     ours, theirs = rows_of(donor), rows_of(target)
-
-    def change(name: str, start: int, stop: int) -> Tensor:
-        other = theirs(name, start, stop)
-        return ours(name, start, stop).to(other.device).float() - other.float()
-
-    values, one, other = (channel_norms(target, rows) for rows in (change, ours, theirs))
+    each_of = (differences(ours, theirs), ours, theirs)
+    values, one, other = (channel_norms(target, rows) for rows in each_of)
     magnitudes = {name: (one[name] + other[name]) / 2 for name in values}
     require_differing(values, "have the same parameters in every channel")
     metadata = {**describe_pair(donor, target), "method": "weight difference", "tokens": "0"}
     roles = {name: each.role for name, each in channel_modules(target).items()}
     return ChannelScores(values, magnitudes, 0, metadata, roles=roles)
+
+
+def differences(donor: Rows, target: Rows) -> Rows:
+    """Donor minus target in float32, on the target's device, over the rows that both have."""
+
+    def rows(name: str, start: int, stop: int) -> Float[Tensor, "rows columns"]:
+        own = target(name, start, stop)
+        return shared_rows(donor(name, start, stop), own).to(own.device).float() - own.float()
+
+    return rows
 
 
 def channel_norms(

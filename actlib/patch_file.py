@@ -1,8 +1,7 @@
 """The file of an ability patch: what it says of itself, and the values it holds.
 
-    patch = Patch.load("maths.safetensors")
-    patch.info.parameter_percent
-    patch.edits["lm_head.weight"].values["after"]
+    info, edits = load_patch(Path("maths.safetensors"))
+    edits["lm_head.weight"].values["after"]
 
 Of each parameter NAME, seen as a matrix (`Selection`), the file holds `NAME.rows` and
 `NAME.columns`, which say what is selected, and `NAME.after`, the new values: first those of all
@@ -87,47 +86,34 @@ class Edit:
             yield (others, columns), values[: len(others)]
 
 
-@dataclass(frozen=True, eq=False)
-class Patch:
-    """A patch that was read.
+def load_patch(path: Path) -> tuple[PatchInfo, dict[str, Edit]]:
+    """Read a patch: what it says of itself, and what it changes by parameter.
 
-    Attributes:
-        info: what it says of itself.
-        edits: what it changes, by parameter.
+    Raises:
+        ValueError: there is no such file, it is no patch, damaged, or contradicts itself.
     """
-
-    info: PatchInfo
-    edits: dict[str, Edit]
-
-    @classmethod
-    def load(cls, path: Path) -> "Patch":
-        """Read a patch.
-
-        Raises:
-            ValueError: there is no such file, it is no patch, damaged, or contradicts itself.
-        """
-        tensors, metadata = load_tensors(path, KIND)
-        stated = metadata.pop("format", "1")
-        if stated != FORMAT:
-            raise ValueError(
-                f"the patch {path} is of format {stated}, and this version of actlib reads format "
-                f"{FORMAT}; take the version that made it, or make it again"
-            )
-        try:
-            hashes = dict(json.loads(metadata.pop("before_sha256", "{}")))
-            names = [key.removesuffix(".rows") for key in tensors if key.endswith(".rows")]
-            edits = {name: _read_edit(name, tensors, hashes) for name in names}
-            sizes = {name: edit.selection.size for name, edit in edits.items()}
-            elements, total = sum(sizes.values()), int(metadata["parameters"])
-            if total < max(1, elements):
-                raise ValueError(f"its metadata state {total} parameters of the target")
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise ValueError(
-                f"the patch {path} is damaged: {error}; copy or download it again"
-            ) from error
-        reversible = all("before" in edit.values for edit in edits.values())
-        percent, size = 100 * elements / total, path.stat().st_size
-        return cls(PatchInfo(metadata, sizes, elements, percent, reversible, size), edits)
+    tensors, metadata = load_tensors(path, KIND)
+    stated = metadata.pop("format", "1")
+    if stated != FORMAT:
+        raise ValueError(
+            f"the patch {path} is of format {stated}, and this version of actlib reads format "
+            f"{FORMAT}; take the version that made it, or make it again"
+        )
+    try:
+        hashes = dict(json.loads(metadata.pop("before_sha256", "{}")))
+        names = [key.removesuffix(".rows") for key in tensors if key.endswith(".rows")]
+        edits = {name: _read_edit(name, tensors, hashes) for name in names}
+        sizes = {name: edit.selection.size for name, edit in edits.items()}
+        elements, total = sum(sizes.values()), int(metadata["parameters"])
+        if total < max(1, elements):
+            raise ValueError(f"its metadata state {total} parameters of the target")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(
+            f"the patch {path} is damaged: {error}; copy or download it again"
+        ) from error
+    reversible = all("before" in edit.values for edit in edits.values())
+    percent, size = 100 * elements / total, path.stat().st_size
+    return PatchInfo(metadata, sizes, elements, percent, reversible, size), edits
 
 
 def gather(parameter: Tensor, selection: Selection) -> Values:

@@ -26,7 +26,7 @@ from actlib.checkpoint import Checkpoint, require_matching
 from actlib.files import atomic_folder, require_free, save_tensors
 from actlib.masks import ChannelMask, shortened
 from actlib.pairs import require_pair
-from actlib.patch_file import FORMAT, KIND, Edit, Patch, PatchInfo, digest, gather
+from actlib.patch_file import FORMAT, KIND, Edit, PatchInfo, digest, gather, load_patch
 from actlib.transfer import (
     Index,
     Rows,
@@ -148,7 +148,7 @@ def inspect_patch(path: str | os.PathLike) -> PatchInfo:
     Raises:
         ValueError: there is no such file, it is damaged, or it is no patch.
     """
-    return Patch.load(Path(path)).info
+    return load_patch(Path(path))[0]
 
 
 def _switch(
@@ -160,54 +160,74 @@ def _switch(
     if not isinstance(target, nn.Module) and out is None:
         raise ValueError(f"`out` must name the folder to write, because {target} stays as it is")
     state = path.stat() if path.is_file() else None
-    patch = _load(path, state and (state.st_ino, state.st_size, state.st_mtime_ns))
-    if new == "before" and not patch.info.reversible:
+    info, edits = _load(path, state and (state.st_ino, state.st_size, state.st_mtime_ns))
+    if new == "before" and not info.reversible:
         raise ValueError(f"{path} cannot be reverted: it was made without the original values")
 
     def change(name: str, start: int, matrix: Tensor) -> Iterator[tuple[Index, Tensor]]:
-        return patch.edits[name].between(start, start + len(matrix), new)
+        return edits[name].between(start, start + len(matrix), new)
 
+    expected = info.metadata["parameters"]
     if isinstance(target, nn.Module):
         target = unwrapped(target)
         require_writable(target)
-        _require_side(path, patch, target, dict(target.named_parameters()), old, new)
-        write_(target, patch.edits, change)
+        _require_parameters(path, edits, expected, target, dict(target.named_parameters()))
+        _require_side(path, edits, dict(target.named_parameters()), old, new)
+        write_(target, edits, change)
         return None
     require_free(out := Path(str(out)))
     folder, steps = Checkpoint(target), read_steps(target)
     known = {name for name, _ in folder.model.named_parameters()}
-    folder.require([name for name in patch.edits if name in known], "target")
-    _require_side(path, patch, folder.model, folder, old, new)
+    folder.require([name for name in edits if name in known], "target")
+    _require_parameters(path, edits, expected, folder.model, folder)
+    _require_side(path, edits, folder, old, new)
     if new == "after":
-        steps.append(patch.info.metadata)
-    elif patch.info.metadata in steps:
-        steps.remove(patch.info.metadata)
+        steps.append(info.metadata)
+    elif info.metadata in steps:
+        steps.remove(info.metadata)
     with atomic_folder(out) as unfinished:
-        folder.rewrite(unfinished, patch.edits, change)
+        folder.rewrite(unfinished, edits, change)
         write_card(unfinished, steps)
     return out
 
 
 @lru_cache(maxsize=1)
-def _load(path: Path, state: tuple[int, ...] | None) -> Patch:
+def _load(path: Path, state: tuple[int, ...] | None) -> tuple[PatchInfo, dict[str, Edit]]:
     """Read a patch, once while its file has that state, since a patch is switched on and off."""
-    return Patch.load(path)
+    return load_patch(path)
+
+
+def _require_parameters(
+    path: Path,
+    edits: Mapping[str, Edit],
+    expected: str,
+    model: nn.Module,
+    parameters: Mapping[str, Tensor],
+) -> None:
+    """Refuse a target of other parameters than those that a patch was made for."""
+    require_float_weights(model)
+    total, fault = sum(each.numel() for each in model.parameters()), ""
+    if str(total) != expected:
+        fault = f"a model with {expected} parameters, this one has {total}"
+    for name, edit in edits.items():
+        if fault:
+            break
+        shape = len(edit.selection.rows), len(edit.selection.columns)
+        dtype = edit.values["after"].dtype
+        if name not in parameters or as_matrix(parameters[name]).shape != shape:
+            fault = f"a model with {name} of {shape[0]} x {shape[1]}, this has none"
+        elif parameters[name].dtype != dtype:
+            fault = f"a model with {name} in {dtype}, this one has {parameters[name].dtype}"
+    if fault:
+        raise ValueError(f"the patch {path} is of {fault}; take the model that it was made for")
 
 
 def _require_side(
-    path: Path, patch: Patch, model: nn.Module, parameters: Mapping[str, Tensor], old: str, new: str
+    path: Path, edits: Mapping[str, Edit], parameters: Mapping[str, Tensor], old: str, new: str
 ) -> None:
     """Refuse a target that does not hold the values of the side `old`, bit by bit."""
-    require_float_weights(model)
-    faults = [_describe_other(name, edit, parameters) for name, edit in patch.edits.items()]
-    total, expected = sum(p.numel() for p in model.parameters()), patch.info.metadata["parameters"]
-    if str(total) != expected:
-        faults.insert(0, f"a model with {expected} parameters, this one has {total}")
-    if fault := next(filter(None, faults), None):
-        raise ValueError(f"the patch {path} is of {fault}; take the model that it was made for")
-    edits = patch.edits.items()
-    wrong = [name for name, edit in edits if not edit.is_at(old, parameters[name])]
-    if wrong and all(edit.is_at(new, parameters[name]) for name, edit in edits):
+    wrong = [name for name, edit in edits.items() if not edit.is_at(old, parameters[name])]
+    if wrong and all(edit.is_at(new, parameters[name]) for name, edit in edits.items()):
         done = "already applied to" if new == "after" else "not applied to"
         raise ValueError(f"the patch {path} is {done} this target, so nothing is to be done")
     if wrong:
@@ -215,17 +235,6 @@ def _require_side(
             f"the target does not hold the values that it had {old} the patch {path}: "
             f"{shortened(wrong, 3)}; take the model that it was made for"
         )
-
-
-def _describe_other(name: str, edit: Edit, parameters: Mapping[str, Tensor]) -> str | None:
-    """In what a target's parameter is not the one that a patch was made for."""
-    shape = len(edit.selection.rows), len(edit.selection.columns)
-    dtype = edit.values["after"].dtype
-    if name not in parameters or as_matrix(parameters[name]).shape != shape:
-        return f"a model with {name} of {shape[0]} x {shape[1]}, this has none"
-    if parameters[name].dtype != dtype:
-        return f"a model with {name} in {dtype}, this one has {parameters[name].dtype}"
-    return None
 
 
 def _shareable(step: Mapping[str, Any], metadata: Mapping[str, str]) -> dict[str, str]:

@@ -157,10 +157,17 @@ def require_no_adapter(folder: Path) -> None:
 
 def _suggest_weights(folder: Path) -> str:
     """What to do about a folder without safetensors weights, by what it holds instead."""
-    models = [path for kind in (SINGLE, INDEX) for path in folder.glob(f"*/**/{kind}")]
-    if models:  # checkpoints of a training, or the root of a model in the Hub's cache
-        newest = max((path.parent for path in models), key=lambda path: path.stat().st_mtime)
+    inside = [path for kind in (SINGLE, INDEX, ADAPTER) for path in folder.glob(f"*/**/{kind}")]
+    if inside:  # checkpoints of a training, or the root of a model in the Hub's cache
+        newest = max((path.parent for path in inside), key=lambda path: path.stat().st_mtime)
+        if (newest / ADAPTER).is_file():
+            return f"it holds an adapter in {newest}: merge that by merge_and_unload of peft"
         return f"name the folder inside it that holds the model, such as {newest}"
+    if any(next(folder.glob(kind), None) for kind in ("global_step*", "*/*.distcp")):
+        return (
+            "its weights are cut up by DeepSpeed or FSDP: put them together by zero_to_fp32.py or "
+            "`accelerate merge-weights`, as safetensors"
+        )
     for file in sorted(path.name for kind in _OTHER_WEIGHTS for path in folder.glob(kind)):
         if file.startswith("model-") and file.endswith(".safetensors"):
             return f"it holds shards such as {file} without {INDEX}: copy or download that"
@@ -173,7 +180,7 @@ def _suggest_weights(folder: Path) -> str:
             f"its weights are in {file}{pickled}: take the model in the form of transformers, or "
             "save it so with save_pretrained"
         )
-    return "save_pretrained writes it"
+    return "copy or download it, or write it by save_pretrained"
 
 
 def _read_index(folder: Path) -> dict[str, str]:

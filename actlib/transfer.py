@@ -117,14 +117,8 @@ def transferred(
 def interpolation(donor: Rows, selected: Mapping[str, "Selection"], scale: float) -> Change:
     """What a transfer makes of the selected elements, chunk by chunk.
 
-    Args:
-        donor: the donor's parameters.
-        selected: elements to move, by parameter.
-        scale: the paper's lambda.
-
     Raises:
-        ValueError: the scale is not finite. From the result, a value would be NaN or infinite; the
-            sentence says whether the donor, the target or the scale is why.
+        ValueError: the scale is not finite; from the result, as `require_finite`.
     """
     require_scale(scale)
 
@@ -245,18 +239,11 @@ def selections(model: nn.Module, mask: ChannelMask) -> dict[str, Selection]:
 def require_finite(
     name: str, values: Tensor, sources: Mapping[str, Tensor], scale: float | str
 ) -> None:
-    """Refuse new values of a parameter that are NaN or infinite.
-
-    A NaN among the weights spreads to all that a model says, so that one is never moved silently.
-
-    Args:
-        name: the parameter.
-        values: what it would become.
-        sources: what they were computed from, by what to call it, such as "the donor".
-        scale: the scale or scales that went in.
+    """Refuse new values of a parameter that are NaN or infinite, which would spread to all outputs.
 
     Raises:
-        ValueError: names the parameter, and the source that is not finite itself or else the scale.
+        ValueError: names the parameter, and the source ("the donor") that is not finite itself, or
+            else the scale.
     """
     # The sum is not finite if an entry is not; one that only overflows is looked at in full.
     if values.sum().isfinite() or values.isfinite().all():

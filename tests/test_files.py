@@ -47,6 +47,13 @@ def test_a_folder_appears_at_the_end(tmp_path):
     assert out.stat().st_mode == plain.stat().st_mode  # As other folders, not private.
 
 
+def test_a_link_in_place_of_the_output_is_followed(tmp_path):
+    (tmp_path / "out").symlink_to(tmp_path / "disk")
+    with atomic_folder(tmp_path / "out") as unfinished:
+        (unfinished / "file").write_text("whole")
+    assert (tmp_path / "disk" / "file").read_text() == "whole" and (tmp_path / "out").is_symlink()
+
+
 def test_a_file_replaces_another_at_the_end(tmp_path):
     out = tmp_path / "out"
     out.write_text("old")
