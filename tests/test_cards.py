@@ -123,11 +123,6 @@ def test_a_broken_list_of_steps_is_one_sentence(tmp_path, text):
         read_steps(tmp_path)
 
 
-def test_steps_of_strangers_are_shown_as_far_as_they_go(tmp_path):
-    (tmp_path / "actlib.json").write_text('[{}, {"percent": "a lot", "scale": [1]}]')
-    assert len(rows(written(tmp_path, step()))) == 5
-
-
 def info(metadata, reversible=True):
     amounts = {"tensors": {"a": 7, "b": 5}, "elements": 12345, "parameter_percent": 3.21}
     return SimpleNamespace(metadata=metadata, reversible=reversible, bytes=10**7, **amounts)

@@ -12,14 +12,8 @@ from torch.nn.utils import parametrizations
 from torch.nn.utils import prune as pruning
 
 from actlib import (
-    ablated,
-    apply_patch,
     make_patch,
     merge,
-    preserved,
-    record_activations,
-    record_differences,
-    revert_patch,
     transfer_,
 )
 from actlib.channels import channel_modules
@@ -174,55 +168,6 @@ def test_every_reason_is_named_by_all_that_moves(family, change, words, tmp_path
             refuse()
     assert not (tmp_path / "patch").exists()
     assert all(torch.equal(value, before[name]) for name, value in target.state_dict().items())
-
-
-@pytest.mark.parametrize("change", [wrap_codes, cast(torch.uint8), pack, prune, add_adapter])
-def test_both_models_quantized_or_wrapped_alike_do_not_fit(family, change):
-    models = family("qwen2"), family("qwen2")
-    for model in models:
-        change(model)
-    ours, theirs = check_pair(*models)
-    assert ours.startswith("in the donor") and theirs.startswith("in the target")
-
-
-def test_models_of_peft_fit_once_their_adapters_are_merged(family):
-    wrapped = peft.get_peft_model(family("qwen2"), peft.LoraConfig(target_modules=["up_proj"]))
-    (mismatch,) = check_pair(wrapped, family("qwen2"))
-    assert "PeftModel" in mismatch and "merge_and_unload" in mismatch
-    assert check_pair(wrapped.merge_and_unload(), family("qwen2")) == []
-
-
-def test_nothing_is_read_from_or_written_into_a_model_of_peft(family, batches):
-    plain = family("qwen2")
-    mask = everything(plain)
-    wrapped = peft.get_peft_model(plain, peft.LoraConfig(target_modules=["up_proj"]))
-    for use in (
-        lambda: record_activations(wrapped, batches, mask),
-        lambda: ablated(wrapped, mask, "zero").__enter__(),
-        lambda: preserved(wrapped, mask).__enter__(),
-        lambda: record_differences(wrapped, family("qwen2"), batches),
-    ):
-        with pytest.raises(ValueError, match="PeftModel.*merge_and_unload"):
-            use()
-
-
-def test_the_configuration_of_a_quantized_model_does_not_fit(family):
-    """As a folder is opened: on the meta device, where the modules do not show it."""
-    model = family("qwen2").to("meta")
-    model.config.quantization_config = {"quant_method": "gptq", "bits": 4}
-    (mismatch,) = check_pair(model, family("qwen2"))
-    assert "quantized (gptq)" in mismatch
-
-
-@pytest.mark.parametrize("change", [wrap_codes, cast(torch.int8), pack, prune, add_adapter])
-def test_no_patch_goes_on_a_model_that_is_quantized_or_wrapped(pair, change, tmp_path):
-    donor, target = pair("qwen2")
-    make_patch(target, donor, everything(target), tmp_path / "patch")
-    change(target)
-    words = "without quantization|make it permanent|merge_and_unload"
-    for move in (apply_patch, revert_patch):
-        with pytest.raises(ValueError, match=words):
-            move(target, tmp_path / "patch")
 
 
 def test_positions_and_masks_in_buffers_are_no_codes(pair):

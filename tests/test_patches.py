@@ -181,24 +181,6 @@ def test_overlapping_patches_apply_in_the_order_in_which_they_were_made(folders,
     revert_patch(target, first)
 
 
-@pytest.mark.parametrize("added", [0, 1])
-def test_a_tied_tensor_stored_twice_is_as_transformers_loads_it(folders, make, tmp_path, added):
-    """Tied where both copies are the same, else two tensors."""
-    _, target = folders("llama_tied")
-    for path in tmp_path.glob("*/model.safetensors"):
-        tensors = load_file(path)
-        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"] + added
-        save_file(tensors, path, {"format": "pt"})
-    loaded = type(target).from_pretrained(tmp_path / "target")
-    patch = make(mask_for(target))
-    apply_patch(tmp_path / "target", patch, tmp_path / "out")
-    apply_patch(loaded, patch)
-    after = load_file(tmp_path / "out" / "model.safetensors")
-    assert torch.equal(after["lm_head.weight"], loaded.lm_head.weight)
-    assert torch.equal(after["model.embed_tokens.weight"], loaded.model.embed_tokens.weight)
-    assert torch.equal(after["lm_head.weight"], after["model.embed_tokens.weight"]) == (added == 0)
-
-
 # What patch and folder say
 
 
