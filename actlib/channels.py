@@ -92,7 +92,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
     """
     parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
     while isinstance(model, parallel) or hasattr(model, "_orig_mod"):
-        model = model.module if isinstance(model, parallel) else model._orig_mod
+        model = model.get_submodule("module" if isinstance(model, parallel) else "_orig_mod")
     return model
 
 

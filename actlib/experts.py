@@ -47,8 +47,8 @@ class Routed:
 
     def to(self, device: torch.device) -> "Routed":
         """Copy on a device."""
-        moved = {name: tensor.to(device) for name, tensor in self.tensors().items()}
-        return replace(self, **moved)
+        values, tokens, experts = (tensor.to(device) for tensor in self.tensors().values())
+        return replace(self, values=values, tokens=tokens, experts=experts)
 
     @property
     def device(self) -> torch.device:

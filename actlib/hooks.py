@@ -176,16 +176,18 @@ class AnswerTokens:
         empty = (~answers.any(dim=1)).nonzero().flatten()
         if len(empty):
             raise ValueError(f"the answer span of item {first_item + int(empty[0])} is empty")
-        positions = answers.any(dim=0).nonzero().flatten()
-        return cls(*answers.nonzero(as_tuple=True), positions, tuple(answers.shape))
+        rows, columns = answers.nonzero(as_tuple=True)
+        batch_size, seq = answers.shape
+        return cls(rows, columns, answers.any(dim=0).nonzero().flatten(), (batch_size, seq))
 
     def to(self, device: torch.device) -> "AnswerTokens":
         """Copy on a device, once, so that no module waits for the host."""
         if device == self.rows.device:
             return self
         if device not in self._copies:
-            parts = (part.to(device) for part in (self.rows, self.columns, self.positions))
-            self._copies[device] = AnswerTokens(*parts, self.shape)
+            rows, columns = self.rows.to(device), self.columns.to(device)
+            positions = self.positions.to(device)
+            self._copies[device] = AnswerTokens(rows, columns, positions, self.shape)
         return self._copies[device]
 
     def select(

@@ -75,10 +75,10 @@ class Ranking:
                 f'ranking "{self.name}" needs a reference: attach one by `relative_to` '
                 "(--reference)"
             )
-        needs = [("scores", scores, part) for part in self.needs]
-        needs += [("reference", scores.off, part) for part in self.off_needs]
-        for what, holder, part in needs:
-            if not getattr(holder, part):
+        needs = [("scores", part) for part in self.needs]
+        needs += [("reference", part) for part in self.off_needs]
+        for what, part in needs:
+            if not getattr(scores if what == "scores" else scores.off, part):
                 raise ValueError(
                     f'ranking "{self.name}" needs {part}, the {what} lack{"s" * (what[-1] != "s")} '
                     f"them; {REMEDY[part]}"

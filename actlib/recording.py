@@ -174,10 +174,10 @@ class DifferenceSums:
         device = torch.device("cpu") if theirs.device.type == "mps" else theirs.device
         sums = self._sums[name] = self._sums[name].to(device)
         ours, theirs = ours.to(device), theirs.to(device)
-        if isinstance(ours, Routed):
+        if isinstance(ours, Routed) and isinstance(theirs, Routed):
             sums += sum_routed(ours, theirs, self.moments)
             self._entries[name] += ours.count
-        else:
+        elif isinstance(ours, Tensor) and isinstance(theirs, Tensor):
             if not add_sums(sums, ours, theirs):
                 sums += sum_tokens(ours, theirs, self.moments)
             self._entries[name] += len(ours)
@@ -214,9 +214,9 @@ class DifferenceSums:
                 f"modules that never ran on these inputs score 0: {shortened(silent)}", stacklevel=3
             )
         roles = {name: each.role for name, each in self.modules.items()}
-        values, magnitudes, *rest = parts
+        values, magnitudes, means, stds = [*parts, {}, {}][:4]
         tokens, metadata = int(origin["tokens"]), {**metadata, **origin}
-        return ChannelScores(values, magnitudes, tokens, metadata, *rest or ({}, {}), roles)
+        return ChannelScores(values, magnitudes, tokens, metadata, means, stds, roles)
 
 
 def require_differing(values: Mapping[str, Tensor], reason: str) -> None:

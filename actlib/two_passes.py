@@ -104,7 +104,7 @@ def _store(
 
 def _save(calls: Calls, path: Path) -> None:
     """Write the activations of a batch in their own dtype, whole or not at all."""
-    tensors = {}
+    tensors = dict[str, Tensor]()
     for name in calls:
         for number, each in enumerate(calls[name]):
             parts = each.tensors() if isinstance(each, Routed) else {"": each}
@@ -119,8 +119,8 @@ def _read(path: Path, modules: Mapping[str, ChannelModule], tokens: AnswerTokens
     """What `_save` wrote for these answer tokens of a batch."""
     parts = defaultdict[tuple[str, int], dict[str, Tensor]](dict)
     for key, tensor in load_file(path).items():
-        name, number, part = key.split("#")
-        parts[name, int(number)][part] = tensor
+        name, call, part = key.split("#")
+        parts[name, int(call)][part] = tensor
     calls = Calls(deque)
     for name, number in sorted(parts):
         own, total = parts[name, number], len(modules[name].weight)

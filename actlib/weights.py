@@ -124,7 +124,9 @@ def _called(name: str) -> str:
 def _describe_wrapping(module: nn.Module) -> str | None:
     for kind in type(module).__mro__:
         fault = _WRAPPERS.get(f"{kind.__module__.partition('.')[0]}.{kind.__name__}")
-        if fault and getattr(getattr(module, "active_peft_config", None), "is_prompt_learning", 0):
+        if fault and getattr(
+            getattr(module, "active_peft_config", None), "is_prompt_learning", None
+        ):
             return "has a prompt learned by peft, which no channel holds; take get_base_model()"
         if fault:
             return fault.format(type(module).__name__)
