@@ -1,5 +1,7 @@
 """Numbers mean what their language's locale says, or nothing; checked against CLDR."""
 
+import re
+
 import pytest
 from babel import Locale, localedata
 from babel.numbers import format_decimal
@@ -8,39 +10,18 @@ from hypothesis import strategies as st
 
 from actlib.numerals import find_numbers, format_number, parse_number
 
+# More are in test_harness: 60 answers in 12 languages.
+READ = """
+3,5 de 3.5;       1.200 de 1200;     1,200 de 1.2;        1'200.5 de-CH 1200.5;  1,200 es-MX 1200
+1,200 en 1200;    1.200 en 1.2;      1200 und 1200;       $1,450,000 en 1450000; 1,234.5 und 1234.5
+3,5 en 3.5;       0.125 de 0.125;    -.5 en -0.5;         1,2345 de 1.2345;      2010,5 fr 2010.5
+"""  # of the last line: a mark that cannot group is the decimal mark
 
-@pytest.mark.parametrize(
-    ("text", "language", "number"),
-    [
-        ("3,5", "de", 3.5),
-        ("1.200", "de", 1200),
-        ("1,200", "de", 1.2),
-        ("80.000 €", "de", 80000),
-        ("1'200.5", "de-CH", 1200.5),
-        ("1,200", "en", 1200),
-        ("$1,450,000", "en", 1450000),
-        ("1.200", "en", 1.2),
-        ("3,5", "en", 3.5),  # no three digits: it cannot group
-        ("0.125", "de", 0.125),  # a zero before it: nor can this
-        (".5", "en", 0.5),
-        ("1,200", "es-MX", 1200),
-        ("1 200,5", "fr", 1200.5),
-        ("1\u202f200", "fr", 1200),
-        ("٤٢", "ar", 42),
-        ("٣٫٥", "ar", 3.5),
-        ("١٬٢٠٠", "ar", 1200),
-        ("۱۲", "fa", 12),
-        ("१२", "hi", 12),
-        ("१,२०,०००", "hi", 120000),
-        ("１，２００", "ja", 1200),
-        ("−3", "en", -3),
-        ("50 %", "de", 50),
-        ("1,234,567.5", "und", 1234567.5),
-        ("1200", "und", 1200),
-    ],
-)
-def test_a_number_is_read_by_its_locale(text, language, number):
-    assert parse_number(text, language) == number
+
+@pytest.mark.parametrize("words", filter(None, map(str.split, re.split("[;\n]", READ))))
+def test_a_number_is_read_by_its_locale(words):
+    text, language, number = words
+    assert parse_number(text, language) == float(number)
 
 
 @pytest.mark.parametrize(

@@ -109,25 +109,21 @@ def test_a_half_written_checkpoint_is_not_resumed_from(trained, tmp_path):
     assert trained(**saving)[0].equal(expected)
 
 
+SCALED = light_lora(4)
+SCALED.lora_alpha = 32
+OTHERS = [{"learning_rate": 1e-3}, {"seed": 1}, {"change": 1e-3}, {"lora": light_lora(4)}]
+
+
 @pytest.mark.parametrize(
-    "other", [{"learning_rate": 1e-3}, {"seed": 1}, {"change": 1e-3}, {"lora": light_lora(4)}]
+    ("one", "other"), [*(({}, other) for other in OTHERS), (OTHERS[-1], {"lora": SCALED})]
 )
-def test_another_training_does_not_resume(trained, tmp_path, other):
+def test_another_training_does_not_resume(trained, tmp_path, one, other):
     saving = {"checkpoints": tmp_path, "checkpoint_steps": 3}
     with pytest.raises(KeyboardInterrupt):
-        trained(**saving, callbacks=[Stop(7)])
+        trained(**one, **saving, callbacks=[Stop(7)])
     count = Count()
     assert trained(**other, **saving, callbacks=[count])[0].equal(trained(**other)[0])
     assert count.steps == list(range(1, 13))
-
-
-def test_adapters_of_another_scale_do_not_resume(trained, tmp_path):
-    one, other = light_lora(4), light_lora(4)
-    other.lora_alpha = 32
-    saving = {"checkpoints": tmp_path, "checkpoint_steps": 3}
-    with pytest.raises(KeyboardInterrupt):
-        trained(lora=one, **saving, callbacks=[Stop(7)])
-    assert trained(lora=other, **saving)[0].equal(trained(lora=other)[0])
 
 
 BUILD = """
