@@ -18,7 +18,7 @@ READ = """
 """  # of the last line: a mark that cannot group is the decimal mark
 
 
-@pytest.mark.parametrize("words", filter(None, map(str.split, re.split("[;\n]", READ))))
+@pytest.mark.parametrize("words", [w for w in map(str.split, re.split("[;\n]", READ)) if w])
 def test_a_number_is_read_by_its_locale(words):
     text, language, number = words
     assert parse_number(text, language) == float(number)
