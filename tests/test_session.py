@@ -195,3 +195,13 @@ def test_results_are_tables_with_their_provenance(study):
     table = study.save_table(pd.DataFrame({"seed": [0], "x": [1 / 3]}), "tab03_x")
     assert pd.read_csv(study.results / "tab03_x.csv").shape == table.shape
     assert (study.results / "provenance.json").is_file()
+
+
+def test_the_tokenizer_is_of_the_models_that_are_asked_for(study, monkeypatch):
+    """Not of the preset's first seed, whose models would be built for nothing."""
+    seeds = []
+    place = Study.place
+    monkeypatch.setattr(Study, "place", lambda self, role, seed=0: seeds.append(seed) or folder)
+    folder = place(study, "donor")
+    study.group(7, "base")
+    assert study.tokenizer is not None and seeds == [7]

@@ -133,7 +133,8 @@ class Study:
         names = tuple(self.name_of(role) for role in roles)
         digests = tuple(recipes.content_digest(self.preset, name, seed) for name in names)
         self._used |= {f"{n}, seed {seed}": d for n, d in zip(names, digests, strict=True)}
-        return Group(seed, names, digests)
+        self._memory["group"] = Group(seed, names, digests)
+        return self._memory["group"]
 
     def pair(self, seed: int = 0, *, donor: str = "donor", target: str = "target") -> Group:
         """Donor and target of one training seed; see `group`."""
@@ -180,7 +181,7 @@ class Study:
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """What all models of the preset share."""
-        group = self._loaded.get("group") or self.pair(self.preset.study.seeds[0])
+        group = self._memory.get("group") or self.pair(self.preset.study.seeds[0])
         place = self.place(group.names[-1], group.seed)
         return load_pretrained(AutoTokenizer, place)
 
