@@ -245,7 +245,7 @@ def test_names_in_a_preset_lead_out_of_no_folder(small_preset, tmp_path, key):
         raw[key] = "../evil"
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump(raw))
-    with pytest.raises(ValueError, match="pattern"):
+    with pytest.raises(ValueError, match="letters, digits|pattern"):
         load_preset(path)
 
 

@@ -1,6 +1,6 @@
 """Redraw the figures of a preset from the CSVs beside them, or write the gallery page. No torch.
 
-python tools/redraw_figures.py --preset smol              # into artifacts/figures/neurips
+python tools/redraw_figures.py --preset tiny              # into artifacts/figures/neurips
 python tools/redraw_figures.py --venue acl                # into artifacts/figures/acl
 python tools/redraw_figures.py fig03_sufficiency --venue acl --width column --out paper
 python tools/redraw_figures.py --gallery docs/gallery.md  # the page only
@@ -22,7 +22,7 @@ from actlib.analysis.style import WIDTHS
 HEAD = """\
 # Gallery
 
-Every figure of the study, from the smol family, with the line that draws it again for a paper. Each
+Every figure of the study, from the tiny family, with the line that draws it again for a paper. Each
 needs its table (`NAME.csv`) and its call (`NAME.json`) and nothing else: no model, no torch. This
 page is written by `tools/redraw_figures.py --gallery`. To change a figure, see
 [Adapt a figure](adapt_a_figure.md).
@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def gallery_page(folder: str = "figures/smol") -> str:
+def gallery_page(folder: str = "figures/tiny") -> str:
     """The gallery as MyST Markdown: each figure with its caption and the line that draws it again.
 
     Args:

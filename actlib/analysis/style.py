@@ -76,7 +76,7 @@ METHODS = {
     "sft_only": Look("#CC6677", "<", "SFT only"),
     "sft_recording": Look("#E1A6FF", "H", "SFT on the recording items"),
     "act_module_sft": Look("#C05A00", "s", "ACT, per module, then SFT"),
-    "random_module_sft": Look("#748C5B", "s", "Random, per module, then SFT"),
+    "random_module_sft": Look("#748C5B", "v", "Random, per module, then SFT"),
     "interpolation_sft": Look("#87A55A", "X", "Interpolation, then SFT"),
     "donor_sft": Look("#1E3C0F", "8", "Donor, then SFT"),
     "union": Look("#117733", "o", "ACT, union"),

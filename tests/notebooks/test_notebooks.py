@@ -142,9 +142,6 @@ def test_it_is_small_enough_to_read_on_a_slow_line(path):
 @committed
 def test_outputs_are_kept_from_one_run_without_errors(path):
     notebook = _read(path)
-    if "figures" not in _parameters(notebook):  # converted; outputs come from the sweep
-        assert not any(cell["outputs"] for cell in _code(notebook))
-        return
     counters = [cell["execution_count"] for cell in _code(notebook)]
     assert counters == list(range(1, len(counters) + 1))
     assert any(cell["outputs"] for cell in _code(notebook)), "no outputs: run `make keep`"
