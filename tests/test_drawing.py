@@ -234,7 +234,9 @@ def test_the_gallery_shows_every_figure_by_a_picture_that_exists_and_a_line_that
     assert len(blocks) == len(pictures)
     block = blocks[-1].replace('"figures/', f'"{ROOT}/figures/').replace('"paper"', f'"{tmp_path}"')
     exec(first + block)
-    assert width(tmp_path / Path(pictures[-1]).name) == 975
+    call = json.loads((ROOT / pictures[-1]).with_suffix(".json").read_text())
+    drawn = width(tmp_path / Path(pictures[-1]).name)
+    assert drawn == {"full": 2025, "column": 975}[call.get("width", "column")]
 
 
 def test_the_page_on_adapting_a_figure_runs(tmp_path, monkeypatch):
