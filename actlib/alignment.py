@@ -66,8 +66,8 @@ def _real_tokens(arguments: Mapping[str, Any]) -> Bool[Tensor, "batch seq"]:
     if mask is None:
         return torch.ones(shape, dtype=torch.bool)
     if not isinstance(mask, Tensor) or tuple(mask.shape) != shape:
-        given = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
-        raise ValueError(f"attention_mask must be of shape {shape}, batch x seq, got {given}")
+        got = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
+        raise ValueError(f"attention_mask must be of shape {shape}, batch x seq, got {got}")
     return mask.bool().cpu()
 
 

@@ -108,18 +108,18 @@ def write_card(folder: str | os.PathLike, steps: Sequence[Mapping[str, Any]]) ->
         folder: a copy of the target's folder.
         steps: all that was done to it, as `describe_step`; none gives the target's card back.
     """
-    card, kept = Path(folder) / CARD, Path(folder) / TARGET_CARD
+    card, saved = Path(folder) / CARD, Path(folder) / TARGET_CARD
     if card.is_file() and _MARK not in card.read_text(encoding="utf-8", errors="replace"):
-        card.replace(kept)
+        card.replace(saved)
     if steps:
         text = json.dumps(list(steps), indent=2, ensure_ascii=False)
         (Path(folder) / STEPS).write_text(f"{text}\n", encoding="utf-8")
-        card.write_text(_folder_card(steps, kept), encoding="utf-8")
+        card.write_text(_folder_card(steps, saved), encoding="utf-8")
         return
     for path in (card, Path(folder) / STEPS):
         path.unlink(missing_ok=True)
-    if kept.is_file():
-        kept.replace(card)
+    if saved.is_file():
+        saved.replace(card)
 
 
 def model_card(title: str, metadata: Mapping[str, Any], **parts: Any) -> str:

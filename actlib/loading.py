@@ -160,10 +160,10 @@ def local_folder(place: Path | str, *, weights: bool = True) -> Path:
 
     patterns = [*_CARRIED, "model*.safetensors"] if weights else [*_CARRIED]
     try:
-        found = snapshot_download(str(place), allow_patterns=patterns, ignore_patterns="*/*")
+        folder = snapshot_download(str(place), allow_patterns=patterns, ignore_patterns="*/*")
     except Exception as error:
         raise ValueError(_sentence("", place, error)) from error
-    return Path(found)
+    return Path(folder)
 
 
 def split_files(folder: Path, weights: Sequence[str]) -> tuple[list[Path], list[str]]:

@@ -69,11 +69,11 @@ def pair_report(
     Raises:
         ValueError: a place holds no model, or no usable safetensors files.
     """
-    given = ((donor, donor_tokenizer), (target, target_tokenizer))
+    pair = ((donor, donor_tokenizer), (target, target_tokenizer))
     # Of the Hub, small files come first: they may say that the large ones are not worth fetching.
-    on_hub = any(isinstance(each, (str, Path)) and not Path(each).is_dir() for each, _ in given)
+    on_hub = any(isinstance(each, (str, Path)) and not Path(each).is_dir() for each, _ in pair)
     for weights in (False, True) if on_hub else (True,):
-        sides = [_open(place, tokenizer, weights) for place, tokenizer in given]
+        sides = [_open(place, tokenizer, weights) for place, tokenizer in pair]
         models, tokenizers, parameters = zip(*sides, strict=True)
         mismatches = check_pair(*models, *tokenizers)
         if mismatches:

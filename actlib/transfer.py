@@ -126,9 +126,9 @@ def interpolation(donor: Rows, selected: Mapping[str, "Selection"], scale: float
         stop = start + len(target)
         donated = shared_rows(donor(name, start, stop), target)
         for index in selected[name].between(start, stop).indices():
-            before, given = take(target, index), take(donated, index)
-            values = interpolate(before, given, scale)
-            require_finite(name, values, {"the donor": given, "the target": before}, scale)
+            before, theirs = take(target, index), take(donated, index)
+            values = interpolate(before, theirs, scale)
+            require_finite(name, values, {"the donor": theirs, "the target": before}, scale)
             yield index, values
 
     return change

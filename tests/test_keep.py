@@ -32,7 +32,8 @@ def test_what_a_sweep_left_is_copied_to_where_readers_look(tmp_path):
     notebook = folder / "keep/notebooks/00_models.ipynb"
     notebook.parent.mkdir(parents=True)
     notebook.write_text(json.dumps({"cells": cells, "metadata": metadata}))
-    for name in ("keep/results/tab00.csv", "cache/items/seed0.parquet", "cache/old/seed0.parquet"):
+    left = ["keep/results/tab00.csv", "keep/results/patch05.safetensors"]  # a patch is not kept
+    for name in (*left, "cache/items/seed0.parquet", "cache/old/seed0.parquet"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(name)
     (folder / "cache/items/.seed0.parquet.lock").touch()

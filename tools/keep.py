@@ -7,7 +7,7 @@ takes from `artifacts/tiny` (or from `ACT_STORE`):
 - the executed notebooks, to `notebooks/`. Code, text and outputs come along; what only describes
   the run (times, widgets, words about waiting) does not. Pictures get 128 colors, a third of the
   size, so that a notebook opens on a slow line; the files in `figures/` have them all.
-- figures and tables, to `figures/tiny/`.
+- figures and tables, to `figures/tiny/`; a patch that a notebook made stays where it is.
 - the rows of each cached function that the notebooks call, to `data/items/tiny/FUNCTION/`.
 """
 
@@ -105,7 +105,7 @@ def keep(folder: Path, name: str, root: Path = ROOT) -> list[Path]:
         for function in sorted(cached_functions(texts))
     ]:
         shutil.rmtree(target, ignore_errors=True)
-        for path in sorted(source.glob("[!.]*")):
+        for path in sorted(path for path in source.glob("[!.]*") if path.suffix != ".safetensors"):
             target.mkdir(parents=True, exist_ok=True)
             paths.append(Path(shutil.copy2(path, target)))
     return paths

@@ -89,8 +89,8 @@ def composition(
     step = -(-grid.shape[1] // int(2.4 * _inches(ax)))  # as many ticks as there is room for
     ticks = [*[0] * outside, *range(outside, grid.shape[1], step)[outside and step > 1 :]]
     ax.set_xticks([tick + 0.5 for tick in ticks], grid.columns[ticks], rotation=0, ha="center")
-    told = " (share of mask)" * ("of_mask_percent" in table)
-    ax.set(xlabel=f"Layer{' (–: outside the layers)' * outside}", ylabel=f"Module{told}")
+    suffix = " (share of mask)" * ("of_mask_percent" in table)
+    ax.set(xlabel=f"Layer{' (–: outside the layers)' * outside}", ylabel=f"Module{suffix}")
 
 
 def _pivot(table: pd.DataFrame, y: str, x: str, value: str) -> pd.DataFrame:

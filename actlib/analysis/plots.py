@@ -113,8 +113,8 @@ def intervals(
     """
     table = table.dropna(subset=[x])
     keys = _keys(table, y)
-    shown = {key: label_of(key) if names else str(key) for key in keys}
-    table = table.assign(row=pd.Categorical(table[y].map(shown), list(shown.values())))
+    labels = {key: label_of(key) if names else str(key) for key in keys}
+    table = table.assign(row=pd.Categorical(table[y].map(labels), list(labels.values())))
     dodge = [so.Dodge(by=["color"])] if by else []
     plot = _begin(table, ax, by or y, x=x, y="row")
     if "low" in table:

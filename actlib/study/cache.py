@@ -86,11 +86,11 @@ def _locate(function: Callable, arguments: Mapping[str, Any]) -> tuple[Path, dic
     syntax, modules, values = describe(function)
     seeds = [value.seed for value in arguments.values() if hasattr(value, "cache_key")]
     seed = arguments.get("seed", seeds[0] if seeds else "-none")
-    given = {name: _plain(value, name) for name, value in [*values.items(), *arguments.items()]}
+    inputs = {name: _plain(value, name) for name, value in [*values.items(), *arguments.items()]}
     versions = [f"{name} {version(name)}" for name in ("torch", "transformers")]
     trained = [value.code_key for value in arguments.values() if hasattr(value, "code_key")]
     code = [digest_modules(modules), *versions, *trained]
-    digests = [[json.dumps(given, sort_keys=True)], syntax, code]
+    digests = [[json.dumps(inputs, sort_keys=True)], syntax, code]
     keys = {name: digest_text(*parts) for name, parts in zip(KEYS, digests, strict=True)}
     # functions of one name in two notebooks have a file each
     return Path(function.__name__, f"seed{seed}-{keys['_syntax'][:6]}.parquet"), keys

@@ -123,8 +123,8 @@ def measure_size(
         whole += float(squares.sum(dtype=torch.float64))
         total += parameter.numel()
         if name in chosen:
-            kept = chosen[name].at().to(squares.device)
-            moved += float(squares.masked_fill(~kept, 0).sum(dtype=torch.float64))
+            moves = chosen[name].at().to(squares.device)
+            moved += float(squares.masked_fill(~moves, 0).sum(dtype=torch.float64))
             parameters += chosen[name].size
     share = scale**2 * moved / whole if whole else 0.0
     return {"parameters_percent": 100 * parameters / total, "displacement_percent": 100 * share}

@@ -83,10 +83,10 @@ def _make(
             model, tokenizer, losses = train_model(preset, spec, start, seed, bar, checkpoints)
         model.to(getattr(torch, preset.dtype)).save_pretrained(unfinished)
         tokenizer.save_pretrained(unfinished)
-        told = {"recipe": recipe(preset, name, seed), "model": name, "seed": seed}
-        told |= {"training_loss": losses, "preset": preset.name}
-        told |= {"provenance": _provenance(preset, start)}
-        (unfinished / "built.json").write_text(json.dumps(told))
+        note = {"recipe": recipe(preset, name, seed), "model": name, "seed": seed}
+        note |= {"training_loss": losses, "preset": preset.name}
+        note |= {"provenance": _provenance(preset, start)}
+        (unfinished / "built.json").write_text(json.dumps(note))
         card = trained_card(preset, name, seed)
         (unfinished / "README.md").write_text(card, encoding="utf-8")
     shutil.rmtree(checkpoints, ignore_errors=True)

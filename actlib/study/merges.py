@@ -92,8 +92,8 @@ def merged(
     copies = [(parameter, parameter.detach().clone()) for parameter in base.parameters()]
     try:
         if method in UNIONS:
-            given = zip(donors, masks, strict=True)
-            merge_(base, [(donor, mask, scale) for donor, mask in given], UNIONS[method])
+            pairs = zip(donors, masks, strict=True)
+            merge_(base, [(donor, mask, scale) for donor, mask in pairs], UNIONS[method])
         else:
             _merge_parameters_(base, donors, _rule(base, method, scale, percent), seed)
         yield base

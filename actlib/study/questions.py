@@ -141,10 +141,10 @@ class Questions:
         """
         if purpose not in PURPOSES:
             raise ValueError(f"unknown purpose {purpose!r}: expected one of {', '.join(PURPOSES)}")
-        found = of_ability(self.read(purpose), ability)
-        if len(found) == 0:
+        rows = of_ability(self.read(purpose), ability)
+        if len(rows) == 0:
             raise ValueError(f"the data hold no {purpose} item of {ability!r}")
-        return spread(found, getattr(self.preset.evaluation, f"{purpose}_items"))
+        return spread(rows, getattr(self.preset.evaluation, f"{purpose}_items"))
 
     def inputs(
         self, tokenizer: PreTrainedTokenizerBase, ability: str, purpose: str
@@ -205,9 +205,9 @@ def highlight(tokenizer: PreTrainedTokenizerBase, encoded: Encoded) -> Any:
 
     spans: list[str] = []
     for in_answer, group in groupby(_runs(tokenizer, encoded), key=lambda run: run[1]):
-        shown = [html.escape(text).replace("\n", "↵<br>") for text, _ in group]
+        escaped = [html.escape(text).replace("\n", "↵<br>") for text, _ in group]
         style = _ANSWER_STYLE if in_answer else _PROMPT_STYLE
-        pieces = shown if in_answer else ["".join(shown)]
+        pieces = escaped if in_answer else ["".join(escaped)]
         spans.extend(f'<span style="{style}">{piece}</span>' for piece in pieces)
     body = "".join(spans)
     return HTML(f'<div style="font-family:monospace;white-space:pre-wrap">{body}</div>')

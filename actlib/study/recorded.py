@@ -76,9 +76,9 @@ def recorded_files(
         ValueError: donor and target do not fit, or an ability has too few questions.
     """
     counts = study.preset.evaluation.model_dump_json(exclude={"test_items", "validation_items"})
-    given = [str(study.cache_key["questions"]), counts, study.preset.dtype]
+    settings = [str(study.cache_key["questions"]), counts, study.preset.dtype]
     code = digest_modules([RECORDERS[kind]])
-    digest = digest_text(*pair.digests, pair.code_key, *given, code)
+    digest = digest_text(*pair.digests, pair.code_key, *settings, code)
     name = f"seed{pair.seed}-{'-'.join(pair.names)}-{digest[:10]}"
     folder = study.folder / "scores" / kind / name
     files = {(a, n): folder / f"{a}-{n}.safetensors" for a in abilities for n in range(PARTS)}

