@@ -5,15 +5,18 @@
 # make lab                    JupyterLab on the first notebook
 # make book                   notebooks, figures, package and cards as a website in artifacts/book
 # make venv                   the environment alone, in .venv; each of the above makes it first
-# Also: CORES=2. PRESET is a name in configs/, or a YAML of a pair of your own.
+# Also: CORES=2, PYTHON=python3.12. PRESET is a name in configs/, or a YAML of a pair of your own.
 PRESET ?= tiny
 CORES ?= 2
 VENUE ?= neurips
-PYTHON := $(shell for python in python3.11 python3; do $$python -c \
-	'import ensurepip, sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null \
+# The Python of .venv is kept until another is asked for; the first one is what is here.
+PYTHON := $(shell for python in .venv/bin/python python3.11 python3.12 python3.13 python3; do \
+	$$python -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo $$python && break; done)
+VERSION := $(shell "$(PYTHON)" -c 'import ensurepip, sys; \
+	sys.version_info < (3, 11) or print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 BIN := .venv/bin
-READY := .venv/.ready
+READY := .venv/.ready-$(VERSION)
 SNAKEMAKE = $(BIN)/snakemake --cores $(CORES) --config preset=$(PRESET) --
 FAST := -m "not slow"
 
@@ -90,8 +93,9 @@ clean:
 	rm -rf .venv artifacts .snakemake .pytest_cache .ruff_cache .mypy_cache actlib.egg-info
 
 $(READY): requirements.lock requirements-torch.lock pyproject.toml
-	@test -n "$(PYTHON)" || { echo "error: found no Python 3.11 with its venv module as python3.11 or python3"; exit 1; }
-	@$(PYTHON) -m venv .venv
+	@test -n "$(VERSION)" || { echo "error: need Python 3.11 or newer with its venv module, as make PYTHON=..."; exit 1; }
+	@test -d .venv/lib/python$(VERSION) || rm -rf .venv
+	@"$(PYTHON)" -m venv .venv
 	@$(BIN)/pip install --quiet --quiet --no-compile --no-deps --requirement requirements.lock
 	@$(BIN)/pip install --quiet --quiet --no-compile --requirement requirements-torch.lock
 	@$(BIN)/pip install --quiet --quiet --no-compile --no-deps --no-build-isolation --editable .
