@@ -7,16 +7,18 @@ mask_a.save("maths.safetensors")
 """
 
 import hashlib
+import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from actlib.channels import channel_modules
-from actlib.files import load_tensors, require_metadata, save_tensors
+from actlib.files import load_tensors, require_metadata, save_tensors, write_text
 from actlib.weights import require_unwrapped
 
 ORIGIN = ("ability", "percent", "ranking", "side", "without", "control", "combined")
@@ -106,8 +108,17 @@ class ChannelMask:
         return (self & other).count / union if union else 1.0
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write the mask with its metadata to a safetensors file."""
-        save_tensors(path, "ChannelMask", self.channels, self.metadata)
+        """Write the mask with its metadata to a safetensors file, or to a name.json as text.
+
+        The text has channel numbers by module, for other tools, and no hash: see docs/formats.md.
+        """
+        if Path(path).suffix != ".json":
+            return save_tensors(path, "ChannelMask", self.channels, self.metadata)
+        modules = {
+            name: {"channels": own.numel(), "masked": own.nonzero().flatten().tolist()}
+            for name, own in self.channels.items()
+        }
+        write_text(Path(path), json.dumps({"metadata": self.metadata, "modules": modules}))
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "ChannelMask":
@@ -116,6 +127,8 @@ class ChannelMask:
         Raises:
             ValueError: there is no such file, it holds no mask, or it is damaged.
         """
+        if Path(path).suffix == ".json":
+            return _read_json(Path(path))
         channels, metadata = load_tensors(path, "ChannelMask")
         if any(each.dtype != torch.bool or each.ndim != 1 for each in channels.values()):
             raise ValueError(f"{path} is a damaged ChannelMask file: expected rows of yes and no")
@@ -203,6 +216,21 @@ def shortened(differences: list[str], limit: int = 5) -> str:
     """
     rest = len(differences) - limit
     return "; ".join(differences[:limit]) + (f"; and {rest} more" if rest > 0 else "")
+
+
+def _read_json(path: Path) -> ChannelMask:
+    """The mask in a file of JSON."""
+    try:
+        stated, channels = json.loads(path.read_text(encoding="utf-8")), dict[str, Tensor]()
+        for name, own in stated["modules"].items():
+            channels[name] = torch.zeros(own["channels"], dtype=torch.bool)
+            masked = torch.tensor(own["masked"], dtype=torch.long)
+            if (masked < 0).any():
+                raise ValueError(f"{name} has a channel below 0")
+            channels[name][masked] = True
+        return ChannelMask(channels, stated.get("metadata", {}))
+    except (*(OSError, ValueError, LookupError), TypeError, AttributeError, RuntimeError) as error:
+        raise ValueError(f"{path} is no mask in JSON: {error}; see docs/formats.md") from error
 
 
 def _draw(total: int, count: int, generator: torch.Generator) -> Bool[Tensor, " total"]:

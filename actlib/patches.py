@@ -83,7 +83,7 @@ def make_patch(
         raise ValueError("a patch needs at least one masked channel, and the mask is empty")
     require_scale(scale)
     step = describe_step("patch", _name(target), _name(donor), mask, scale)
-    stated = _shareable(step, metadata or {})
+    stated = shareable(step, metadata or {})
     model, ours, theirs, selected = _open_pair(target, donor, mask)
     stated |= {"format": FORMAT, "parameters": str(sum(p.numel() for p in model.parameters()))}
     tensors, hashes = dict[str, Tensor](), dict[str, str]()
@@ -237,8 +237,12 @@ def _require_side(
         )
 
 
-def _shareable(step: Mapping[str, Any], metadata: Mapping[str, str]) -> dict[str, str]:
-    """What a patch states, where it may be published."""
+def shareable(step: Mapping[str, Any], metadata: Mapping[str, str]) -> dict[str, str]:
+    """What a patch states, where it may be published.
+
+    Raises:
+        ValueError: an entry is set by the patch itself, or is a local path.
+    """
     for key in metadata:
         if key in _OWN or (key in step and key not in _REPLACEABLE):
             raise ValueError(f"the metadata entry {key} is set by the patch itself")

@@ -13,7 +13,7 @@ ORDER = """
     channels weights files stored loading experts masks vocabulary scores pairs
     hooks forward alignment activations kernels processes recording
     transfer parameters two_passes interventions attribution patch_file cards checkpoint
-    merging patches
+    merging patches sparse
     reports prompts evaluation finetune
     terminal patch_commands cli __main__
 """.split()

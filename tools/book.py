@@ -34,6 +34,8 @@ CONTENTS: dict[str, tuple[str, ...]] = {
     ),
     "Use it": (
         "docs/your_own_models",
+        "docs/at_7b",
+        "docs/formats",
         "docs/families",
         "docs/attribution",
         "docs/clusters",

@@ -1,0 +1,90 @@
+"""Ability patches as sparse state dicts, for tools that know nothing of channels.
+
+    save_file(sparse_values("maths.safetensors"), "sparse.safetensors")
+    patch_of_sparse("target", load_file("sparse.safetensors"), "maths.safetensors")
+
+Of each parameter NAME that changes, a sparse state dict holds `NAME.indices`, places in the
+flattened parameter in ascending order, and `NAME.values`, what is there afterwards. So
+`parameter.view(-1)[indices] = values` applies it, in plain torch.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from actlib.checkpoint import Checkpoint
+from actlib.files import save_tensors
+from actlib.patch_file import FORMAT, KIND, PatchInfo, gather, load_patch
+from actlib.patches import shareable
+from actlib.transfer import Selection, require_finite, rows_of
+
+
+def sparse_values(path: str | os.PathLike) -> dict[str, Tensor]:
+    """The new values of a patch as a sparse state dict.
+
+    Raises:
+        ValueError: as `inspect_patch`.
+    """
+    tensors = dict[str, Tensor]()
+    for name, edit in load_patch(Path(path))[1].items():
+        selected = edit.selection.at()
+        after = torch.empty(selected.shape, dtype=edit.values["after"].dtype)
+        for index, values in edit.between(0, len(after), "after"):
+            after[index] = values
+        tensors[f"{name}.indices"] = selected.flatten().nonzero().flatten()
+        tensors[f"{name}.values"] = after[selected]
+    return tensors
+
+
+def patch_of_sparse(
+    target: nn.Module | str | os.PathLike,
+    tensors: Mapping[str, Tensor],
+    path: str | os.PathLike,
+    metadata: Mapping[str, str] | None = None,
+) -> PatchInfo:
+    """Write a sparse state dict of whole rows and columns as a reversible patch of a target.
+
+    Args:
+        target: model folder or model in memory, which has the values that the patch replaces.
+        tensors: as `sparse_values` gives them.
+        path: file to write.
+        metadata: text to keep with the patch.
+
+    Raises:
+        ValueError: a parameter is not the target's, its places are no whole rows and columns,
+            values are of another dtype or not finite, or metadata are refused by `make_patch`.
+    """
+    stated, parts = shareable({}, metadata or {}), dict[str, Tensor]()
+    if isinstance(target, nn.Module):
+        parameters, read = dict(target.named_parameters()), rows_of(target)
+    else:
+        folder = Checkpoint(target)
+        parameters, read = dict(folder.model.named_parameters()), folder.rows
+    for name in (key.removesuffix(".indices") for key in tensors if key.endswith(".indices")):
+        if name not in parameters:
+            raise ValueError(f"the target has no parameter {name}; take the model it was made for")
+        before = read(name, 0, parameters[name].numel())
+        indices, values = tensors[f"{name}.indices"], tensors.get(f"{name}.values", torch.empty(0))
+        is_matched = 0 < len(indices) == len(values)
+        if not (is_matched and 0 <= indices.min() and indices.max() < before.numel()):
+            raise ValueError(f"{name} needs values each with its place, none beyond its elements")
+        selected = torch.zeros(before.shape, dtype=torch.bool)
+        selected.view(-1)[indices] = True
+        rows = selected.all(1)
+        selection = Selection(rows, selected[~rows].any(0))
+        if values.dtype != before.dtype or not torch.equal(selection.at(), selected):
+            raise ValueError(
+                f"a patch needs whole rows and columns of {name} in {before.dtype}, and got others"
+            )
+        after = before.clone().cpu()
+        after.view(-1)[indices] = values
+        require_finite(name, values, {"the sparse state dict": values}, "of the values")
+        parts |= {f"{name}.rows": selection.rows, f"{name}.columns": selection.columns}
+        parts |= {f"{name}.before": gather(before, selection)}
+        parts |= {f"{name}.after": gather(after, selection)}
+    total = sum(each.numel() for each in parameters.values())
+    save_tensors(path, KIND, parts, stated | {"format": FORMAT, "parameters": str(total)})
+    return load_patch(Path(path))[0]

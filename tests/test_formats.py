@@ -1,0 +1,112 @@
+"""What other tools read: masks as JSON, patches as sparse state dicts, transfers as merges."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_models import random_mask
+
+import actlib
+from actlib.checkpoint import transfer_checkpoint
+from actlib.masks import ChannelMask
+from actlib.patches import make_patch
+from actlib.sparse import patch_of_sparse, sparse_values
+
+
+@pytest.fixture
+def folders(pair, tmp_path):
+    """Donor and target of a family, also saved under tmp_path."""
+
+    def save(architecture):
+        donor, target = pair(architecture, torch.float32)
+        donor.save_pretrained(tmp_path / "donor")
+        target.save_pretrained(tmp_path / "target")
+        return donor, target
+
+    return save
+
+
+def test_a_mask_goes_to_json_and_back(tmp_path):
+    channels = {"zebra": torch.tensor([False, True, True]), "apple": torch.tensor([False] * 2)}
+    mask, path = ChannelMask(channels, {"ability": "Übung"}), tmp_path / "mask.json"
+    mask.save(path)
+    modules = json.loads(path.read_text())["modules"]
+    assert modules["zebra"] == {"channels": 3, "masked": [1, 2]}
+    loaded = ChannelMask.load(path)
+    assert loaded.digest == mask.digest and loaded.metadata == mask.metadata
+    assert list(loaded.channels) == ["zebra", "apple"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "[]", "{}", '{"modules": {"a": 3}}', "[" * 100_000),
+        '{"modules": {"a": {"channels": 2, "masked": [2]}}}',
+        '{"modules": {"a": {"channels": 2, "masked": [-1]}}}',
+        '{"modules": {"a": {"channels": 2, "masked": ["x"]}}}',
+        '{"modules": {"a": {"channels": -1, "masked": []}}}',
+        '{"modules": {}, "metadata": {"actlib": "x"}}',
+    ],
+)
+def test_what_is_no_mask_in_json_is_one_sentence(tmp_path, text):
+    (tmp_path / "mask.json").write_text(text)
+    with pytest.raises(ValueError, match=r"mask.json is no mask in JSON: .*docs/formats.md"):
+        ChannelMask.load(tmp_path / "mask.json")
+
+
+@pytest.mark.parametrize("kind", ["llama_tied", "gpt2", "qwen3_moe"])
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_a_patch_goes_to_a_sparse_state_dict_and_back(folders, tmp_path, kind, in_memory):
+    donor, target = folders(kind)
+    path, back = tmp_path / "patch.safetensors", tmp_path / "back.safetensors"
+    make_patch(target, donor, random_mask(target, 0.3, 5), path)
+    save_file(sparse_values(path), tmp_path / "sparse.safetensors")
+    sparse = load_file(tmp_path / "sparse.safetensors")
+    patch_of_sparse(target if in_memory else tmp_path / "target", sparse, back)
+    ours, theirs = load_file(path), load_file(back)
+    assert ours.keys() == theirs.keys() and all(ours[key].equal(theirs[key]) for key in ours)
+
+    # what a tool without actlib does
+    plain = {name: each.clone() for name, each in target.named_parameters()}
+    for name in (key.removesuffix(".indices") for key in sparse if key.endswith(".indices")):
+        assert (sparse[f"{name}.indices"].diff() > 0).all()
+        plain[name].data.view(-1)[sparse[f"{name}.indices"]] = sparse[f"{name}.values"]
+    actlib.apply_patch(target, back)
+    assert all(each.equal(plain[name]) for name, each in target.named_parameters())
+
+
+def test_sparse_values_that_are_no_patch_of_the_target_are_refused(folders, tmp_path):
+    _, target = folders("llama")
+    name = "model.norm.weight"
+    good = {f"{name}.indices": torch.tensor([1, 3]), f"{name}.values": torch.ones(2)}
+    others = {
+        "no parameter other": {"other.indices": torch.tensor([0]), "other.values": torch.ones(1)},
+        "whole rows and columns of lm_head.weight": {
+            "lm_head.weight.indices": torch.tensor([5]),
+            "lm_head.weight.values": torch.ones(1),
+        },
+        "in torch.float32": good | {f"{name}.values": torch.ones(2).half()},
+        "NaN or infinite": good | {f"{name}.values": torch.tensor([1.0, torch.nan])},
+        "none beyond": good | {f"{name}.indices": torch.tensor([1, 16])},
+        "each with its place": good | {f"{name}.values": torch.ones(3)},
+        "values each": {f"{name}.indices": torch.tensor([1, 3])},
+    }
+    for message, tensors in others.items():
+        with pytest.raises(ValueError, match=message):
+            patch_of_sparse(target, tensors, tmp_path / "patch.safetensors")
+    with pytest.raises(ValueError, match="local path"):
+        patch_of_sparse(target, good, tmp_path / "patch.safetensors", {"donor": "/home/me/donor"})
+    assert patch_of_sparse(target, good, tmp_path / "patch.safetensors").elements == 2
+
+
+def test_task_arithmetic_of_a_transferred_folder_is_a_transfer(folders, tmp_path):
+    _, target = folders("llama")
+    mask = random_mask(target, 0.3, 5)
+    for name, scale in (("moved", 1.0), ("scaled", 0.4)):
+        transfer_checkpoint(tmp_path / "target", tmp_path / "donor", mask, tmp_path / name, scale)
+    models = ("target", "moved", "scaled")
+    base, moved, scaled = (load_file(tmp_path / each / "model.safetensors") for each in models)
+    for name in base:
+        merged = base[name] + 0.4 * (moved[name] - base[name])
+        torch.testing.assert_close(merged, scaled[name], rtol=1e-6, atol=1e-7)
