@@ -57,13 +57,59 @@ def test_the_build_backend_is_locked_too(locked):
         assert requirement.specifier.contains(locked[canonicalize_name(requirement.name)])
 
 
-def test_conda_has_the_python_of_pyproject_and_says_how_the_lock_is_installed():
-    dependencies = yaml.safe_load(_text("environment.yml"))["dependencies"]
+def test_conda_installs_the_locked_versions_and_the_package(locked):
+    *dependencies, section = yaml.safe_load(_text("environment.yml"))["dependencies"]
     (python,) = [part.partition("=")[2] for part in dependencies if part.startswith("python=")]
     assert SpecifierSet(PROJECT["requires-python"]).contains(f"{python}.0")
-    assert "pip" in dependencies
-    for words in ("--no-deps --requirement requirements.lock", "requirements-torch.lock"):
-        assert words in _text("environment.yml") and words in _text("Makefile")
+    *pins, package = section["pip"]
+    assert "pip" in dependencies and package == "-e ."
+    pairs = (pin.split("==") for pin in pins)
+    assert {canonicalize_name(name): version for name, version in pairs} == locked
+
+
+def test_every_locked_package_has_its_license_listed_once(locked):
+    rows = re.findall(r"^\| [^|]+ \| ([^|]+) \|$", _text("docs/licenses.md"), re.MULTILINE)
+    assert sorted(", ".join(rows[2:]).split(", ")) == sorted(locked)
+
+
+# What is asked for by name and imported by none of our files, and who uses it.
+UNIMPORTED = {
+    "gguf": "transformers, to read Gemma's file",
+    "ipykernel": "papermill, to run a notebook",
+    "jupyterlab": "make lab",
+    "pyarrow": "pandas, for parquet",
+    "snakemake": "make study",
+    "snakemake-executor-plugin-slurm": "profiles/slurm",
+    "myst-nb": "docs/conf.py, an extension",
+    "sphinx-book-theme": "docs/conf.py, the theme",
+    "mypy": "make lint",
+    "pandas-stubs": "mypy",
+    "pre-commit": ".pre-commit-config.yaml",
+    "pytest-cov": "make coverage",
+    "pytest-xdist": "make test",
+    "ruff": "make lint",
+    "types-PyYAML": "mypy",
+}
+MODULES = {"pyyaml": "yaml", "scikit-learn": "sklearn", "fonttools": "fontTools"}
+FOLDERS = {"core": ["actlib"], "dev": ["tests", "data", "tools"], "book": ["docs"]}
+
+
+@pytest.mark.parametrize("extra", ["core", *EXTRAS])
+def test_every_dependency_is_imported_where_it_belongs(extra):
+    asked = EXTRAS.get(extra, PROJECT["dependencies"])
+    folders = FOLDERS.get(extra, ["actlib", "notebooks", "tools"])
+    paths = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file()]
+    code = [path.read_text("utf-8") for path in paths if path.suffix in (".py", ".ipynb")]
+    imported = set(re.findall(r'^[\s"]*(?:import|from) (\w+)', "\n".join(code), re.MULTILINE))
+    names = {canonicalize_name(Requirement(each).name) for each in asked}
+    names -= {canonicalize_name(each) for each in UNIMPORTED}
+    modules = {name: MODULES.get(name, name.replace("-", "_")) for name in names}
+    assert not [name for name, module in modules.items() if module not in imported]
+
+
+def test_what_is_not_imported_is_still_asked_for():
+    names = {canonicalize_name(Requirement(each).name) for each in ASKED}
+    assert {canonicalize_name(each) for each in UNIMPORTED} <= names
 
 
 def test_every_file_names_the_same_version():

@@ -1,7 +1,8 @@
-"""Writes the hashes of every locked package into requirements.lock.
+"""Writes the hashes of every locked package into requirements.lock, and what follows from it.
 
 python tools/lock.py      # after a pin NAME==VERSION was added, changed or removed by hand
 
+That is environment.yml, the versions for conda, and docs/licenses.md, read from what is installed.
 pip says which file it would take for each Python, and the hash that the index tells of it; nothing
 is installed. So the lock holds for Linux on x86-64; for another machine run this there. torch is in
 requirements-torch.lock without a hash: one version of it is served as different builds, for CPUs
@@ -13,11 +14,13 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterable
+from importlib.metadata import metadata
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-LOCK = ROOT / "requirements.lock"
+LOCK, TORCH = ROOT / "requirements.lock", ROOT / "requirements-torch.lock"
 PYTHONS = ("3.11", "3.12", "3.13")
 PIN = re.compile(r"([\w.-]+)==([^\s;\\]+)")
 HEAD = """\
@@ -25,10 +28,45 @@ HEAD = """\
 # files that pip takes on Linux (x86-64) for Python {pythons}. It is complete, so that
 # it is installed with --no-deps. After a change of a pin: python tools/lock.py
 """
+ENVIRONMENT = """\
+# conda env create --file environment.yml && conda activate actlib
+#
+# The versions of requirements.lock without its hashes: pip checks hashes for all that one command
+# installs, or for nothing, and torch has none. Written by tools/lock.py.
+name: actlib
+channels:
+  - conda-forge
+dependencies:
+  - python=3.11
+  - pip
+  - pip:
+"""
+LICENSES = """\
+# Licenses
+
+Of every package in `requirements.lock` and `requirements-torch.lock`, as its own metadata state it.
+Written by `tools/lock.py`. NVIDIA's runtime, which some builds of torch bring, is not listed.
+
+| license | packages |
+| --- | --- |
+"""
+SHORT = {
+    "Apache 2.0": "Apache-2.0",
+    "Apache 2.0 License": "Apache-2.0",
+    "Apache License, Version 2.0": "Apache-2.0",
+    "Apache Software License": "Apache-2.0",
+    "BSD License": "BSD",
+    "ISC License (ISCL)": "ISC",
+    "MIT License": "MIT",
+    "Mozilla Public License 2.0 (MPL 2.0)": "MPL-2.0",
+    "Python Software Foundation License": "PSF-2.0",
+    "The MIT License (MIT)": "MIT",
+}
+"""Words and classifiers for what other packages name by its identifier."""
 
 
 def main() -> None:
-    """Ask pip for the hashes, Python by Python, and write the lock anew."""
+    """Ask pip for the hashes, Python by Python, and write the lock and what follows from it."""
     pins = pinned(LOCK.read_text(encoding="utf-8"))
     found = {name: {file: digest} for name, (file, digest) in chosen(pins).items()}
     # One wheel serves all Pythons if its name says so, and a source package always does.
@@ -41,6 +79,7 @@ def main() -> None:
         for name, (file, digest) in chosen(several, python).items():
             found[name][file] = digest
     LOCK.write_text(text(pins, found), encoding="utf-8")
+    write_pages(pins)
     print(f"{LOCK.name}: {len(pins)} packages, {sum(map(len, found.values()))} files")
 
 
@@ -63,6 +102,31 @@ def text(pins: Iterable[str], found: dict[str, dict[str, str]]) -> str:
         hashes = sorted(set(found[name_of(pin)].values()))
         parts.append(" \\\n".join([pin, *(f"    --hash=sha256:{each}" for each in hashes)]) + "\n")
     return "".join(parts)
+
+
+def write_pages(pins: Iterable[str]) -> None:
+    """Write environment.yml and docs/licenses.md.
+
+    Raises:
+        PackageNotFoundError: a package is not installed here.
+    """
+    pins = [*pins, *pinned(TORCH.read_text(encoding="utf-8"))]
+    entries = "".join(f"      - {pin}\n" for pin in [*sorted(pins, key=str.lower), "-e ."])
+    (ROOT / "environment.yml").write_text(ENVIRONMENT + entries, encoding="utf-8")
+    packages = defaultdict[str, list[str]](list)
+    for name in sorted(map(name_of, pins)):
+        packages[license_of(name)].append(name)
+    rows = "".join(f"| {key} | {', '.join(names)} |\n" for key, names in sorted(packages.items()))
+    (ROOT / "docs" / "licenses.md").write_text(LICENSES + rows, encoding="utf-8")
+
+
+def license_of(name: str) -> str:
+    """An installed package's license by its expression, its classifiers or its own words."""
+    stated = metadata(name)
+    classifiers = (each.split(" :: ") for each in stated.get_all("Classifier") or [])
+    named = [parts[-1] for parts in classifiers if parts[0] == "License"]
+    words = named or (stated["License"] or "not stated there").splitlines()[:1]
+    return stated["License-Expression"] or ", ".join(SHORT.get(each, each) for each in words)
 
 
 def chosen(pins: Iterable[str], python: str = "") -> dict[str, tuple[str, str]]:
