@@ -12,7 +12,6 @@ same machine removes it: its name holds the machine and the process that made it
 so shared file systems without `flock` (NFS, Lustre) work too.
 """
 
-import errno
 import hashlib
 import json
 import os
@@ -41,15 +40,6 @@ _UNREADABLE = (
     *(SafetensorError, OSError, ValueError),
     *(KeyError, TypeError, AttributeError, RecursionError),
 )
-_FULL = "no space is left in {folder} for {name}: free some, or write to another disk"
-_CLOSED = "{folder} cannot be written, so {name} was not: make it writable or name another"
-_LIMIT = "{name} is larger than files may be in {folder}: raise that limit (ulimit -f)"
-_REASONS = {errno.ENOSPC: _FULL, errno.EDQUOT: _FULL, errno.EFBIG: _LIMIT}
-_REASONS |= dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), _CLOSED)
-
-
-class Unwritable(OSError, ValueError):
-    """An output that its folder does not take; the sentence names the folder and the remedy."""
 
 
 def require_free(output: Path) -> None:
@@ -71,7 +61,7 @@ def atomic_folder(output: Path, *, replace: bool = False) -> Iterator[Path]:
         replace: `output` may hold something, which goes.
 
     Raises:
-        Unwritable: the disk is full, or the folder around `output` cannot be written.
+        OSError: the disk is full, or the folder around `output` cannot be written.
     """
     output = Path(os.path.realpath(output))  # where a link leads
     with _hidden_folder(output) as hidden:
@@ -91,7 +81,7 @@ def atomic_file(output: Path) -> Iterator[Path]:
     Its bytes are on the disk by then; what `output` held before is replaced.
 
     Raises:
-        Unwritable: the disk is full, or the folder around `output` cannot be written.
+        OSError: the disk is full, or the folder around `output` cannot be written.
     """
     with _hidden_folder(output) as hidden:
         unfinished = hidden / output.name
@@ -105,32 +95,6 @@ def write_text(output: Path, text: str) -> None:
     """Write a text file in UTF-8, whole or not at all; see `atomic_file`."""
     with atomic_file(output) as unfinished:
         unfinished.write_text(text, encoding="utf-8", newline="\n")
-
-
-@contextmanager
-def clear_errors(output: Path) -> Iterator[None]:
-    """Tell a full disk and a folder that cannot be written in one sentence.
-
-    Args:
-        output: what the block writes.
-
-    Raises:
-        Unwritable: the block failed for one of these reasons; other errors stay as they are.
-    """
-    try:
-        yield
-    except Exception as error:
-        # Libraries in Rust have errors of their own, with the number in their words.
-        match = re.search(r"\(os error (\d+)\)", str(error))
-        number = error.errno if isinstance(error, OSError) else int(match[1]) if match else None
-        reason, folder = _REASONS.get(number or 0), output.parent.absolute()
-        failed = Path(os.fsdecode(getattr(error, "filename", None) or folder)).absolute()
-        apart = folder not in (failed, *failed.parents) and failed not in folder.parents
-        if reason == _CLOSED and apart:
-            reason = None  # of a file that was read
-        if reason is None:
-            raise
-        raise Unwritable(reason.format(folder=output.parent, name=output.name)) from error
 
 
 def require_metadata(metadata: Mapping[str, str], reserved: tuple[str, ...] = (RESERVED,)) -> None:
@@ -204,20 +168,24 @@ def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
 @contextmanager
 def _hidden_folder(output: Path) -> Iterator[Path]:
     """A folder beside the output, of this process; what killed ones on this machine left goes."""
-    with clear_errors(output):
-        output.parent.mkdir(parents=True, exist_ok=True)
-        host = re.sub(r"[^\w.]", "_", socket.gethostname())
-        stale = rf"\.{re.escape(output.name)}\.{re.escape(host)}-(\d+)-\w{{8}}{re.escape(_ENDING)}"
-        for path in output.parent.iterdir():
-            match = re.fullmatch(stale, path.name)
-            if match and path.is_dir() and not path.is_symlink() and not _is_running(int(match[1])):
-                shutil.rmtree(path, ignore_errors=True)
-        prefix = f".{output.name}.{host}-{os.getpid()}-"
-        hidden = Path(tempfile.mkdtemp(_ENDING, prefix, output.parent))
-        try:
-            yield hidden
-        finally:
-            shutil.rmtree(hidden, ignore_errors=True)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    host = re.sub(r"[^\w.]", "_", socket.gethostname())
+    stale = rf"\.{re.escape(output.name)}\.{re.escape(host)}-(\d+)-\w{{8}}{re.escape(_ENDING)}"
+    for path in output.parent.iterdir():
+        match = re.fullmatch(stale, path.name)
+        if match and path.is_dir() and not path.is_symlink() and not _is_running(int(match[1])):
+            shutil.rmtree(path, ignore_errors=True)
+    prefix = f".{output.name}.{host}-{os.getpid()}-"
+    hidden = Path(tempfile.mkdtemp(_ENDING, prefix, output.parent))
+    try:
+        yield hidden
+    except SafetensorError as error:  # its writer's, which is no `OSError` and names no file
+        raise OSError(f"{output} cannot be written: {error}") from error
+    except OSError as error:  # the system's, which names no file where the disk is full
+        error.filename = error.filename or str(output)
+        raise
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
 
 
 def _is_running(process: int) -> bool:

@@ -38,6 +38,7 @@ Json = Annotated[bool, Option("--json", help="print the result as JSON")]
 _SETTINGS = {"max_content_width": 100, "help_option_names": ["-h", "--help"]}
 _SEVERAL = ("--give", "--tasks", "--data", "--metadata")  # options that take several words
 _REMEDIES = {
+    errno.ENOSPC: "free some space, or write to another disk",
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.ENOTDIR: "a part of the path is a file and no folder",
     errno.EEXIST: "a part of the path is a file and no folder",

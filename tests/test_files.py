@@ -1,11 +1,16 @@
 import os
+import resource
 import signal
 import subprocess
 import sys
 
 import pytest
+import torch
 
-from actlib.files import atomic_file, atomic_folder, require_free
+from actlib.cli import main
+from actlib.files import atomic_file, atomic_folder, require_free, write_text
+from actlib.masks import ChannelMask
+from actlib.scores import ChannelScores
 
 STAY = """
 import sys, time
@@ -108,3 +113,44 @@ def test_a_taken_output_is_refused(tmp_path):
     for taken in (tmp_path, tmp_path / "file"):
         with pytest.raises(ValueError, match="exists and is not empty"):
             require_free(taken)
+
+
+LIMIT = 1 << 20
+
+
+@pytest.fixture
+def short(tmp_path):
+    """A folder whose files may have no more than a megabyte, beside larger scores."""
+    parts = {"m": torch.rand(2 * LIMIT)}
+    ChannelScores(parts, parts, 1).save(tmp_path / "scores")
+    (tmp_path / "short").mkdir()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT, before[1]))
+    yield tmp_path / "short"
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def write_folder(out):
+    with atomic_folder(out) as unfinished:
+        (unfinished / "a").write_bytes(b"1" * 2 * LIMIT)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        write_folder,
+        lambda out: write_text(out, "x" * 2 * LIMIT),
+        lambda out: ChannelMask({"m": torch.ones(2 * LIMIT, dtype=torch.bool)}).save(out),
+    ],
+)
+def test_what_has_no_room_is_an_error_that_names_it_and_leaves_nothing(short, write):
+    with pytest.raises(OSError, match=r"short/(out|\.out\.).*"):
+        write(short / "out")
+    assert not list(short.iterdir())
+
+
+def test_the_command_line_tells_it_in_a_sentence(short, capsys):
+    scores, out = str(short.parent / "scores"), str(short / "out")
+    assert main(["mask", scores, "--percent", "5", "--out", out]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and "short/" in said and said.count("\n") == 1

@@ -16,8 +16,6 @@ from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
-from actlib.files import clear_errors
-
 REFUSED = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 PATIENCE = 3600.0
 """Seconds to wait for a marker file, whose process may have been killed on another machine."""
@@ -32,7 +30,7 @@ def locked(path: Path, doing: str) -> Iterator[None]:
         doing: what is done meanwhile, such as "building the model base", for those who wait.
 
     Raises:
-        Unwritable: the folder cannot be written.
+        OSError: the folder cannot be written.
         ValueError: a marker file was there for an hour.
     """
     try:
@@ -64,7 +62,7 @@ def claim(path: Path, doing: str) -> BaseFileLock:
 
     Raises:
         ValueError: another process has it; the sentence names the folder.
-        Unwritable: the folder cannot be written.
+        OSError: the folder cannot be written.
     """
     try:
         return _acquire(path, 0, 0)
@@ -76,14 +74,13 @@ def claim(path: Path, doing: str) -> BaseFileLock:
 
 
 def _acquire(path: Path, timeout: float, patience: float) -> BaseFileLock:
-    with clear_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock: BaseFileLock = FileLock(path, fallback_to_soft=False)
-        try:
-            lock.acquire(timeout=timeout)
-        except OSError as error:
-            if error.errno not in REFUSED:
-                raise
-            lock = SoftFileLock(f"{path}.marker")
-            lock.acquire(timeout=patience)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock: BaseFileLock = FileLock(path, fallback_to_soft=False)
+    try:
+        lock.acquire(timeout=timeout)
+    except OSError as error:
+        if error.errno not in REFUSED:
+            raise
+        lock = SoftFileLock(f"{path}.marker")
+        lock.acquire(timeout=patience)
     return lock
