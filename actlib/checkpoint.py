@@ -41,8 +41,7 @@ from actlib.stored import (
 from actlib.transfer import Change, as_matrix, interpolation, require_scale, selections
 from actlib.vocabulary import vocabulary_rows
 
-_CODES = "so it is quantized; take the model as it was before, or save it after dequantize()"
-_THREADS, _STRETCH = 4, 64 << 20  # bytes that a thread copies at a time
+_THREADS = 4
 
 
 class Checkpoint(Mapping[str, Tensor]):
@@ -69,7 +68,6 @@ class Checkpoint(Mapping[str, Tensor]):
         self.files = sorted({tensor.file for tensor in stored.values()})
         self.model = empty_model(self.folder, local_files_only=True)
         parameters, self._converted = stored_parameters(stored, self.model)
-        self._names = sorted(parameters)
         _untie(self.model, parameters, self.folder)
         self._copies = {
             names[0]: copies
@@ -112,20 +110,15 @@ class Checkpoint(Mapping[str, Tensor]):
                     "own rows, so load the models and use transfer_"
                 )
             if name not in self._copies:
-                owner = name.rpartition(".")[0]
-                beside = [each for each in self._names if each.rpartition(".")[0] == owner]
-                codes = [each for each in beside if not each.endswith(".bias")]
-                absent = f"hold no {name} but {codes[0]}, {_CODES}" if codes else ""
-                absent = absent or describe_absent([name], self.model, self._names)
-                raise ValueError(f"the {role}'s files {absent}")
+                raise ValueError(f"the {role}'s files {describe_absent([name], self.model)}")
             for stored in self._copies[name]:
                 expected = tuple(parameters[name].shape)
                 if stored.shape != expected or stored.dtype not in DTYPES:
                     shapes = [" x ".join(map(str, each)) for each in (stored.shape, expected)]
-                    remedy = "copy the folder again" if stored.dtype in DTYPES else _CODES
                     raise ValueError(
                         f"the {role}'s {name} is {shapes[0]} of {stored.dtype}, expected "
-                        f"{shapes[1]} of a float type; {remedy}"
+                        f"{shapes[1]} of a float type; copy the folder again, or take the model "
+                        "before it was quantized or after dequantize()"
                     )
 
     def rewrite(self, destination: Path, names: Iterable[str], change: Change) -> None:
@@ -146,17 +139,10 @@ class Checkpoint(Mapping[str, Tensor]):
         if left:
             text = f"left out of the copy of {self.folder}, as no part of the model: "
             warnings.warn(text + shortened(left, 9), stacklevel=3)
-        for path in carried:
-            place = destination / path.relative_to(self.folder)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, place)
-        stretches = []
-        for file in self.files:
-            size, place = (self.folder / file).stat().st_size, destination / file
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.touch()
-            starts = range(0, size, _STRETCH)
-            stretches += [(self.folder / file, place, start, size) for start in starts]
+        copies = []
+        for path in (*carried, *(self.folder / file for file in self.files)):
+            copies.append((path, destination / path.relative_to(self.folder)))
+            copies[-1][1].parent.mkdir(parents=True, exist_ok=True)
         parts = [
             (name, first, part)
             for name in names
@@ -170,7 +156,7 @@ class Checkpoint(Mapping[str, Tensor]):
             for index, values in change(name, first, as_matrix(part.open(self.folder))):
                 matrix[index] = values
 
-        _run_all(_copy_stretch, stretches)
+        _run_all(shutil.copyfile, copies)
         _run_all(write, parts)
 
 
@@ -248,17 +234,6 @@ def _run_all(function: Callable, arguments: Iterable[tuple]) -> None:
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)
-
-
-def _copy_stretch(source: Path, destination: Path, start: int, size: int) -> None:
-    stop = min(start + _STRETCH, size)
-    with source.open("rb") as reading, destination.open("r+b") as writing:
-        writing.seek(start)
-        while start < stop:  # within the kernel
-            count = os.sendfile(writing.fileno(), reading.fileno(), start, stop - start)
-            if count == 0:
-                raise OSError(f"{source} became shorter while it was copied")
-            start += count
 
 
 def _aliases(model: nn.Module) -> list[list[str]]:

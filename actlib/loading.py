@@ -70,8 +70,7 @@ def load_pretrained(kind: Any, place: Path | str, **options: Any) -> Any:
         return loaded
     model, info = loaded
     if info["missing_keys"]:  # transformers fills them with random numbers
-        absent = describe_absent(info["missing_keys"], model, info["unexpected_keys"])
-        raise ValueError(f"the files of {place} {absent}")
+        raise ValueError(f"the files of {place} {describe_absent(info['missing_keys'], model)}")
     return model
 
 
@@ -97,37 +96,18 @@ def empty_model(place: Path | str, **options: Any) -> "PreTrainedModel":
         with torch.device("meta"):
             return kind.from_config(config, **SAFE)
     except Exception as error:
-        if type(config) not in kind._model_mapping and not hasattr(config, "auto_map"):
-            raise ValueError(_describe_kind(place, config)) from error
         what = f"a causal language model of the type {config.model_type!r} from "
         raise ValueError(_sentence(what, place, error)) from error
 
 
-def describe_absent(names: Iterable[str], model: "PreTrainedModel", stored: Iterable[str]) -> str:
-    """Why files lack parameters of a model, and what to do: what "the files ..." go on with.
-
-    Args:
-        names: of the parameters.
-        model: whose they are.
-        stored: names of what the files hold.
-    """
-    absent = sorted(names)
-    name = absent[0]
-    for other in stored:
-        if inner := next((each for each in absent if other.endswith(f".{each}")), None):
-            return (
-                f"hold no tensor {inner} but {other}, as in a wrapper (torch.compile, DDP, peft); "
-                "unwrap the model, and save it again"
-            )
-    classes = getattr(model.config, "architectures", None) or [type(model).__name__]
-    ends = (model.get_input_embeddings(), model.get_output_embeddings())
-    is_end = model.get_submodule(name.rpartition(".")[0]) in ends
-    remedy = "copy or download them again"
-    if type(model).__name__ not in classes:
-        remedy = f"they are of {', '.join(classes)}, so take the language model itself"
-    elif is_end and not model.config.get_text_config(decoder=True).tie_word_embeddings:
-        remedy = "if embedding and head are one, set tie_word_embeddings to true in config.json"
-    return f"hold no tensor {name}; {remedy}"
+def describe_absent(names: Iterable[str], model: "PreTrainedModel") -> str:
+    """What "the files ..." go on with where they lack parameters of a model."""
+    return (
+        f"hold no tensor {min(names)} of {type(model).__name__}; copy or download them again, or "
+        "save the model from inside its wrapper (torch.compile, DDP, peft), the language model of "
+        "a classifier, a quantized one as it was before or after dequantize(); where embedding and "
+        "head are one, set tie_word_embeddings to true in config.json"
+    )
 
 
 def load_tokenizer(place: Path | str) -> "PreTrainedTokenizerBase | None":
@@ -144,12 +124,11 @@ def load_tokenizer(place: Path | str) -> "PreTrainedTokenizerBase | None":
     return load_pretrained(AutoTokenizer, place)
 
 
-def local_folder(place: Path | str, *, weights: bool = True) -> Path:
+def local_folder(place: Path | str) -> Path:
     """The folder of a model: the place itself, or where the files of a model of the Hub are kept.
 
     Args:
         place: a folder, or the id of a model on the Hub, whose files are fetched.
-        weights: fetch the safetensors files, too, and not only the small ones.
 
     Raises:
         ValueError: there is no such folder, and the Hub has no such model or is not to be reached.
@@ -158,7 +137,7 @@ def local_folder(place: Path | str, *, weights: bool = True) -> Path:
         return Path(place)
     from huggingface_hub import snapshot_download
 
-    patterns = [*_CARRIED, "model*.safetensors"] if weights else [*_CARRIED]
+    patterns = [*_CARRIED, "model*.safetensors"]
     try:
         folder = snapshot_download(str(place), allow_patterns=patterns, ignore_patterns="*/*")
     except Exception as error:
@@ -237,17 +216,9 @@ def _sentence(what: str, place: Path | str, error: Exception) -> str:
     remedy = "there is no such folder here, and for a Hub id go online (unset HF_HUB_OFFLINE)"
     if isinstance(error, ImportError):
         remedy = "install that package, or take a model that needs none"
+    elif "Unrecognized configuration class" in message:
+        remedy = "load both models by their own class, and hand them to record_differences"
     elif Path(place).is_dir():
         remedy = "look at these files, or copy or download the folder again"
     where = "" if what else " from a folder or the Hub"
     return f"cannot load {what}{str(place)!r}{where}: {reason.rstrip('.')}; {remedy}"
-
-
-def _describe_kind(place: Path | str, config: Any) -> str:
-    """A sentence on a model that transformers does not offer as a language model."""
-    classes = ", ".join(getattr(config, "architectures", None) or []) or config.model_type
-    return (
-        f"{str(place)!r} holds {classes} ({config.model_type}), which is no causal language model "
-        "of transformers; load both models by a class that fits, and hand the loaded models to "
-        "record_differences and transfer_, which take any model"
-    )

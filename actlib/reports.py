@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from actlib.channels import channel_modules, kind_of, layer_of, tower_of, uncovered_parameters
 from actlib.checkpoint import Checkpoint
-from actlib.loading import empty_model, load_tokenizer, local_folder
+from actlib.loading import load_tokenizer, local_folder
 from actlib.masks import shortened
 from actlib.pairs import check_pair, compare_settings
 from actlib.vocabulary import compare_tokenizers, describe_rows
@@ -46,7 +46,7 @@ def pair_report(
     """Compare two models: whether they fit, what differs, and how far their weights are apart.
 
     A mismatch is whatever `check_pair` names, and weights that are missing, quantized or not
-    finite. The weights are read (and fetched, from the Hub) only where nothing else is a mismatch.
+    finite. The weights are read only where nothing else is a mismatch.
 
     Warned of are other settings (such as rotary bases), special tokens, chat templates and dtypes,
     tokens that one tokenizer adds, parameters of no channel, identical models, and models farther
@@ -69,15 +69,9 @@ def pair_report(
     Raises:
         ValueError: a place holds no model, or no usable safetensors files.
     """
-    pair = ((donor, donor_tokenizer), (target, target_tokenizer))
-    # Of the Hub, small files come first: they may say that the large ones are not worth fetching.
-    on_hub = any(isinstance(each, (str, Path)) and not Path(each).is_dir() for each, _ in pair)
-    for weights in (False, True) if on_hub else (True,):
-        sides = [_open(place, tokenizer, weights) for place, tokenizer in pair]
-        models, tokenizers, parameters = zip(*sides, strict=True)
-        mismatches = check_pair(*models, *tokenizers)
-        if mismatches:
-            break
+    sides = _open(donor, donor_tokenizer), _open(target, target_tokenizer)
+    models, tokenizers, parameters = zip(*sides, strict=True)
+    mismatches = check_pair(*models, *tokenizers)
     warnings = compare_settings(*models)[1] + _tokenizer_doubts(*tokenizers)
     warnings += [] if mismatches else describe_rows(*models)
     apart = list(dict.fromkeys(name for model in models for name in uncovered_parameters(model)))
@@ -131,17 +125,13 @@ def describe_report(report: pd.DataFrame) -> str:
 
 
 def _open(
-    place: nn.Module | str | Path, tokenizer: PreTrainedTokenizerBase | None, weights: bool
+    place: nn.Module | str | Path, tokenizer: PreTrainedTokenizerBase | None
 ) -> tuple[nn.Module, PreTrainedTokenizerBase | None, Mapping[str, Tensor]]:
     """A model, its tokenizer, and its parameters by name, in memory or mapped from files."""
     if isinstance(place, nn.Module):
         return place, tokenizer, dict(place.named_parameters())
-    folder = local_folder(place, weights=weights)
-    tokenizer = tokenizer or load_tokenizer(folder)
-    if not weights:
-        return empty_model(folder), tokenizer, {}
-    checkpoint = Checkpoint(folder)
-    return checkpoint.model, tokenizer, checkpoint
+    checkpoint = Checkpoint(local_folder(place))
+    return checkpoint.model, tokenizer or load_tokenizer(checkpoint.folder), checkpoint
 
 
 def _tokenizer_doubts(

@@ -24,6 +24,8 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from actlib.masks import shortened
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
     from transformers.core_model_loading import WeightConverter
@@ -32,10 +34,6 @@ INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 ADAPTER = "adapter_config.json"
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """Types of numbers that can be moved, by their names in safetensors."""
-_OTHER_WEIGHTS = (
-    *("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle"),
-    *("*.safetensors", "*.gguf", "*.h5", "*.msgpack", "*.onnx"),
-)
 
 
 @dataclass(frozen=True)
@@ -124,11 +122,13 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
     placed = {} if (folder / SINGLE).is_file() else _read_index(folder)
     files = sorted(set(placed.values())) or [SINGLE]
     missing = [file for file in files if not (folder / file).is_file()]
-    if missing == [SINGLE]:
-        raise ValueError(f"the model folder {folder} lacks {SINGLE}; {_suggest_weights(folder)}")
     if missing:
-        names = ", ".join(missing)
-        raise ValueError(f"the model folder {folder} lacks {names}; copy or download them again")
+        held = shortened(sorted(path.name for path in folder.iterdir()), 9)
+        raise ValueError(
+            f"the model folder {folder} lacks {', '.join(missing)} and holds {held or 'nothing'}; "
+            "name a folder that save_pretrained wrote, whole with the index of its shards (weights "
+            "cut up by DeepSpeed or FSDP are put together first, and pickled ones never loaded)"
+        )
     stored: dict[str, StoredTensor] = {}
     for file in files:
         tensors = _read_header(folder / file, file).items()
@@ -148,39 +148,10 @@ def require_no_adapter(folder: Path) -> None:
         ValueError: names the remedy.
     """
     if (folder / ADAPTER).is_file():
-        merged = ", or remove its files if they are merged" if (folder / SINGLE).is_file() else ""
         raise ValueError(
             f"the model folder {folder} holds an adapter ({ADAPTER}), which names a model "
-            f"elsewhere; merge the two with merge_and_unload of peft, and save the result{merged}"
+            "elsewhere; merge the two with merge_and_unload of peft, and save the result alone"
         )
-
-
-def _suggest_weights(folder: Path) -> str:
-    """What to do about a folder without safetensors weights, by what it holds instead."""
-    inside = [path for kind in (SINGLE, INDEX, ADAPTER) for path in folder.glob(f"*/**/{kind}")]
-    if inside:  # checkpoints of a training, or the root of a model in the Hub's cache
-        newest = max((path.parent for path in inside), key=lambda path: path.stat().st_mtime)
-        if (newest / ADAPTER).is_file():
-            return f"it holds an adapter in {newest}: merge that by merge_and_unload of peft"
-        return f"name the folder inside it that holds the model, such as {newest}"
-    if any(next(folder.glob(kind), None) for kind in ("global_step*", "*/*.distcp")):
-        return (
-            "its weights are cut up by DeepSpeed or FSDP: put them together by zero_to_fp32.py or "
-            "`accelerate merge-weights`, as safetensors"
-        )
-    for file in sorted(path.name for kind in _OTHER_WEIGHTS for path in folder.glob(kind)):
-        if file.startswith("model-") and file.endswith(".safetensors"):
-            return f"it holds shards such as {file} without {INDEX}: copy or download that"
-        pickled = (
-            ""
-            if Path(file).suffix in (".safetensors", ".gguf", ".onnx")
-            else (", a pickled file, which can run code and is never loaded")
-        )
-        return (
-            f"its weights are in {file}{pickled}: take the model in the form of transformers, or "
-            "save it so with save_pretrained"
-        )
-    return "copy or download it, or write it by save_pretrained"
 
 
 def _read_index(folder: Path) -> dict[str, str]:
@@ -212,11 +183,10 @@ def _read_header(path: Path, file: str) -> dict[str, StoredTensor]:
         with safe_open(path, framework="pt"):  # refuses sizes and offsets that do not fit
             pass
     except (SafetensorError, OSError) as error:
-        with path.open("rb") as stream:
-            pointer = stream.read(40).startswith(b"version https://git-lfs")
-        remedy = "fetch it by `git lfs pull`" if pointer else "copy or download it again"
-        reason = "a pointer of Git LFS" if pointer else f"or damaged ({error})"
-        raise ValueError(f"{path} is not a safetensors file, {reason}; {remedy}") from error
+        raise ValueError(
+            f"{path} is not a safetensors file, or damaged ({error}); copy or download it again, "
+            "or fetch it by `git lfs pull`"
+        ) from error
     with path.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         entries = json.loads(stream.read(length))

@@ -175,8 +175,9 @@ QUANTIZED = {
 
 
 @pytest.mark.parametrize("method", QUANTIZED)
-@pytest.mark.parametrize("stated", [True, False])
-@pytest.mark.parametrize("roles", [BOTH, ("donor",), ("target",)])
+@pytest.mark.parametrize(
+    ("stated", "roles"), [(True, BOTH), (False, ("donor",)), (False, ("target",))]
+)
 def test_a_quantized_folder_is_refused_by_all_that_moves(tmp_path, method, stated, roles):
     mask = write_pair(tmp_path)
     made = make_patch(tmp_path / "target", tmp_path / "donor", mask, tmp_path / "patch")
@@ -254,21 +255,14 @@ def wrap(prefix):
 
 NO_MODEL = [
     (adapt, "holds an adapter.*merge_and_unload of peft, and save"),
-    (name_weights("adapter_model.safetensors"), "weights are in adapter_model.safetensors"),
-    (name_weights("model.gguf"), "weights are in model.gguf: .*save_pretrained"),
-    (name_weights("consolidated.safetensors"), "in consolidated.safetensors: take the model"),
-    (name_weights("model.fp16.safetensors"), "in model.fp16.safetensors: take the model"),
-    (name_weights("pytorch_model.bin"), "in pytorch_model.bin, a pickled file.*save_pretrained"),
-    (name_weights("global_step5/states.pt"), "cut up by DeepSpeed or FSDP.*merge-weights"),
-    (name_weights("pytorch_model_fsdp_0/0.distcp"), "by DeepSpeed or FSDP: .*as safetensors"),
-    (nest("checkpoint-500"), "name the folder inside it .*target/checkpoint-500"),
-    (nest("snapshots/abc"), "name the folder inside it .*target/snapshots/abc"),
-    (cut_and_lose(INDEX), f"it holds shards such as model-00001.* without {INDEX}: copy"),
-    (cut_and_lose("model-00002-of-00002.safetensors"), "lacks model-00002-of.*; copy or down"),
-    (lambda folder: (folder / SINGLE).unlink(), "lacks model.safetensors; copy or download"),
-    (point, "a pointer of Git LFS; fetch it by `git lfs pull`"),
-    (wrap("module."), "but module.*, as in a wrapper .*; unwrap the model, and save it again"),
-    (wrap("_orig_mod."), "but _orig_mod.*, as in a wrapper .*; unwrap the model, and save it"),
+    (name_weights("model.gguf"), "holds .*model.gguf.*save_pretrained"),
+    (name_weights("pytorch_model.bin"), "pytorch_model.bin.*pickled ones never loaded"),
+    (name_weights("global_step5/states.pt"), "global_step5.*cut up by DeepSpeed or FSDP"),
+    (nest("checkpoint-500"), "holds checkpoint-500; name a folder that save_pretrained wrote"),
+    (cut_and_lose(INDEX), "holds .*model-00001.* whole with the index of its shards"),
+    (cut_and_lose("model-00002-of-00002.safetensors"), "lacks model-00002-of.* whole with the"),
+    (point, "is not a safetensors file.*or fetch it by `git lfs pull`"),
+    (wrap("module."), "hold no tensor .* save the model from inside its wrapper"),
 ]
 
 
@@ -290,7 +284,7 @@ def test_a_folder_of_another_kind_of_model_is_named(tmp_path):
     model = transformers.LlamaForSequenceClassification(tiny_model("llama", 0).config)
     model.save_pretrained(tmp_path / "target")
     for use in (*uses(tmp_path, mask), lambda: load(tmp_path / "target")):
-        with pytest.raises(ValueError, match="of LlamaForSequenceClassification, so take the lang"):
+        with pytest.raises(ValueError, match="hold no tensor lm_head.*of a classifier"):
             use()
 
 

@@ -72,7 +72,7 @@ def test_pickled_weights_are_refused_unread(folder, mark, name):
         lambda: load_pretrained(AutoModelForCausalLM, folder),
         lambda: stored_tensors(folder),
     ):
-        with pytest.raises(ValueError, match=rf"{name}, a pickled file.*save_pretrained"):
+        with pytest.raises(ValueError, match=f"holds .*{name}.*pickled ones never loaded"):
             load()
 
 

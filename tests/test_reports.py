@@ -11,7 +11,6 @@ import torch
 import transformers
 from torch import nn
 
-import actlib.reports
 from actlib.channels import uncovered_parameters
 from actlib.cli import main
 from actlib.pairs import check_pair
@@ -239,20 +238,3 @@ def test_the_command_prints_the_report_and_says_by_its_status_whether_the_pair_f
     content = json.loads(capsys.readouterr().out)
     assert not content["fits"] and content["parameters"] == []
     assert content["relative_change"] is None and "architecture" in content["mismatches"][0]
-
-
-def test_of_the_hub_no_weight_is_fetched_for_models_that_do_not_fit(
-    family, tuned, folders, monkeypatch
-):
-    places, fetched = folders(*tuned()), []
-    family("gpt2").save_pretrained(places[0].parent / "gpt2")
-
-    def fetch(place, weights=True):
-        fetched.append((place, weights))
-        return places[0].parent / place.removeprefix("someone/")
-
-    monkeypatch.setattr(actlib.reports, "local_folder", fetch)
-    assert not pair_report("someone/gpt2", "someone/target").attrs["fits"]
-    assert fetched == [("someone/gpt2", False), ("someone/target", False)]
-    assert pair_report("someone/donor", "someone/target").attrs["fits"]
-    assert fetched[-1] == ("someone/target", True)
