@@ -4,6 +4,7 @@
 # make test                   lint, types, unit tests, every notebook on the tiny family
 # make lab                    JupyterLab on the first notebook
 # make book                   notebooks, figures, package and cards as a website in artifacts/book
+# make dist                   source archive and wheel of the package in artifacts/dist
 # make venv                   the environment alone, in .venv; each of the above makes it first
 # Also: CORES=2, PYTHON=python3.12. PRESET is a name in configs/, or a YAML of a pair of your own.
 PRESET ?= tiny
@@ -24,7 +25,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Python caches the bytecode of what is used, rather than pip that of all that is installed.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: venv study sweep keep figures lab book test test-all lint bench coverage mutants audit lock clean
+.PHONY: venv study sweep keep figures lab book dist test test-all lint bench coverage mutants audit lock clean
 .DELETE_ON_ERROR:
 
 venv: $(READY)
@@ -47,6 +48,12 @@ figures: $(READY)
 
 lab: $(READY)
 	@$(BIN)/jupyter lab notebooks/00_models_and_data.ipynb
+
+dist: $(READY)
+	@rm -rf artifacts/dist && mkdir -p artifacts/dist
+	@$(BIN)/python -c 'from setuptools.build_meta import build_sdist; build_sdist("artifacts/dist")' > /dev/null
+	@$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir artifacts/dist artifacts/dist/*.tar.gz
+	@ls artifacts/dist
 
 book: $(READY)
 	@$(BIN)/python tools/book.py

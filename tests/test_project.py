@@ -118,6 +118,17 @@ def test_every_file_names_the_same_version():
     assert f"## {PROJECT['version']}" in _text("CHANGELOG.md")
 
 
+def test_workflows_call_make_test_and_nothing_else_on_the_pythons_that_are_named():
+    jobs = yaml.safe_load(_text(".github/workflows/test.yml"))["jobs"]
+    runs = [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
+    assert runs == ["make test", "make test PYTHON=python${{ matrix.python }}"]
+    pythons = ["3.11", *jobs["other-pythons"]["strategy"]["matrix"]["python"]]
+    named = "Programming Language :: Python :: "
+    classified = [each.removeprefix(named) for each in PROJECT["classifiers"] if named in each]
+    assert classified == pythons
+    assert f"for Python {', '.join(pythons[:-1])} and {pythons[-1]}" in _text("requirements.lock")
+
+
 def test_the_license_is_the_one_that_is_named():
     named = {PROJECT["license"]["text"], yaml.safe_load(_text("CITATION.cff"))["license"]}
     assert named == {"Apache-2.0"}

@@ -1,13 +1,15 @@
 """The wheel alone: installed beside what it depends on, and used outside the repository.
 
-Nothing is downloaded: the environment holds the wheel and links to the locked packages that its
-dependencies need, without any extra.
+It is built from the source archive, as an index would have it. Nothing is downloaded: the
+environment holds the wheel and links to the locked packages that its dependencies need, without any
+extra.
 """
 
 import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
@@ -75,6 +77,13 @@ def needed(names, found=None):
     return found
 
 
+def asked_by(site):
+    """What the installed wheel depends on, with the extras as markers."""
+    (metadata,) = site.glob("actlib-*.dist-info/METADATA")
+    lines = metadata.read_text("utf-8").partition("\n\n")[0].splitlines()
+    return [Requirement(line[len("Requires-Dist: ") :]) for line in lines if "Requires-D" in line]
+
+
 def link(package, site):
     """Link the files of an installed package into an environment."""
     for top in {
@@ -93,7 +102,10 @@ def installed(tmp_path_factory):
     shutil.copytree(ROOT / "actlib", source / "actlib")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    build = ["wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, source]
+    archive = "from setuptools.build_meta import build_sdist; build_sdist('..')"  # as make dist
+    subprocess.run([sys.executable, "-c", archive], cwd=source, check=True, capture_output=True)
+    (archive,) = folder.glob("*.tar.gz")
+    build = ["wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, archive]
     subprocess.run([*pip, *build], check=True)
     (wheel,) = folder.glob("*.whl")
     environment = folder / "environment"
@@ -101,10 +113,7 @@ def installed(tmp_path_factory):
     (site,) = environment.glob("lib/python3.*/site-packages")
     install = ["--python", environment / "bin/python", "install", "--no-deps", "--no-index", wheel]
     subprocess.run([*pip, *install], check=True)
-    (metadata,) = site.glob("actlib-*.dist-info/METADATA")
-    lines = metadata.read_text("utf-8").partition("\n\n")[0].splitlines()
-    asked = (line.removeprefix("Requires-Dist: ") for line in lines if "Requires-Dist" in line)
-    names = [Requirement(each).name for each in asked if "extra ==" not in each]
+    names = [each.name for each in asked_by(site) if not each.marker]
     for package in needed(names).values():
         link(package, site)
     return environment / "bin"
@@ -123,6 +132,19 @@ def run(installed, *words):
 def test_the_environment_has_no_extra(installed):
     probe = f"import importlib.util as u; print([n for n in {ABSENT} if u.find_spec(n)])"
     assert run(installed, "python", "-c", probe).stdout == "[]\n"
+
+
+def test_the_wheel_holds_all_files_of_the_package_and_its_extras(installed):
+    (site,) = installed.parent.glob("lib/python3.*/site-packages")
+    packed = {path.relative_to(site) for path in (site / "actlib").rglob("*") if path.is_file()}
+    kinds = (".py", ".md", ".yaml")
+    ours = {path.relative_to(ROOT) for path in (ROOT / "actlib").rglob("*") if path.suffix in kinds}
+    assert {path for path in packed if path.suffix != ".pyc"} == ours
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for extra, asked in extras["optional-dependencies"].items():
+        stated = [each for each in asked_by(site) if each.marker]
+        names = {each.name for each in stated if each.marker.evaluate({"extra": extra})}
+        assert names == {Requirement(each).name for each in asked}
 
 
 def test_channels_are_recorded_and_moved(installed):
