@@ -49,6 +49,7 @@ CONTENTS: dict[str, tuple[str, ...]] = {
         "models/index",
         "data/README",
         "docs/benchmarks",
+        "docs/licenses",
     ),
     "The project": ("LOG", "CHANGELOG", "CONTRIBUTING"),
 }
