@@ -1,12 +1,15 @@
 """Everything that a GPU has to show, in one table and under 8 minutes.
 
     python benchmarks/gpu.py                             # a GPU of 60 GB; writes results/gpu.csv
+    python benchmarks/gpu.py --notebooks yes             # also make study on tiny: minutes more
     python benchmarks/gpu.py --tiny --results SCRATCH    # tiny shapes, also without a GPU
 
 A case that fails is a row that says why; the others still run, and the table is written after each.
 """
 
+import copy
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -15,6 +18,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+import accelerate
 import pandas as pd
 import torch
 from pairs import QWEN_7B, SMOLLM_135M, TINY, random_batches, random_pair, run_bare
@@ -22,15 +26,17 @@ from turns import RESULTS, ROOT, in_turns, options, save, summary
 
 sys.path.append(str(ROOT))
 import actlib
+from actlib import record_differences_in_two_passes as in_two_passes
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def large_pair(tiny: bool, turns: int) -> Iterator[pd.DataFrame]:
-    """Recording, transfer and patch on a random pair of Qwen2.5-7B's shape in bfloat16.
+    """Recording, transfer, merge and patch on a random pair of Qwen2.5-7B's shape in bfloat16.
 
-    Recording is beside two bare passes over 32 items of 256 tokens, 64 of them answer; transfer and
-    patch move 5 % of the channels and are beside `load_state_dict` of tensors on the same GPU.
+    Recording is beside two bare passes over 32 items of 256 tokens, 64 of them answer; the others
+    move 5 % of the channels and are beside `load_state_dict` of tensors on the same GPU. At last
+    the pair is recorded one at a time, and offloaded to memory, on the first batch alone.
     """
     config, shape = (TINY, "tiny shape") if tiny else (QWEN_7B, "Qwen2.5-7B's shape")
     tokens = {"tokens": 24, "answer": 16} if tiny else {"tokens": 256, "answer": 64}
@@ -45,8 +51,10 @@ def large_pair(tiny: bool, turns: int) -> Iterator[pd.DataFrame]:
     state = {name: tensor.clone() for name, tensor in target.state_dict().items()}
     restore = partial(target.load_state_dict, state)
     transfer = partial(actlib.transfer_, target, donor, mask, scale=0.4)
-    runs = in_turns({load: restore, "transfer_": transfer}, turns, restore)
-    yield summary(f"transfer, {shape}", runs, load)
+    pairs = [(donor, mask, 0.4), (donor, actlib.random_like(mask, 0), 0.4)]
+    merge = partial(actlib.merge_, target, pairs)
+    runs = in_turns({load: restore, "transfer_": transfer, "merge_": merge}, turns, restore)
+    yield summary(f"transfer and merge, {shape}", runs, load)
     with tempfile.TemporaryDirectory() as folder:
         patch = Path(folder) / "patch.safetensors"
         restore()
@@ -54,6 +62,48 @@ def large_pair(tiny: bool, turns: int) -> Iterator[pd.DataFrame]:
         apply = partial(actlib.apply_patch, target, patch)
         runs = in_turns({load: restore, "apply_patch": apply}, turns, restore)
         yield summary(f"patch, {shape}", runs, load)
+    for model in (donor, target):
+        model.cpu()
+    with tempfile.TemporaryDirectory() as folder:
+        sources = [partial(copied, model) for model in (donor, target)]
+        ways = {"in two passes": partial(in_two_passes, *sources, batches[:1], folder)}
+        yield summary(f"one at a time, {shape}", in_turns(ways, 1))
+    for model in (donor, target):
+        accelerate.cpu_offload(model, torch.device(DEVICE))
+    ways = {"offloaded": partial(actlib.record_differences, donor, target, batches[:1])}
+    yield summary(f"offloaded, {shape}", in_turns(ways, 1))
+
+
+def copied(model: torch.nn.Module) -> torch.nn.Module:
+    """A copy on the device, as if it had been loaded there."""
+    return copy.deepcopy(model).to(DEVICE)
+
+
+def second_device() -> Iterator[pd.DataFrame]:
+    """The tests that need a GPU beside the CPU, where pytest is there."""
+    case, tests = "tests of two devices", ["tests/test_transfer.py", "tests/test_merging.py"]
+    command = [sys.executable, "-m", "pytest", "-q", "-k", "another_device", *tests]
+    yield whole(case, command) if DEVICE == "cuda" else not_run(case, "there is no second device")
+
+
+def notebooks(asked: str) -> Iterator[pd.DataFrame]:
+    """`make study` on the family tiny, where its packages are there."""
+    case, reason = "notebooks, tiny", "takes minutes more; ask for it by --notebooks yes"
+    command = [sys.executable, "-m", "actlib", "run", "tiny", "--cores", "4"]
+    yield whole(case, command) if asked else not_run(case, reason)
+
+
+def not_run(case: str, reason: str) -> pd.DataFrame:
+    """The row of a case that was not run."""
+    return pd.DataFrame([{"case": case, "measure": f"not run: {reason}", "runs": 0}])
+
+
+def whole(case: str, command: list[str]) -> pd.DataFrame:
+    """Seconds and exit status of a program."""
+    start = time.perf_counter()
+    status = subprocess.run(command, cwd=ROOT, check=False).returncode
+    run = {"turn": 1, "way": DEVICE, "seconds": time.perf_counter() - start, "exit status": status}
+    return summary(case, pd.DataFrame([run]))
 
 
 def both_devices(tiny: bool) -> Iterator[pd.DataFrame]:
@@ -93,13 +143,16 @@ def end_to_end(preset: str) -> Iterator[pd.DataFrame]:
 
 def main() -> int:
     """Run every case; exit status 1 where one could not be run."""
-    chosen = options(__doc__, preset="family of the run from end to end, tiny if none is named")
+    family = "family of the run from end to end, tiny if none is named"
+    chosen = options(__doc__, preset=family, notebooks="yes: run them too")
     if chosen.results == RESULTS and DEVICE == "cpu":
         sys.exit("the kept table is a GPU's; name another folder with --results")
     cases = {
         "large pair": large_pair(chosen.tiny, chosen.turns),
         "CPU and GPU": both_devices(chosen.tiny),
         "end to end": end_to_end(chosen.preset or "tiny"),
+        "second device": second_device(),
+        "notebooks": notebooks(chosen.notebooks),
     }
     tables, failed = [], False
     for name, case in cases.items():
@@ -110,8 +163,7 @@ def main() -> int:
         except Exception as error:  # a machine that is lent for minutes: the other cases still run
             traceback.print_exc()
             failed = True
-            reason = f"not run: {type(error).__name__}: {error}".splitlines()[0]
-            tables.append(pd.DataFrame([{"case": name, "measure": reason, "runs": 0}]))
+            tables.append(not_run(name, f"{type(error).__name__}: {error}".splitlines()[0]))
             save(tables, "gpu", chosen.results)
         torch.cuda.empty_cache()
     return int(failed)

@@ -23,7 +23,9 @@ def measured(script, folder, *words):
     """Pairs of way and measure in the table that a script leaves."""
     done = run(script, "--tiny", "--turns", 1, "--results", folder, *words)
     table = pd.read_csv(folder / f"{Path(script).stem}.csv")
-    assert done.returncode == 0 and (table["runs"] == 1).all(), done.stderr
+    assert done.returncode == 0, done.stderr
+    table = table[~table["measure"].str.startswith("not run: ")]
+    assert (table["runs"] == 1).all()
     assert table["commit"].notna().all() and (table["low"] <= table["high"]).all()
     return table.set_index(["way", "measure"])["median"]
 
@@ -31,9 +33,8 @@ def measured(script, folder, *words):
 def test_every_case_of_a_gpu_runs_without_one(small_preset, tmp_path):
     values = measured("gpu.py", tmp_path, "--preset", small_preset)
     assert {("record", "seconds / two bare passes"), ("cpu", "seconds")} <= set(values.index)
-    assert {(way, "seconds / load_state_dict") for way in ("transfer_", "apply_patch")} <= set(
-        values.index
-    )
+    beside = {(way, "seconds / load_state_dict") for way in ("transfer_", "merge_", "apply_patch")}
+    assert beside | {("in two passes", "seconds"), ("offloaded", "seconds")} <= set(values.index)
     assert values["record", "largest relative difference"] == 0
     assert values["record", "Jaccard of the masks at 5 %"] == 1
 
@@ -43,6 +44,7 @@ def test_a_case_of_a_gpu_that_fails_leaves_the_others(tmp_path):
     table = pd.read_csv(tmp_path / "gpu.csv")
     reasons = table[table["runs"] == 0].set_index("case")["measure"]
     assert done.returncode == 1 and "missing" in reasons["end to end"]
+    assert "--notebooks yes" in reasons["notebooks, tiny"]
     assert (table["measure"] == "seconds / two bare passes").any()
 
 
@@ -103,4 +105,4 @@ def test_answers_end_left_padded_items():
 
 
 def test_all_scripts_together_are_short():
-    assert sum(len(path.read_text().splitlines()) for path in FOLDER.glob("*.py")) <= 700
+    assert sum(len(path.read_text().splitlines()) for path in FOLDER.glob("*.py")) <= 760
