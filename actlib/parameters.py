@@ -1,18 +1,13 @@
-"""What the parameters alone tell: scores of channels without data, and which model it is.
+"""Scores of channels without data, from the parameters alone.
 
 control = weight_differences(donor, target)     # a control; control.top(5) is a mask
-digest_parameters(model)                        # SHA-256
 """
 
-import hashlib
-
 import torch
-from accelerate.utils import align_module_device
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from actlib.channels import channel_modules, unwrapped
-from actlib.files import digest_tensors
 from actlib.pairs import require_pair
 from actlib.recording import describe_pair, require_differing
 from actlib.scores import ChannelScores
@@ -83,15 +78,3 @@ def channel_norms(
                 (squares[start : start + step] if dimension == 0 else squares).add_(sums)
         norms[module_name] = squares.sqrt().float()
     return norms
-
-
-def digest_parameters(model: nn.Module) -> str:
-    """SHA-256 of all parameters and buffers and of the configuration; offloaded ones are read."""
-    state = hashlib.sha256()
-    for name, module in model.named_modules():
-        with align_module_device(module):
-            own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
-            state.update(f"{name} {digest_tensors(dict(own))}".encode())
-    config = getattr(model, "config", None)
-    state.update(config.to_json_string().encode() if config is not None else b"")
-    return state.hexdigest()

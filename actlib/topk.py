@@ -67,16 +67,7 @@ def mark_best(
 
 
 def _best(values: Float[Tensor, " channels"], count: int, highest: bool) -> Tensor:
-    """Mark the `count` best values; of those equal to the last of them, the first in order.
-
-    Selecting costs O(channels), where a stable sort gives the same channels at several times that.
-    """
-    if not 0 < count < values.numel():
-        return torch.full(values.shape, count > 0, dtype=torch.bool, device=values.device)
-    best = torch.topk(values, count, largest=highest, sorted=False).values
-    last = best.min() if highest else best.max()
-    selected = values > last if highest else values < last
-    missing = count - int(selected.sum())
-    tied = (values == last).nonzero().flatten()
-    selected[tied[:missing]] = True
+    """Mark the `count` best values; of those equal to the last of them, the first in order."""
+    selected = torch.zeros(values.shape, dtype=torch.bool, device=values.device)
+    selected[values.sort(descending=highest, stable=True).indices[:count]] = True
     return selected

@@ -4,7 +4,7 @@ scores = record_differences_in_two_passes("donor/", "target/", batches, "scratch
 """
 
 import gc
-import hashlib
+import tempfile
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -14,19 +14,21 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from actlib import activations, experts, forward, hooks, recording
 from actlib.channels import ChannelModule, channel_modules
 from actlib.experts import Routed
-from actlib.files import atomic_file, digest_tensors
-from actlib.hooks import AnswerTokens
+from actlib.hooks import AnswerTokens, evaluating
 from actlib.loading import empty_model, load_pretrained
 from actlib.pairs import require_pair
-from actlib.parameters import digest_parameters
 from actlib.processes import failing_together
-from actlib.recording import Calls, DifferenceSums, describe_pair, own_batches
+from actlib.recording import (
+    Calls,
+    DifferenceSums,
+    collect_activations,
+    describe_pair,
+    own_batches,
+)
 from actlib.scores import ChannelScores
 
-CODE = (hooks, forward, experts, activations, recording)  # what a stored activation depends on
 Source = str | Path | Callable[[], nn.Module]
 
 
@@ -36,7 +38,6 @@ def record_differences_in_two_passes(
     batches: Collection[Mapping[str, Tensor]],
     folder: str | Path,
     *,
-    keep: bool = False,
     moments: bool = False,
     metadata: Mapping[str, str] | None = None,
     progress: bool = False,
@@ -44,15 +45,13 @@ def record_differences_in_two_passes(
     """Scores of `record_differences` with one model in memory at a time; on a CPU the same bits.
 
     The folder takes answer tokens x channels x bytes of a number: 3.5 MB a token for a model of 7B
-    in bf16. An interrupted recording goes on where it stopped: the file of a batch is named after
-    the donor's weights, the batch and the code that records, so no other is ever taken.
+    in bf16. It is as it was at the end, or after an error.
 
     Args:
         donor: folder or Hub id, or a function that loads the model and keeps no reference to it.
         target: the same of the target.
         batches: as for `record_differences`, in something that can be gone through twice.
         folder: for the activations; several processes may share it.
-        keep: leave the activations in the folder, for another target of this donor.
         moments: as for `record_differences`, like `metadata` and `progress`.
         metadata: of the scores.
         progress: show a bar for each pass.
@@ -64,46 +63,34 @@ def record_differences_in_two_passes(
         raise ValueError("two passes need batches that can be gone through twice, such as a list")
     if not callable(donor) and not callable(target):
         require_pair(empty_model(donor), empty_model(target))  # before hours of work
-    with failing_together():
-        model = _load(donor)
-        paths = _store(model, batches, Path(folder), "donor" * progress)
-        with torch.device("meta"):
-            skeleton = type(model)(model.config).to(next(model.parameters()).dtype)
-        del model
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    with failing_together(), tempfile.TemporaryDirectory(dir=folder) as scratch:
+        skeleton = _run_donor(_load(donor), batches, Path(scratch), "donor" * progress)
         gc.collect()  # hooks of accelerate refer in circles
         model = _load(target)
         require_pair(skeleton, model)
         sums = DifferenceSums(channel_modules(model), moments)
-        with hooks.evaluating(model):
+        with evaluating(model):
             for number, batch, tokens in own_batches(batches, "target" * progress):
-                calls = _read(paths[number], sums.modules, tokens)
+                calls = _read(Path(scratch, str(number)), sums.modules, tokens)
                 sums.add_batch(model, batch, tokens, calls)
-    scores = sums.combine(describe_pair(skeleton, model) | dict(metadata or {}))
-    for path in () if keep else paths.values():
-        path.unlink(missing_ok=True)
-    return scores
+    return sums.combine(describe_pair(skeleton, model) | dict(metadata or {}))
 
 
-def _store(
-    donor: nn.Module, batches: Collection[Mapping[str, Tensor]], folder: Path, progress: str
-) -> dict[int, Path]:
-    """The file of each of this process's batches, by its number, where the donor has run."""
-    code = b"".join(Path(str(module.__file__)).read_bytes() for module in CODE)
-    key = digest_parameters(donor) + hashlib.sha256(code).hexdigest()
-    modules, paths = channel_modules(donor), dict[int, Path]()
-    with hooks.evaluating(donor):
+def _run_donor(
+    model: nn.Module, batches: Collection[Mapping[str, Tensor]], folder: Path, progress: str
+) -> nn.Module:
+    """Write what the donor gives on each batch, and return it without its weights."""
+    modules = channel_modules(model)
+    with evaluating(model):
         for number, batch, tokens in own_batches(batches, progress):
-            digest = digest_tensors({name: batch[name] for name in hooks.KEYS})
-            name = hashlib.sha256(f"{key}{digest}".encode()).hexdigest()
-            paths[number] = folder / f"activations-{name[:32]}.safetensors"
-            if not paths[number].exists():
-                calls = recording.collect_activations(donor, modules, batch, tokens)
-                _save(calls, paths[number])
-    return paths
+            _save(collect_activations(model, modules, batch, tokens), folder / str(number))
+    with torch.device("meta"):
+        return type(model)(model.config).to(next(model.parameters()).dtype)
 
 
 def _save(calls: Calls, path: Path) -> None:
-    """Write the activations of a batch in their own dtype, whole or not at all."""
+    """Write the activations of a batch in their own dtype."""
     tensors = dict[str, Tensor]()
     for name in calls:
         for number, each in enumerate(calls[name]):
@@ -111,8 +98,7 @@ def _save(calls: Calls, path: Path) -> None:
             # copies, since both projections of an expert share their routes
             copies = {part: tensor.cpu().clone().contiguous() for part, tensor in parts.items()}
             tensors |= {f"{name}#{number}#{part}": tensor for part, tensor in copies.items()}
-    with atomic_file(path) as unfinished:
-        save_file(tensors, unfinished)
+    save_file(tensors, path)
 
 
 def _read(path: Path, modules: Mapping[str, ChannelModule], tokens: AnswerTokens) -> Calls:
