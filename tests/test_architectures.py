@@ -4,14 +4,12 @@ import math
 
 import pytest
 import torch
-import transformers
 from slow_reference import HEADS_FIRST, expected_scores, hook_count, moving_elements, slow_nll
 from tiny_models import LINEAR_ATTENTION, RECURRENT, random_mask
 from torch import nn
 
 from actlib.activations import record_activations
-from actlib.channels import channel_modules, kind_of, layer_of, uncovered_parameters
-from actlib.checkpoint import transfer_checkpoint
+from actlib.channels import channel_modules, kind_of, uncovered_parameters
 from actlib.evaluation import evaluate
 from actlib.forward import position_ids_of
 from actlib.parameters import weight_differences
@@ -124,15 +122,6 @@ def test_parameters_of_no_channel_are_listed_and_there_are_few(family, any_archi
     assert kinds == set(LEFT_OUT.get(any_architecture, ()))
 
 
-def test_names_tell_layer_and_kind(family, any_architecture):
-    names = list(channel_modules(family(any_architecture)))
-    assert {layer_of(name) for name in names} == {-1, 0, 1}
-    for name in names:
-        kind = kind_of(name)
-        assert name.endswith(kind) and not any(part.isdecimal() for part in kind.split("."))
-        assert layer_of(name) >= 0 or "." not in kind
-
-
 @pytest.mark.parametrize("architecture", list(LEFT_OUT))
 def test_a_mask_of_everything_moves_all_but_what_is_listed(pair, architecture):
     donor, target = pair(architecture)
@@ -154,28 +143,6 @@ def test_likelihoods_of_a_padded_batch_are_those_of_items_alone(
     found = torch.tensor(evaluate(model, [batch])["nll"].to_numpy())
     expected = torch.tensor([slow_nll(model, *item) for item in items])
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-
-
-@pytest.fixture
-def folders(pair, any_architecture, tmp_path):
-    """Donor and target of one family, and the folders in which they are saved."""
-    models = pair(any_architecture)
-    places = tmp_path / "donor", tmp_path / "target"
-    for model, place, size in zip(models, places, ("20KB", "1GB"), strict=True):
-        model.save_pretrained(place, max_shard_size=size)
-    return *models, *places
-
-
-@torch.no_grad()
-def test_the_folder_of_a_transfer_loads_as_the_transfer_in_memory(folders, items, tmp_path):
-    donor, target, donor_folder, target_folder = folders
-    mask = random_mask(target)
-    written = transfer_checkpoint(target_folder, donor_folder, mask, tmp_path / "out", 0.4)
-    loaded = transformers.AutoModelForCausalLM.from_pretrained(written).eval()
-    transfer_(target, donor, mask, 0.4)
-    assert same_bits(state_of(loaded), state_of(target))
-    for ids, _ in items[:2]:
-        assert torch.equal(loaded(ids[None]).logits, target(ids[None]).logits)
 
 
 class Layer(nn.Linear):

@@ -57,14 +57,6 @@ def test_same_bytes_and_report_as_in_memory(
     assert weights(tmp_path / "out") == weights(tmp_path / "memory") != weights(tmp_path / "base")
 
 
-@pytest.mark.parametrize("rule", RULES)
-def test_many_donors_add_up_the_same_wherever_an_element_lies(specialists, tmp_path, rule):
-    base, given = specialists("llama_tied", 7)
-    merge(base, given, rule).model.save_pretrained(tmp_path / "memory")
-    merge_checkpoint(tmp_path / "base", stored(tmp_path, given)[::-1], tmp_path / "out", rule)
-    assert weights(tmp_path / "out") == weights(tmp_path / "memory")
-
-
 def test_the_folder_says_what_was_merged(specialists, tmp_path):
     _, given = specialists("llama", 2)
     report = merge_checkpoint(tmp_path / "base", stored(tmp_path, given), tmp_path / "out")

@@ -11,15 +11,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from actlib.cards import write_card
 from actlib.checkpoint import Checkpoint
-from actlib.cli import main
 from actlib.loading import empty_model, load_pretrained
-from actlib.masks import ChannelMask
-from actlib.scores import ChannelScores
 from actlib.stored import SINGLE, stored_tensors
 from actlib.study import training
 from actlib.study.presets import WheelModel, load_preset
@@ -76,17 +72,6 @@ def test_pickled_weights_are_refused_unread(folder, mark, name):
             load()
 
 
-@pytest.mark.parametrize("kind", [ChannelMask, ChannelScores])
-def test_a_pickle_in_place_of_a_mask_or_of_scores_is_refused(kind, mark, tmp_path):
-    path = tmp_path / "given.safetensors"
-    path.write_bytes(pickle.dumps(Harm(mark)))
-    with pytest.raises(ValueError, match="not a readable"):
-        kind.load(path)
-    torch.save(Harm(mark), path)
-    with pytest.raises(ValueError, match="not a readable"):
-        kind.load(path)
-
-
 # Code of a model's own
 
 
@@ -131,14 +116,6 @@ def test_code_that_a_tokenizer_names_is_not_run(folder, mark):
         load_pretrained(AutoTokenizer, folder)
     except ValueError as error:
         assert "code of its own" in str(error)
-
-
-def test_the_command_line_says_it_in_a_sentence(folder, mark, capsys):
-    with_code(folder, mark)
-    changed(folder / "config.json", model_type="own", auto_map={"AutoConfig": "own.C"})
-    assert main(["check", str(folder), str(folder)]) == 1
-    said = capsys.readouterr().err
-    assert said.startswith("error: ") and "auto_map" in said and said.count("\n") == 1
 
 
 def test_a_chat_template_reaches_nothing_of_python(folder, mark):

@@ -4,7 +4,6 @@ from safetensors.torch import save_file
 
 from actlib.masks import (
     ChannelMask,
-    load_tensors,
     random_like,
     require_fit,
     save_tensors,
@@ -95,20 +94,6 @@ def test_unreadable_files_are_refused(tmp_path):
         ChannelMask.load(tmp_path / "scores")
 
 
-@pytest.mark.parametrize(
-    ("kind", "remedy"),
-    [
-        ("ChannelMask", "; `actlib mask` makes one from scores"),
-        ("ChannelScores", "; `actlib record` makes one"),
-        ("Another", ""),
-    ],
-)
-def test_a_file_that_is_not_there_is_told_with_what_makes_one(tmp_path, kind, remedy):
-    with pytest.raises(ValueError) as told:
-        load_tensors(tmp_path / "absent", kind)
-    assert str(told.value) == f"there is no {kind} file {tmp_path / 'absent'}{remedy}"
-
-
 def test_numbers_that_changed_since_they_were_saved_are_refused(tmp_path):
     path = tmp_path / "mask"
     mask_of(1).save(path)
@@ -147,11 +132,6 @@ def test_random_controls_are_masks_that_say_what_they_are(per_module, told):
     control = random_like(mask_of(1), 3, per_module)
     assert control.metadata == {"ability": "maths", "control": told, "seed": "3"}
     assert all(chosen.dtype is torch.bool for chosen in control.channels.values())
-
-
-def test_random_controls_match_each_module_unless_told_otherwise():
-    mask = mask_of(1)
-    assert random_like(mask, 0).digest == random_like(mask, 0, per_module=True).digest
 
 
 def test_random_controls_are_near_the_expected_overlap():

@@ -3,7 +3,6 @@
 import copy
 from types import SimpleNamespace
 
-import peft
 import pytest
 import torch
 import transformers
@@ -84,32 +83,6 @@ def add_row(model):
     model.resize_token_embeddings(62)
 
 
-def wrap_codes(model):
-    """As bitsandbytes, torchao and quanto do: the codes in a parameter of a class of their own."""
-
-    class Params4bit(nn.Parameter):
-        pass
-
-    weight = model.model.layers[1].mlp.up_proj.weight
-    model.model.layers[1].mlp.up_proj.weight = Params4bit(weight.data)
-
-
-def cast(dtype):
-    def change(model):
-        weight = model.model.layers[1].mlp.up_proj.weight
-        model.model.layers[1].mlp.up_proj.weight = nn.Parameter(weight.to(dtype), False)
-
-    return change
-
-
-def pack(model):
-    """As GPTQ and AWQ do: a module without parameters, its codes in buffers."""
-    packed = nn.Module()
-    packed.register_buffer("qweight", torch.zeros(2, 24, dtype=torch.int32))
-    packed.register_buffer("scales", torch.zeros(1, 24))
-    model.model.layers[1].mlp.up_proj = packed
-
-
 def quantize_by_torch(model):
     torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, inplace=True)
 
@@ -126,10 +99,6 @@ def prune(model):
     pruning.l1_unstructured(model.model.layers[1].mlp.up_proj, "weight", 0.5)
 
 
-def add_adapter(model):
-    model.add_adapter(peft.LoraConfig(target_modules=["up_proj"]))
-
-
 REFUSALS = [
     (remove_module, "module model.layers.1.mlp.down_proj only in the target"),
     (remove_bias, "q_proj.bias absent against 16"),
@@ -137,15 +106,10 @@ REFUSALS = [
     (narrow_norm, "model.norm.weight 8 against 16"),
     (add_parameter, "model.layers.1.experts.packed 2 x 4 against absent"),
     (add_row, "vocabulary of 62 against 61 rows; if one tokenizer only .*fit_vocabulary_"),
-    (wrap_codes, "layers.1.mlp.up_proj holds weight as Params4bit, .* without quantization"),
-    (cast(torch.int8), "layers.1.mlp.up_proj holds weight as int8, .* without quantization"),
-    (cast(torch.float8_e4m3fn), "holds weight as float8_e4m3fn, .* without quantization"),
-    (pack, "layers.1.mlp.up_proj holds qweight as int32, .* without quantization"),
     (quantize_by_torch, "self_attn.q_proj.* holds packed integers .* without quantization"),
     (quantize_elsewhere, "the model is quantized .mxfp4.; .* without quantization"),
     (normalize, "layers.1.mlp.up_proj has a weight that is computed .* make it permanent"),
     (prune, "layers.1.mlp.up_proj has a weight that is computed .* make it permanent"),
-    (add_adapter, "mlp.up_proj is wrapped by peft .Linear., .*merge_and_unload"),
 ]
 
 

@@ -164,35 +164,6 @@ def test_any_percent_is_refused_or_gives_a_mask_of_that_size(percent, other, see
         assert (small - large).count == 0
 
 
-@SOME
-@given(scale=st.one_of(st.floats(), st.floats(-2, 2)), percent=st.floats(1, 100))
-@example(scale=math.nan, percent=50.0)
-@example(scale=3.4e38, percent=50.0)
-def test_any_scale_is_refused_or_moves_the_masked_rows_alone(whole, family, scale, percent):
-    target, donor, before = family("llama", 0), family("llama", 1), family("llama", 0)
-    mask = ChannelScores.load(whole / "scores").top(percent)
-    moved = loaded(lambda: transfer_(target, donor, mask, scale) or True)
-    if not moved:
-        assert not abs(scale) < 1e30
-        assert same(target.state_dict(), before.state_dict())
-        return
-    for name, found in channel_modules(target).items():
-        new, old, theirs = (
-            model.get_submodule(name).weight.detach().transpose(0, found_dimension(found))
-            for model in (target, before, donor)
-        )
-        chosen = mask.channels[name]
-        assert new.isfinite().all()
-        assert torch.equal(new[~chosen], old[~chosen])
-        wide = old[chosen].double() + scale * (theirs[chosen].double() - old[chosen].double())
-        assert torch.allclose(new[chosen].double(), wide, rtol=1e-5, atol=1e-5 * max(1, abs(scale)))
-
-
-def found_dimension(found):
-    """Dimension of the weight along which a module's channels lie."""
-    return found.parameters()["weight"][1]
-
-
 texts = st.text(min_size=1, max_size=30).filter(lambda text: text.strip())
 
 
@@ -227,14 +198,6 @@ def test_any_rows_are_read_or_refused_by_file_and_line(tmp_path, rows, kind):
         assert len(load_questions(path)) <= len(rows)
     except ValueError as error:
         assert path.name in str(error) and "\n" not in str(error)
-
-
-@CALM
-@given(data=st.binary(max_size=60))
-def test_any_bytes_for_questions_are_read_or_refused(tmp_path, data):
-    path = tmp_path / "own.jsonl"
-    path.write_bytes(data)
-    loaded(lambda: load_questions(path))
 
 
 KEYS = ["donor", "target", "base", "questions", "lost", "retained", "name", "dtype"]

@@ -105,18 +105,6 @@ def break_weight(value):
     return change
 
 
-def quantize(donor, target):
-    donor.lm_head.weight = nn.Parameter(donor.lm_head.weight.to(torch.int8), requires_grad=False)
-
-
-def untie(donor, target):
-    target.lm_head.weight = nn.Parameter(target.lm_head.weight.detach() * 2)
-
-
-def change_heads(donor, target):
-    donor.config.num_attention_heads = 2
-
-
 def rotate(donor, target):
     donor.config.rope_parameters = {"rope_type": "default", "rope_theta": 1e6}
 
@@ -149,9 +137,6 @@ def add_gates(donor, target):
     [
         (break_weight(float("nan")), "mismatches", "entries in the donor's model.norm.weight"),
         (break_weight(float("inf")), "mismatches", "entries in the donor's model.norm.weight"),
-        (quantize, "mismatches", "in the donor, module lm_head holds weight as int8"),
-        (untie, "mismatches", "tied modules .* against none"),
-        (change_heads, "mismatches", "num_attention_heads 2 against 4"),
         (rotate, "warnings", "rope_parameters.rope_theta 1000000.0 against 10000.0"),
         (rotate_by_kind, "warnings", "rope_parameters.local.rope_theta 10000.0 against 20000.0"),
         (round_off, "warnings", "dtype float32 against bfloat16"),
@@ -181,8 +166,6 @@ def test_a_pair_too_far_apart_is_warned_of(tuned, percent, is_far):
     ("other", "kind", "words"),
     [
         (tokenizer("ba"), "mismatches", "2 tokens under other ids"),
-        (tokenizer("abc"), "warnings", "2 against 3 tokens"),
-        (tokenizer(eos_token="b"), "warnings", "eos_token None against b"),
         (tokenizer(template="{{ m }}"), "warnings", "chat templates differ"),
         (tokenizer(template={"default": "{{ m }}"}), "warnings", "chat templates differ"),
     ],
@@ -191,11 +174,6 @@ def test_tokenizers_are_compared(tuned, other, kind, words):
     found = report(*tuned(), theirs=other)
     (clause,) = found.attrs["mismatches"] + found.attrs["warnings"]
     assert clause in found.attrs[kind] and words in clause
-
-
-def test_tokenizers_that_were_not_given_are_warned_of(tuned):
-    (warning,) = pair_report(*tuned()).attrs["warnings"]
-    assert "a tokenizer is missing" in warning
 
 
 def test_models_without_numbers_are_compared_in_all_else(family):

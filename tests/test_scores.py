@@ -252,14 +252,6 @@ def test_round_trip_is_exact(tmp_path):
     assert (loaded.tokens, loaded.metadata) == (scores.tokens, scores.metadata)
 
 
-def test_files_without_means_and_spreads_load(tmp_path):
-    kept = {"values:a": torch.tensor([1.0, 2.0]), "magnitudes:a": torch.tensor([3.0, 4.0])}
-    save_tensors(tmp_path / "old", "ChannelScores", kept, {"tokens": "7", "ability": "maths"})
-    loaded = ChannelScores.load(tmp_path / "old")
-    assert torch.equal(loaded.magnitudes["a"], kept["magnitudes:a"])
-    assert (loaded.tokens, loaded.means, loaded.stds) == (7, {}, {})
-
-
 def test_masks_say_how_they_were_ranked():
     metadata = random_scores().top(5, "scaled").metadata
     assert (metadata["percent"], metadata["ranking"], metadata["donor"]) == ("5", "scaled", "d")
@@ -360,12 +352,3 @@ def test_pooled_moments_are_those_of_all_tokens_together():
     torch.testing.assert_close(pooled.stds["a"], everything.std(0, correction=0).float())
     again = pool([pool(parts[:2]), parts[2]])
     torch.testing.assert_close(again.stds["a"], pooled.stds["a"])
-
-
-def test_pools_with_a_part_without_moments_have_none():
-    with_moments = scores_of({"a": [1.0, 3.0]}, stds={"a": [1.0, 2.0]})
-    without = scores_of({"a": [3.0, 3.0]})
-    pooled = pool([with_moments, without])
-    assert (pooled.means, pooled.stds) == ({}, {})
-    assert pooled.values["a"].tolist() == [2, 3]
-    assert pool([with_moments]).stds["a"].tolist() == [1, 2]
