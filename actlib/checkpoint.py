@@ -12,7 +12,8 @@ import math
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,14 @@ from actlib.stored import (
     stored_parameters,
     stored_tensors,
 )
-from actlib.transfer import Change, as_matrix, interpolation, require_scale, selections
+from actlib.transfer import (
+    Change,
+    Selection,
+    as_matrix,
+    interpolation,
+    require_scale,
+    selections,
+)
 from actlib.vocabulary import vocabulary_rows
 
 _THREADS = 4
@@ -121,16 +129,19 @@ class Checkpoint(Mapping[str, Tensor]):
                         "before it was quantized or after dequantize()"
                     )
 
-    def rewrite(self, destination: Path, names: Iterable[str], change: Change) -> None:
-        """Copy the model to an empty folder, with new values for elements of some parameters.
+    def rewrite(
+        self, output: Path, names: Iterable[str], change: Change, steps: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Write a copy of the model's folder with new values for elements of some parameters.
 
         Configuration, tokenizer and all else that belongs to the model comes along; a warning names
         what does not. Each copy of a tied parameter that is stored twice changes.
 
         Args:
-            destination: the folder.
+            output: the folder, which appears whole or not at all.
             names: parameters of which something changes.
             change: called from several threads.
+            steps: all that was done to the model, for its card.
 
         Raises:
             ValueError: a file is a link to one outside the folder, which may be private.
@@ -139,10 +150,7 @@ class Checkpoint(Mapping[str, Tensor]):
         if left:
             text = f"left out of the copy of {self.folder}, as no part of the model: "
             warnings.warn(text + shortened(left, 9), stacklevel=3)
-        copies = []
-        for path in (*carried, *(self.folder / file for file in self.files)):
-            copies.append((path, destination / path.relative_to(self.folder)))
-            copies[-1][1].parent.mkdir(parents=True, exist_ok=True)
+        files = [path.relative_to(self.folder) for path in carried] + [*map(Path, self.files)]
         parts = [
             (name, first, part)
             for name in names
@@ -150,22 +158,34 @@ class Checkpoint(Mapping[str, Tensor]):
             for first, part in stored.located()
         ]
 
-        def write(name: str, first: int, part: StoredTensor) -> None:
-            matrix = as_matrix(part.open(destination, writable=True))
-            # read from the source, whose pages map faster than those of the copy
-            for index, values in change(name, first, as_matrix(part.open(self.folder))):
-                matrix[index] = values
+        with atomic_folder(output) as unfinished:
 
-        _run_all(shutil.copyfile, copies)
-        _run_all(write, parts)
+            def copy(file: Path) -> None:
+                (unfinished / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(self.folder / file, unfinished / file)  # within the kernel
+
+            def write(part: tuple[str, int, StoredTensor]) -> None:
+                name, first, stored = part
+                matrix = as_matrix(stored.open(unfinished, writable=True))
+                # read from the source, whose pages map faster than those of the copy
+                for index, values in change(name, first, as_matrix(stored.open(self.folder))):
+                    matrix[index] = values
+
+            _run_all(copy, files)
+            _run_all(write, parts)
+            write_card(unfinished, steps)
 
 
-def require_matching(donor: Checkpoint, target: Checkpoint) -> None:
-    """Refuse folders whose models or tokenizers cannot exchange channels.
+def open_donor(
+    donor_dir: str | os.PathLike, target: Checkpoint, mask: ChannelMask
+) -> tuple[Checkpoint, dict[str, Selection]]:
+    """Open a folder that masked channels can move from, and say what of each parameter moves.
 
     Raises:
-        ValueError: names each mismatch, or the folder where both are the same.
+        ValueError: models or tokenizers do not fit, both folders are the same, the mask is of
+            another model, or a parameter that moves is not stored as it should be.
     """
+    donor = Checkpoint(donor_dir)
     folders = donor.folder, target.folder
     if donor.folder.resolve() == target.folder.resolve():
         raise ValueError(
@@ -177,6 +197,10 @@ def require_matching(donor: Checkpoint, target: Checkpoint) -> None:
     alike &= have_same_tokenizer(*folders)
     tokenizers = [] if alike else [load_tokenizer(folder) for folder in folders]
     require_pair(donor.model, target.model, *tokenizers)
+    selected = selections(target.model, mask)
+    target.require(selected, "target")
+    donor.require(selected, "donor")
+    return donor, selected
 
 
 def transfer_checkpoint(
@@ -210,29 +234,22 @@ def transfer_checkpoint(
     output_dir = Path(output_dir)
     require_scale(scale)
     require_free(output_dir)
-    target, donor = Checkpoint(target_dir), Checkpoint(donor_dir)
-    require_matching(donor, target)
-    selected = selections(target.model, mask)
-    target.require(selected, "target")
-    donor.require(selected, "donor")
+    target = Checkpoint(target_dir)
+    donor, selected = open_donor(donor_dir, target, mask)
     step = describe_step("transfer", target.folder, donor.folder, mask, scale)
-    steps = [*read_steps(target.folder), step]
-    with atomic_folder(output_dir) as unfinished:
-        target.rewrite(unfinished, selected, interpolation(donor.rows, selected, scale))
-        write_card(unfinished, steps)
+    change = interpolation(donor.rows, selected, scale)
+    target.rewrite(output_dir, selected, change, [*read_steps(target.folder), step])
     return output_dir
 
 
-def _run_all(function: Callable, arguments: Iterable[tuple]) -> None:
+def _run_all(function: Callable, arguments: Iterable) -> None:
     """Call a function in several threads, in each of which torch computes by itself."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # new threads begin with this number
-    pool = ThreadPoolExecutor(_THREADS)
     try:
-        for job in [pool.submit(function, *each) for each in arguments]:
-            job.result()
+        with ThreadPoolExecutor(_THREADS) as pool:
+            deque(pool.map(function, arguments), maxlen=0)  # raises what one of them raised
     finally:
-        pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)
 
 

@@ -21,9 +21,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from actlib.cards import describe_step, read_steps, write_card
-from actlib.checkpoint import Checkpoint, require_matching
-from actlib.files import atomic_folder, require_free
+from actlib.cards import describe_step, read_steps
+from actlib.checkpoint import Checkpoint, open_donor
+from actlib.files import require_free
 from actlib.masks import ChannelMask, require_fit
 from actlib.pairs import require_pair
 from actlib.parameters import channel_norms, differences
@@ -131,11 +131,7 @@ def merge_checkpoint(
     require_free(output_dir)
     base, donors = Checkpoint(base_dir), dict[str, Rows]()
     for number, (donor_dir, mask, _) in enumerate(contributions, start=1):
-        donor = Checkpoint(donor_dir)
-        require_matching(donor, base)
-        selected = selections(base.model, mask)
-        donor.require(selected, "donor")
-        base.require(selected, "base")
+        donor, _ = open_donor(donor_dir, base, mask)
         donors[f"donor {number} ({donor.folder})"] = donor.rows
     union, collided, change = _settle(base.model, base.rows, donors, contributions, collisions)
     settled = {"collisions": collisions, "collided_channels": collided}
@@ -143,9 +139,7 @@ def merge_checkpoint(
         describe_step("merge", base.folder, donor, mask, scale, **settled)
         for donor, mask, scale in contributions
     ]
-    with atomic_folder(output_dir) as unfinished:
-        base.rewrite(unfinished, selections(base.model, union), change)
-        write_card(unfinished, steps)
+    base.rewrite(output_dir, selections(base.model, union), change, steps)
     return MergeReport(union, collided, collisions, folder=output_dir)
 
 

@@ -20,10 +20,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from actlib.cards import describe_step, read_steps, write_card
+from actlib.cards import describe_step, read_steps
 from actlib.channels import unwrapped
-from actlib.checkpoint import Checkpoint, require_matching
-from actlib.files import atomic_folder, require_free, save_tensors
+from actlib.checkpoint import Checkpoint, open_donor
+from actlib.files import require_free, save_tensors
 from actlib.masks import ChannelMask, shortened
 from actlib.pairs import require_pair
 from actlib.patch_file import FORMAT, KIND, Edit, PatchInfo, digest, gather, load_patch
@@ -185,9 +185,7 @@ def _switch(
         steps.append(info.metadata)
     elif info.metadata in steps:
         steps.remove(info.metadata)
-    with atomic_folder(out) as unfinished:
-        folder.rewrite(unfinished, edits, change)
-        write_card(unfinished, steps)
+    folder.rewrite(out, edits, change, steps)
     return out
 
 
@@ -264,11 +262,8 @@ def _open_pair(
         return target, rows_of(target), rows_of(donor), selections(target, mask)
     if isinstance(target, nn.Module) or isinstance(donor, nn.Module):
         raise ValueError("target and donor must both be folders, or both be models in memory")
-    ours, theirs = Checkpoint(target), Checkpoint(donor)
-    require_matching(theirs, ours)
-    selected = selections(ours.model, mask)
-    ours.require(selected, "target")
-    theirs.require(selected, "donor")
+    ours = Checkpoint(target)
+    theirs, selected = open_donor(donor, ours, mask)
     return ours.model, ours.rows, theirs.rows, selected
 
 

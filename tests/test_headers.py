@@ -93,18 +93,7 @@ def test_a_tensor_that_its_shard_lacks_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change",
-    [
-        {"shape": [-2, 2]},
-        {"shape": [2, 3]},
-        {"shape": "22"},
-        {"data_offsets": [16, 0]},
-        {"data_offsets": [-16, 0]},
-        {"data_offsets": [0]},
-        {"data_offsets": [0.0, 16.0]},
-        {"shape": [2**40, 2**40]},
-        {"shape": [2**40], "data_offsets": [0, 2**42]},
-    ],
+    "change", [{"shape": [2, 3]}, {"data_offsets": [-16, 0]}, {"shape": [2**40, 2**40]}]
 )
 def test_a_header_that_contradicts_itself_is_refused(tmp_path, change):
     entry = {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}

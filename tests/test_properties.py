@@ -122,16 +122,6 @@ def test_a_damaged_patch_is_refused_or_gives_the_moved_model(whole, tmp_path, fa
 
 
 @CALM
-@given(damage=damages)
-def test_damaged_weights_are_refused_or_every_tensor_can_be_read(whole, tmp_path, damage):
-    data = (whole / "target" / SINGLE).read_bytes()
-    (tmp_path / SINGLE).write_bytes(damaged(data, damage))
-    found = loaded(lambda: stored_tensors(tmp_path)) or {}
-    for tensor in found.values():
-        assert loaded(lambda tensor=tensor: tensor.open(tmp_path).shape) in (tensor.shape, None)
-
-
-@CALM
 @given(header=st.one_of(st.binary(max_size=40), values.map(lambda v: json.dumps(v).encode())))
 @example(header=b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}')
 @example(header=b"[" * 100_000)
