@@ -43,11 +43,7 @@ _UNREADABLE = (
 
 
 def require_free(output: Path) -> None:
-    """Refuse an output folder that holds something.
-
-    Raises:
-        ValueError: names the folder.
-    """
+    """Raise ValueError for an output folder that holds something."""
     if output.is_file() or (output.is_dir() and any(output.iterdir())):
         raise ValueError(f"the output folder {output} exists and is not empty; name another")
 
@@ -98,11 +94,7 @@ def write_text(output: Path, text: str) -> None:
 
 
 def require_metadata(metadata: Mapping[str, str], reserved: tuple[str, ...] = (RESERVED,)) -> None:
-    """Refuse metadata that a file could not hold or would not give back.
-
-    Raises:
-        ValueError: a key is reserved, or an entry is no text.
-    """
+    """Raise ValueError for metadata that a file could not hold or would not give back."""
     for key, value in metadata.items():
         if key in reserved:
             raise ValueError(

@@ -171,11 +171,7 @@ def random_like(mask: ChannelMask, generator_seed: int, per_module: bool = True)
 def require_same_channels(
     expected: Mapping[str, Tensor | int], given: Mapping[str, Tensor | int], complaint: str
 ) -> None:
-    """Refuse modules, each with its number of channels or as many values, that differ.
-
-    Raises:
-        ValueError: opens with `complaint` and names the differences.
-    """
+    """Raise ValueError, opening with `complaint`, for modules or channel numbers that differ."""
     ours, theirs = (
         {name: each if isinstance(each, int) else each.numel() for name, each in side.items()}
         for side in (expected, given)
@@ -192,11 +188,7 @@ def require_same_channels(
 
 
 def require_fit(model: nn.Module, mask: ChannelMask) -> None:
-    """Refuse a mask of another model, and a model whose modules have other names or outputs.
-
-    Raises:
-        ValueError: names what differs.
-    """
+    """Raise ValueError for a mask of another model, and for a model that is wrapped."""
     require_unwrapped(model)
     expected = {name: module.channels for name, module in channel_modules(model).items()}
     require_same_channels(expected, mask.channels, "the mask is of another model")

@@ -98,11 +98,7 @@ def require_pair(
     donor_tokenizer: "Tokenizer | None" = None,
     target_tokenizer: "Tokenizer | None" = None,
 ) -> None:
-    """Refuse models that cannot exchange channels, and warn of tokenizers that differ in a little.
-
-    Raises:
-        ValueError: names each mismatch of `check_pair`, up to five of them.
-    """
+    """Raise ValueError for models that do not fit, and warn where tokenizers differ in a little."""
     mismatches = check_pair(donor, target, donor_tokenizer, target_tokenizer)
     if mismatches:
         raise ValueError(f"donor and target do not fit: {shortened(mismatches)}")

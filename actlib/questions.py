@@ -101,22 +101,14 @@ def split_of(key: str) -> str:
 
 
 def require_known(name: str, given: Iterable[str], choices: Sequence[str]) -> None:
-    """Refuse values outside a list of choices.
-
-    Raises:
-        ValueError: a value is not among the choices; the sentence names them.
-    """
+    """Raise ValueError, naming the choices, for a value that is none of them."""
     for value in given:
         if value not in choices:
             raise ValueError(f"Unknown {name} {value!r}; choose from {', '.join(choices)}.")
 
 
 def require_text(where: str, row: Mapping, *names: str) -> None:
-    """Refuse a row in which one of some columns is missing or holds no text.
-
-    Raises:
-        ValueError: the sentence names the row and the column.
-    """
+    """Raise ValueError, naming row and column, where one of some columns holds no text."""
     for name in names:
         value = row.get(name)
         if not isinstance(value, str) or not normalize_text(value):

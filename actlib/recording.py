@@ -220,11 +220,7 @@ class DifferenceSums:
 
 
 def require_differing(values: Mapping[str, Tensor], reason: str) -> None:
-    """Refuse scores that are all 0 because donor and target do what the reason says.
-
-    Raises:
-        ValueError: says so.
-    """
+    """Raise ValueError for scores that are all 0, as donor and target do what the reason says."""
     if not any(part.any() for part in values.values()):
         raise ValueError(
             f"donor and target {reason}, so no channel ranks before another; record two models "

@@ -78,8 +78,12 @@ def pair_report(
     if apart:
         warnings.append(f"{len(apart)} parameters of no channel never move, such as {apart[0]}")
     names = [name for name, _ in models[1].named_parameters() if name not in apart]
-    if not mismatches:
-        mismatches = _storage_faults(parameters, names)
+    for role, side in zip(SIDES, parameters, strict=True):
+        try:
+            if not mismatches and isinstance(side, Checkpoint):
+                side.require(names, role)
+        except ValueError as error:
+            mismatches = [str(error)]
     in_memory = [each for each in parameters if not isinstance(each, Checkpoint)]
     if mismatches or any(p.is_meta for each in in_memory for p in each.values()):
         names = []
@@ -148,18 +152,6 @@ def _tokenizer_doubts(
     return doubts
 
 
-def _storage_faults(sides: tuple[Mapping[str, Tensor], ...], names: list[str]) -> list[str]:
-    """What keeps parameters in files from being read."""
-    faults = []
-    for role, side in zip(SIDES, sides, strict=True):
-        try:
-            if isinstance(side, Checkpoint):
-                side.require(names, role)
-        except ValueError as error:
-            faults.append(str(error))
-    return faults
-
-
 @torch.no_grad()
 def _compare_weights(
     donor: Mapping[str, Tensor], target: Mapping[str, Tensor], names: list[str]
@@ -208,9 +200,6 @@ def _change_doubts(table: pd.DataFrame) -> list[str]:
     if donor != target:
         dtypes = " against ".join(", ".join(sorted(side)) for side in (donor, target))
         doubts.append(f"dtype {dtypes}: values are rounded to the target's as they move")
-        # Rounding moves by half a step at most.
-        if overall <= max(torch.finfo(getattr(torch, each)).eps for each in donor | target) / 2:
-            doubts.append("the change is no larger than rounding between the dtypes can make it")
     if overall > FAR:
         doubts.append(
             f"the models are far apart (more than {FAR:g}; unrelated ones are near 1.4): is one "

@@ -142,11 +142,7 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
 
 
 def require_no_adapter(folder: Path) -> None:
-    """Refuse a folder that peft wrote.
-
-    Raises:
-        ValueError: names the remedy.
-    """
+    """Raise ValueError for a folder that peft wrote."""
     if (folder / ADAPTER).is_file():
         raise ValueError(
             f"the model folder {folder} holds an adapter ({ADAPTER}), which names a model "

@@ -15,11 +15,7 @@ from torch import Tensor
 
 
 def require_percent(*percents: float) -> None:
-    """Refuse what is no share of the channels.
-
-    Raises:
-        ValueError: a percent is not above 0 and up to 100.
-    """
+    """Raise ValueError for a percent that is not above 0 and up to 100."""
     for percent in percents:
         if not 0 < percent <= 100:
             raise ValueError(f"percent must be above 0 and at most 100, got {percent:g}")

@@ -239,12 +239,7 @@ def selections(model: nn.Module, mask: ChannelMask) -> dict[str, Selection]:
 def require_finite(
     name: str, values: Tensor, sources: Mapping[str, Tensor], scale: float | str
 ) -> None:
-    """Refuse new values of a parameter that are NaN or infinite, which would spread to all outputs.
-
-    Raises:
-        ValueError: names the parameter, and the source ("the donor") that is not finite itself, or
-            else the scale.
-    """
+    """Raise ValueError for new values that are NaN or infinite, naming the source or scale."""
     # The sum is not finite if an entry is not; one that only overflows is looked at in full.
     if values.sum().isfinite() or values.isfinite().all():
         return
@@ -261,10 +256,6 @@ def require_finite(
 
 
 def require_scale(scale: float) -> None:
-    """Refuse a scale that is NaN or infinite.
-
-    Raises:
-        ValueError: names the scale.
-    """
+    """Raise ValueError for a scale that is NaN or infinite."""
     if not math.isfinite(scale):
         raise ValueError(f"scale must be a finite number, got {scale}")

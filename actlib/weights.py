@@ -41,32 +41,20 @@ _UNQUANTIZED = (
 
 
 def require_float_weights(model: nn.Module) -> None:
-    """Refuse a model whose weights are no plain numbers.
-
-    Raises:
-        ValueError: as `describe_fault` says.
-    """
+    """Raise ValueError for a model whose weights are no plain numbers, see `describe_fault`."""
     if fault := describe_fault(model):
         raise ValueError(fault)
 
 
 def require_unwrapped(model: nn.Module) -> None:
-    """Refuse a model whose modules give less than it computes with, or have other names.
-
-    Raises:
-        ValueError: names the module and the remedy.
-    """
+    """Raise ValueError for a module that gives less than the model computes with."""
     for name, module in unwrapped(model).named_modules():
         if fault := _describe_wrapping(module):
             raise ValueError(f"{_called(name)} {fault}")
 
 
 def require_in_memory(*models: nn.Module) -> None:
-    """Refuse models whose weights are not there to be read or written between two forwards.
-
-    Raises:
-        ValueError: names the first such parameter.
-    """
+    """Raise ValueError for weights that are not there to be read or written between forwards."""
     for model in models:
         for name, parameter in model.named_parameters():
             if parameter.is_meta:
@@ -77,12 +65,7 @@ def require_in_memory(*models: nn.Module) -> None:
 
 
 def require_writable(model: nn.Module) -> None:
-    """Refuse a model of which a parameter could not be set, before the first one is.
-
-    Raises:
-        ValueError: as `require_float_weights` and `require_in_memory`, or a parameter was made in
-            inference mode.
-    """
+    """Raise ValueError for a model of which a parameter could not be set, before the first is."""
     require_float_weights(model)
     require_in_memory(model)
     for name, parameter in model.named_parameters():

@@ -118,11 +118,6 @@ def round_off(donor, target):
     target.bfloat16()
 
 
-def round_off_a_copy(donor, target):
-    donor.load_state_dict(target.state_dict())
-    target.bfloat16()
-
-
 def equate(donor, target):
     donor.load_state_dict(target.state_dict())
 
@@ -140,7 +135,6 @@ def add_gates(donor, target):
         (rotate, "warnings", "rope_parameters.rope_theta 1000000.0 against 10000.0"),
         (rotate_by_kind, "warnings", "rope_parameters.local.rope_theta 10000.0 against 20000.0"),
         (round_off, "warnings", "dtype float32 against bfloat16"),
-        (round_off_a_copy, "warnings", "no larger than rounding"),
         (equate, "warnings", "identical: there is nothing to transfer"),
         (add_gates, "warnings", "2 parameters of no channel .* model.layers.1.gates.0"),
     ],
