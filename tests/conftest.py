@@ -38,6 +38,19 @@ def pair(family):
     return make
 
 
+@pytest.fixture
+def folders(pair, tmp_path):
+    """`folders(architecture, dtype, shard_size, donor_size)`: a pair, also saved in tmp_path."""
+
+    def make(architecture="llama_tied", dtype=torch.float32, shard_size="1GB", donor_size="1GB"):
+        donor, target = pair(architecture, dtype)
+        donor.save_pretrained(tmp_path / "donor", max_shard_size=donor_size)
+        target.save_pretrained(tmp_path / "target", max_shard_size=shard_size)
+        return donor, target
+
+    return make
+
+
 @pytest.fixture(params=ARCHITECTURES)
 def architecture(request):
     """Each of five model families in turn, those that differ most."""

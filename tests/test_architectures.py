@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from slow_reference import HEADS_FIRST, expected_scores, hook_count, moving_elements, slow_nll
-from tiny_models import LINEAR_ATTENTION, RECURRENT, random_mask
+from tiny_models import LINEAR_ATTENTION, RECURRENT, random_mask, same_bits
 from torch import nn
 
 from actlib.activations import record_activations
@@ -35,10 +35,6 @@ def state_of(model):
 
 def owners(parameters):
     return {name.rpartition(".")[0] for name in parameters}
-
-
-def same_bits(ours, theirs):
-    return ours.keys() == theirs.keys() and all(map(torch.equal, ours.values(), theirs.values()))
 
 
 @pytest.mark.parametrize("size", [1, 4])

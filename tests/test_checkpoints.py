@@ -6,28 +6,11 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from tiny_models import random_mask
+from tiny_models import contents, random_mask
 
 import actlib.transfer
 from actlib.checkpoint import transfer_checkpoint
 from actlib.transfer import transfer_
-
-
-def contents(folder):
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-
-
-@pytest.fixture
-def folders(pair, tmp_path):
-    """`folders(architecture, dtype, shards)`: donor, target, mask; folders under tmp_path."""
-
-    def make(architecture="llama_tied", dtype=torch.float32, shard_size="1GB", donor_size="1GB"):
-        donor, target = pair(architecture, dtype)
-        donor.save_pretrained(tmp_path / "donor", max_shard_size=donor_size)
-        target.save_pretrained(tmp_path / "target", max_shard_size=shard_size)
-        return donor, target, random_mask(target)
-
-    return make
 
 
 def run(tmp_path, mask, **changes):
@@ -40,7 +23,8 @@ def run(tmp_path, mask, **changes):
 
 @pytest.mark.parametrize(("dtype", "shard_size"), [(torch.float32, "5KB"), (torch.bfloat16, "1GB")])
 def test_same_bytes_as_in_memory(folders, tmp_path, any_architecture, dtype, shard_size):
-    donor, target, mask = folders(any_architecture, dtype, shard_size, donor_size="8KB")
+    donor, target = folders(any_architecture, dtype, shard_size, donor_size="8KB")
+    mask = random_mask(target)
     before = contents(tmp_path / "target")
     assert any("index" in name for name in before) == (shard_size == "5KB")
     assert run(tmp_path, mask) == tmp_path / "output"
@@ -55,7 +39,8 @@ def test_same_bytes_as_in_memory(folders, tmp_path, any_architecture, dtype, sha
 
 def test_experts_of_either_storage_move_to_either(folders, tmp_path):
     """Donor and target, each stored expert by expert or packed, all give the same values."""
-    donor, target, mask = folders("mixtral", torch.bfloat16, shard_size="9KB")
+    donor, target = folders("mixtral", torch.bfloat16, shard_size="9KB")
+    mask = random_mask(target)
     for name, model in (("donor", donor), ("target", target)):
         packed = tmp_path / f"{name} packed"
         shutil.copytree(tmp_path / name, packed, ignore=shutil.ignore_patterns("model*"))
@@ -75,7 +60,8 @@ def test_experts_of_either_storage_move_to_either(folders, tmp_path):
 
 
 def test_shards_beside_a_single_file_are_left_out(folders, tmp_path):
-    donor, target, mask = folders("llama", shard_size="5KB")
+    donor, target = folders("llama", shard_size="5KB")
+    mask = random_mask(target)
     target.save_pretrained(tmp_path / "single")
     for path in (tmp_path / "target").glob("model*"):
         shutil.copy(path, tmp_path / "single" / path.name)
@@ -87,7 +73,8 @@ def test_shards_beside_a_single_file_are_left_out(folders, tmp_path):
 
 
 def test_output_loads_and_says_what_was_done(folders, tmp_path):
-    _, target, mask = folders()
+    _, target = folders()
+    mask = random_mask(target)
     (tmp_path / "target" / "pytorch_model.bin").write_text("the target's weights, not the output's")
     run(tmp_path, mask, scale=0.25)
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "output")
@@ -100,7 +87,8 @@ def test_output_loads_and_says_what_was_done(folders, tmp_path):
 
 
 def test_stored_names_without_the_model_prefix_are_found(folders, tmp_path):
-    donor, target, mask = folders("gpt2")
+    donor, target = folders("gpt2")
+    mask = random_mask(target)
     path = tmp_path / "target" / "model.safetensors"
     bare = {name.removeprefix("transformer."): t for name, t in load_file(path).items()}
     save_file(bare, path, {"format": "pt"})
@@ -128,7 +116,8 @@ def only_inputs(tmp_path):
 
 
 def test_taken_output_is_refused_and_kept(folders, tmp_path):
-    _, _, mask = folders()
+    _, target = folders()
+    mask = random_mask(target)
     before = contents(tmp_path / "target")
     with pytest.raises(ValueError, match="exists and is not empty"):
         run(tmp_path, mask, output_dir="target")
@@ -140,7 +129,8 @@ def test_taken_output_is_refused_and_kept(folders, tmp_path):
 
 
 def test_empty_output_folder_and_new_parents_are_used(folders, tmp_path):
-    _, _, mask = folders()
+    _, target = folders()
+    mask = random_mask(target)
     (tmp_path / "output").mkdir()
     run(tmp_path, mask)
     run(tmp_path, mask, output_dir=Path("deep") / "er")
@@ -149,7 +139,8 @@ def test_empty_output_folder_and_new_parents_are_used(folders, tmp_path):
 
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
 def test_nothing_half_made_is_left_after_an_error(folders, tmp_path, monkeypatch, error):
-    _, _, mask = folders()
+    _, target = folders()
+    mask = random_mask(target)
     calls = []
 
     def fail(before, *_args):

@@ -14,19 +14,6 @@ from actlib.patches import make_patch
 from actlib.sparse import patch_of_sparse, sparse_values
 
 
-@pytest.fixture
-def folders(pair, tmp_path):
-    """Donor and target of a family, also saved under tmp_path."""
-
-    def save(architecture):
-        donor, target = pair(architecture, torch.float32)
-        donor.save_pretrained(tmp_path / "donor")
-        target.save_pretrained(tmp_path / "target")
-        return donor, target
-
-    return save
-
-
 def test_a_mask_goes_to_json_and_back(tmp_path):
     channels = {"zebra": torch.tensor([False, True, True]), "apple": torch.tensor([False] * 2)}
     mask, path = ChannelMask(channels, {"ability": "Übung"}), tmp_path / "mask.json"

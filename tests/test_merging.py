@@ -3,7 +3,7 @@ from itertools import permutations
 
 import pytest
 import torch
-from tiny_models import random_mask
+from tiny_models import random_mask, same_bits, state_of
 
 from actlib.masks import ChannelMask
 from actlib.merging import merge
@@ -19,14 +19,6 @@ def contributions_for(family, architecture="qwen2", count=3, dtype=torch.float32
         (family(architecture, i + 1, dtype), random_mask(base, 0.4, i), scales[i])
         for i in range(count)
     ]
-
-
-def state_of(model):
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-
-def same_bits(ours, theirs):
-    return all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 @pytest.mark.parametrize("rule", RULES)

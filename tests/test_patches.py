@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import random_mask, tiny_model
+from tiny_models import contents, random_mask, tiny_model
 
 import actlib
 from actlib.cards import patch_card
@@ -23,10 +23,6 @@ def mask_for(model, share=0.3, modules=None, seed=5):
     return replace(random_mask(model, share, seed, modules), metadata={"ranking": "difference"})
 
 
-def contents(folder):
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-
-
 def weights(folder):
     return {n: d for n, d in contents(folder).items() if not n.startswith(("actlib", "README"))}
 
@@ -37,19 +33,6 @@ def bits(model):
 
 def same(model, before):
     return all(each.equal(before[name]) for name, each in bits(model).items())
-
-
-@pytest.fixture
-def folders(pair, tmp_path):
-    """`folders(architecture, dtype, shard_size)`: donor and target, also saved under tmp_path."""
-
-    def make(architecture="llama_tied", dtype=torch.float32, shard_size="1GB"):
-        donor, target = pair(architecture, dtype)
-        donor.save_pretrained(tmp_path / "donor")
-        target.save_pretrained(tmp_path / "target", max_shard_size=shard_size)
-        return donor, target
-
-    return make
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import torch
 import yaml
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
+from tiny_models import same_bits, tiny_model
 
 from actlib.channels import channel_modules
 from actlib.masks import ChannelMask
@@ -76,8 +77,6 @@ def loaded(read):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """Files of a mask, of scores, of a patch and of a model, and the pair they belong to."""
-    from tiny_models import tiny_model
-
     folder = tmp_path_factory.mktemp("whole")
     for name, seed in (("target", 0), ("donor", 1)):
         tiny_model("llama", seed).save_pretrained(folder / name)
@@ -91,10 +90,6 @@ def whole(tmp_path_factory):
     return folder
 
 
-def same(ours, theirs):
-    return ours.keys() == theirs.keys() and all(map(torch.equal, ours.values(), theirs.values()))
-
-
 @CALM
 @given(damage=damages)
 @example(damage=("flip", (0.9999, 0)))
@@ -102,10 +97,10 @@ def test_a_damaged_mask_or_scores_file_is_refused_or_gives_what_was_saved(whole,
     path = tmp_path / "file"
     path.write_bytes(damaged((whole / "mask").read_bytes(), damage))
     mask = loaded(lambda: ChannelMask.load(path))
-    assert mask is None or same(mask.channels, ChannelMask.load(whole / "mask").channels)
+    assert mask is None or same_bits(mask.channels, ChannelMask.load(whole / "mask").channels)
     path.write_bytes(damaged((whole / "scores").read_bytes(), damage))
     scores = loaded(lambda: ChannelScores.load(path))
-    assert scores is None or same(scores.values, ChannelScores.load(whole / "scores").values)
+    assert scores is None or same_bits(scores.values, ChannelScores.load(whole / "scores").values)
 
 
 @CALM
@@ -118,7 +113,7 @@ def test_a_damaged_patch_is_refused_or_gives_the_moved_model(whole, tmp_path, fa
     done = loaded(lambda: apply_patch(model, path) or True)
     if done:
         transfer_(target, family("llama", 1), ChannelMask.load(whole / "mask"), 0.5)
-    assert same(model.state_dict(), target.state_dict())
+    assert same_bits(model.state_dict(), target.state_dict())
 
 
 @CALM

@@ -13,6 +13,7 @@ import peft
 import pytest
 import torch
 import transformers
+from tiny_models import same_bits as same
 from tiny_models import tiny_model
 from torch import nn
 
@@ -203,10 +204,6 @@ def one_process():
 
 def state_of(model):
     return {name: tensor.clone() for name, tensor in unwrapped(model).state_dict().items()}
-
-
-def same(ours, theirs):
-    return ours.keys() == theirs.keys() and all(map(torch.equal, ours.values(), theirs.values()))
 
 
 def uses_of(donor, target, mask, batches, folder):

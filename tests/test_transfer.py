@@ -1,7 +1,7 @@
 import pytest
 import torch
 from slow_reference import moving_elements
-from tiny_models import random_mask
+from tiny_models import random_mask, same_bits, state_of
 from torch import nn
 
 from actlib.masks import ChannelMask
@@ -12,14 +12,6 @@ from actlib.transfer import (
     transfer_,
     transferred,
 )
-
-
-def state_of(model):
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-
-def same_bits(ours, theirs):
-    return all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 def test_tied_tensor_moves_each_element_once(pair):

@@ -176,3 +176,18 @@ def collate(items, size=3, side="left"):
             columns["answer_mask"].append(fill(answer, around))
         batches.append({key: torch.stack(values) for key, values in columns.items()})
     return batches
+
+
+def state_of(model):
+    """Copies of a model's numbers by name."""
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def same_bits(ours, theirs):
+    """Whether two mappings hold the same names and numbers."""
+    return ours.keys() == theirs.keys() and all(map(torch.equal, ours.values(), theirs.values()))
+
+
+def contents(folder):
+    """Bytes of all files below a folder."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
