@@ -83,7 +83,7 @@ def test_collisions_follow_their_rule(family, rule, architecture, name, read):
     before = read(base)
     deltas = [(read(donor) - before) * scale for donor, _, scale in contributions]
     claims = torch.stack([mask.channels[name] for _, mask, _ in contributions])
-    assert (claims.sum(0) > 1).any() and (claims.sum(0) == 0).any()
+    assert (claims.sum(0) > 1).any()
     merged = read(merge(base, contributions, rule).model)
     for channel in range(claims.shape[1]):
         steps = [deltas[i][channel] for i in claims[:, channel].nonzero().flatten().tolist()]
