@@ -70,8 +70,10 @@ def pair_report(
         ValueError: a place holds no model, or no usable safetensors files.
     """
     sides = _open(donor, donor_tokenizer), _open(target, target_tokenizer)
-    models, tokenizers, parameters = zip(*sides, strict=True)
-    mismatches = check_pair(*models, *tokenizers)
+    models = [side[0] for side in sides]
+    tokenizers = [side[1] for side in sides]
+    parameters = sides[0][2], sides[1][2]
+    mismatches = check_pair(models[0], models[1], *tokenizers)
     warnings = compare_settings(*models)[1] + _tokenizer_doubts(*tokenizers)
     warnings += [] if mismatches else describe_rows(*models)
     apart = list(dict.fromkeys(name for model in models for name in uncovered_parameters(model)))
