@@ -129,7 +129,10 @@ class ChannelMask:
         """
         if Path(path).suffix == ".json":
             return _read_json(Path(path))
-        return cls(*load_tensors(path, "ChannelMask"))
+        channels, metadata = load_tensors(path, "ChannelMask")
+        if any(each.dtype != torch.bool or each.ndim != 1 for each in channels.values()):
+            raise ValueError(f"{path} is a damaged ChannelMask file: expected rows of yes and no")
+        return cls(channels, metadata)
 
     def _combine(
         self, other: "ChannelMask", word: str, rule: Callable[[Tensor, Tensor], Tensor]

@@ -168,6 +168,15 @@ class ChannelScores:
         except (KeyError, ValueError) as error:
             damage = f"{path} is a damaged ChannelScores file ({error!r})"
             raise ValueError(f"{damage}; record the scores again") from error
+        shapes = [{name: each.shape for name, each in part.items()} for part in parts.values()]
+        whole = all(tensor.ndim == 1 and tensor.is_floating_point() for tensor in tensors.values())
+        whole &= sizes.keys() in (set(), shapes[0].keys())
+        if not shapes[0] or any(each not in ({}, shapes[0]) for each in shapes) or not whole:
+            raise ValueError(
+                f"{path} is a damaged ChannelScores file (its parts do not fit); record them again"
+            )
+        if not all(tensor.isfinite().all() for tensor in tensors.values()):
+            raise ValueError(f"the scores in {path} hold NaN or infinite values; record them again")
         return cls(**parts, tokens=tokens, metadata=metadata, roles=roles, sizes=sizes, off=None)
 
     def _select(

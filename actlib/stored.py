@@ -123,9 +123,9 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
     files = sorted(set(placed.values())) or [SINGLE]
     missing = [file for file in files if not (folder / file).is_file()]
     if missing:
-        held = shortened(sorted(path.name for path in folder.iterdir()), 9)
+        names = shortened(sorted(path.name for path in folder.iterdir()), 9)
         raise ValueError(
-            f"the model folder {folder} lacks {', '.join(missing)} and holds {held or 'nothing'}; "
+            f"the model folder {folder} lacks {', '.join(missing)} and holds {names or 'nothing'}; "
             "name a folder that save_pretrained wrote, whole with the index of its shards (weights "
             "cut up by DeepSpeed or FSDP are put together first, and pickled ones never loaded)"
         )

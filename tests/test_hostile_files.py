@@ -11,11 +11,15 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from actlib.cards import write_card
 from actlib.checkpoint import Checkpoint
+from actlib.cli import main
 from actlib.loading import empty_model, load_pretrained
+from actlib.masks import ChannelMask
+from actlib.scores import ChannelScores
 from actlib.stored import SINGLE, stored_tensors
 from actlib.study import training
 from actlib.study.presets import WheelModel, load_preset
@@ -72,6 +76,17 @@ def test_pickled_weights_are_refused_unread(folder, mark, name):
             load()
 
 
+@pytest.mark.parametrize("kind", [ChannelMask, ChannelScores])
+def test_a_pickle_in_place_of_a_mask_or_of_scores_is_refused(kind, mark, tmp_path):
+    path = tmp_path / "given.safetensors"
+    path.write_bytes(pickle.dumps(Harm(mark)))
+    with pytest.raises(ValueError, match="not a readable"):
+        kind.load(path)
+    torch.save(Harm(mark), path)
+    with pytest.raises(ValueError, match="not a readable"):
+        kind.load(path)
+
+
 # Code of a model's own
 
 
@@ -125,6 +140,14 @@ def test_a_chat_template_reaches_nothing_of_python(folder, mark):
     tokenizer = load_pretrained(AutoTokenizer, folder)
     with pytest.raises(Exception, match="unsafe|undefined"):
         tokenizer.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False)
+
+
+def test_the_command_line_says_it_in_a_sentence(folder, mark, capsys):
+    with_code(folder, mark)
+    changed(folder / "config.json", model_type="own", auto_map={"AutoConfig": "own.C"})
+    assert main(["check", str(folder), str(folder)]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and "auto_map" in said and said.count("\n") == 1
 
 
 # YAML
@@ -224,6 +247,38 @@ def test_names_in_a_preset_lead_out_of_no_folder(small_preset, tmp_path, key):
     path.write_text(yaml.safe_dump(raw))
     with pytest.raises(ValueError, match="letters, digits|pattern"):
         load_preset(path)
+
+
+# Sizes
+
+
+def header(length, text=b""):
+    return length.to_bytes(8, "little") + text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        header(2**63),
+        header(100_000_001),
+        header(0),
+        b"\1\0",
+        header(60_000, b"[" * 60_000),
+        header(60_000, b'{"a":' * 12_000),
+    ],
+)
+def test_a_header_with_an_impossible_size_or_depth_is_refused_at_once(tmp_path, text):
+    import tracemalloc
+
+    with (tmp_path / SINGLE).open("wb") as stream:
+        stream.write(text)
+        stream.truncate(max(len(text), 2**34))  # 16 GiB that take no room on the disk
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="is not a safetensors file"):
+        stored_tensors(tmp_path)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 5e6
 
 
 # HTML

@@ -6,6 +6,7 @@ from actlib.masks import (
     ChannelMask,
     random_like,
     require_fit,
+    save_tensors,
     shortened,
 )
 from actlib.scores import ChannelScores
@@ -101,6 +102,13 @@ def test_numbers_that_changed_since_they_were_saved_are_refused(tmp_path):
     path.write_bytes(held)
     with pytest.raises(ValueError, match="damaged: its numbers are not those that were saved"):
         ChannelMask.load(path)
+
+
+@pytest.mark.parametrize("tensor", [torch.ones(3), torch.ones(2, 2, dtype=torch.bool)])
+def test_a_mask_holds_rows_of_yes_and_no(tmp_path, tensor):
+    save_tensors(tmp_path / "mask", "ChannelMask", {"a": tensor}, {})
+    with pytest.raises(ValueError, match="is a damaged ChannelMask file: expected rows of yes"):
+        ChannelMask.load(tmp_path / "mask")
 
 
 @pytest.mark.parametrize("per_module", [True, False])

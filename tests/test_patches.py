@@ -252,14 +252,22 @@ def lack(name):
 
 NAME = "model.norm.weight"
 DAMAGES = [
+    (lack(f"{NAME}.columns"), f"damaged: the rows or columns of {NAME}"),
     (lack(f"{NAME}.after"), f"damaged: the values of {NAME}"),
     (lack(f"{NAME}.before"), f"damaged: the original values of {NAME} have no SHA-256"),
     (spoil(f"{NAME}.rows", lambda rows: rows.long()), f"damaged: the rows or columns of {NAME}"),
+    (spoil(f"{NAME}.rows", lambda rows: rows[None]), f"damaged: the rows or columns of {NAME}"),
     (spoil(f"{NAME}.rows", lambda rows: rows & False), f"damaged: the values of {NAME}"),
     (spoil(f"{NAME}.after", lambda values: values[1:]), f"damaged: the values of {NAME}"),
+    (spoil(f"{NAME}.after", lambda values: values.half()), f"damaged: the values of {NAME}"),
+    (spoil(f"{NAME}.after", lambda values: values[None]), f"damaged: the values of {NAME}"),
+    (lack("parameters"), "damaged: .*parameters"),
+    (lambda _, metadata: metadata.update(parameters="0"), "damaged: .*parameters"),
     (lambda _, metadata: metadata.update(parameters="many"), "damaged: .*many"),
     (lambda _, metadata: metadata.update(before_sha256="[" * 10**5), "damaged"),
+    (lambda _, metadata: metadata.update(before_sha256="7"), "damaged"),
     (lambda _, metadata: metadata.update(format="3"), "of format 3, and this version of actlib"),
+    (lack("format"), "of format 1, and this version of actlib"),
     (lambda _, metadata: metadata.update(parameters="70000"), "a model with 70000 parameters, thi"),
 ]
 
