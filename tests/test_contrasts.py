@@ -31,7 +31,7 @@ def test_resampling_few_seeds_has_too_many_false_positives_and_students_t_has_no
         effect = np.repeat(rng.normal(0, 1, (seeds, 1)), 20, axis=1)
         seed, item = np.indices(effect.shape)
         table = pd.DataFrame({"seed": seed.ravel(), "item": item.ravel()})
-        frames = [table.assign(method="a", score=effect.ravel()), table.assign(method="b", score=0)]
+        frames = [table.assign(method="a", nll=effect.ravel()), table.assign(method="b", nll=0)]
         found = stats.differences(pd.concat(frames), "b", resamples=300).iloc[0]
         wrong += found.low > 0 or found.high < 0
         student += found.p_t < 0.05

@@ -55,7 +55,7 @@ def test_an_item_has_one_score_whatever_is_evaluated_beside_it(study):
     alone = study.evaluate(model, ["en-maths"])
     same = both[both["ability"] == "en-maths"].reset_index(drop=True)
     pd.testing.assert_frame_equal(same, alone)
-    assert (both["score"] == -both["nll"]).all() and both["item"].is_unique
+    assert both["item"].is_unique
     assert study.evaluate(model, ["en-maths"], "validation")["item"].nunique() == 4
 
 

@@ -12,7 +12,7 @@ def items(scores, seeds=None):
     """Items of a [seeds, items] array, or of one list if `seeds` is None."""
     grid = np.atleast_2d(np.asarray(scores, dtype=float))
     seed, item = np.indices(grid.shape)
-    table = pd.DataFrame({"item": item.ravel(), "seed": seed.ravel(), "score": grid.ravel()})
+    table = pd.DataFrame({"item": item.ravel(), "seed": seed.ravel(), "nll": grid.ravel()})
     return table if seeds is not None or len(grid) > 1 else table.drop(columns="seed")
 
 
@@ -50,7 +50,7 @@ def test_unpaired_frames_are_refused():
     with pytest.raises(ValueError, match="twice"):
         compare(one, pd.concat([one, one]))
     with pytest.raises(ValueError, match="NaN"):
-        compare(one, one.assign(score=[1.0, np.nan, 0.0]))
+        compare(one, one.assign(nll=[1.0, np.nan, 0.0]))
 
 
 def test_recovery_of_known_shares():
@@ -99,7 +99,7 @@ def test_abilities_have_their_own_gap_and_settings_share_it():
 
 def test_draws_are_averaged_and_the_baseline_is_taken_away():
     table = pd.concat(
-        items([1.0, 3.0]).assign(method=name, draw=draw, score=lambda t, x=shift: t["score"] + x)
+        items([1.0, 3.0]).assign(method=name, draw=draw, nll=lambda t, x=shift: t["nll"] + x)
         for name, draw, shift in (("a", 0, 0.0), ("b", 0, 1.0), ("b", 1, 2.0), ("c", 0, -1.0))
     )
     found = stats.differences(table, "a")
@@ -197,7 +197,7 @@ def test_seeds_count_equally_and_widen_the_interval():
     table = items(rng.normal(0, 0.1, (5, 60)) + np.arange(5)[:, None])
     one = ends(table[table["seed"] == 2].drop(columns="seed"))
     found = stats.means(table, []).iloc[0]
-    assert found["mean"] == pytest.approx(table["score"].mean()) and found["seeds"] == 5
+    assert found["mean"] == pytest.approx(table["nll"].mean()) and found["seeds"] == 5
     assert found["high"] - found["low"] > 10 * (one["high"] - one["low"])
 
 

@@ -1,6 +1,6 @@
 """Means of items and their bootstrap resamples, by training seed and by cluster of items.
 
-A table of items has one row an item: `item`, a score and, where there are any, `seed` (training),
+A table of items has one row an item: `item`, a measure such as `nll` and, where there are any, `seed` (training),
 `draw` (of a random method; draws are averaged) and `cluster`: items that are not independent, such
 as one computation asked in several languages, share one, and clusters are then drawn in the place
 of items.
@@ -44,7 +44,7 @@ class Resampled(NamedTuple):
     seeds: int
 
 
-def pivot_scores(items: pd.DataFrame, column: str, value: str = "score") -> pd.DataFrame:
+def pivot_scores(items: pd.DataFrame, column: str, value: str = "nll") -> pd.DataFrame:
     """Scores by seed and item (rows) and by the values of `column`, draws averaged.
 
     Raises:

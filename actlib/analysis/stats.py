@@ -30,7 +30,7 @@ REFERENCES = ("target", "donor")
 def means(
     items: pd.DataFrame,
     by: Sequence[str],
-    value: str = "score",
+    value: str = "nll",
     resamples: int = 2000,
 ) -> pd.DataFrame:
     """Mean of the column `value` with its interval for each group of the columns `by`.
@@ -52,7 +52,7 @@ def differences(
     items: pd.DataFrame,
     baseline: str,
     by: Sequence[str] = (),
-    value: str = "score",
+    value: str = "nll",
     resamples: int = 2000,
 ) -> pd.DataFrame:
     """Mean of each method minus that of the baseline on the same items, paired by item and seed.
@@ -91,7 +91,7 @@ def differences(
 def recovery(
     items: pd.DataFrame,
     by: Sequence[str],
-    value: str = "score",
+    value: str = "nll",
     resamples: int = 2000,
 ) -> pd.DataFrame:
     """Recovered share of the gap, (method - target) / (donor - target) of means, paired by item.

@@ -30,7 +30,7 @@ FEW_ITEMS = 12
 PACKAGES = ("actlib", "torch", "transformers", "datasets", "numpy", "pandas")
 EARLIER = "of an earlier run"
 UNITS = {
-    r"nll|score": "nats per answer token",
+    r"nll": "nats per answer token",
     r"exact|accuracy": "share of questions",
     r"recovery.*": "share of the gap; 0 target, 1 donor",
     r".*percent|p": "%",

@@ -40,7 +40,7 @@ from actlib.study.provenance import write_provenance
 from actlib.study.questions import Questions, data_digest
 from actlib.study.recorded import PARTS, Group, recorded_files
 
-ITEM_COLUMNS = ["ability", "item", "cluster", "nll", "score", "exact"]
+ITEM_COLUMNS = ["ability", "item", "cluster", "nll", "exact"]
 
 
 @dataclass
@@ -204,7 +204,7 @@ class Study:
 
         Returns:
             ability, item (unique over abilities), cluster (items that ask the same computation),
-            nll (nats per answer token), score (-nll) and exact (0 or 1).
+            nll (nats per answer token) and exact (0 or 1).
         """
         tables = []
         for ability in abilities:
@@ -212,7 +212,7 @@ class Study:
             table = evaluate(model, inputs)
             table["cluster"] = [clusters[item] for item in table["item"]]
             table["item"] = ability + "/" + table["item"].astype(str)
-            tables.append(table.assign(ability=ability, score=-table["nll"]))
+            tables.append(table.assign(ability=ability))
         return pd.concat(tables, ignore_index=True)[ITEM_COLUMNS]
 
     def scores(
