@@ -1,9 +1,9 @@
 """Means of items and their bootstrap resamples, by training seed and by cluster of items.
 
-A table of items has one row an item: `item`, a measure such as `nll` and, where there are any, `seed` (training),
-`draw` (of a random method; draws are averaged) and `cluster`: items that are not independent, such
-as one computation asked in several languages, share one, and clusters are then drawn in the place
-of items.
+A table of items has one row an item: `item`, a measure such as `nll` and, where there are any,
+`seed` (training), `draw` (of a random method; draws are averaged) and `cluster`: items that are not
+independent, such as one computation asked in several languages, share one, and clusters are then
+drawn in the place of items.
 
     wide = pivot_scores(items, "method")
     drawn = resample_means(wide, clusters_of(items))    # drawn.draws: [resamples, methods]
