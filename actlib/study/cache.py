@@ -238,6 +238,6 @@ def _add(path: Path, keys: Mapping[str, str], rows: pd.DataFrame) -> None:
             table = pd.concat([before, table], ignore_index=True) if len(before) else table
         measured = table.select_dtypes("float").columns.tolist()  # their bytes apart: half the size
         repeated = [name for name in table if name not in measured]
-        coding = {"use_byte_stream_split": measured, "use_dictionary": repeated}
+        coding: Any = {"use_byte_stream_split": measured, "use_dictionary": repeated}
         with atomic_file(path) as unfinished:
             table.to_parquet(unfinished, index=False, compression="zstd", **coding)
