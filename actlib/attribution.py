@@ -234,7 +234,7 @@ def _chunks(matrix: Float[Tensor, "rows columns"]) -> Iterator[slice]:
 def sum_attributions(scores: ChannelScores, model: nn.Module) -> float:
     """Sum over all channels, in nats per answer token, each parameter counted once.
 
-    About L(target) - L(target with all channels moved); how far it is off tells whether there were
+    About L(target) - L(target with all channels moved); how far it is off shows whether there were
     enough points. Of modules that are tied in the model the last alone counts, such as the LM head.
     """
     again = {name for group in tied_modules(model) for name in group[:-1]}

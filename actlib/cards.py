@@ -4,10 +4,10 @@
     write_card(folder, [*read_steps(folder), step])            # in the copy of the target's folder
     print(patch_card(inspect_patch("maths.safetensors")))      # to publish beside the patch
 
-`actlib.json` in a folder lists its steps for programs, and the card in README.md tells people the
-same, without a path of the machine. The target's own card goes beside it as `README.target.md`:
+`actlib.json` in a folder lists its steps for programs, and the card in README.md says the same for
+people, without a path of the machine. The target's own card goes beside it as `README.target.md`:
 what it reports was measured on the target, and its terms must not get lost. Its license, language
-and task are taken over. The prose stands in `templates/`. Names, rankings and abilities come from
+and task are taken over. The prose is in `templates/`. Names, rankings and abilities come from
 others and appear as plain text, whatever HTML or Markdown is in them.
 """
 

@@ -99,7 +99,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 def tied_modules(model: nn.Module) -> list[tuple[str, ...]]:
     """Groups of module names that share one weight tensor, such as a tied embedding and LM head.
 
-    Offloading puts a parameter of its own on the meta device for each name; there, what the model
+    Offloading puts a separate parameter on the meta device for each name; there, what the model
     of transformers declares as tied counts.
     """
     declared = getattr(model, "all_tied_weights_keys", None) or {}
@@ -149,7 +149,7 @@ def own_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
 def layer_of(name: str) -> int:
     """Layer index of a module name, or -1 for a module outside the layers.
 
-    Towers for images or sound count layers of their own, see `tower_of`.
+    Towers for images or sound count their own layers, see `tower_of`.
     """
     return next((int(part) for part in name.split(".") if part.isdecimal()), -1)
 
@@ -157,7 +157,7 @@ def layer_of(name: str) -> int:
 def tower_of(name: str) -> str:
     """Part of a module name that is about images or sound; "" for one of the language model.
 
-    It stands before the layer index: of `model.vision_tower.encoder.layers.3.mlp.fc1` it is
+    It comes before the layer index: of `model.vision_tower.encoder.layers.3.mlp.fc1` it is
     `vision_tower`, but a language model's `model.layers.3.vision_proj` has none.
     """
     parts = _split(name)[0]

@@ -48,7 +48,7 @@ def load_pretrained(kind: Any, place: Path | str, **options: Any) -> Any:
     Raises:
         ValueError: it is neither a model's folder nor to be had from the Hub, its weights are in no
             safetensors files or in some outside the folder, it holds an adapter, something in it
-            is damaged or missing, it could only be loaded by running code of its own, or it does
+            is damaged or missing, it could only be loaded by running its own code, or it does
             not fit into memory.
     """
     from transformers import AutoConfig

@@ -3,7 +3,7 @@
     check_pair(donor, target, donor_tokenizer, target_tokenizer)     # [] if they fit
     require_pair(donor, target)                                      # raises otherwise
 
-Quick, since no weight is read; `actlib.reports` tells more, for people to read.
+Quick, since no weight is read; `actlib.reports` says more, for people to read.
 """
 
 import warnings

@@ -58,7 +58,7 @@ def make_patch(
     metadata: Mapping[str, str] | None = None,
     reversible: bool = True,
 ) -> PatchInfo:
-    """Write what `transfer_` or `transfer_checkpoint` would change to a file of its own.
+    """Write what `transfer_` or `transfer_checkpoint` would change to a separate file.
 
     New values are target + scale * (donor - target), in the target's dtype. Source: ACT.
 

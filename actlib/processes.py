@@ -12,7 +12,7 @@ Each process has both models on its own device and returns the scores of all::
         scores.save("scores.safetensors")
 
 A process that is one of several finds that out here. In a process alone every function below does
-nothing. (`accelerate launch --cpu` starts one process whatever it is told; ACCELERATE_USE_CPU=true
+nothing. (`accelerate launch --cpu` starts one process whatever it is asked; ACCELERATE_USE_CPU=true
 with --multi_gpu starts several.)
 """
 

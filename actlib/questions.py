@@ -149,7 +149,7 @@ def read_exams(where: str, row: Mapping) -> dict:
 
 
 def _complete_rows(file: str, rows: Rows) -> Iterator[dict]:
-    """Rows of one file or split in the common columns; its first row tells the format."""
+    """Rows of one file or split in the common columns; its first row shows the format."""
     first = next(iter(rows.values()), {})
     format = "own"
     if file.endswith(".tsv"):

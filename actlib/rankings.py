@@ -10,7 +10,7 @@
 A ranking that is registered so is known at once to `ChannelScores.top(5, "squared")`, to
 `actlib mask --ranking` and to the legends of figures (as ``act_squared``). In the formulas d_i is
 the score of channel i (ACT, Eq. 2), and m is the channel's module; of attributions s_i is the score
-in nats, and they have rankings of their own. No torch is imported, so that figures need none.
+in nats, and they have their own rankings. No torch is imported, so that figures need none.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,7 +1,7 @@
 """Channel scores: how much each channel differs between two models, and the masks ranked from that.
 
 mask = scores.top(5)                                # 5 % by the paper's ranking, of all channels
-mask = scores.top(5, "scaled")                      # each module in units of its own activations
+mask = scores.top(5, "scaled")                      # each module in its activations' units
 mask = scores.relative_to(off).top(5, "contrast")   # what differs on this ability only
 mask = scores.top(5, without=["head", "embedding"]) # 5 % of the channels of the other modules
 """
@@ -74,7 +74,7 @@ class ChannelScores:
 
     @property
     def kind(self) -> str:
-        """What the values are: "attributions" or "differences", each with rankings of its own."""
+        """What the values are: "attributions" or "differences", each with its own rankings."""
         return "attributions" if self.metadata.get("method") == ATTRIBUTION else "differences"
 
     def relative_to(self, off: "ChannelScores") -> "ChannelScores":

@@ -1,6 +1,6 @@
 """Recording a pair of SmolLM2-135M's shape on the CPU, beside two bare passes over its batches.
 
-Each checkout runs in a process of its own::
+Each checkout runs in a separate process::
 
     python benchmarks/recording.py                      # 32 items of 50 tokens, 16 of them answer
     python benchmarks/recording.py --against OTHER      # also by another checkout, in turns

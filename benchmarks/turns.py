@@ -129,7 +129,7 @@ def peak_memory(run: Callable[[], object], pid: int) -> float:
 
 
 class Worker:
-    """A process, maybe of another environment, that sets up ways once and runs one when told."""
+    """A process, maybe of another environment, that sets up ways once and runs one when asked."""
 
     def __init__(self, command: Sequence[str], **environment: str) -> None:
         """Start a command whose script calls `serve`, with variables added to the environment."""

@@ -1,9 +1,12 @@
 """What the project says of itself in several files agrees."""
 
+import ast
+import json
 import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -159,6 +162,30 @@ def kept_tables():
 def test_the_findings_are_those_of_the_kept_tables():
     command = [sys.executable, "tools/write_findings.py", "--check"]
     assert subprocess.run(command, cwd=ROOT, check=False).returncode == 0
+
+
+# words that mean something else, or nothing, to a reader of the field
+AVOIDED = r"""\b(?:told|judg\w+|anew|hangs? on|of (?:one's|your) own|(?:not )?distinguishable from
+|arm is ahead|stands beside|cell of the sweep)\b""".replace("\n", "")
+
+
+def _prose() -> Iterator[tuple[str, str]]:
+    """Pages, text of the notebooks, and docstrings; not what was written of the first study."""
+    for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("data/*.md")]:
+        if path.name not in ("first_study.md", "LOG.md"):
+            yield str(path), path.read_text("utf-8")
+    for path in ROOT.glob("notebooks/*.ipynb"):
+        cells = json.loads(path.read_text("utf-8"))["cells"]
+        yield str(path), "\n".join("".join(c["source"]) for c in cells if "outputs" not in c)
+    for path in ROOT.glob("actlib/**/*.py"):
+        kinds = (ast.Module, ast.ClassDef, ast.FunctionDef)
+        nodes = [n for n in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(n, kinds)]
+        yield str(path), "\n".join(ast.get_docstring(node) or "" for node in nodes)
+
+
+def test_prose_is_in_the_words_of_the_field():
+    avoided = [(path, *re.findall(AVOIDED, text, re.IGNORECASE)) for path, text in _prose()]
+    assert not [(path, words) for path, *words in avoided if words]
 
 
 def test_files_of_the_package_that_the_settings_name_exist():

@@ -34,6 +34,7 @@ CONTENTS: dict[str, tuple[str, ...]] = {
     ),
     "Use it": (
         "docs/your_own_models",
+        "docs/inputs",
         "docs/at_7b",
         "docs/formats",
         "docs/families",
@@ -45,7 +46,7 @@ CONTENTS: dict[str, tuple[str, ...]] = {
         "docs/gallery",
         "api/index",
     ),
-    "What it rests on": (
+    "Background": (
         "models/index",
         "data/README",
         "docs/benchmarks",

@@ -102,7 +102,7 @@ def perturbed(model: nn.Module, seed: int) -> nn.Module:
 
 
 def trained_models() -> list[nn.Module]:
-    """A Llama of three layers, and three copies trained further on sequences of their own."""
+    """A Llama of three layers, and three copies trained further on their own sequences."""
     config = copy.deepcopy(tiny_model("llama", 0).config)
     config.num_hidden_layers = 3
     torch.manual_seed(0)

@@ -3,7 +3,7 @@
 python tools/lock.py      # after a pin NAME==VERSION was added, changed or removed by hand
 
 That is environment.yml, the versions for conda, and docs/licenses.md, read from what is installed.
-pip says which file it would take for each Python, and the hash that the index tells of it; nothing
+pip says which file it would take for each Python, and the hash that the index gives for it; nothing
 is installed. So the lock holds for Linux on x86-64; for another machine run this there. torch is in
 requirements-torch.lock without a hash: one version of it is served as different builds, for CPUs
 and for CUDA.

@@ -77,7 +77,7 @@ def gallery_page(folder: str = "figures/tiny") -> str:
 
 
 def captions() -> dict[str, str]:
-    """Caption of every figure, which stands in its notebook below the cell that saves it."""
+    """Caption of every figure, which is in its notebook below the cell that saves it."""
     notebooks = sorted(Path("notebooks").glob("*.ipynb"))
     return {name: text for path in notebooks for name, text in read_captions(path).items()}
 

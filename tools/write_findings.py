@@ -1,6 +1,6 @@
 """Write the table of verdicts in docs/findings.md from the kept contrasts; none of it is typed.
 
-python tools/write_findings.py            # rewrite what stands between the markers
+python tools/write_findings.py            # rewrite what is between the markers
 python tools/write_findings.py --check    # exit status 1 if it is out of date
 """
 

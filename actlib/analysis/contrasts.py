@@ -76,7 +76,7 @@ def contrast(
         treatment: value of the column `by`.
         control: likewise.
         value: column that is compared.
-        by: column that tells treatment and control apart.
+        by: column that holds treatment or control.
 
     Returns:
         claim, seed, treatment, control, difference (the last three in the unit of `value`; NaN

@@ -70,7 +70,7 @@ def composition(
 
     Args:
         table: kind, layer (-1 outside the layers) and value; of_mask_percent, where there is such
-            a column, stands beside each kind.
+            a column, is shown beside each kind.
         ax: axes to draw on.
         value: column of the numbers.
         label: what they are, with their unit.

@@ -93,7 +93,7 @@ def evaluate_tasks(
 def _find_tasks(asked: Sequence[str], local: Sequence[str], folder: str) -> tuple[list[str], Any]:
     """What the harness is to run, each once, and the `TaskManager` that knows it.
 
-    Local tasks go by the path of their YAML. The harness's index of its own takes many seconds to
+    Local tasks go by the path of their YAML. The harness's own index takes many seconds to
     read, so it is read once, and only where a name is not that of a local task.
     """
     if not asked:

@@ -102,7 +102,7 @@ def evaluate_prose(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
 def label_tokens(tokenizer: PreTrainedTokenizerBase, encoded: Encoded, row: Mapping) -> list[str]:
     """The part that each token belongs to by its first visible character; empty in the prompt.
 
-    The result is the row's ``value``, where it stands last (nowhere if the answer writes it another
+    The result is the row's ``value``, where it comes last (nowhere if the answer writes it another
     way, such as `1,200` for 1200); other digits and signs are equation.
     """
     start = encoded.answer_mask.index(True)

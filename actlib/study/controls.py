@@ -4,7 +4,7 @@
         mask = choose(scores=study.scores(pair, study.lost), **setting)
 
 Every method takes the same share of the channels, but channels differ in size, so `measure_size`
-tells the share of the parameters and of the squared distance that a mask moves.
+gives the share of the parameters and of the squared distance that a mask moves.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -58,7 +58,7 @@ def choose(method: str, top_percent: float, scores: ChannelScores, draw: int = 0
     Args:
         method: such as ``act_global``, the paper's.
         top_percent: share of the channels, above 0 and up to 100; ``all_rows`` takes them all.
-        scores: what the method ranks, of the kind that `kind_of` tells.
+        scores: what the method ranks, of the kind that `kind_of` gives.
         draw: number of the random draw, for the methods that draw.
 
     Raises:

@@ -104,7 +104,7 @@ def load_model(preset: Preset, name: str, place: Path | str, dtype: torch.dtype)
 
     It lies on a GPU if there is one, else in memory. A preset's own ``device_map`` spreads it over
     devices or offloads it, as accelerate does ("auto" fills the GPUs, then memory, then the disk).
-    An offloaded model can be recorded and judged; channels move between folders only.
+    An offloaded model can be recorded and evaluated; channels move between folders only.
 
     Raises:
         ValueError: there is nothing to load.

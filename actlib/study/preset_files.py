@@ -57,10 +57,10 @@ def complete_preset(content: object, path: Path, root: Path, taken: Iterable[str
     """A preset's content in full, with paths that are there made absolute.
 
     Args:
-        content: of the YAML; what lists no models is a pair of one's own.
+        content: of the YAML; a custom pair where it lists no models.
         path: of the YAML; its folder is where relative paths start, its name the default name.
         root: the project's folder, from which the data of a full preset are looked for first.
-        taken: names that a pair of one's own may not have.
+        taken: names that a custom pair may not have.
 
     Raises:
         ValueError: it holds no keys; or a pair lacks something, has a name that is taken, or

@@ -225,7 +225,7 @@ class Preset(Strict):
         return {k: spec for k, spec in self.models.items() if isinstance(spec, LoadedModel)}
 
     def abilities_of(self, model: str) -> list[str]:
-        """Abilities that a specialist stands for: those that it was trained on.
+        """Abilities of a specialist: those that it was trained on.
 
         Of a loaded model the lost ones if it is the donor, the retained ones if it is the target,
         otherwise all.

@@ -108,7 +108,7 @@ def cluster_of(row: Mapping) -> str:
 
 
 def partition(items: Iterable[dict], purpose: str) -> list[dict]:
-    """Items of data without splits of its own for a purpose: a third each, by hash of the text."""
+    """Items of data without its own splits for a purpose: a third each, by hash of the text."""
     place = list(PURPOSES).index(purpose)
     return [row for row in items if int(_text_digest(row), 16) % 3 == place]
 

@@ -288,7 +288,7 @@ def _state(run: Run, name: str, failed: set[Path], alone: bool, started: float) 
 
 
 def describe_failures(run: Run) -> str:
-    """What failed, why, and where the rest of it is told, in one sentence."""
+    """What failed, why, and where the rest of it is, in one sentence."""
     parts = []
     for log in sorted(failed_logs(run)) or [run.words]:
         text = log.read_text("utf-8", errors="replace") if log.is_file() else ""
