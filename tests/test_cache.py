@@ -174,7 +174,7 @@ def test_committed_rows_of_an_earlier_state_are_read_and_said(load, tmp_path, mo
     cache.use_folders(tmp_path / "cache", tmp_path / "committed")
     module = load()
     assert module.rows_of(5)["value"].tolist() == [10] and module.calls == []
-    assert "earlier state of actlib" in capsys.readouterr().out
+    assert "earlier state of actlib" in capsys.readouterr().err
     module.rows_of(6)
     assert module.calls == [6]
     cache.use_folders(tmp_path / "cache")

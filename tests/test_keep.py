@@ -20,7 +20,8 @@ def test_what_a_sweep_left_is_copied_to_where_readers_look(tmp_path):
     folder, root = tmp_path / "artifacts/tiny", tmp_path / "root"
     bar = {"output_type": "display_data", "data": {keep.WIDGET: {}, "text/plain": "0%"}}
     waited = "waiting for another process, writing a file (lock /home/ada/x.lock)\n"
-    words = {"output_type": "stream", "name": "stderr", "text": [waited, "a\n"]}
+    older = "items: rows measured by an earlier state of actlib\n"
+    words = {"output_type": "stream", "name": "stderr", "text": [waited, older, "a\n"]}
     table = {"output_type": "execute_result", "execution_count": 7, "data": {"text/html": "<b>"}}
     cells = [
         code("seeds = [0]", tags=["parameters"]),

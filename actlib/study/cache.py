@@ -17,6 +17,7 @@ import dis
 import functools
 import inspect
 import json
+import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, is_dataclass
@@ -34,7 +35,7 @@ from actlib.study.sources import digest_modules, digest_text, home_of, syntax_of
 KEYS = ["_setting", "_syntax", "_code"]
 """Columns of the files: digests of what a call was given, of the function, and of what it runs."""
 _READ: dict[tuple[Path, int], pd.DataFrame] = {}
-_TOLD: set[Path] = set()
+_ANNOUNCED: set[str] = set()
 _FOLDERS: dict[str, Any] = {"cache": Path("artifacts/cache"), "committed": None}
 
 
@@ -212,9 +213,10 @@ def _find(path: Path, keys: Mapping[str, str], older: bool = False) -> pd.DataFr
     rows = table[(table[wanted] == pd.Series(keys)[wanted]).all(axis=1)]
     if rows.empty:
         return None
-    if (rows["_code"] != keys["_code"]).any() and path not in _TOLD:
-        _TOLD.add(path)
-        print(f"{path.parent.name}, {path.stem}: rows measured by an earlier state of actlib")
+    name = path.parent.name
+    if (rows["_code"] != keys["_code"]).any() and name not in _ANNOUNCED:
+        _ANNOUNCED.add(name)
+        print(f"{name}: rows measured by an earlier state of actlib", file=sys.stderr)
     return rows.drop(columns=KEYS).reset_index(drop=True)
 
 
