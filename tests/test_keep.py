@@ -4,6 +4,10 @@ import importlib.util
 import json
 from pathlib import Path
 
+import pandas as pd
+
+from actlib.study import cache
+
 SCRIPT = Path(__file__).resolve().parents[1] / "tools" / "keep.py"
 spec = importlib.util.spec_from_file_location("keep", SCRIPT)
 keep = importlib.util.module_from_spec(spec)
@@ -34,9 +38,19 @@ def test_what_a_sweep_left_is_copied_to_where_readers_look(tmp_path):
     notebook.parent.mkdir(parents=True)
     notebook.write_text(json.dumps({"cells": cells, "metadata": metadata}))
     left = ["keep/results/tab00.csv", "keep/results/patch05.safetensors"]  # a patch is not kept
-    for name in (*left, "cache/items/seed0.parquet", "cache/old/seed0.parquet"):
+    for name in left:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(name)
+    kept_rows = root / "data/items/tiny/items/seed0.parquet"
+    for path, settings in {
+        kept_rows: ["read", "measured"],
+        root / "data/items/tiny/gone/seed0.parquet": ["read"],
+        folder / "cache/items/seed0.parquet": ["measured", "new"],
+        folder / "cache/old/seed0.parquet": ["measured"],
+    }.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows = pd.DataFrame({"_setting": settings, "nll": float(path != kept_rows)})
+        cache.write_rows(rows, path)
     (folder / "cache/items/.seed0.parquet.lock").touch()
     stale = root / "figures/tiny/tab99.csv"
     stale.parent.mkdir(parents=True)
@@ -47,7 +61,9 @@ def test_what_a_sweep_left_is_copied_to_where_readers_look(tmp_path):
         "figures/tiny/tab00.csv",
         "data/items/tiny/items/seed0.parquet",
     }
-    assert not stale.exists()
+    assert not stale.exists() and not (root / "data/items/tiny/gone").exists()
+    rows = pd.read_parquet(kept_rows).set_index("_setting")["nll"]
+    assert rows.to_dict() == {"read": 0, "measured": 1, "new": 1}
     first, told, second = json.loads(written[0].read_text())["cells"]
     assert told["source"] == ["The outputs below are of a run with `seeds = [0, 1]`."]
     assert (first["execution_count"], second["execution_count"]) == (1, 2)

@@ -8,7 +8,8 @@ takes from `artifacts/tiny` (or from `ACT_STORE`):
   the run (times, widgets, words about waiting) does not. Pictures get 128 colors, a third of the
   size, so that a notebook opens on a slow line; the files in `figures/` have them all.
 - figures and tables, to `figures/tiny/`; a patch that a notebook made stays where it is.
-- the rows of each cached function that the notebooks call, to `data/items/tiny/FUNCTION/`.
+- the rows of each cached function that the notebooks call, to `data/items/tiny/FUNCTION/`. Rows of
+  other settings that lie there stay: the run may have read them instead of measuring them.
 """
 
 import base64
@@ -20,9 +21,11 @@ import shutil
 import sys
 from pathlib import Path
 
+import pandas as pd
 from PIL import Image
 
 from actlib.files import write_text
+from actlib.study.cache import write_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -101,15 +104,30 @@ def keep(folder: Path, name: str, root: Path = ROOT) -> list[Path]:
         text = json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True)
         paths.append(root / "notebooks" / path.name)
         write_text(paths[-1], text + "\n")
-    for source, target in [(folder / "keep/results", root / "figures" / name)] + [
-        (folder / "cache" / function, root / "data/items" / name / function)
-        for function in sorted(cached_functions(texts))
-    ]:
-        shutil.rmtree(target, ignore_errors=True)
-        for path in sorted(path for path in source.glob("[!.]*") if path.suffix != ".safetensors"):
-            target.mkdir(parents=True, exist_ok=True)
-            paths.append(Path(shutil.copy2(path, target)))
+    results, figures = folder / "keep/results", root / "figures" / name
+    shutil.rmtree(figures, ignore_errors=True)
+    for path in sorted(path for path in results.glob("[!.]*") if path.suffix != ".safetensors"):
+        figures.mkdir(parents=True, exist_ok=True)
+        paths.append(Path(shutil.copy2(path, figures)))
+    items = root / "data/items" / name
+    functions = cached_functions(texts)
+    for old in items.glob("*"):
+        if old.name not in functions:
+            shutil.rmtree(old)
+    for path in sorted(folder.glob("cache/*/*.parquet")):
+        if path.parent.name in functions:
+            paths.append(items / path.parent.name / path.name)
+            add_rows(path, paths[-1])
     return paths
+
+
+def add_rows(measured: Path, kept: Path) -> None:
+    """Write the rows of a cache to the kept ones, in the place of those of the same settings."""
+    rows = pd.read_parquet(measured)
+    if kept.is_file():
+        before = pd.read_parquet(kept)
+        rows = pd.concat([before[~before["_setting"].isin(rows["_setting"])], rows])
+    write_rows(rows, kept)
 
 
 if __name__ == "__main__":
