@@ -72,7 +72,8 @@ def draw_figure(
         if not share and y in group and isinstance(group[y].dtype, pd.CategoricalDtype):
             group = group.assign(**{y: group[y].cat.remove_unused_categories()})
         plot(group, ax, **options)
-        ax.set_title(f"({chr(97 + number)}) {style.label_of(title)}" if panels else "")
+        letter = f"({chr(97 + number)}) " if len(groups) > 1 else ""
+        ax.set_title(letter + style.label_of(title) if panels else "")
         ax.set(xlabel=xlabel or ax.get_xlabel(), ylabel=ylabel or ax.get_ylabel())
         _hide_inner_labels(ax, number % columns > 0, number + columns < len(groups), share)
     for ax in axes.flat[len(groups) :]:
