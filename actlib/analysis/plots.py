@@ -55,7 +55,7 @@ def curves(
         ax.vlines(single[x].to_numpy(), single["low"], single["high"], color="black", linewidth=0.8)
     plot.plot()
     if null:
-        ax.axhline(table[null].mean(), **NULL, label="Chance", zorder=1)
+        ax.axhline(table[null].mean(), **NULL, label=label_of(null), zorder=1)
     for name, level in (levels or {}).items():
         ax.axhline(level, **NULL, zorder=1)
         aside: dict[str, Any] = {"xytext": (2, 0), "textcoords": "offset points", "va": "center"}
@@ -107,7 +107,7 @@ def intervals(
         y: column of the rows, in order of appearance, or of its categories.
         by: column that colors tell apart within a row; those of the rows themselves if none.
         log: logarithmic x axis.
-        null: column with the level of chance, marked by an upright line.
+        null: column with the level of a null, such as chance, an upright line with its name.
         zero: draw a line at 0.
         names: rows have display names; as written if false, such as modules.
     """
@@ -121,7 +121,7 @@ def intervals(
         plot = plot.add(so.Range(linewidth=0.9), *dodge, legend=False, xmin="low", xmax="high")
     if null:
         plot = plot.add(so.Dash(color="black", width=0.7), *dodge, legend=False, x=null)
-        ax.plot([], [], color="black", marker="|", linestyle="", markersize=6, label="Chance")
+        ax.plot([], [], color="black", marker="|", linestyle="", markersize=6, label=label_of(null))
     plot.add(so.Dot(edgewidth=0, pointsize=4), *dodge, legend=False).plot()
     if zero:
         ax.axvline(0, color="black", linewidth=0.6, zorder=1)
