@@ -287,11 +287,14 @@ class Study:
         """Write a figure with the table it draws: NAME.pdf, .png, .csv, .json."""
         drawing.save_figure(figure, table, name, self.results)
 
-    def holds(self, condition: Any) -> None:
+    def holds(self, condition: Callable[[], Any]) -> None:
         """Hold a sentence of the notebook to the numbers it speaks of, in the kept run alone.
+
+        Args:
+            condition: is called in the kept run; elsewhere what it names need not be there.
 
         Raises:
             AssertionError: the condition is false, and the run is the one whose outputs are kept.
         """
         if os.environ.get("ACT_KEPT_RUN") == self.preset.name:
-            assert bool(condition), "a sentence of this notebook no longer fits its numbers"
+            assert bool(condition()), "a sentence of this notebook no longer fits its numbers"

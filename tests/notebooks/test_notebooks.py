@@ -9,6 +9,8 @@ import os
 import re
 from pathlib import Path
 
+import pandas as pd
+import papermill
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -159,6 +161,24 @@ def test_the_tiny_run_has_no_errors_and_ran_to_the_end(path):
     assert not _errors(notebook)
     assert all(cell["execution_count"] for cell in _code(notebook) if _source(cell).strip())
     assert [cell for cell in _code(notebook) if 'preset = "tiny"' in _source(cell)]
+
+
+OTHER = {
+    "test_items": 4,
+    "percents": [2, 10],
+    "methods": ["act_global", "act_module"],
+    "others": [],
+}
+OTHER |= {"ours": ["attribution"], "interpolations": [0.5], "draws": 1, "rounds": 1, "map_items": 9}
+
+
+@pytest.mark.skipif(not EXECUTED, reason="nothing ran on the tiny family yet; `make test` does")
+def test_a_notebook_runs_at_other_sizes_than_those_of_its_sentences(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACT_RESULTS", str(tmp_path))
+    path = ROOT / "notebooks/03_sufficiency.ipynb"
+    papermill.execute_notebook(path, tmp_path / "03.ipynb", OTHER, cwd=path.parent)
+    table = pd.read_csv(tmp_path / "tab03_sufficiency.csv")
+    assert {*table["top_percent"]} == {2, 10} and {*table["items"]} == {16}
 
 
 @pytest.mark.skipif(not EXECUTED, reason="nothing ran on the tiny family yet; `make test` does")
