@@ -249,7 +249,7 @@ def test_the_page_on_adapting_a_figure_runs(tmp_path, monkeypatch):
     made = sorted(path.name for path in (tmp_path / "paper").iterdir())
     assert [name for name in made if name.endswith(".png")]
     assert width(tmp_path / "paper" / "recovery.png") == 909
-    assert width(tmp_path / "paper" / "fig03_parameters.png") == 1890
+    assert width(tmp_path / "paper" / "fig03_displacement.png") == 909
 
 
 def test_the_diagram_of_the_method_is_what_its_script_draws(tmp_path):

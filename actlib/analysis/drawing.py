@@ -1,8 +1,8 @@
 """Draws a figure at its final size, keeps its call beside its table, and draws it again from both.
 
     fig = draw_figure(plots.curves, table, x="top_percent", y="recovery", panels="ability")
-    save_figure(fig, table, "fig03_sufficiency", "figures/smol")    # pdf, png, csv, json
-    redraw_figures("figures/smol", "figures-acl", venue="acl")
+    save_figure(fig, table, "fig03_sufficiency", "figures/tiny")    # pdf, png, csv, json
+    redraw_figures("figures/tiny", "figures-acl", venue="acl")
 
 Drawing again needs no model and no torch.
 """
@@ -111,7 +111,7 @@ def redraw_figures(
     """Draw every figure whose table and call are in a folder, as PDF and PNG.
 
     Args:
-        folder: where NAME.csv and NAME.json are, such as figures/smol.
+        folder: where NAME.csv and NAME.json are, such as figures/tiny.
         out: where the pictures go, with copies of table and call; beside them if None.
         venue: a venue of `actlib.analysis.style.WIDTHS`.
         width: "column" or "full" for all; what suits each figure if None.
