@@ -120,6 +120,14 @@ def _mean_of_items(name: str, calls: list[Tensor]) -> Float[Tensor, "items maske
     if not calls:
         raise ValueError(f"module {name} never ran on these inputs; leave it out of the mask")
     sums = torch.stack(calls).sum(dim=0).cpu()
-    if not sums.isfinite().all():
-        raise ValueError(f"module {name} gave NaN or infinite activations")
+    require_sound(sums, f"activations of module {name} are")
     return sums[:, 1:] / sums[:, :1]
+
+
+def require_sound(values: Tensor, what: str) -> None:
+    """Raise ValueError for recorded numbers that are NaN or infinite; `what` opens the sentence."""
+    if not values.isfinite().all():
+        raise ValueError(
+            f"{what} NaN or infinite; look at the weights with `actlib check`, or record in "
+            "float32 (--dtype float32)"
+        )

@@ -31,12 +31,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from actlib.activations import require_sound
 from actlib.channels import channel_modules, tied_modules, unwrapped
 from actlib.files import require_metadata
 from actlib.forward import answer_logits
-from actlib.hooks import answer_positions
+from actlib.hooks import mark_answers
 from actlib.pairs import require_pair
-from actlib.processes import add_up, failing_together, is_own
+from actlib.processes import add_up, failing_together, is_own_batch
 from actlib.recording import (
     describe_items,
     describe_pair,
@@ -98,16 +99,16 @@ def record_attributions(
     with failing_together():
         own = [batch for _, batch, _ in own_batches(batches)]
         passes = [(lam, weight, batch) for lam, weight in nodes for batch in own]
-        bar = tqdm(passes, "attributions", disable=not progress or not is_own(0))
+        bar = tqdm(passes, "attributions", disable=not progress or not is_own_batch(0))
         sums = _sum_over_path(donor, target, bar, device)
     items = [item for batch in own for item in digest_items(batch)]
-    origin = describe_items(items, sum(int(answer_positions(batch).sum()) for batch in own))
+    origin = describe_items(items, sum(int(mark_answers(batch).sum()) for batch in own))
     tokens = int(origin["tokens"])
     values = _average(sums, tokens)
     modules = channel_modules(target)
     roles = {name: each.role for name, each in modules.items()}
-    numels = {n: [p.numel() for p, _ in m.parameters().values()] for n, m in modules.items()}
-    sizes = {name: sum(own) // modules[name].channels for name, own in numels.items()}
+    counts = {n: sum(p.numel() for p, _ in m.parameters().values()) for n, m in modules.items()}
+    sizes = {name: count // modules[name].channels for name, count in counts.items()}
     origin |= {"method": ATTRIBUTION, "points": str(points)}
     metadata = {**describe_pair(donor, target), **(metadata or {}), **origin}
     return ChannelScores(values, {}, tokens, metadata, roles=roles, sizes=sizes)
@@ -119,7 +120,7 @@ def _average(sums: Sums, tokens: int) -> dict[str, Float[Tensor, " channels"]]:
     parts = (-total / tokens).float().split([len(each) for each in sums.values()])
     values = {name: part.clone() for name, part in zip(sums, parts, strict=True)}
     for name, part in values.items():
-        _require_finite(part, f"an attribution of module {name}")
+        require_sound(part, f"attributions of module {name} are")
     reason = "have the same parameters in every channel, or the target's forward is another's"
     require_differing(values, reason)
     return values
@@ -162,14 +163,14 @@ def _sum_over_path(
             point = lam
         _, logits, labels = answer_logits(path, batch)
         nll = nn.functional.cross_entropy(logits, labels, reduction="sum")
-        _require_finite(nll, f"the NLL of a batch at lam = {lam:.3g}")
+        require_sound(nll, f"the NLL of a batch at lam = {lam:.3g} is")
         if nll.requires_grad:
             (weight * nll).backward()
     return sums
 
 
 def _sum_gradients(path: nn.Module, target: nn.Module, donor: nn.Module) -> tuple[Sums, Ends]:
-    """From now on each gradient of a channel's parameters is summed and dropped when it is there.
+    """Let the path add each gradient to the sums of its channels, and drop it, once it is there.
 
     The hooks refer to sums and ends, not to the path, so that it goes when its owner does.
 
@@ -239,11 +240,3 @@ def sum_attributions(scores: ChannelScores, model: nn.Module) -> float:
     """
     again = {name for group in tied_modules(model) for name in group[:-1]}
     return math.fsum(float(s.double().sum()) for n, s in scores.values.items() if n not in again)
-
-
-def _require_finite(values: Tensor, what: str) -> None:
-    if not values.isfinite().all():
-        raise ValueError(
-            f"{what} is NaN or infinite; look at the weights of both models with `actlib check`, "
-            "or record in float32 (--dtype float32)"
-        )

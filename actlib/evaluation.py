@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from actlib.forward import answer_logits
-from actlib.hooks import answer_positions, evaluating
+from actlib.hooks import evaluating, mark_answers
 
 
 def evaluate(
@@ -64,7 +64,7 @@ def evaluate(
 def _evaluate_batch(model: nn.Module, batch: Mapping[str, Tensor]) -> pd.DataFrame:
     """The columns of `evaluate` but ``item``, one row an item of the batch."""
     tokens, logits, labels = answer_logits(model, batch)
-    lengths = answer_positions(batch).sum(dim=1)
+    lengths = mark_answers(batch).sum(dim=1)
     # per answer token: [NLL in nats, 1 where the argmax is another token]
     loss = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
     wrong = (logits.argmax(dim=-1) != labels).float()

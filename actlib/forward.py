@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from actlib.hooks import AnswerTokens, answer_positions, rehearsing
+from actlib.hooks import AnswerTokens, mark_answers, rehearsing
 
 
 def position_ids_of(attention_mask: Int[Tensor, "batch seq"]) -> Int[Tensor, "batch seq"]:
@@ -58,7 +58,7 @@ def answer_logits(
         ValueError: as `run_model`, an item has no answer or no prompt before it, or the model gives
             no logits.
     """
-    answers = answer_positions(batch)
+    answers = mark_answers(batch)
     lengths = answers.sum(dim=1)
     # the logits of a token stand one position before it
     before = answers.roll(-1, dims=1)

@@ -90,8 +90,7 @@ def editing_hooks(
     context see the replaced output. If the model ran and one of the modules never did, a warning
     says so on exit: nothing of it was replaced.
     """
-    idle, root = dict.fromkeys(names), dict(model.named_modules())[""]
-    is_idle = True
+    idle, is_idle = dict.fromkeys(names), True
 
     def note(*_call: object) -> None:
         nonlocal is_idle
@@ -104,7 +103,7 @@ def editing_hooks(
         make = getattr(output, "_make", type(output))  # a named tuple takes entries one by one
         return make((edit(name, output[0]), *output[1:]))
 
-    with root.register_forward_hook(note), call_hooks(model, [*idle], replace, rehearsed=True):
+    with model.register_forward_hook(note), call_hooks(model, [*idle], replace, rehearsed=True):
         yield
     if idle and not is_idle:
         warnings.warn(
@@ -115,13 +114,13 @@ def editing_hooks(
 
 @contextmanager
 def rehearsing(*, trial: bool = False) -> Iterator[None]:
-    """Forwards in this block prepare another: hooks from outside of it do not see them.
+    """Hide the forwards of this block from hooks that are there outside of it.
 
-    So recording a model whose forward is preceded by one that an intervention needs counts the
-    intervened forward alone. Edits of outputs act in both; in a trial, which asks what a model
-    does, nothing is seen or edited.
+    For a forward that prepares another, as the donor's does in activation patching: a recording of
+    the patched model sees the patched forward alone. Edits of outputs act in both. In a trial,
+    which tries what a model computes, and in all that it contains, nothing is seen or edited.
     """
-    before = _depth.set(_TRIAL if trial else _depth.get() + 1)
+    before = _depth.set(_TRIAL if trial or is_trial() else _depth.get() + 1)
     try:
         yield
     finally:
@@ -169,10 +168,10 @@ class AnswerTokens:
         """Find the tokens with both `answer_mask` and `attention_mask` set.
 
         Raises:
-            ValueError: as `answer_positions`, or an item has no answer token; the items are counted
+            ValueError: as `mark_answers`, or an item has no answer token; the items are counted
                 from `first_item`.
         """
-        answers = answer_positions(batch)
+        answers = mark_answers(batch)
         empty = (~answers.any(dim=1)).nonzero().flatten()
         if len(empty):
             raise ValueError(f"the answer span of item {first_item + int(empty[0])} is empty")
@@ -247,7 +246,7 @@ def arrange_by_token(
     return output.reshape(*output.shape[:2], -1, channels)
 
 
-def answer_positions(batch: Mapping[str, Tensor]) -> Bool[Tensor, "batch seq"]:
+def mark_answers(batch: Mapping[str, Tensor]) -> Bool[Tensor, "batch seq"]:
     """True at real tokens of the answer.
 
     Raises:

@@ -61,7 +61,11 @@ def patched(target: nn.Module, donor: nn.Module, mask: ChannelMask) -> Iterator[
     """
     donor, target = unwrapped(donor), unwrapped(target)
     require_pair(donor, target)
-    with _replayed(target, donor, mask, lambda _arguments: lambda _name, output, i: output[..., i]):
+
+    def take(_name: str, output: Tensor, index: Tensor) -> Tensor:
+        return output[..., index]
+
+    with _replayed(target, donor, mask, lambda _arguments: take):
         yield
 
 

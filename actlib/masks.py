@@ -31,7 +31,8 @@ class ChannelMask:
 
     Attributes:
         channels: module name in `model.named_modules()` to bool [channels], in module order.
-        metadata: where the mask comes from: models, data, percent, ranking.
+        metadata: where the mask comes from: models, data, percent, ranking. Of a union and of an
+            intersection those on which both masks agree, of a difference those of the first.
     """
 
     channels: dict[str, Bool[Tensor, " channels"]]
@@ -141,7 +142,9 @@ class ChannelMask:
         combined = {
             name: rule(selected, other.channels[name]) for name, selected in self.channels.items()
         }
-        return ChannelMask(combined, {**other.metadata, **self.metadata, "combined": word})
+        agreed = {k: v for k, v in self.metadata.items() if other.metadata.get(k) == v}
+        stated = self.metadata if word == "difference" else agreed  # what is true of the result
+        return ChannelMask(combined, {**stated, "combined": word})
 
 
 def random_like(mask: ChannelMask, generator_seed: int, per_module: bool = True) -> ChannelMask:
@@ -216,10 +219,9 @@ def _read_json(path: Path) -> ChannelMask:
         stated, channels = json.loads(path.read_text(encoding="utf-8")), dict[str, Tensor]()
         for name, own in stated["modules"].items():
             channels[name] = torch.zeros(own["channels"], dtype=torch.bool)
-            masked = torch.tensor(own["masked"], dtype=torch.long)
-            if (masked < 0).any():
-                raise ValueError(f"{name} has a channel below 0")
-            channels[name][masked] = True
+            if not all(type(number) is int and number >= 0 for number in own["masked"]):
+                raise ValueError(f"{name} has a channel that is no whole number from 0")
+            channels[name][torch.tensor(own["masked"], dtype=torch.long)] = True
         return ChannelMask(channels, stated.get("metadata", {}))
     except (*(OSError, ValueError, LookupError), TypeError, AttributeError, RuntimeError) as error:
         raise ValueError(f"{path} is no mask in JSON: {error}; see docs/formats.md") from error

@@ -169,15 +169,15 @@ def _settle(
     def change(name: str, start: int, matrix: Tensor) -> Iterator[tuple[Index, Tensor]]:
         stop = start + len(matrix)
         giving = [
-            (called, shared_rows(rows(name, start, stop), matrix), part[name], scale)
-            for called, rows, part, scale in givers
+            (called, shared_rows(read(name, start, stop), matrix), part[name], scale)
+            for called, read, part, scale in givers
             if name in part
         ]
         for index in selected[name].between(start, stop).indices():
             before = take(matrix, index)
             wide = before.to(torch.promote_types(before.dtype, torch.float32))
             # scaled task vectors, 0 where a donor does not claim the element
-            claims = [part.between(start, stop).at(index) for _, _, part, _ in giving]
+            claims = [own.between(start, stop).at(index) for _, _, own, _ in giving]
             claimed = torch.stack([each.expand_as(before) for each in claims]).to(wide.device)
             deltas = [(take(rows, index).to(wide) - wide) * scale for _, rows, _, scale in giving]
             steps = torch.stack(deltas).where(claimed, 0)
@@ -192,7 +192,7 @@ def _settle(
 def _combine(
     steps: Float[Tensor, "donors *elements"], claims: Bool[Tensor, "donors *elements"], rule: str
 ) -> Float[Tensor, "*elements"]:
-    """The step that several donors make together; for "largest", `claims` has settled it."""
+    """Sum, or mean over those who claim an element: with "largest" whom `_keep_largest` left."""
     # Addition in floats depends on its order. Sorted terms, added one by one, are the same whoever
     # came first and however the elements are cut into chunks.
     terms = steps.sort(dim=0).values if len(steps) > 2 else steps

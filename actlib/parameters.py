@@ -62,7 +62,7 @@ def channel_norms(
         rows: the numbers, such as differences of two models; they are read a stretch at a time.
         modules: names of the modules; those of others are left out.
     """
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    names = {id(parameter): name for name, parameter in unwrapped(model).named_parameters()}
     norms = {}
     for module_name, module in channel_modules(model).items():
         if modules is not None and module_name not in modules:

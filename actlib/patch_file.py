@@ -74,7 +74,8 @@ class Edit:
     def between(self, start: int, stop: int, side: str) -> Iterator[tuple[Index, Values]]:
         """Index and values of what is selected of the rows from `start` to before `stop`."""
         rows, columns = self.selection.rows, self.selection.columns.nonzero().flatten()
-        selected, others = rows[start:stop].nonzero().flatten(), (~rows[start:stop]).nonzero()
+        own = rows[start:stop]
+        selected, others = own.nonzero().flatten(), (~own).nonzero().flatten()
         before, width = int(rows[:start].sum()), len(self.selection.columns)
         whole, rest = self.values[side].split(
             [int(rows.sum()) * width, int((~rows).sum()) * len(columns)]
@@ -83,7 +84,7 @@ class Edit:
             yield (selected,), whole.view(-1, width)[before : before + len(selected)]
         if len(columns):
             values = rest.view(-1, len(columns))[start - before :]
-            yield (others, columns), values[: len(others)]
+            yield (others[:, None], columns), values[: len(others)]
 
 
 def load_patch(path: Path) -> tuple[PatchInfo, dict[str, Edit]]:

@@ -13,9 +13,10 @@ The file itself is described in `actlib.patch_file`.
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -75,7 +76,7 @@ def make_patch(
 
     Raises:
         ValueError: as `transfer_` or `transfer_checkpoint`; the mask is empty, or the metadata hold
-            a local path or a reserved name.
+            a path of this machine, see `shareable`, or a reserved name.
     """
     if Path(path).is_dir():
         raise ValueError(f"a patch is one file, and {path} is a folder")
@@ -171,16 +172,15 @@ def _switch(
     if isinstance(target, nn.Module):
         target = unwrapped(target)
         require_writable(target)
-        _require_parameters(path, edits, expected, target, dict(target.named_parameters()))
-        _require_side(path, edits, dict(target.named_parameters()), old, new)
+        parameters = dict(target.named_parameters())
+        _require_target(path, expected, edits, target, parameters, old, new)
         write_(target, edits, change)
         return None
     require_free(out := Path(str(out)))
     folder, steps = Checkpoint(target), read_steps(target)
     known = {name for name, _ in folder.model.named_parameters()}
     folder.require([name for name in edits if name in known], "target")
-    _require_parameters(path, edits, expected, folder.model, folder)
-    _require_side(path, edits, folder, old, new)
+    _require_target(path, expected, edits, folder.model, folder, old, new)
     if new == "after":
         steps.append(info.metadata)
     elif info.metadata in steps:
@@ -195,35 +195,21 @@ def _load(path: Path, state: tuple[int, ...] | None) -> tuple[PatchInfo, dict[st
     return load_patch(path)
 
 
-def _require_parameters(
+def _require_target(
     path: Path,
-    edits: Mapping[str, Edit],
     expected: str,
+    edits: Mapping[str, Edit],
     model: nn.Module,
     parameters: Mapping[str, Tensor],
+    old: str,
+    new: str,
 ) -> None:
-    """Refuse a target of other parameters than those that a patch was made for."""
+    """Refuse other parameters than a patch was made for, and other values than its side `old`."""
     require_float_weights(model)
-    total, fault = sum(each.numel() for each in model.parameters()), ""
-    if str(total) != expected:
-        fault = f"a model with {expected} parameters, this one has {total}"
-    for name, edit in edits.items():
-        if fault:
-            break
-        shape = len(edit.selection.rows), len(edit.selection.columns)
-        dtype = edit.values["after"].dtype
-        if name not in parameters or as_matrix(parameters[name]).shape != shape:
-            fault = f"a model with {name} of {shape[0]} x {shape[1]}, this has none"
-        elif parameters[name].dtype != dtype:
-            fault = f"a model with {name} in {dtype}, this one has {parameters[name].dtype}"
-    if fault:
-        raise ValueError(f"the patch {path} is of {fault}; take the model that it was made for")
-
-
-def _require_side(
-    path: Path, edits: Mapping[str, Edit], parameters: Mapping[str, Tensor], old: str, new: str
-) -> None:
-    """Refuse a target that does not hold the values of the side `old`, bit by bit."""
+    if misfit := _misfit(expected, edits, model, parameters):
+        raise ValueError(
+            f"the patch {path} is of a model with {misfit}; take the model that it was made for"
+        )
     wrong = [name for name, edit in edits.items() if not edit.is_at(old, parameters[name])]
     if wrong and all(edit.is_at(new, parameters[name]) for name, edit in edits.items()):
         done = "already applied to" if new == "after" else "not applied to"
@@ -235,20 +221,37 @@ def _require_side(
         )
 
 
+def _misfit(
+    expected: str, edits: Mapping[str, Edit], model: nn.Module, parameters: Mapping[str, Tensor]
+) -> str:
+    """What the patch's model has and this one has not, in a clause; "" where they fit."""
+    total = sum(each.numel() for each in model.parameters())
+    if str(total) != expected:
+        return f"{expected} parameters, this one has {total}"
+    for name, edit in edits.items():
+        rows, columns = edit.selection.rows, edit.selection.columns
+        dtype = edit.values["after"].dtype
+        if name not in parameters or as_matrix(parameters[name]).shape != (len(rows), len(columns)):
+            return f"{name} of {len(rows)} x {len(columns)}, this has none"
+        if parameters[name].dtype != dtype:
+            return f"{name} in {dtype}, this one has {parameters[name].dtype}"
+    return ""
+
+
 def shareable(step: Mapping[str, Any], metadata: Mapping[str, str]) -> dict[str, str]:
     """What a patch states, where it may be published.
 
     Raises:
-        ValueError: an entry is set by the patch itself, or is a local path.
+        ValueError: an entry is set by the patch itself, or begins as an absolute path, one from a
+            home folder (``~/``), or an address of a file.
     """
     for key in metadata:
         if key in _OWN or (key in step and key not in _REPLACEABLE):
             raise ValueError(f"the metadata entry {key} is set by the patch itself")
     stated = {key: str(value) for key, value in step.items()} | dict(metadata)
     for key, value in stated.items():
-        local = ("~", "file:", "./", "../", ".\\", "..\\")
-        if str(value).startswith(local) or PureWindowsPath(str(value)).anchor:
-            raise ValueError(f"the metadata entry {key} is a local path, which others cannot use")
+        if re.match(r"/|\\\\|~[/\\]|[A-Za-z]:[/\\]|file:", str(value)):
+            raise ValueError(f"the metadata entry {key} is a path of this machine; give a name")
     return stated
 
 

@@ -44,7 +44,7 @@ def rank_and_count() -> tuple[int, int]:
     return distributed.get_rank(), distributed.get_world_size()
 
 
-def is_own(number: int) -> bool:
+def is_own_batch(number: int) -> bool:
     """Whether the batch of this number is this process's; they take turns."""
     rank, count = rank_and_count()
     return number % count == rank

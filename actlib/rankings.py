@@ -42,8 +42,8 @@ class Ranking:
 
     Attributes:
         name: as given to `ChannelScores.top`.
-        legend: its name in figures.
         formula: scores to the values that order the channels, by module.
+        legend: its name in figures, unless `actlib.analysis.style.METHODS` has one.
         needs: parts of the scores that the formula reads beside the values.
         off_needs: parts of the reference that it reads; empty where it needs no reference.
         per_module: take the same percent in each module, not of all channels together.
@@ -51,8 +51,8 @@ class Ranking:
     """
 
     name: str
-    legend: str
     formula: "Formula"
+    legend: str = ""
     needs: tuple[str, ...] = ()
     off_needs: tuple[str, ...] = ()
     per_module: bool = False
@@ -100,7 +100,7 @@ def ranking(name: str, **settings: Any) -> "Callable[[Formula], Formula]":
     return register
 
 
-@ranking("global", legend="ACT")
+@ranking("global")
 def rank_differences(scores: "ChannelScores") -> "Values":
     """d_i, over all channels together. Source: ACT, Eq. 2, as reported.
 
@@ -109,13 +109,13 @@ def rank_differences(scores: "ChannelScores") -> "Values":
     return scores.values
 
 
-@ranking("module", legend="ACT, per module", per_module=True)
+@ranking("module", per_module=True)
 def rank_within_modules(scores: "ChannelScores") -> "Values":
-    """d_i, the same percent in each module: the floor in each, so small modules get none. Ours."""
+    """d_i within each module, which gives the same percent of its channels, rounded down. Ours."""
     return scores.values
 
 
-@ranking("scaled", legend="ACT, scaled", needs=("magnitudes",))
+@ranking("scaled", needs=("magnitudes",))
 def divide_by_magnitude(scores: "ChannelScores") -> "Values":
     """d_i / a_m, with a_m the mean magnitude of the module's channels. Ours.
 
@@ -124,7 +124,7 @@ def divide_by_magnitude(scores: "ChannelScores") -> "Values":
     return _divide(scores.values, _module_means(scores.magnitudes))
 
 
-@ranking("relative", legend="ACT, relative", off_needs=("stds",))
+@ranking("relative", off_needs=("stds",))
 def divide_by_std(scores: "ChannelScores") -> "Values":
     """d_i / (s_i + e_m), with s_i the donor's std on the inputs without the ability. Ours.
 
@@ -140,7 +140,7 @@ def divide_by_std(scores: "ChannelScores") -> "Values":
     )
 
 
-@ranking("contrast", legend="ACT, contrast", needs=("magnitudes",), off_needs=("values",))
+@ranking("contrast", needs=("magnitudes",), off_needs=("values",))
 def subtract_reference(scores: "ChannelScores") -> "Values":
     """(d_i - d_i(off)) / a_m, with d_i(off) the score on the inputs without the ability. Ours.
 
@@ -151,7 +151,7 @@ def subtract_reference(scores: "ChannelScores") -> "Values":
     return _divide(gaps, _module_means(scores.magnitudes))
 
 
-@ranking("attribution", legend="attribution", of="attributions")
+@ranking("attribution", of="attributions")
 def rank_attributions(scores: "ChannelScores") -> "Values":
     """s_i, what the channel adds to the fall of the NLL when all move, in nats. Ours.
 
@@ -160,7 +160,7 @@ def rank_attributions(scores: "ChannelScores") -> "Values":
     return scores.values
 
 
-@ranking("attribution_by_size", legend="attribution, by size", needs=("sizes",), of="attributions")
+@ranking("attribution_by_size", needs=("sizes",), of="attributions")
 def divide_by_root_of_size(scores: "ChannelScores") -> "Values":
     """s_i / sqrt(n_i), with n_i the number of the channel's parameters. Ours.
 

@@ -19,15 +19,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from actlib.activations import Activations, read_activations
+from actlib.activations import Activations, read_activations, require_sound
 from actlib.channels import ChannelModule, channel_modules, unwrapped
 from actlib.experts import Routed, sum_routed
 from actlib.files import require_metadata
-from actlib.hooks import AnswerTokens, answer_positions, evaluating
+from actlib.hooks import AnswerTokens, evaluating, mark_answers
 from actlib.kernels import add_sums
 from actlib.masks import shortened
 from actlib.pairs import require_pair
-from actlib.processes import add_up, failing_together, gather, is_own
+from actlib.processes import add_up, failing_together, gather, is_own_batch
 from actlib.scores import ChannelScores
 
 Calls = defaultdict[str, deque[Activations]]
@@ -42,12 +42,14 @@ def sum_tokens(
     """Sums over tokens, per channel, from which scores are means. Source: ACT, Eq. 2.
 
     On a GPU, where bytes moved count, a batch is summed in float32 (float64 stays) by reductions
-    that read bfloat16 as it is; elsewhere in float64.
+    that read bfloat16 as it is; elsewhere in float64. On a CPU with Numba `actlib.kernels.add_sums`
+    adds the same.
 
     Returns:
         |a - b|, (|a| + |b|) / 2 and, with `moments`, a and a^2, in float64.
     """
-    wide = torch.float64 if donor.is_cpu else torch.promote_types(donor.dtype, torch.float32)
+    wide = torch.promote_types(torch.promote_types(donor.dtype, target.dtype), torch.float32)
+    wide = torch.float64 if donor.is_cpu else wide
     a, b = donor.to(wide), target
     absolute = partial(torch.linalg.vector_norm, ord=1, dim=0, dtype=wide)
     sums = [absolute(a - b), (absolute(donor) + absolute(target)) / 2]
@@ -56,6 +58,17 @@ def sum_tokens(
         variance, mean = torch.var_mean(a, dim=0, correction=0)
         sums += [mean.double() * len(a), (variance.double() + mean.double().square()) * len(a)]
     return torch.stack([each.double() for each in sums])
+
+
+def average_tokens(
+    sums: Float[Tensor, "sums channels"], entries: Float[Tensor, " channels"]
+) -> Float[Tensor, "sums channels"]:
+    """Means over tokens of what `sum_tokens` adds, the scores first; of a^2 the std of a."""
+    averages = sums / entries.clamp_min(1)
+    if len(averages) == 4:
+        # rounding can leave a constant channel slightly below 0
+        averages[3] = (averages[3] - averages[2].square()).clamp_min(0).sqrt()
+    return averages
 
 
 def record_differences(
@@ -96,7 +109,7 @@ def record_differences(
     require_metadata(metadata or {})
     sums = DifferenceSums(channel_modules(target), moments)
     with evaluating(donor, target), failing_together():
-        for _, batch, tokens in own_batches(batches, "activation differences" * progress):
+        for _, batch, tokens in own_batches(batches, "activation differences" if progress else ""):
             calls = collect_activations(donor, sums.modules, batch, tokens)
             sums.add_batch(target, batch, tokens, calls)
     return sums.combine(describe_pair(donor, target) | dict(metadata or {}))
@@ -113,8 +126,9 @@ def own_batches(
         ValueError: there is no batch, or as `AnswerTokens.of_batch`.
     """
     items = 0
-    for number, batch in enumerate(tqdm(batches, progress, disable=not progress or not is_own(0))):
-        if is_own(number):
+    bar = tqdm(batches, progress, disable=not progress or not is_own_batch(0))
+    for number, batch in enumerate(bar):
+        if is_own_batch(number):
             yield number, batch, AnswerTokens.of_batch(batch, first_item=items)
         items += len(batch["input_ids"])
     if not items:
@@ -127,7 +141,7 @@ def collect_activations(
     batch: Mapping[str, Tensor],
     tokens: AnswerTokens,
 ) -> Calls:
-    """The donor's activations of a batch, until the target has run on it."""
+    """Run the donor on a batch, and keep what its modules give at the answer tokens."""
     calls = Calls(deque)
     read_activations(donor, modules, batch, tokens, lambda name, each: calls[name].append(each))
     return calls
@@ -152,7 +166,8 @@ class DifferenceSums:
         """Run the target on a batch, and add up how it differs from what the donor gave there.
 
         Raises:
-            ValueError: a module runs more often in one model, or an activation is not finite.
+            ValueError: a module runs more often in one model, or gives activations of another
+                shape there, or one is not finite.
         """
 
         def subtract(name: str, theirs: Activations) -> None:
@@ -164,7 +179,8 @@ class DifferenceSums:
         for name in filter(calls.get, calls):
             raise ValueError(f"module {name} runs more often in the donor than in the target")
         if not self._tokens:
-            _require_finite(self._sums)  # now, rather than after hours
+            for name, sums in self._sums.items():  # now, rather than after hours
+                require_sound(sums, f"activations of module {name} are")
         self._tokens += len(tokens.rows)
         self._items += digest_items(batch)
 
@@ -174,13 +190,22 @@ class DifferenceSums:
         device = torch.device("cpu") if theirs.device.type == "mps" else theirs.device
         sums = self._sums[name] = self._sums[name].to(device)
         ours, theirs = ours.to(device), theirs.to(device)
+        # experts have three sizes, so that they never fit another module's two
+        shapes = [
+            tuple(x.shape) if isinstance(x, Tensor) else (x.count, x.total, x.values.shape[1])
+            for x in (ours, theirs)
+        ]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"module {name} gives {shapes[0]} in the donor and {shapes[1]} in the target; give "
+                "both the same batches"
+            )
         if isinstance(ours, Routed) and isinstance(theirs, Routed):
             sums += sum_routed(ours, theirs, self.moments)
-            self._entries[name] += ours.count
         elif isinstance(ours, Tensor) and isinstance(theirs, Tensor):
             if not add_sums(sums, ours, theirs):
                 sums += sum_tokens(ours, theirs, self.moments)
-            self._entries[name] += len(ours)
+        self._entries[name] += shapes[0][0]
 
     def combine(self, metadata: Mapping[str, str]) -> ChannelScores:
         """Scores out of what all processes summed up, the same in each of them.
@@ -191,21 +216,16 @@ class DifferenceSums:
         channels = [each.channels for each in self.modules.values()]
         sums = add_up(torch.cat([each.cpu() for each in self._sums.values()], dim=1))
         entries = add_up(torch.tensor([*self._entries.values()], dtype=torch.float64))
-        # mean over answer tokens; of the sums of squares, the standard deviation
-        averages = sums / entries.clamp_min(1).repeat_interleave(torch.tensor(channels))
-        if self.moments:
-            # rounding can leave a constant channel slightly below 0
-            averages[3] = (averages[3] - averages[2].square()).clamp_min(0).sqrt()
-        parts = [
-            {name: own.clone() for name, own in zip(self.modules, row.split(channels), strict=True)}
-            for row in averages.float()
-        ]
-        for part in parts:
-            _require_finite(part)
+        averages = average_tokens(sums, entries.repeat_interleave(torch.tensor(channels))).float()
+        parts: list[dict[str, Tensor]] = [{} for _ in averages]
+        for name, rows in zip(self.modules, averages.split(channels, dim=1), strict=True):
+            require_sound(rows, f"activations of module {name} are")
+            for part, row in zip(parts, rows, strict=True):
+                part[name] = row.clone()
         silent = [name for name, count in zip(self.modules, entries, strict=True) if not count]
+        alike = "give the same activations in every channel"
         is_bypassed = len(silent) == len(self.modules)
-        reason = "give the same activations in every channel"
-        reason = "are run by other code than their modules" if is_bypassed else reason
+        reason = "are run by other code than their modules" if is_bypassed else alike
         require_differing(parts[0], reason)
         origin = {"method": "activation difference", **describe_items(self._items, self._tokens)}
         if silent:
@@ -214,8 +234,8 @@ class DifferenceSums:
                 f"modules that never ran on these inputs score 0: {shortened(silent)}", stacklevel=3
             )
         roles = {name: each.role for name, each in self.modules.items()}
-        values, magnitudes, means, stds = [*parts, {}, {}][:4]
         tokens, metadata = int(origin["tokens"]), {**metadata, **origin}
+        (values, magnitudes), (means, stds) = parts[:2], parts[2:] or [{}, {}]
         return ChannelScores(values, magnitudes, tokens, metadata, means, stds, roles)
 
 
@@ -228,18 +248,9 @@ def require_differing(values: Mapping[str, Tensor], reason: str) -> None:
         )
 
 
-def _require_finite(part: Mapping[str, Tensor]) -> None:
-    for name, values in part.items():
-        if not values.isfinite().all():
-            raise ValueError(
-                f"module {name} gave NaN or infinite activations in the donor or the target; look "
-                "at its weights with `actlib check`, or record in float32 (--dtype float32)"
-            )
-
-
 def digest_items(batch: Mapping[str, Tensor]) -> list[bytes]:
     """SHA-256 of each item's real tokens and answer marks, whatever its padding."""
-    marks = answer_positions(batch).long()
+    marks = mark_answers(batch).long()
     marked = torch.stack([batch["input_ids"].long(), marks], dim=-1).cpu()
     real = batch["attention_mask"].bool().cpu()
     return [

@@ -165,7 +165,9 @@ class ChannelScores:
                 part, _, name = key.partition(":")
                 parts[part][name] = tensor
             tokens = int(metadata["tokens"])
-        except (KeyError, ValueError) as error:
+            if {*map(type, roles.values())} - {str} or {*map(type, sizes.values())} - {int}:
+                raise ValueError("roles or sizes of its modules")
+        except (KeyError, ValueError, AttributeError, RecursionError) as error:
             damage = f"{path} is a damaged ChannelScores file ({error!r})"
             raise ValueError(f"{damage}; record the scores again") from error
         shapes = [{name: each.shape for name, each in part.items()} for part in parts.values()]
@@ -183,16 +185,16 @@ class ChannelScores:
         self, percent: float, ranking: str, without: str | Iterable[str], highest: bool
     ) -> ChannelMask:
         require_percent(percent)
-        rule, roles = _require_ranking(ranking), _require_roles(self.roles, without)
+        rule, left_out = _require_ranking(ranking), _require_roles(self.roles, without)
         values = rule.order(self)
-        ranked = {n: part.float() for n, part in values.items() if self.roles.get(n) not in roles}
-        _require_rankable(ranked, roles)
+        ranked = {n: v.float() for n, v in values.items() if self.roles.get(n) not in left_out}
+        _require_rankable(ranked, left_out)
         channels = {name: torch.zeros_like(part, dtype=torch.bool) for name, part in values.items()}
         channels |= mark_best(ranked, percent, highest=highest, per_module=rule.per_module)
         side = "top" if highest else "bottom"
         origin = {"percent": f"{percent:g}", "ranking": ranking, "side": side}
-        if roles:
-            origin["without"] = ",".join(roles)
+        if left_out:
+            origin["without"] = ",".join(left_out)
             origin["unranked"] = ",".join(name for name in values if name not in ranked)
         if rule.off_needs and self.off is not None:
             origin["off"] = self.off.metadata.get("data_hash", "")
@@ -207,8 +209,8 @@ def pool(scores: Sequence[ChannelScores]) -> ChannelScores:
     """Scores of several recordings of one pair as one recording: every answer token weighs alike.
 
     Variances are pooled as the mean of the variances plus the variance of the means, both over
-    tokens. The pool has no reference, and no part that a recording lacks. Metadata on which not all
-    agree are joined by commas.
+    tokens. The pool has no reference, and no part that a recording lacks. Tokens and items add up,
+    counted as often as they were recorded; other metadata that differ are joined by commas.
 
     Raises:
         ValueError: there is nothing to pool, or the recordings are of different modules, of two
@@ -216,9 +218,9 @@ def pool(scores: Sequence[ChannelScores]) -> ChannelScores:
     """
     if not scores or not all(part.tokens for part in scores):
         raise ValueError("pooling needs at least one recording, each with answer tokens")
-    names = list(scores[0].values)
-    if any(list(part.values) != names for part in scores):
-        raise ValueError("recordings of different modules cannot be pooled")
+    for each in scores:
+        complaint = "recordings of different modules cannot be pooled"
+        require_same_channels(scores[0].values, each.values, complaint)
     if len({part.kind for part in scores}) > 1 or any("alpha" in part.metadata for part in scores):
         raise ValueError(
             "attributions pool with attributions alone, and before a retained ability is added"
@@ -230,7 +232,7 @@ def pool(scores: Sequence[ChannelScores]) -> ChannelScores:
         return torch.stack([getattr(each, part)[name].double() for each in scores])
 
     for part in PARTS:
-        shared = names if all(getattr(each, part) for each in scores) else []
+        shared = scores[0].values if all(getattr(each, part) for each in scores) else {}
         pooled[part] = {name: weights @ stacked(part, name) for name in shared}
     for name in pooled["stds"] if pooled["means"] else ():
         apart = stacked("means", name) - pooled["means"][name]
@@ -243,6 +245,8 @@ def pool(scores: Sequence[ChannelScores]) -> ChannelScores:
     stated = {key: dict.fromkeys(part.metadata.get(key, "") for part in scores) for key in keys}
     total = sum(part.tokens for part in scores)
     metadata = {key: ",".join(each) for key, each in stated.items()} | {"tokens": str(total)}
+    items = [part.metadata.get("items", "") for part in scores]
+    metadata |= {"items": str(sum(map(int, items)))} if all(map(str.isdecimal, items)) else {}
     return replace(scores[0], **parts, tokens=total, metadata=metadata, off=None)
 
 

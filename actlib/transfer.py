@@ -64,8 +64,8 @@ def transfer_(target: nn.Module, donor: nn.Module, mask: ChannelMask, scale: flo
         target: the model that is changed.
         donor: the model that has the ability.
         mask: channels to move.
-        scale: the paper's lambda; 0 leaves the target, 1 gives the donor's channels. The default is
-            the value reported to work without fine-tuning.
+        scale: the paper's lambda; 0 leaves the target, 1 gives the donor's channels up to rounding.
+            The default is the value reported to work without fine-tuning.
 
     Raises:
         ValueError: the models do not fit, parameters of one are offloaded (see
@@ -82,22 +82,22 @@ def transfer_(target: nn.Module, donor: nn.Module, mask: ChannelMask, scale: flo
 def preserved(model: nn.Module, mask: ChannelMask) -> Iterator[nn.Module]:
     """Give the masked channels their parameters back on exit, bit for bit.
 
-    Only those parameters are copied, so changes to others inside the block stay.
+    Only those parameters are copied, so changes to others inside the block stay. In a model that
+    was moved or converted there they are put back on its device and in its dtype.
 
     Raises:
-        ValueError: the mask is of another model, or parameters are offloaded.
+        ValueError: the mask is of another model, or parameters are offloaded; at exit too.
     """
     require_writable(model)
     parameters = dict(unwrapped(model).named_parameters())
-    copies = []
+    copies: dict[str, list[tuple[Index, Tensor]]] = {}
     for name, selection in selections(model, mask).items():
         matrix = as_matrix(parameters[name])
-        copies += [(matrix, index, matrix[index]) for index in selection.indices()]
+        copies[name] = [(index, matrix[index]) for index in selection.indices()]
     try:
         yield model
     finally:
-        for matrix, index, values in copies:
-            matrix[index] = values
+        write_(model, copies, lambda name, _start, _matrix: copies[name])
 
 
 @contextmanager
@@ -142,14 +142,14 @@ def write_(model: nn.Module, names: Iterable[str], change: Change) -> None:
     """
     require_writable(model)
     parameters = dict(unwrapped(model).named_parameters())
+    matrices = {name: as_matrix(parameters[name]) for name in names}
     changes = [
         (matrix, index, values)
-        for name in names
-        for matrix in [as_matrix(parameters[name])]
+        for name, matrix in matrices.items()
         for index, values in change(name, 0, matrix)
     ]
     for matrix, index, values in changes:
-        matrix[index] = values.to(matrix.device)
+        matrix[index] = values.to(matrix)
 
 
 def rows_of(model: nn.Module) -> Rows:
@@ -164,7 +164,7 @@ class Selection:
 
     Attributes:
         rows: selected rows; of a vector its entries, of packed experts those of all experts.
-        columns: selected columns; of a vector there is one, never selected.
+        columns: selected columns; a vector has a single column, which is never selected.
     """
 
     rows: Bool[Tensor, " rows"]
@@ -175,15 +175,11 @@ class Selection:
         rows, columns = self.rows.nonzero().flatten(), self.columns.nonzero().flatten()
         if len(rows):
             yield from ((part,) for part in rows.split(max(1, chunk // len(self.columns))))
-        if not len(columns):
-            return
-        step = max(1, chunk // len(columns))
-        if len(rows):
-            rest = (~self.rows).nonzero().split(step)
-            yield from ((part, columns) for part in rest if len(part))
-        else:
-            starts = range(0, len(self.rows), step)
-            yield from ((slice(start, start + step), columns) for start in starts)
+        others = (~self.rows).nonzero().flatten()
+        if len(others) and len(columns):
+            # [rows, 1] and [columns] index a grid
+            step = max(1, chunk // len(columns))
+            yield from ((part[:, None], columns) for part in others.split(step))
 
     def between(self, start: int, stop: int) -> "Selection":
         """What is selected of the rows from `start` to before `stop`."""

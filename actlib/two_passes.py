@@ -25,6 +25,7 @@ from actlib.recording import (
     DifferenceSums,
     collect_activations,
     describe_pair,
+    digest_items,
     own_batches,
 )
 from actlib.scores import ChannelScores
@@ -57,7 +58,8 @@ def record_differences_in_two_passes(
         progress: show a bar for each pass.
 
     Raises:
-        ValueError: as `record_differences`; or the batches can be gone through only once.
+        ValueError: as `record_differences`; or the batches can be gone through only once, or are
+            others the second time.
     """
     if iter(batches) is batches:
         raise ValueError("two passes need batches that can be gone through twice, such as a list")
@@ -65,28 +67,36 @@ def record_differences_in_two_passes(
         require_pair(empty_model(donor), empty_model(target))  # before hours of work
     Path(folder).mkdir(parents=True, exist_ok=True)
     with failing_together(), tempfile.TemporaryDirectory(dir=folder) as scratch:
-        skeleton = _run_donor(_load(donor), batches, Path(scratch), "donor" * progress)
+        skeleton = _run_donor(_load(donor), batches, scratch, "donor" if progress else "")
         gc.collect()  # hooks of accelerate refer in circles
         model = _load(target)
         require_pair(skeleton, model)
         sums = DifferenceSums(channel_modules(model), moments)
         with evaluating(model):
-            for number, batch, tokens in own_batches(batches, "target" * progress):
-                calls = _read(Path(scratch, str(number)), sums.modules, tokens)
-                sums.add_batch(model, batch, tokens, calls)
+            for number, batch, tokens in own_batches(batches, "target" if progress else ""):
+                path = _path(scratch, number, batch)
+                if not path.is_file():
+                    raise ValueError(f"batch {number} is another in the second pass; give a list")
+                sums.add_batch(model, batch, tokens, _read(path, sums.modules, tokens))
     return sums.combine(describe_pair(skeleton, model) | dict(metadata or {}))
 
 
 def _run_donor(
-    model: nn.Module, batches: Collection[Mapping[str, Tensor]], folder: Path, progress: str
+    model: nn.Module, batches: Collection[Mapping[str, Tensor]], folder: str, progress: str
 ) -> nn.Module:
     """Write what the donor gives on each batch, and return it without its weights."""
     modules = channel_modules(model)
     with evaluating(model):
         for number, batch, tokens in own_batches(batches, progress):
-            _save(collect_activations(model, modules, batch, tokens), folder / str(number))
+            calls = collect_activations(model, modules, batch, tokens)
+            _save(calls, _path(folder, number, batch))
     with torch.device("meta"):
         return type(model)(model.config).to(next(model.parameters()).dtype)
+
+
+def _path(folder: str, number: int, batch: Mapping[str, Tensor]) -> Path:
+    """File of the donor's activations of a batch, by its number and what items it holds."""
+    return Path(folder, f"{number}-{hash(tuple(digest_items(batch)))}")
 
 
 def _save(calls: Calls, path: Path) -> None:

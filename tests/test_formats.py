@@ -32,6 +32,9 @@ def test_a_mask_goes_to_json_and_back(tmp_path):
         '{"modules": {"a": {"channels": 2, "masked": [2]}}}',
         '{"modules": {"a": {"channels": 2, "masked": [-1]}}}',
         '{"modules": {"a": {"channels": 2, "masked": ["x"]}}}',
+        '{"modules": {"a": {"channels": 2, "masked": [1.5]}}}',
+        '{"modules": {"a": {"channels": 2, "masked": [1.0]}}}',
+        '{"modules": {"a": {"channels": 2, "masked": [true]}}}',
         '{"modules": {"a": {"channels": -1, "masked": []}}}',
         '{"modules": {}, "metadata": {"actlib": "x"}}',
     ],
@@ -82,7 +85,7 @@ def test_sparse_values_that_are_no_patch_of_the_target_are_refused(folders, tmp_
     for message, tensors in others.items():
         with pytest.raises(ValueError, match=message):
             patch_of_sparse(target, tensors, tmp_path / "patch.safetensors")
-    with pytest.raises(ValueError, match="local path"):
+    with pytest.raises(ValueError, match="a path of this machine"):
         patch_of_sparse(target, good, tmp_path / "patch.safetensors", {"donor": "/home/me/donor"})
     assert patch_of_sparse(target, good, tmp_path / "patch.safetensors").elements == 2
 

@@ -9,6 +9,7 @@ from actlib.hooks import (
     AnswerTokens,
     editing_hooks,
     evaluating,
+    is_trial,
     output_hooks,
     rehearsing,
 )
@@ -31,6 +32,14 @@ def test_rehearsals_are_seen_from_inside_only():
             raise RuntimeError
         model(torch.zeros(1, 2))
     assert seen == ["inside", "outside"]
+
+
+def test_a_rehearsal_within_a_trial_is_one_too():
+    with rehearsing(trial=True):
+        with rehearsing():
+            assert is_trial()
+        assert is_trial()
+    assert not is_trial()
 
 
 Named = namedtuple("Named", ["hidden", "extra"])

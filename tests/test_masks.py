@@ -33,10 +33,24 @@ def test_set_operations_agree_with_python_sets():
     assert (a.count, a.total, a.percent) == (len(as_set(a)), 200, len(as_set(a)) / 2)
 
 
-def test_a_combined_mask_says_what_it_is_and_where_it_comes_from():
-    a, b = mask_of(1), ChannelMask(mask_of(2).channels, {"ability": "french", "seed": "7"})
-    for found, word in ((a | b, "union"), (a & b, "intersection"), (a - b, "difference")):
-        assert found.metadata == {"ability": "maths", "seed": "7", "combined": word}
+def test_a_combined_mask_says_what_is_true_of_it():
+    stated = [{"donor": "d", "ability": "maths"}, {"donor": "d", "ability": "french", "seed": "7"}]
+    a, b = (ChannelMask(mask_of(n).channels, each) for n, each in enumerate(stated))
+    assert (a | b).metadata == {"donor": "d", "combined": "union"}
+    assert (a & b).metadata == {"donor": "d", "combined": "intersection"}
+    assert (a - b).metadata == {**stated[0], "combined": "difference"}
+    assert "control" not in (a - random_like(a, 0)).metadata
+
+
+@pytest.mark.parametrize(("first", "left_out"), [({}, False), ({"unranked": "zebra"}, True)])
+def test_the_control_of_a_difference_leaves_out_what_the_first_mask_was_ranked_without(
+    first, left_out
+):
+    channels = {name: torch.arange(size) < 10 * (name != "zebra") for name, size in SIZES.items()}
+    empty = {name: torch.zeros(size, dtype=torch.bool) for name, size in SIZES.items()}
+    difference = ChannelMask(channels, first) - ChannelMask(empty, {"unranked": "zebra,apple"})
+    drawn = random_like(difference, 0, per_module=False)
+    assert drawn.channels["apple"].any() and drawn.channels["zebra"].any() != left_out
 
 
 @pytest.mark.parametrize(("limit", "told"), [(1, "a; and 2 more"), (2, "a; b; and 1 more")])

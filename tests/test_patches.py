@@ -312,9 +312,10 @@ def test_a_cut_off_file_and_a_flipped_bit_are_refused(folders, make, change):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"metadata": {"donor": "/models/donor"}}, "donor is a local path"),
-        ({"metadata": {"donor": "C:\\models"}}, "donor is a local path"),
-        ({"metadata": {"target": "~/models"}}, "target is a local path"),
+        ({"metadata": {"donor": "/models/donor"}}, "donor is a path of this machine"),
+        ({"metadata": {"donor": "C:\\models"}}, "donor is a path of this machine"),
+        ({"metadata": {"target": "~/models"}}, "target is a path of this machine"),
+        ({"metadata": {"target": "file:///models"}}, "target is a path of this machine"),
         ({"metadata": {"scale": "1"}}, "scale is set by the patch itself"),
         ({"metadata": {"format": "1"}}, "format is set by the patch itself"),
         ({"metadata": {"year": 2026}}, "must be text, got 'year': 2026"),
@@ -338,6 +339,13 @@ def test_making_refuses_what_cannot_be_made_or_shared(
     with pytest.raises(ValueError, match="both be folders, or both be models in memory"):
         make_patch(tmp_path / "target", donor, mask_for(target), tmp_path / "patches" / "p")
     assert not any((tmp_path / "patches").iterdir())
+
+
+@pytest.mark.parametrize("note", ["Q: which?", "~5 %", "...", "a/b", "see /home/me"])
+def test_text_that_is_no_path_is_stated(folders, make, note):
+    _, target = folders()
+    path = make(mask_for(target), metadata={"note": note})
+    assert inspect_patch(path).metadata["note"] == note
 
 
 def test_where_the_result_goes_is_asked_for_and_never_overwritten(folders, make, tmp_path):

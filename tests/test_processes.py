@@ -106,7 +106,7 @@ def test_accelerate_launches_two_processes_on_a_cpu(pair, items, collate, tmp_pa
 
 def test_a_process_alone_has_everything(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "4")  # a cluster that names no launcher is not joined
-    assert processes.rank_and_count() == (0, 1) and all(map(processes.is_own, range(5)))
+    assert processes.rank_and_count() == (0, 1) and all(map(processes.is_own_batch, range(5)))
     assert processes.gather("mine") == ["mine"]
     with pytest.raises(KeyError), processes.failing_together():
         {}["nothing"]

@@ -9,10 +9,15 @@ from torch import nn
 from actlib import kernels
 from actlib.activations import record_activations
 from actlib.channels import channel_modules
-from actlib.hooks import AnswerTokens
+from actlib.hooks import AnswerTokens, evaluating
 from actlib.masks import ChannelMask
 from actlib.parameters import weight_differences
-from actlib.recording import record_differences, sum_tokens
+from actlib.recording import (
+    DifferenceSums,
+    collect_activations,
+    record_differences,
+    sum_tokens,
+)
 from actlib.scores import pool
 
 
@@ -148,7 +153,7 @@ def test_nan_and_infinite_activations_are_refused_by_module(pair, batches, poiso
     models = pair("qwen2")
     with torch.no_grad():
         models[side].model.layers[1].mlp.up_proj.weight[3, 0] = poison
-    with pytest.raises(ValueError, match=r"module model.layers.1.mlp.up_proj gave NaN or inf"):
+    with pytest.raises(ValueError, match=r"module model.layers.1.mlp.up_proj are NaN or inf"):
         record_differences(*models, batches)
     assert hook_count(models[0]) == hook_count(models[1]) == 0
 
@@ -236,6 +241,33 @@ def test_the_kernel_gives_the_formula(monkeypatch, dtype, tokens, channels, rows
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     shared = torch.zeros(rows, channels, dtype=torch.float64)
     assert kernels.add_sums(shared, a, b) and torch.equal(shared, sums)
+
+
+@pytest.mark.parametrize("dtypes", [(torch.float32, torch.float64), (torch.float64, torch.half)])
+def test_a_device_that_sums_in_float32_takes_dtypes_that_differ(dtypes):
+    donor, target = (torch.empty(3, 5, dtype=dtype, device="meta") for dtype in dtypes)
+    assert sum_tokens(donor, target, moments=True).shape == (4, 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("lm_head", torch.zeros(14, 61)),
+        ("lm_head", torch.zeros(15, 60)),
+        ("model.layers.0.mlp.experts.down_proj", torch.zeros(15, 96)),
+    ],
+)
+def test_activations_of_other_tokens_or_another_kind_are_refused(pair, items, collate, name, wrong):
+    donor, target = pair("mixtral")
+    batch = collate(items, len(items))[0]
+    sums, tokens = DifferenceSums(channel_modules(target), False), AnswerTokens.of_batch(batch)
+    with evaluating(donor, target):
+        calls = collect_activations(donor, sums.modules, batch, tokens)
+        assert len(calls["lm_head"][0]) == 15
+        calls[name][0] = wrong
+        message = f"{name} gives .* in the donor and .* in the target"
+        with pytest.raises(ValueError, match=message):
+            sums.add_batch(target, batch, tokens, calls)
 
 
 @pytest.mark.parametrize("name", ["llama", "mixtral"])

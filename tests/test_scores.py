@@ -252,6 +252,15 @@ def test_round_trip_is_exact(tmp_path):
     assert (loaded.tokens, loaded.metadata) == (scores.tokens, scores.metadata)
 
 
+@pytest.mark.parametrize("key", ["actlib.roles", "actlib.sizes"])
+@pytest.mark.parametrize("stated", ["[]", "3", '{"a": null}', "[" * 100_000, "x"])
+def test_what_a_file_states_of_its_modules_is_checked(tmp_path, key, stated):
+    metadata = {"tokens": "1", key: stated}
+    save_tensors(tmp_path / "scores", "ChannelScores", {"values:a": torch.ones(2)}, metadata)
+    with pytest.raises(ValueError, match="is a damaged ChannelScores file.*record the scores"):
+        ChannelScores.load(tmp_path / "scores")
+
+
 def test_masks_say_how_they_were_ranked():
     metadata = random_scores().top(5, "scaled").metadata
     assert (metadata["percent"], metadata["ranking"], metadata["donor"]) == ("5", "scaled", "d")
@@ -331,6 +340,31 @@ def test_neither_files_nor_pools_keep_the_reference(tmp_path):
     scores.save(tmp_path / "scores")
     assert ChannelScores.load(tmp_path / "scores").off is None
     assert pool([scores, scores]).off is None
+
+
+def test_a_pool_adds_up_tokens_and_items_as_often_as_they_were_recorded():
+    def recorded(items, data):
+        metadata = {"items": items, "data_hash": data, "ability": "maths"}
+        return replace(random_scores(), metadata=metadata)
+
+    parts = [recorded("240", "a"), recorded("240", "b"), recorded("3", "c")]
+    for given, items, tokens in (
+        (parts[:2], "480", "24"),
+        ([pool(parts[:2]), parts[2]], "483", "36"),
+        ([parts[0]] * 2, "480", "24"),  # whose tokens count twice too
+        ([parts[0], random_scores()], "240,", "24"),
+    ):
+        found = pool(given)
+        assert (found.metadata["items"], found.metadata["tokens"]) == (items, tokens)
+    assert "ability maths, items 480" in repr(pool(parts[:2]))
+
+
+@pytest.mark.parametrize("other", [{"a": [1.0]}, {"b": [1.0, 2.0]}, {"a": [1.0, 2.0], "b": [1.0]}])
+def test_recordings_of_different_modules_do_not_pool(other):
+    ours = scores_of({"a": [1.0, 2.0]})
+    for parts in ([ours, scores_of(other)], [scores_of(other), ours]):
+        with pytest.raises(ValueError, match="recordings of different modules cannot be pooled: "):
+            pool(parts)
 
 
 def test_pooled_moments_are_those_of_all_tokens_together():

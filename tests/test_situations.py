@@ -234,7 +234,9 @@ def uses_of(donor, target, mask, batches, folder):
             actlib.transferred(target, donor, mask, 0.4), target, state_of
         ),
         "patch": patch,
-        "merge": lambda: state_of(actlib.merge(target, [(donor, mask, 0.4)]).model),
+        "merge": lambda: state_of(
+            actlib.merge(target, [(donor, mask, 0.4), (donor, mask, 0.3)], "largest").model
+        ),
         "patched": lambda: within(actlib.patched(target, donor, mask), target, logits),
         "ablated": lambda: within(actlib.ablated(target, mask, "zero"), target, logits),
     }

@@ -56,6 +56,24 @@ def test_preserved_restores_after_an_exception_and_leaves_the_rest(family):
         assert torch.equal(tensor, torch.where(moving[name], before[name], before[name] + 1)), name
 
 
+@pytest.mark.parametrize(
+    "convert",
+    [
+        lambda model: model.half(),
+        lambda model: model.to(torch.float64),
+        lambda model: model.half().float(),
+        lambda model: model.load_state_dict(state_of(model), assign=True),
+    ],
+)
+def test_channels_are_put_back_in_a_model_that_was_converted_meanwhile(pair, convert):
+    donor, target = pair("llama")
+    before = state_of(target)
+    with transferred(target, donor, random_mask(target)):
+        convert(target)
+    for name, tensor in target.state_dict().items():
+        assert torch.equal(tensor.half(), before[name].half()), name
+
+
 def test_refusals_leave_the_target_as_it_was(pair, family):
     donor, target = pair("qwen2")
     before, mask = state_of(target), random_mask(target)

@@ -82,6 +82,26 @@ def test_models_that_do_not_fit_are_refused(pair, family, batches, tmp_path):
             )
 
 
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        (lambda batches: batches[::-1], "batch 0 is another in the second pass; give a list"),
+        (lambda batches: [*batches, batches[0]], "batch 2 is another in the second pass"),
+    ],
+)
+def test_batches_that_change_between_the_passes_are_refused(
+    pair, batches, tmp_path, second, message
+):
+    donor, target = pair()
+
+    def load_target():
+        batches[:] = second(batches)
+        return target
+
+    with pytest.raises(ValueError, match=message):
+        record_differences_in_two_passes(lambda: donor, load_target, batches, tmp_path)
+
+
 def test_batches_that_go_by_once_are_refused(pair, batches, tmp_path):
     with pytest.raises(ValueError, match="gone through twice, such as a list"):
         record_differences_in_two_passes("a", "b", iter(batches), tmp_path)

@@ -118,9 +118,11 @@ def label_of(key: object) -> str:
     or a point, being abilities and modules: their names are whoever wrote them's.
     """
     text = str(key).replace("_", " ")
+    if str(key) in METHODS:
+        return METHODS[str(key)].label
     ranking = RANKINGS.get(str(key).removeprefix("act_")) if text.startswith("act ") else None
-    if ranking or str(key) in METHODS:
-        return ranking.legend if ranking else METHODS[str(key)].label
+    if ranking and ranking.legend:
+        return ranking.legend
     return text if len(text) <= 3 or set("-.") & set(text) else text[0].upper() + text[1:]
 
 
