@@ -180,7 +180,7 @@ class DifferenceSums:
             raise ValueError(f"module {name} runs more often in the donor than in the target")
         if not self._tokens:
             for name, sums in self._sums.items():  # now, rather than after hours
-                require_sound(sums, f"activations of module {name} are")
+                require_sound(sums, f"in donor or target the activations of module {name} are")
         self._tokens += len(tokens.rows)
         self._items += digest_items(batch)
 
@@ -219,7 +219,7 @@ class DifferenceSums:
         averages = average_tokens(sums, entries.repeat_interleave(torch.tensor(channels))).float()
         parts: list[dict[str, Tensor]] = [{} for _ in averages]
         for name, rows in zip(self.modules, averages.split(channels, dim=1), strict=True):
-            require_sound(rows, f"activations of module {name} are")
+            require_sound(rows, f"in donor or target the activations of module {name} are")
             for part, row in zip(parts, rows, strict=True):
                 part[name] = row.clone()
         silent = [name for name, count in zip(self.modules, entries, strict=True) if not count]

@@ -245,7 +245,9 @@ def finished(own):
     results = run.folder / "results"
     results.mkdir()
     contrast = {"claim": "concentrated", "seed": [0, 1], "treatment": 0.4, "control": 0.3}
-    pd.DataFrame(contrast | {"difference": 0.1}).to_csv(results / "tab01_contrast.csv", index=False)
+    contrasts = pd.DataFrame(contrast | {"difference": 0.1})
+    missing = contrasts.assign(claim="sufficient", treatment=None, difference=None)
+    pd.concat([contrasts, missing]).to_csv(results / "tab01_contrast.csv", index=False)
     for name in ("fig01_x.png", "fig03_other.png"):
         (results / name).touch()
     table = pd.DataFrame({"n": range(30), "nll": 1 / 3, "note": "a|<b>"})
@@ -260,6 +262,7 @@ def test_the_report_tells_answers_figures_and_tables_with_units(finished):
     text = path.read_text(encoding="utf-8")
     assert "donor and target 0.4, " in text and "difference 0.1 (2 training seeds)" in text
     assert "99 %" not in text  # of the project's own run
+    assert "Sufficient: act_module and random_module not compared (" in text and " nan" not in text
     assert "(<notebooks/04_stability.ipynb>) (of an earlier run)" in text
     assert f"03_sufficiency: **failed**; log: `{finished.log('03_sufficiency')}`" in text
     assert "05_transfer: **not reached**" in text
@@ -284,7 +287,7 @@ def test_it_says_first_what_the_target_lost_and_kept(finished):
         pd.DataFrame([row]).to_csv(folder / "tab00_accuracies.csv", index=False)
         return write_report(finished, {}, 1).read_text(encoding="utf-8")
 
-    assert "since notebook 00 was not run" in write_report(finished, {}, 1).read_text()
+    assert "since notebook 00 did not end" in write_report(finished, {}, 1).read_text()
     good = report(1.0, -0.5, 0.9)
     assert "lost de-maths 1.50 [1.00, 2.00]" in good and good.count("Warning") == 1
     assert "only 3 test items of de-maths, en-maths" in good

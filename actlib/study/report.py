@@ -80,6 +80,10 @@ def answer(run: Run, notebook: str) -> str:
     rules, parts = load_claims().claims, []
     for claim, rows in pd.read_csv(path).groupby("claim", sort=False):
         rule, means = rules[str(claim)], rows[["treatment", "control", "difference"]].mean()
+        if means.isna().any():
+            why = "one of the two was not measured, or there is no clear gap"
+            parts.append(f"{rule.title}: {rule.treatment} and {rule.control} not compared ({why})")
+            continue
         seeds = f"{len(rows)} training seed" + "s" * (len(rows) > 1)
         parts.append(
             f"{rule.title} ({rule.measure}): {rule.treatment} {means['treatment']:.3g}, "
@@ -134,7 +138,7 @@ def _describe_gap(run: Run) -> str:
     path = run.folder / "results" / "tab00_forgotten.csv"
     if not path.is_file():
         return (
-            "**Target minus donor:** not known, since notebook 00 was not run; whether there is a "
+            "**Target minus donor:** not known, since notebook 00 did not end; whether there is a "
             "gap to recover is only known from there."
         )
     names = {"target_minus_donor": "difference"}
