@@ -163,10 +163,11 @@ def test_the_tiny_run_has_no_errors_and_ran_to_the_end(path):
     assert [cell for cell in _code(notebook) if 'preset = "tiny"' in _source(cell)]
 
 
+METHODS = ["act_global", "act_module", "random_module"]
 OTHER = {
     "test_items": 4,
     "percents": [2, 10],
-    "methods": ["act_global", "act_module"],
+    "methods": METHODS,
     "others": [],
 }
 OTHER |= {"ours": ["attribution"], "interpolations": [0.5], "draws": 1, "rounds": 1, "map_items": 9}
