@@ -45,6 +45,7 @@ def test_what_a_sweep_left_is_copied_to_where_readers_look(tmp_path):
     for path, settings in {
         kept_rows: ["read", "measured"],
         root / "data/items/tiny/gone/seed0.parquet": ["read"],
+        root / "data/items/tiny/other/seed0.parquet": ["read"],
         folder / "cache/items/seed0.parquet": ["measured", "new"],
         folder / "cache/old/seed0.parquet": ["measured"],
     }.items():
@@ -52,6 +53,9 @@ def test_what_a_sweep_left_is_copied_to_where_readers_look(tmp_path):
         rows = pd.DataFrame({"_setting": settings, "nll": float(path != kept_rows)})
         cache.write_rows(rows, path)
     (folder / "cache/items/.seed0.parquet.lock").touch()
+    left_out = {"cells": [code("@cached\ndef other(pair):\n    ...")]}
+    (root / "notebooks").mkdir()
+    (root / "notebooks/01_left_out.ipynb").write_text(json.dumps(left_out))
     stale = root / "figures/tiny/tab99.csv"
     stale.parent.mkdir(parents=True)
     stale.touch()
@@ -62,6 +66,7 @@ def test_what_a_sweep_left_is_copied_to_where_readers_look(tmp_path):
         "data/items/tiny/items/seed0.parquet",
     }
     assert not stale.exists() and not (root / "data/items/tiny/gone").exists()
+    assert (root / "data/items/tiny/other/seed0.parquet").is_file()
     rows = pd.read_parquet(kept_rows).set_index("_setting")["nll"]
     assert rows.to_dict() == {"read": 0, "measured": 1, "new": 1}
     first, told, second = json.loads(written[0].read_text())["cells"]

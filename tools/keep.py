@@ -97,10 +97,9 @@ def keep(folder: Path, name: str, root: Path = ROOT) -> list[Path]:
     executed = sorted((folder / "keep/notebooks").glob("*.ipynb"))
     if not executed:
         sys.exit(f"error: no kept run in {folder}; `make keep` makes it")
-    paths, texts = [], [p.read_text("utf-8") for p in (root / "actlib/study").glob("*.py")]
+    paths = []
     for path in executed:
         notebook = cleaned(json.loads(path.read_text(encoding="utf-8")))
-        texts += ["".join(cell["source"]) for cell in notebook["cells"]]
         text = json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True)
         paths.append(root / "notebooks" / path.name)
         write_text(paths[-1], text + "\n")
@@ -110,6 +109,10 @@ def keep(folder: Path, name: str, root: Path = ROOT) -> list[Path]:
         figures.mkdir(parents=True, exist_ok=True)
         paths.append(Path(shutil.copy2(path, figures)))
     items = root / "data/items" / name
+    texts = [path.read_text("utf-8") for path in (root / "actlib/study").glob("*.py")]
+    for path in (root / "notebooks").glob("*.ipynb"):  # those that this run left out keep theirs
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        texts += ["".join(cell["source"]) for cell in cells]
     functions = cached_functions(texts)
     for old in items.glob("*"):
         if old.name not in functions:
