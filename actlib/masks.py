@@ -142,9 +142,14 @@ class ChannelMask:
         combined = {
             name: rule(selected, other.channels[name]) for name, selected in self.channels.items()
         }
+        if word == "difference":  # what is true of the result
+            return ChannelMask(combined, {**self.metadata, "combined": word})
         agreed = {k: v for k, v in self.metadata.items() if other.metadata.get(k) == v}
-        stated = self.metadata if word == "difference" else agreed  # what is true of the result
-        return ChannelMask(combined, {**stated, "combined": word})
+        ours, theirs = (mask.metadata.get("unranked", "").split(",") for mask in (self, other))
+        lacks = any if word == "intersection" else all  # a union ranks what either mask ranks
+        unranked = [name for name in combined if lacks(name in each for each in (ours, theirs))]
+        agreed |= {"unranked": ",".join(unranked)} if unranked else {}
+        return ChannelMask(combined, {**agreed, "combined": word})
 
 
 def random_like(mask: ChannelMask, generator_seed: int, per_module: bool = True) -> ChannelMask:

@@ -78,6 +78,9 @@ def record_differences_in_two_passes(
                 if not path.is_file():
                     raise ValueError(f"batch {number} is another in the second pass; give a list")
                 sums.add_batch(model, batch, tokens, _read(path, sums.modules, tokens))
+                path.unlink()
+        if any(Path(scratch).iterdir()):
+            raise ValueError("the second pass had fewer batches than the first; give a list")
     return sums.combine(describe_pair(skeleton, model) | dict(metadata or {}))
 
 

@@ -53,6 +53,16 @@ def test_the_control_of_a_difference_leaves_out_what_the_first_mask_was_ranked_w
     assert drawn.channels["apple"].any() and drawn.channels["zebra"].any() != left_out
 
 
+def test_a_combined_mask_was_ranked_without_what_its_masks_were_not_ranked_with():
+    a, b = (
+        ChannelMask(mask_of(n).channels, {"unranked": left_out})
+        for n, left_out in enumerate(["zebra,apple", "zebra"])
+    )
+    assert (a | b).metadata["unranked"] == "zebra"
+    assert {*(a & b).metadata["unranked"].split(",")} == {"zebra", "apple"}
+    assert "unranked" not in (a | ChannelMask(b.channels)).metadata
+
+
 @pytest.mark.parametrize(("limit", "told"), [(1, "a; and 2 more"), (2, "a; b; and 1 more")])
 def test_a_list_of_differences_is_cut_and_counted(limit, told):
     assert shortened(["a", "b", "c"], limit) == told

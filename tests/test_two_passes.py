@@ -87,6 +87,7 @@ def test_models_that_do_not_fit_are_refused(pair, family, batches, tmp_path):
     [
         (lambda batches: batches[::-1], "batch 0 is another in the second pass; give a list"),
         (lambda batches: [*batches, batches[0]], "batch 2 is another in the second pass"),
+        (lambda batches: batches[:-1], "the second pass had fewer batches than the first"),
     ],
 )
 def test_batches_that_change_between_the_passes_are_refused(

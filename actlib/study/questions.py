@@ -93,6 +93,14 @@ def spread(items: Iterable[dict], count: int) -> list[dict]:
     return turns[:count]
 
 
+def shared_part(one: str, other: str) -> str:
+    """What two abilities, ``language-domain``, share: "same language", "same domain", "neither"."""
+    (language, _, domain), (language_2, _, domain_2) = one.partition("-"), other.partition("-")
+    if language == language_2:
+        return "same language"
+    return "same domain" if domain and domain == domain_2 else "neither"
+
+
 def cluster_of(row: Mapping) -> str:
     """What an item asks: its task and operands, or else its text, however it is stored.
 
