@@ -5,7 +5,6 @@ import pandas as pd
 import pytest
 
 from actlib.analysis import stats
-from actlib.analysis.resampling import resample_means
 
 
 def items(scores, seeds=None):
@@ -148,7 +147,7 @@ def test_a_resample_averages_the_items_it_drew():
     table = items([0.0, 0.0, 0.0, 1.0]).set_index(["item"])
     table = pd.concat({0: table}, names=["seed"])
     clusters = pd.Series(["a", "a", "a", "b"], index=range(4))
-    found = resample_means(table, clusters, resamples=4000)
+    found = stats.resample_means(table, clusters, resamples=4000)
     # of two clusters: a and a (1/4), a and b (1/2, one of four items), b and b (1/4)
     values, counts = np.unique(found.draws, return_counts=True)
     assert values.tolist() == [0, 0.25, 1] and found.point[0] == 0.25

@@ -9,7 +9,7 @@ The seed is the unit: items of one seed share its models. Resampling three seeds
 where there is none in 25 % of cases at a level of 5 %, Student's t in 5 %.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,10 +18,27 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from actlib.analysis.resampling import LEVEL, Interval, groups_of
-
+LEVEL = 0.05
+"""Of all tests; intervals hold 1 - LEVEL."""
 VERDICTS = ("supported", "partly supported", "not supported", "inconclusive")
 """What `verdict` says."""
+
+
+class Interval(NamedTuple):
+    """An estimate with the ends of its confidence interval, in the unit of the values."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+def groups_of(table: pd.DataFrame, by: Sequence[str]) -> Iterator[tuple[dict, pd.DataFrame]]:
+    """Groups in order of appearance, each under its values of `by`; all rows if `by` is empty."""
+    if not by:
+        yield {}, table
+        return
+    for key, group in table.groupby(list(by), sort=False):
+        yield dict(zip(by, key, strict=True)), group
 
 
 def student_interval(values: ArrayLike) -> Interval:

@@ -3,28 +3,37 @@
     recovered = stats.recovery(items, by=["method", "top_percent", "seed"], value="exact")
     changes = stats.differences(items, baseline="target")    # method - target, by item and seed
 
-Intervals are 95 % percentile bootstraps; `actlib.analysis.resampling` says how seeds and items are
-drawn, and what a table of items is. They describe; `actlib.analysis.contrasts` tests. Scores are
-better the higher they are.
+A table of items has one row an item: `item`, a measure such as `nll` and, where there are any,
+`seed` (training), `draw` (of a random method; draws are averaged) and `cluster`: items that are not
+independent, such as one computation asked in several languages, share one, and clusters are then
+drawn in the place of items. Scores are better the higher they are.
+
+Intervals are 95 % percentile bootstraps. Seeds are drawn first, then clusters, once for all seeds
+(a crossed design: an item's difficulty is shared, so drawing it per seed would make intervals too
+narrow). Seeds count equally. With fewer than about five seeds an interval is only a rough one: it
+describes, and `actlib.analysis.contrasts` tests.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
-from actlib.analysis.contrasts import compare_seeds
-from actlib.analysis.resampling import (
-    Resampled,
-    clusters_of,
-    ends_of,
-    groups_of,
-    pivot_scores,
-    resample_means,
-)
+from actlib.analysis.contrasts import LEVEL, compare_seeds, groups_of
 
 REFERENCES = ("target", "donor")
 """Methods that stand for the untouched models."""
+
+
+class Resampled(NamedTuple):
+    """Means of a table's columns with their resamples, and how many items and seeds they are of."""
+
+    point: Float[np.ndarray, " columns"]
+    draws: Float[np.ndarray, "resamples columns"]
+    items: int
+    seeds: int
 
 
 def means(
@@ -142,3 +151,81 @@ def _share(drawn: Resampled, column: int) -> dict[str, float]:
         low, high = ends_of((drawn.draws[:, column] - drawn.draws[:, 0])[usable] / gaps[usable])
     table = {"recovery": share, "low": low, "high": high, "gap": gap}
     return table | {"gap_low": gap_low, "gap_high": gap_high, "gap_clear": clear}
+
+
+def pivot_scores(items: pd.DataFrame, column: str, value: str = "nll") -> pd.DataFrame:
+    """Scores by seed and item (rows) and by the values of `column`, draws averaged.
+
+    Raises:
+        ValueError: a score is missing or NaN, or an item occurs twice a seed and draw.
+    """
+    items = items if "seed" in items else items.assign(seed=0)
+    keys = [column, "seed", "item"]
+    if items.duplicated([*keys, *(["draw"] if "draw" in items else [])]).any():
+        raise ValueError(f"one {column} has an item twice in a seed and draw; leave one row each")
+    wide = items[value].astype(float).groupby([items[key] for key in keys]).mean().unstack(column)
+    seeds = wide.index.unique("seed")
+    missing = int(wide.isna().sum().sum())
+    crossed = len(wide) == len(seeds) * wide.index.unique("item").size
+    if wide.empty or missing or not crossed or items[value].isna().any():
+        raise ValueError(
+            f"every {column} must have the same items in the same seeds, and no NaN; {missing} of "
+            f"{wide.size} scores are missing"
+        )
+    return wide
+
+
+def clusters_of(items: pd.DataFrame) -> pd.Series | None:
+    """Cluster of each item, indexed by item; None without the column `cluster`.
+
+    Raises:
+        ValueError: an item is in two clusters or in none.
+    """
+    if "cluster" not in items:
+        return None
+    pairs = items[["item", "cluster"]].drop_duplicates()
+    if pairs["cluster"].isna().any() or pairs["item"].duplicated().any():
+        raise ValueError(
+            f"every item needs one cluster; there are {pairs['item'].nunique()} items and "
+            f"{len(pairs)} pairs of item and cluster, {pairs['cluster'].isna().sum()} without one"
+        )
+    return pairs.set_index("item")["cluster"]
+
+
+def resample_means(
+    wide: pd.DataFrame, clusters: pd.Series | None = None, resamples: int = 2000
+) -> Resampled:
+    """Mean of every column, and its resamples by seed and cluster: one draw serves all columns.
+
+    A resample's mean is over the items that it drew, whose number varies where clusters differ in
+    size. Draws are fixed.
+
+    Args:
+        wide: scores by seed and item (rows), as `pivot_scores` gives them.
+        clusters: cluster of each item, indexed by item; None if every item is its own.
+        resamples: number of draws.
+    """
+    seeds, items = wide.index.unique("seed"), wide.index.unique("item")
+    scores = wide.to_numpy().reshape(len(seeds), len(items), wide.shape[1])
+    labels = np.arange(len(items))
+    if clusters is not None and not clusters.is_unique:
+        labels = clusters.reindex(items).to_numpy()
+    names, unit = np.unique(labels, return_inverse=True)
+    # what is drawn: sums of scores [seeds, units, columns], and the items in each unit
+    member = unit == np.arange(len(names))[:, None]
+    sums, sizes = member @ scores, member.sum(axis=1)
+    # how often each seed, and each unit, is drawn
+    rng = np.random.default_rng(0)
+    seed_counts, unit_counts = (
+        rng.multinomial(n, np.full(n, 1 / n), size=resamples) for n in (len(seeds), len(sizes))
+    )
+    by_seed = (unit_counts @ sums) / (unit_counts @ sizes)[:, None]
+    draws = np.einsum("rs,src->rc", seed_counts, by_seed) / len(seeds)
+    point = scores.mean(axis=1).mean(axis=0)
+    return Resampled(point, draws, len(items), len(seeds))
+
+
+def ends_of(draws: Float[np.ndarray, " resamples"]) -> tuple[float, float]:
+    """Ends of the percentile interval."""
+    low, high = np.quantile(draws, [LEVEL / 2, 1 - LEVEL / 2])
+    return float(low), float(high)
