@@ -64,8 +64,16 @@ class Edit:
     values: dict[str, Values]
     sha256: str
 
-    def is_at(self, side: str, parameter: Tensor) -> bool:
-        """Whether a parameter of the target has the values of a side, bit by bit."""
+    @property
+    def form(self) -> tuple[int, int, torch.dtype]:
+        """Rows, columns and dtype of the parameter that it is of, seen as a matrix."""
+        selection = self.selection
+        return len(selection.rows), len(selection.columns), self.values["after"].dtype
+
+    def is_at(self, side: str, parameter: Tensor | None) -> bool:
+        """Whether a parameter of the target, if it is there, has a side's values, bit by bit."""
+        if parameter is None or (*as_matrix(parameter).shape, parameter.dtype) != self.form:
+            return False
         values = gather(parameter, self.selection)
         if side not in self.values:
             return digest(values) == self.sha256

@@ -32,7 +32,6 @@ from actlib.transfer import (
     Index,
     Rows,
     Selection,
-    as_matrix,
     interpolate,
     require_finite,
     require_scale,
@@ -168,19 +167,18 @@ def _switch(
     def change(name: str, start: int, matrix: Tensor) -> Iterator[tuple[Index, Tensor]]:
         return edits[name].between(start, start + len(matrix), new)
 
-    expected = info.metadata["parameters"]
     if isinstance(target, nn.Module):
         target = unwrapped(target)
         require_writable(target)
-        parameters = dict(target.named_parameters())
-        _require_target(path, expected, edits, target, parameters, old, new)
+        _require_target(path, edits, dict(target.named_parameters()), old, new)
         write_(target, edits, change)
         return None
     require_free(out := Path(str(out)))
     folder, steps = Checkpoint(target), read_steps(target)
     known = {name for name, _ in folder.model.named_parameters()}
     folder.require([name for name in edits if name in known], "target")
-    _require_target(path, expected, edits, folder.model, folder, old, new)
+    require_float_weights(folder.model)
+    _require_target(path, edits, folder, old, new)
     if new == "after":
         steps.append(info.metadata)
     elif info.metadata in steps:
@@ -196,46 +194,19 @@ def _load(path: Path, state: tuple[int, ...] | None) -> tuple[PatchInfo, dict[st
 
 
 def _require_target(
-    path: Path,
-    expected: str,
-    edits: Mapping[str, Edit],
-    model: nn.Module,
-    parameters: Mapping[str, Tensor],
-    old: str,
-    new: str,
+    path: Path, edits: Mapping[str, Edit], parameters: Mapping[str, Tensor], old: str, new: str
 ) -> None:
-    """Refuse other parameters than a patch was made for, and other values than its side `old`."""
-    require_float_weights(model)
-    if misfit := _misfit(expected, edits, model, parameters):
-        raise ValueError(
-            f"the patch {path} is of a model with {misfit}; take the model that it was made for"
-        )
-    wrong = [name for name, edit in edits.items() if not edit.is_at(old, parameters[name])]
-    if wrong and all(edit.is_at(new, parameters[name]) for name, edit in edits.items()):
+    """Refuse a target whose parameters are not those of a patch, or not at its side `old`."""
+    wrong = [name for name, edit in edits.items() if not edit.is_at(old, parameters.get(name))]
+    if wrong and all(edit.is_at(new, parameters.get(name)) for name, edit in edits.items()):
         done = "already applied to" if new == "after" else "not applied to"
         raise ValueError(f"the patch {path} is {done} this target, so nothing is to be done")
     if wrong:
+        expected = ["{} ({} x {}, {})".format(name, *edits[name].form) for name in wrong]
         raise ValueError(
             f"the target does not hold the values that it had {old} the patch {path}: "
-            f"{shortened(wrong, 3)}; take the model that it was made for"
+            f"{shortened(expected, 3)}; take the model that it was made for"
         )
-
-
-def _misfit(
-    expected: str, edits: Mapping[str, Edit], model: nn.Module, parameters: Mapping[str, Tensor]
-) -> str:
-    """What the patch's model has and this one has not, in a clause; "" where they fit."""
-    total = sum(each.numel() for each in model.parameters())
-    if str(total) != expected:
-        return f"{expected} parameters, this one has {total}"
-    for name, edit in edits.items():
-        rows, columns = edit.selection.rows, edit.selection.columns
-        dtype = edit.values["after"].dtype
-        if name not in parameters or as_matrix(parameters[name]).shape != (len(rows), len(columns)):
-            return f"{name} of {len(rows)} x {len(columns)}, this has none"
-        if parameters[name].dtype != dtype:
-            return f"{name} in {dtype}, this one has {parameters[name].dtype}"
-    return ""
 
 
 def shareable(step: Mapping[str, Any], metadata: Mapping[str, str]) -> dict[str, str]:
