@@ -16,8 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from actlib import cli, load_questions, transferred
 from actlib.channels import channel_modules
 from actlib.harness.evaluation import evaluate_tasks
-from actlib.harness.local_tasks import local_tasks
-from actlib.harness.metrics import number_scores
+from actlib.harness.local_tasks import local_tasks, number_scores
 from actlib.masks import ChannelMask
 from actlib.study.presets import load_preset
 from actlib.study.training import small_tokenizer
