@@ -1,7 +1,8 @@
 """Command line: `actlib COMMAND …`, or `python -m actlib COMMAND …`.
 
-A command is a function below: its docstring is its help, its parameters are its options, and heavy
-modules are imported inside it, so that help answers at once. `terminal` has the exit statuses.
+A command is a function below, or of `patch_commands` or `study.steps`: its docstring is its help,
+its parameters are its options, and heavy modules are imported inside it, so that help answers at
+once. `terminal` has the exit statuses.
 """
 
 import json
@@ -272,17 +273,4 @@ def evaluate(
         write_text(Path(out), scores.to_csv(index=False) if out.endswith(".csv") else rows)
 
 
-@command(app, "run")
-def run(
-    preset: Annotated[str, Argument(help="name in configs/, or a YAML file")],
-    notebooks: Annotated[str, Option(help="such as 01-05 or 01,03; all if left out")] = "",
-    cores: Annotated[int | None, Option(min=1, help="CPU cores; all, or the profile's")] = None,
-    profile: Annotated[str, Option(help="folder of a Snakemake profile, for a cluster")] = "",
-    as_json: Json = False,
-) -> int:
-    """Run the notebooks on a preset or on your own pair, with a report.
-
-    Example:
-        actlib run mine.yaml --notebooks 01,03 --cores 4 --json
-    """
-    return steps.run_notebooks(preset, notebooks, cores, profile, as_json)
+command(app, "run")(steps.run)  # here, because help lists the commands in this order

@@ -1,4 +1,4 @@
-"""The steps of the study that its Snakefile calls.
+"""The steps of the study that its Snakefile calls, and `actlib run`, which calls Snakemake.
 
 actlib step build --preset tiny --model multilingual --seed 0
 actlib step record --preset tiny --seed 0
@@ -10,9 +10,9 @@ import sys
 import time
 from typing import Annotated
 
-from typer import Option
+from typer import Argument, Option
 
-from actlib.terminal import NOTEBOOK_FAILED, command, new_app, show
+from actlib.terminal import NOTEBOOK_FAILED, Json, command, new_app, show
 
 app = new_app("One step of the study, as its runner calls it.")
 Preset = Annotated[str, Option(help="name in configs/, or a YAML file")]
@@ -59,23 +59,17 @@ def record(preset: Preset = "tiny", seed: Seed = 0) -> None:
     write_text(note, json.dumps(files, indent=1) + "\n")
 
 
-def run_notebooks(
-    preset: str, notebooks: str, cores: int | None, profile: str, as_json: bool
+def run(
+    preset: Annotated[str, Argument(help="name in configs/, or a YAML file")],
+    notebooks: Annotated[str, Option(help="such as 01-05 or 01,03; all if left out")] = "",
+    cores: Annotated[int | None, Option(min=1, help="CPU cores; all, or the profile's")] = None,
+    profile: Annotated[str, Option(help="folder of a Snakemake profile, for a cluster")] = "",
+    as_json: Json = False,
 ) -> int:
-    """Run notebooks through Snakemake, write the report and print where it lies.
+    """Run the notebooks on a preset or on your own pair, with a report.
 
-    Args:
-        preset: name in ``configs/``, or a YAML file.
-        notebooks: such as "01-05" or "01,03"; "" for all.
-        cores: of the processor; all, or the profile's, if None.
-        profile: folder of a Snakemake profile; "" for none.
-        as_json: print the result as JSON.
-
-    Returns:
-        0, or 3 where a notebook failed.
-
-    Raises:
-        ValueError: the preset, the notebooks or the profile do not exist, or do not fit.
+    Example:
+        actlib run mine.yaml --notebooks 01,03 --cores 4 --json
     """
     from actlib.study.report import answer, write_report
     from actlib.study.runs import DONE, describe_failures, execute, plan, profile_folder
