@@ -133,6 +133,7 @@ def test_models_count_by_what_they_hold(load, tmp_path):
     ("old", "new", "sentence"),
     [
         ("factor = 2", "factor = pd.DataFrame({'a': [1]})", "`factor`, a DataFrame"),
+        ("factor = 2", "factor = {1, 2}", "`factor`, a set"),
         ('{"value": double(percent)}', "pd.DataFrame()", "no rows"),
         ('{"value"', '{"percent"', "names of arguments: percent"),
     ],
@@ -184,7 +185,7 @@ def test_committed_rows_of_an_earlier_state_are_read_and_said(load, tmp_path, mo
 
 def test_a_function_reaches_the_modules_that_it_names(load):
     module = load("return {", "actlib.transferred\n    return {")
-    assert cache.describe(module.rows_of.fresh)[1] == {"actlib.transfer"}
+    assert cache.describe(module.rows_of)[1] == {"actlib.transfer"}
     assert "actlib.masks" in sources.reach_modules(["actlib.transfer"])
     assert "actlib.study.session" not in sources.reach_modules(["actlib.transfer"])
     with pytest.raises(ValueError, match="no module"):

@@ -20,7 +20,6 @@ import json
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, is_dataclass
 from importlib.metadata import version
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
@@ -51,14 +50,11 @@ def use_folders(cache: Path, committed: Path | None = None) -> None:
 
 
 def cached(function: Callable[..., Any]) -> Callable[..., pd.DataFrame]:
-    """Keep what a function returns; see the module's own text.
+    """Keep what a function returns, as a DataFrame; see the module's own text.
 
     Its arguments are plain values, or objects with a `cache_key`, such as a pair of models. Those
     that a figure can show (numbers, words, a pair's seed) become columns of the rows; of a second
     pair, handed over as `other`, the seed is the column `other_seed`.
-
-    Returns:
-        The function, which gives a DataFrame. `fresh(...)` of it computes without the cache.
 
     Raises:
         ValueError: (when called) the function uses a variable that has no stable digest, such as a
@@ -78,7 +74,6 @@ def cached(function: Callable[..., Any]) -> Callable[..., pd.DataFrame]:
             _add(_FOLDERS["cache"] / file, keys, rows)
         return rows.copy()
 
-    read_or_compute.fresh = function  # type: ignore[attr-defined]
     return read_or_compute
 
 
@@ -164,17 +159,12 @@ def _plain(value: Any, name: str) -> Any:
     """A value as JSON holds it, in which 5 and 5.0 are the same."""
     if hasattr(value, "cache_key"):
         return value.cache_key
-    if is_dataclass(value) and not isinstance(value, type):
-        return _plain(asdict(value), name)
     if isinstance(value, Mapping):
         return {str(key): _plain(part, name) for key, part in value.items()}
-    if isinstance(value, list | tuple | range | set | frozenset):
-        parts = sorted(value, key=repr) if isinstance(value, set | frozenset) else value
-        return [_plain(part, name) for part in parts]
+    if isinstance(value, list | tuple | range):
+        return [_plain(part, name) for part in value]
     if value is None or isinstance(value, str | bool):
         return value
-    if isinstance(value, Path):
-        return str(value)
     try:
         return float(value) if getattr(value, "ndim", 0) == 0 else value.tolist()
     except (TypeError, ValueError, AttributeError):
