@@ -93,7 +93,6 @@ def intervals(
     x: str,
     y: str = "method",
     by: str = "",
-    log: bool = False,
     null: str = "",
     zero: bool = False,
     names: bool = True,
@@ -106,7 +105,6 @@ def intervals(
         x: column that low and high are the interval of.
         y: column of the rows, in order of appearance, or of its categories.
         by: column that colors tell apart within a row; those of the rows themselves if none.
-        log: logarithmic x axis.
         null: column with the level of a null, such as chance, an upright line with its name.
         zero: draw a line at 0.
         names: rows have display names; as written if false, such as modules.
@@ -125,8 +123,6 @@ def intervals(
     plot.add(so.Dot(edgewidth=0, pointsize=4), *dodge, legend=False).plot()
     if zero:
         ax.axvline(0, color="black", linewidth=0.6, zorder=1)
-    if log:
-        _set_log_ticks(ax)
     ax.set(ylim=(len(keys) - 0.4, -0.6), ylabel="")
     ax.grid(False, axis="y")
     ax.tick_params(axis="y", length=0)
@@ -134,19 +130,18 @@ def intervals(
         _add_handles(table, ax, by)
 
 
-def forest(table: pd.DataFrame, ax: Axes, *, x: str = "difference", y: str = "claim") -> None:
+def forest(table: pd.DataFrame, ax: Axes, *, y: str = "claim") -> None:
     """Contrasts one below the other: a dot a training seed, mean and interval, ± the margin.
 
     Args:
-        table: one row a seed: x and y, and the same in all rows of a y: estimate, low, high, margin
-            (NaN where there is none), verdict.
+        table: one row a seed: difference and y, and the same in all rows of a y: estimate, low,
+            high, margin (NaN where there is none), verdict.
         ax: axes to draw on.
-        x: column with a seed's number.
         y: column of the rows, in order of appearance, or of its categories.
     """
     keys = _keys(table, y)
     table = table.assign(row=table[y].map({key: number for number, key in enumerate(keys)}))
-    table = table.astype({"row": float}).dropna(subset=[x])
+    table = table.astype({"row": float}).dropna(subset=["difference"])
     means = table.drop_duplicates("row")
     means = means.assign(verdict=pd.Categorical(means["verdict"], list(VERDICTS)))
     margin = means["margin"].fillna(0)
@@ -155,7 +150,7 @@ def forest(table: pd.DataFrame, ax: Axes, *, x: str = "difference", y: str = "cl
     ax.axvline(0, color="black", linewidth=0.6, zorder=1)
     dots: dict[str, Any] = {"color": "#777777", "pointsize": 2.2, "edgewidth": 0, "alpha": 0.6}
     below = table.assign(row=table["row"] + 0.25)
-    so.Plot(below, x=x, y="row").on(ax).add(so.Dot(**dots), legend=False).plot()
+    so.Plot(below, x="difference", y="row").on(ax).add(so.Dot(**dots), legend=False).plot()
     ax.plot([], [], color="#777777", marker="o", linestyle="", markersize=2.2, label="One seed")
     plot = _begin(means.assign(row=means["row"] - 0.1), ax, "verdict", x="estimate", y="row")
     ends = {"xmin": "low", "xmax": "high", "orient": "y"}
@@ -172,24 +167,19 @@ def pareto(table: pd.DataFrame, ax: Axes) -> None:
     """What every trial recovers against what it retains; each method's frontier is a staircase.
 
     Below and left of a staircase lies what the method matches or beats; its part in the unit square
-    is `actlib.analysis.frontier.hypervolume`. Faint points are dominated. Trials farther than 0.5
-    outside the unit square are counted in a note, and not shown.
+    is `actlib.analysis.frontier.hypervolume`. Faint points are dominated.
 
     Args:
-        table: method, recovered, retained and on_frontier, a row a trial; undefined ones are left
-            out. Rows of the methods donor and target are the untouched models; without them both
-            axes are shares of the gap between these, so that the target lies at retained 1.
+        table: method, recovered and retained (0 to 1) and on_frontier, a row a trial, and a row for
+            each of the methods donor and target, the untouched models.
         ax: axes to draw on.
     """
     axes = ["retained", "recovered"]
-    places: dict[str, Any] = {"target": (1.0, 0.0), "donor": (0.0, 1.0)}
-    models = table[table["method"].isin(places)]
-    places |= dict(zip(models["method"], models[axes].to_numpy(), strict=True))
-    table = table[~table["method"].isin(places)]
-    if isinstance(table["method"].dtype, pd.CategoricalDtype):
-        table = table.assign(method=table["method"].cat.remove_categories([*set(models["method"])]))
-    defined = table.dropna(subset=axes)
-    points = defined[((defined[axes] >= -0.5) & (defined[axes] <= 1.5)).all(axis=1)]
+    models = table[table["method"].isin(["target", "donor"])]
+    places = dict(zip(models["method"], models[axes].to_numpy(), strict=True))
+    points = table[~table["method"].isin(places)]
+    if isinstance(points["method"].dtype, pd.CategoricalDtype):
+        points = points.assign(method=points["method"].cat.remove_unused_categories())
     best = points[points["on_frontier"].astype(bool)].sort_values("retained")
     for key, trials in best.groupby("method", sort=False):
         # from the axis on the left, over each corner, down to the axis below
@@ -204,13 +194,9 @@ def pareto(table: pd.DataFrame, ax: Axes) -> None:
         color, marker, label, _ = look_of(key)
         ax.plot(*places[key], color=color, marker=marker, markersize=6, zorder=4)
         ax.annotate(label, places[key], (0, rise), **around)
-    low, high = points[axes].min().fillna(0) - 0.06, points[axes].max().fillna(1) + 0.06
+    low, high = points[axes].min() - 0.06, points[axes].max() + 0.06
     ax.set(xlim=(min(low["retained"], -0.08), max(high["retained"], 1.08)))
     ax.set(ylim=(min(low["recovered"], -0.18), max(high["recovered"], 1.14)))
-    if len(points) < len(defined) or defined.empty:
-        note = f"{len(defined) - len(points)} of {len(defined)} trials lie outside"
-        note = "undefined: a gap is not clear" if defined.empty else note
-        ax.annotate(note, (0.02, 0.02), xycoords="axes fraction", fontstyle="italic")
     ax.set(xlabel="Retained (0: donor, 1: target)", ylabel="Recovered (0: target, 1: donor)")
     _add_handles(points, ax, "method")
 
