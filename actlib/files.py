@@ -22,11 +22,12 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
+
+if TYPE_CHECKING:  # figures are written by this file too, and need no torch
+    from torch import Tensor
 
 RESERVED = "actlib"
 """Key of the metadata under which `save_tensors` keeps the kind, the order and the hash."""
@@ -105,7 +106,7 @@ def require_metadata(metadata: Mapping[str, str], reserved: tuple[str, ...] = (R
 
 
 def save_tensors(
-    path: str | os.PathLike, kind: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+    path: str | os.PathLike, kind: str, tensors: Mapping[str, "Tensor"], metadata: Mapping[str, str]
 ) -> None:
     """Write named tensors to a safetensors file, whole or not at all.
 
@@ -115,6 +116,8 @@ def save_tensors(
     Raises:
         ValueError: an entry of the metadata is no text, or has the reserved key ``actlib``.
     """
+    from safetensors.torch import save_file
+
     require_metadata(metadata)
     own = {"kind": kind, "order": list(tensors), "sha256": digest_tensors(tensors)}
     # Copies, because safetensors refuses tensors that share memory.
@@ -123,7 +126,7 @@ def save_tensors(
         save_file(copies, unfinished, {RESERVED: json.dumps(own), **metadata})
 
 
-def load_tensors(path: str | os.PathLike, kind: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+def load_tensors(path: str | os.PathLike, kind: str) -> tuple[dict[str, "Tensor"], dict[str, str]]:
     """Read tensors in their saved order, and the metadata, from a file of `save_tensors`.
 
     Raises:
@@ -148,8 +151,10 @@ def load_tensors(path: str | os.PathLike, kind: str) -> tuple[dict[str, Tensor],
     raise ValueError(f"{path} holds {stored_kind}, not {kind}{remedy}")
 
 
-def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
+def digest_tensors(tensors: Mapping[str, "Tensor"]) -> str:
     """SHA-256 of tensors with their names, types and shapes."""
+    import torch
+
     state = hashlib.sha256()
     for name, tensor in tensors.items():
         state.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())

@@ -20,6 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from actlib.analysis import plots, style
+from actlib.files import write_text
 
 _CALLS: WeakKeyDictionary[Figure, dict[str, Any]] = WeakKeyDictionary()
 
@@ -97,7 +98,8 @@ def save_figure(fig: Figure, table: pd.DataFrame, name: str, folder: str | Path)
         call = {key: value for key, value in _CALLS[fig].items() if value not in ("", None)}
         texts["json"] = json.dumps(call, indent=1, ensure_ascii=False) + "\n"
     for kind, text in texts.items():
-        paths.append(style.write_whole(Path(folder) / f"{name}.{kind}", text.encode()))
+        paths.append(Path(folder) / f"{name}.{kind}")
+        write_text(paths[-1], text)
     return paths
 
 

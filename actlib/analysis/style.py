@@ -10,8 +10,6 @@ Figures are drawn at their final size. The typeface (STIX, close to Times) ships
 that every machine draws the same.
 """
 
-import io
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +18,7 @@ from matplotlib import pyplot as plt
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
+from actlib.files import atomic_file
 from actlib.rankings import RANKINGS
 
 NARROW = 4.5
@@ -239,9 +238,9 @@ def save_pictures(fig: Figure, name: str, folder: str | Path) -> list[Path]:
     options = {"pdf": {"metadata": {"CreationDate": None}}, "png": {"dpi": 300}}
     paths = []
     for kind, extra in options.items():
-        content = io.BytesIO()
-        fig.savefig(content, format=kind, **extra)
-        paths.append(write_whole(Path(folder) / f"{name}.{kind}", content.getvalue()))
+        paths.append(Path(folder) / f"{name}.{kind}")
+        with atomic_file(paths[-1]) as unfinished:
+            fig.savefig(unfinished, format=kind, **extra)
     return paths
 
 
@@ -254,15 +253,3 @@ def settle(fig: Figure) -> None:
         for _ in range(2):
             fig.draw_without_rendering()
         fig.set_layout_engine("none")
-
-
-def write_whole(path: Path, content: bytes) -> Path:
-    """Write a file whole or not at all. `actlib.files` does so too, but imports torch."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}-{os.getpid()}")
-    try:
-        unfinished.write_bytes(content)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return path
