@@ -8,7 +8,6 @@ import hashlib
 import html
 import random
 from collections.abc import Iterable, Mapping
-from itertools import groupby
 from pathlib import Path
 from typing import Any, cast
 
@@ -36,17 +35,12 @@ def data_folder(data: Data) -> Path | None:
     return None if data.path is None else ROOT / data.path
 
 
-def question_files(data: Data) -> list[Path]:
-    """Files that the questions come from."""
-    place = data_folder(data) or SHIPPED
-    if place.is_file():
-        return [place]
-    return sorted([*place.rglob("*.jsonl"), *place.rglob("*.tsv")])
-
-
 def data_digest(data: Data) -> str:
     """Digest of the questions themselves, so that a change of the files is noticed."""
-    parts = [hashlib.sha256(path.read_bytes()).digest() for path in question_files(data)]
+    place = data_folder(data) or SHIPPED
+    inside = sorted([*place.rglob("*.jsonl"), *place.rglob("*.tsv")])
+    files = [place] if place.is_file() else inside
+    parts = [hashlib.sha256(path.read_bytes()).digest() for path in files]
     return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
 
 
@@ -150,8 +144,6 @@ class Questions:
         if purpose not in PURPOSES:
             raise ValueError(f"unknown purpose {purpose!r}: expected one of {', '.join(PURPOSES)}")
         rows = of_ability(self.read(purpose), ability)
-        if len(rows) == 0:
-            raise ValueError(f"the data hold no {purpose} item of {ability!r}")
         return spread(rows, getattr(self.preset.evaluation, f"{purpose}_items"))
 
     def inputs(
@@ -186,36 +178,28 @@ class Questions:
         return self._of_purpose[purpose]
 
 
-def _runs(tokenizer: PreTrainedTokenizerBase, encoded: Encoded) -> list[tuple[str, bool]]:
-    """Text of each token, and whether it is the answer's; tokens of one character are joined."""
-    runs: list[tuple[str, bool]] = []
-    pending: list[int] = []
-    last = len(encoded.input_ids) - 1
-    for position, (token, in_answer) in enumerate(
-        zip(encoded.input_ids, encoded.answer_mask, strict=True)
-    ):
-        pending.append(token)
-        text = cast(str, tokenizer.decode(pending))  # a list only for several sequences
-        closes = position == last or encoded.answer_mask[position + 1] != in_answer
-        if "\ufffd" not in text or closes:
-            runs.append((text, in_answer))
-            pending = []
-    return runs
-
-
 def highlight(tokenizer: PreTrainedTokenizerBase, encoded: Encoded) -> Any:
     """Show an item in a notebook: the prompt in gray, the answer's tokens colored and boxed.
+
+    Tokens that are parts of one character share a box.
 
     Returns:
         An `IPython.display.HTML` object.
     """
     from IPython.display import HTML
 
-    spans: list[str] = []
-    for in_answer, group in groupby(_runs(tokenizer, encoded), key=lambda run: run[1]):
-        escaped = [html.escape(text).replace("\n", "↵<br>") for text, _ in group]
-        style = _ANSWER_STYLE if in_answer else _PROMPT_STYLE
-        pieces = escaped if in_answer else ["".join(escaped)]
-        spans.extend(f'<span style="{style}">{piece}</span>' for piece in pieces)
-    body = "".join(spans)
+    start, boxes, pending = encoded.answer_mask.index(True), list[str](), list[int]()
+    for token in encoded.input_ids[start:]:
+        pending.append(token)
+        text = cast(str, tokenizer.decode(pending))  # a list only for several sequences
+        if "\ufffd" not in text:
+            boxes.append(text)
+            pending = []
+    if pending:
+        boxes.append(cast(str, tokenizer.decode(pending)))
+    prompt = cast(str, tokenizer.decode(encoded.input_ids[:start]))
+    body = ""
+    for style, text in [(_PROMPT_STYLE, prompt), *((_ANSWER_STYLE, box) for box in boxes)]:
+        shown = html.escape(text).replace("\n", "↵<br>")
+        body += f'<span style="{style}">{shown}</span>'
     return HTML(f'<div style="font-family:monospace;white-space:pre-wrap">{body}</div>')
