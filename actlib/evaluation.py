@@ -11,15 +11,12 @@ from collections.abc import Iterable, Mapping
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from actlib.forward import answer_logits
 from actlib.hooks import evaluating, mark_answers
 
 
-def evaluate(
-    model: nn.Module, batches: Iterable[Mapping[str, Tensor]], *, progress: str = ""
-) -> pd.DataFrame:
+def evaluate(model: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> pd.DataFrame:
     """Answer NLL and exact match of every item, in the order of the items.
 
     A token's likelihood is read from the logits one position before it, in float32:
@@ -30,7 +27,6 @@ def evaluate(
         model: causal language model, on one device or several; its mode is the same afterwards.
         batches: as for `record_differences`, and ``index``, the number of each item. Items of
             batches without it are numbered as they come.
-        progress: label of a progress bar; empty for none.
 
     Returns:
         One row an item: ``item``, its index; ``nll``, nats per answer token; ``nll_sum``, nats of
@@ -43,7 +39,7 @@ def evaluate(
     """
     parts: list[pd.DataFrame] = []
     with evaluating(model):
-        for batch in tqdm(batches, desc=progress, disable=not progress, leave=False):
+        for batch in batches:
             scores = _evaluate_batch(model, batch)
             first = sum(map(len, parts))
             index = batch.get("index", range(first, first + len(scores)))

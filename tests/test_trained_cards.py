@@ -4,11 +4,9 @@ import pytest
 import yaml
 
 from actlib.study.presets import load_preset
-from actlib.study.trained_cards import trained_card, trained_models
+from actlib.study.trained_cards import trained_card
 
-MODELS = [
-    (family, name) for family in ("smol", "tiny") for name in trained_models(load_preset(family))
-]
+MODELS = [(family, name) for family in ("smol", "tiny") for name in load_preset(family).models]
 
 
 @pytest.mark.parametrize(("family", "name"), MODELS)

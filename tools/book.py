@@ -22,7 +22,7 @@ from sphinx.cmd.build import build_main
 
 import actlib
 from actlib.study.presets import load_preset
-from actlib.study.trained_cards import trained_card, trained_models
+from actlib.study.trained_cards import trained_card
 
 ROOT = Path(__file__).resolve().parents[1]
 CONTENTS: dict[str, tuple[str, ...]] = {
@@ -254,7 +254,7 @@ def card_pages() -> dict[str, str]:
     made, rows = {}, []
     for family in FAMILIES:
         preset = load_preset(family)
-        for name in trained_models(preset):
+        for name in preset.models:
             path = f"models/{family}-{name}.md"
             made[path] = without_front_matter(trained_card(preset, name))
             rows.append(f"- [{family}: {name}]({family}-{name}.md)")

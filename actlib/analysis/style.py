@@ -34,18 +34,17 @@ WIDTHS = {
 
 
 class Look(NamedTuple):
-    """How a method is drawn and named, and its citation where it is not of this study."""
+    """How a method is drawn and named."""
 
     color: str
     marker: str
     label: str
-    source: str = ""
 
 
 # Colors are Okabe-Ito, then Tol's muted ones, then what lies farthest from all before to normal,
 # deutan and protan eyes; with so many, it takes the marker besides.
 METHODS = {
-    "act_global": Look("#0072B2", "o", "ACT", "arXiv 2601.09398"),
+    "act_global": Look("#0072B2", "o", "ACT"),
     "act_no_head": Look("#3B0F66", "D", "ACT, no head"),
     "act_module": Look("#56B4E9", "s", "ACT, per module"),
     "act_scaled": Look("#009E73", "^", "ACT, scaled"),
@@ -65,9 +64,6 @@ METHODS = {
     "random_uniform": Look("#BBBBBB", "d", "Random, uniform"),
     "all_rows": Look("#882255", "*", "All channels"),
     "interpolation": Look("#999933", "h", "Interpolation"),
-    "other_ability": Look("#8C387E", "d", "Mask of another ability"),
-    "other_seed": Look("#8C5B84", "p", "Mask of another seed"),
-    "null_pair": Look("#21D9D9", "8", "Mask of the null pair"),
     "target": Look("#D55E00", "P", "Target"),
     "donor": Look("#000000", "p", "Donor"),
     "base": Look("#666666", ">", "Base"),
@@ -84,11 +80,11 @@ METHODS = {
     "largest": Look("#88CCEE", "^", "ACT, largest"),
     "random_union": Look("#7A5C3E", "d", "Random, union"),
     "attribution_union": Look("#FF5FA2", "o", "Attribution, union (ours)"),
-    "task_arithmetic": Look("#DDAA33", "<", "Task arithmetic", "Ilharco et al., 2023"),
-    "mean_weights": Look("#AA4499", "X", "Weight average", "Wortsman et al., 2022"),
-    "ties": Look("#78E178", "P", "TIES", "Yadav et al., 2023"),
-    "dare_linear": Look("#2D5AC3", "d", "DARE", "Yu et al., 2024"),
-    "layer_swap": Look("#69005A", "*", "Layer swapping", "Bandarkar et al., 2025"),
+    "task_arithmetic": Look("#DDAA33", "<", "Task arithmetic"),
+    "mean_weights": Look("#AA4499", "X", "Weight average"),
+    "ties": Look("#78E178", "P", "TIES"),
+    "dare_linear": Look("#2D5AC3", "d", "DARE"),
+    "layer_swap": Look("#69005A", "*", "Layer swapping"),
 }
 """Every method by its key: read by figures, tables and docs."""
 VERDICTS = {

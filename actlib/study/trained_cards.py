@@ -19,11 +19,6 @@ LIMITS = "Only short generated questions were evaluated. No safety evaluation wa
 SCORES = "Notebook 00 measures it on every ability, and leaves `tab00_accuracies.csv`."
 
 
-def trained_models(preset: Preset) -> list[str]:
-    """Models that a preset builds, in its order; those that it only loads are not among them."""
-    return [name for name in preset.models if name not in preset.loaded]
-
-
 def trained_card(preset: Preset, name: str, seed: int | None = None) -> str:
     """Card of a model that a preset builds, in Markdown.
 
