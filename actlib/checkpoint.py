@@ -30,7 +30,7 @@ from actlib.loading import (
     load_tokenizer,
     split_files,
 )
-from actlib.masks import ChannelMask, shortened
+from actlib.masks import ChannelMask
 from actlib.pairs import require_pair
 from actlib.stored import (
     DTYPES,
@@ -48,6 +48,7 @@ from actlib.transfer import (
     selections,
 )
 from actlib.vocabulary import vocabulary_rows
+from actlib.wording import list_first
 
 _THREADS = 4
 
@@ -149,7 +150,7 @@ class Checkpoint(Mapping[str, Tensor]):
         carried, left = split_files(self.folder, self.files)
         if left:
             text = f"left out of the copy of {self.folder}, as no part of the model: "
-            warnings.warn(text + shortened(left, 9), stacklevel=3)
+            warnings.warn(text + list_first(left, 9), stacklevel=3)
         files = [path.relative_to(self.folder) for path in carried] + [*map(Path, self.files)]
         parts = [
             (name, first, part)

@@ -25,7 +25,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from actlib.masks import shortened
+from actlib.wording import list_first
 
 KEYS = ("input_ids", "attention_mask", "answer_mask")
 
@@ -107,7 +107,7 @@ def editing_hooks(
         yield
     if idle and not is_idle:
         warnings.warn(
-            f"modules that never ran on these inputs stay as they are: {shortened([*idle])}",
+            f"modules that never ran on these inputs stay as they are: {list_first([*idle])}",
             stacklevel=3,
         )
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from actlib.channels import channel_modules
 from actlib.files import load_tensors, require_metadata, save_tensors, write_text
 from actlib.weights import require_unwrapped
+from actlib.wording import list_first
 
 ORIGIN = ("ability", "percent", "ranking", "side", "without", "control", "combined")
 """Metadata that a short description of a mask names."""
@@ -192,7 +193,7 @@ def require_same_channels(
     differences += [f"no module {name}" for name in ours if name not in theirs]
     differences += [f"unknown module {name}" for name in theirs if name not in ours]
     if differences:
-        raise ValueError(f"{complaint}: {shortened(differences)}")
+        raise ValueError(f"{complaint}: {list_first(differences)}")
 
 
 def require_fit(model: nn.Module, mask: ChannelMask) -> None:
@@ -206,16 +207,6 @@ def describe_origin(metadata: Mapping[str, str], keys: Iterable[str]) -> str:
     """What metadata say under some keys, in one line."""
     stated = [f"{key} {metadata[key]}" for key in keys if metadata.get(key)]
     return ", ".join(stated) or "of unknown origin"
-
-
-def shortened(differences: list[str], limit: int = 5) -> str:
-    """Join differences into one clause, the first few by name and the rest as a number.
-
-    >>> shortened(["no module a", "no module b", "no module c"], limit=2)
-    'no module a; no module b; and 1 more'
-    """
-    rest = len(differences) - limit
-    return "; ".join(differences[:limit]) + (f"; and {rest} more" if rest > 0 else "")
 
 
 def _read_json(path: Path) -> ChannelMask:

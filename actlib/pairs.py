@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from actlib.channels import channel_modules, tied_modules, unwrapped
-from actlib.masks import shortened
 from actlib.vocabulary import (
     compare_tokenizers,
     describe_rows,
@@ -21,6 +20,7 @@ from actlib.vocabulary import (
     vocabulary_rows,
 )
 from actlib.weights import describe_fault
+from actlib.wording import list_first
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase as Tokenizer
@@ -101,12 +101,12 @@ def require_pair(
     """Raise ValueError for models that do not fit, and warn where tokenizers differ in a little."""
     mismatches = check_pair(donor, target, donor_tokenizer, target_tokenizer)
     if mismatches:
-        raise ValueError(f"donor and target do not fit: {shortened(mismatches)}")
+        raise ValueError(f"donor and target do not fit: {list_first(mismatches)}")
     if donor_tokenizer is not None and target_tokenizer is not None:
         doubts = describe_rows(donor, target)
         doubts += compare_tokenizers(donor_tokenizer, target_tokenizer)[1]
         if doubts:
-            warnings.warn(f"donor and target differ: {shortened(doubts)}", stacklevel=2)
+            warnings.warn(f"donor and target differ: {list_first(doubts)}", stacklevel=2)
 
 
 def compare_settings(donor: nn.Module, target: nn.Module) -> tuple[list[str], list[str]]:

@@ -25,7 +25,7 @@ from actlib.cards import describe_step, read_steps
 from actlib.channels import unwrapped
 from actlib.checkpoint import Checkpoint, open_donor
 from actlib.files import require_free, save_tensors
-from actlib.masks import ChannelMask, shortened
+from actlib.masks import ChannelMask
 from actlib.pairs import require_pair
 from actlib.patch_file import FORMAT, KIND, Edit, PatchInfo, digest, gather, load_patch
 from actlib.transfer import (
@@ -41,6 +41,7 @@ from actlib.transfer import (
 )
 from actlib.vocabulary import shared_rows
 from actlib.weights import require_float_weights, require_in_memory, require_writable
+from actlib.wording import list_first
 
 _REPLACEABLE = ("target", "donor", "ability", "ranking")  # by the caller's own metadata
 _OWN = ("actlib", "format", "parameters", "before_sha256")
@@ -205,7 +206,7 @@ def _require_target(
         expected = ["{} ({} x {}, {})".format(name, *edits[name].form) for name in wrong]
         raise ValueError(
             f"the target does not hold the values that it had {old} the patch {path}: "
-            f"{shortened(expected, 3)}; take the model that it was made for"
+            f"{list_first(expected, 3)}; take the model that it was made for"
         )
 
 

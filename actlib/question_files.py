@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from actlib.numerals import parse_number
+from actlib.wording import shorten_value
 
 Rows = dict[str, dict]
 """Rows in their order; the key says in messages where each is, such as `q.jsonl, line 3`."""
@@ -48,7 +49,7 @@ def json_lines(path: Path) -> Rows:
             raise ValueError(f"{where}: not JSON ({reason}); expected one object a line.") from None
         if not isinstance(row, dict):
             expected = 'an object like {"question": ..., "answer": ...}'
-            raise ValueError(f"{where}: expected {expected}, got {shorten(row)}.")
+            raise ValueError(f"{where}: expected {expected}, got {shorten_value(row)}.")
         rows[where] = row
     return rows
 
@@ -107,9 +108,3 @@ def _hub_sources(name: str) -> Iterator[tuple[str, Rows]]:
         ) from error
     for split, rows in parts.items():
         yield str(split), {f"{name}, {split} row {n}": dict(row) for n, row in enumerate(rows)}
-
-
-def shorten(value: object) -> str:
-    """A value in a message, its beginning if it is long."""
-    text = ascii(value)
-    return text if len(text) <= 60 else f"{text[:60]}..."

@@ -25,10 +25,10 @@ from actlib.experts import Routed, sum_routed
 from actlib.files import require_metadata
 from actlib.hooks import AnswerTokens, evaluating, mark_answers
 from actlib.kernels import add_sums
-from actlib.masks import shortened
 from actlib.pairs import require_pair
 from actlib.processes import add_up, failing_together, gather, is_own_batch
 from actlib.scores import ChannelScores
+from actlib.wording import list_first
 
 Calls = defaultdict[str, deque[Activations]]
 """Activations of one batch by module, one entry for each call of it, in order."""
@@ -231,7 +231,8 @@ class DifferenceSums:
         if silent:
             origin["silent"] = ",".join(silent)
             warnings.warn(
-                f"modules that never ran on these inputs score 0: {shortened(silent)}", stacklevel=3
+                f"modules that never ran on these inputs score 0: {list_first(silent)}",
+                stacklevel=3,
             )
         roles = {name: each.role for name, each in self.modules.items()}
         tokens, metadata = int(origin["tokens"]), {**metadata, **origin}

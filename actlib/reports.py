@@ -20,9 +20,9 @@ from transformers import PreTrainedTokenizerBase
 from actlib.channels import channel_modules, kind_of, layer_of, tower_of, uncovered_parameters
 from actlib.checkpoint import Checkpoint
 from actlib.loading import load_tokenizer, local_folder
-from actlib.masks import shortened
 from actlib.pairs import check_pair, compare_settings
 from actlib.vocabulary import compare_tokenizers, describe_rows
+from actlib.wording import list_first
 
 FAR = 0.5
 """Relative change of all parameters from which on a pair is warned of.
@@ -189,7 +189,7 @@ def _broken(table: pd.DataFrame, sides: tuple[Mapping[str, Tensor], ...]) -> lis
         for role, side in zip(SIDES, sides, strict=True)
         if not side[name].isfinite().all()
     ]
-    return [f"NaN or infinite entries in {shortened(names)}"] if names else []
+    return [f"NaN or infinite entries in {list_first(names)}"] if names else []
 
 
 def _change_doubts(table: pd.DataFrame) -> list[str]:

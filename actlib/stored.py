@@ -24,7 +24,7 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from actlib.masks import shortened
+from actlib.wording import list_first
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -123,7 +123,7 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
     files = sorted(set(placed.values())) or [SINGLE]
     missing = [file for file in files if not (folder / file).is_file()]
     if missing:
-        names = shortened(sorted(path.name for path in folder.iterdir()), 9)
+        names = list_first(sorted(path.name for path in folder.iterdir()), 9)
         raise ValueError(
             f"the model folder {folder} lacks {', '.join(missing)} and holds {names or 'nothing'}; "
             "name a folder that save_pretrained wrote, whole with the index of its shards (weights "

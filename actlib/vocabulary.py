@@ -15,7 +15,7 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from actlib.channels import own_parameters
-from actlib.masks import shortened
+from actlib.wording import list_first
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -41,7 +41,7 @@ def fit_vocabulary_(
     """
     mismatches, _ = compare_tokenizers(donor_tokenizer, target_tokenizer)
     if mismatches:
-        raise ValueError(f"rows of the vocabularies do not correspond: {shortened(mismatches)}")
+        raise ValueError(f"rows of the vocabularies do not correspond: {list_first(mismatches)}")
     before, rows = vocabulary_rows(donor), vocabulary_rows(target)
     if before is None or rows is None or before == rows:
         return

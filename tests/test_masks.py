@@ -2,13 +2,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from actlib.masks import (
-    ChannelMask,
-    random_like,
-    require_fit,
-    save_tensors,
-    shortened,
-)
+from actlib.masks import ChannelMask, random_like, require_fit, save_tensors
 from actlib.scores import ChannelScores
 
 SIZES = {"zebra": 40, "apple": 100, "mango": 60}
@@ -61,13 +55,6 @@ def test_a_combined_mask_was_ranked_without_what_its_masks_were_not_ranked_with(
     assert (a | b).metadata["unranked"] == "zebra"
     assert {*(a & b).metadata["unranked"].split(",")} == {"zebra", "apple"}
     assert "unranked" not in (a | ChannelMask(b.channels)).metadata
-
-
-@pytest.mark.parametrize(("limit", "told"), [(1, "a; and 2 more"), (2, "a; b; and 1 more")])
-def test_a_list_of_differences_is_cut_and_counted(limit, told):
-    assert shortened(["a", "b", "c"], limit) == told
-    assert shortened(["a", "b", "c"], 3) == "a; b; c"
-    assert shortened(list("abcdef")) == "a; b; c; d; e; and 1 more"
 
 
 def test_jaccard_extremes():
