@@ -1,6 +1,6 @@
 """Sums over tokens on a CPU in one pass over the numbers, by Numba where it is installed.
 
-    if not add_sums(sums, donor, target): ...    # False: no Numba, or tensors on another device
+    if not try_add_sums(sums, donor, target): ...    # False: no Numba, or tensors on another device
 
 Without it `actlib.recording.sum_tokens` gives the same within rounding.
 """
@@ -18,10 +18,11 @@ try:
 except ImportError:
     njit, register_jitable = None, lambda function: function  # type: ignore
 
-THREAD_NUMBERS, AT_ONCE = 2**20, 1024  # worth a thread; channels that stay in the fastest cache
+THREAD_NUMBERS = 2**20  # so many numbers are worth a thread
+AT_ONCE = 1024  # so many channels stay in the fastest cache
 
 
-def add_sums(sums: Tensor, donor: Tensor, target: Tensor) -> bool:
+def try_add_sums(sums: Tensor, donor: Tensor, target: Tensor) -> bool:
     """Add |a - b|, (|a| + |b|) / 2 and, of four sums, a and a^2 of all tokens; say if it was done.
 
     Args:

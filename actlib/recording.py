@@ -24,7 +24,7 @@ from actlib.channels import ChannelModule, channel_modules, unwrapped
 from actlib.experts import Routed, sum_routed
 from actlib.files import require_metadata
 from actlib.hooks import AnswerTokens, evaluating, mark_answers
-from actlib.kernels import add_sums
+from actlib.kernels import try_add_sums
 from actlib.pairs import require_pair
 from actlib.processes import add_up, failing_together, gather, is_own_batch
 from actlib.scores import ChannelScores
@@ -42,8 +42,8 @@ def sum_tokens(
     """Sums over tokens, per channel, from which scores are means. Source: ACT, Eq. 2.
 
     On a GPU, where bytes moved count, a batch is summed in float32 (float64 stays) by reductions
-    that read bfloat16 as it is; elsewhere in float64. On a CPU with Numba `actlib.kernels.add_sums`
-    adds the same.
+    that read bfloat16 as it is; elsewhere in float64. On a CPU with Numba
+    `actlib.kernels.try_add_sums` adds the same.
 
     Returns:
         |a - b|, (|a| + |b|) / 2 and, with `moments`, a and a^2, in float64.
@@ -203,7 +203,7 @@ class DifferenceSums:
         if isinstance(ours, Routed) and isinstance(theirs, Routed):
             sums += sum_routed(ours, theirs, self.moments)
         elif isinstance(ours, Tensor) and isinstance(theirs, Tensor):
-            if not add_sums(sums, ours, theirs):
+            if not try_add_sums(sums, ours, theirs):
                 sums += sum_tokens(ours, theirs, self.moments)
         self._entries[name] += shapes[0][0]
 
