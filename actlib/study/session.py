@@ -54,7 +54,7 @@ class Study:
     _used: dict = field(default_factory=dict, repr=False)  # models, for the results' provenance
 
     @classmethod
-    def open(cls, preset: str = "smol", *, test_items: int | None = None) -> "Study":
+    def open(cls, preset: str = "tiny", *, test_items: int | None = None) -> "Study":
         """Open the study of a preset.
 
         Args:
