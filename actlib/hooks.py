@@ -10,6 +10,10 @@ A batch is a mapping of ``input_ids``, ``attention_mask`` and ``answer_mask``, e
 padded on either side; other entries are ignored. An activation is read at each answer token as an
 input, unshifted: at position t it is what the model computes when it has read the answer token t,
 not what it computes one position before, where it predicts that token.
+
+A forward is the user's own, which hooks read and edit; a rehearsal for another forward, as the
+donor's is in activation patching, which hooks from outside edit and do not read; or a trial, which
+asks what a model computes, and which hooks from outside neither read nor edit. See `rehearsing`.
 """
 
 import math
@@ -19,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -29,8 +33,16 @@ from actlib.wording import list_first
 
 KEYS = ("input_ids", "attention_mask", "answer_mask")
 
-_TRIAL = -1
-_depth = ContextVar("depth", default=0)  # of rehearsals going on, one within the other, or _TRIAL
+
+class _Forward(NamedTuple):
+    """What a forward would be now: within how many rehearsals, and whether the last is a trial."""
+
+    rehearsals: int
+    is_trial: bool
+
+
+_OWN = _Forward(0, is_trial=False)
+_forward = ContextVar("forward", default=_OWN)
 
 
 @contextmanager
@@ -39,20 +51,20 @@ def call_hooks(
     names: Iterable[str],
     callback: Callable[[str, list, Any], Any],
     *,
-    rehearsed: bool = False,
+    acts_in_rehearsals: bool = False,
 ) -> Iterator[None]:
     """Call `callback(name, inputs, output)` after each forward of the named modules.
 
     The hooks go on exit. What the callback returns takes the place of the output; None leaves it.
     The inputs are those given by position, then those given by name, in the order of the call. With
-    `rehearsed` it is called in forwards of a `rehearsing` block that is entered later, too. Inside
-    the context nothing runs compiled, since compiled code passes over hooks.
+    `acts_in_rehearsals` it is called in rehearsals that begin later, too. Inside the context
+    nothing runs compiled, since compiled code passes over hooks.
     """
-    modules, own = dict(model.named_modules()), _depth.get()
+    modules, own = dict(model.named_modules()), _forward.get()
 
     def hook_for(name: str) -> Callable[..., Any]:
         def hook(_module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
-            if _depth.get() == own or (rehearsed and not is_trial()):
+            if _forward.get() == own or (acts_in_rehearsals and not is_trial()):
                 return callback(name, [*args, *kwargs.values()], output)
             return None
 
@@ -103,7 +115,8 @@ def editing_hooks(
         make = getattr(output, "_make", type(output))  # a named tuple takes entries one by one
         return make((edit(name, output[0]), *output[1:]))
 
-    with model.register_forward_hook(note), call_hooks(model, [*idle], replace, rehearsed=True):
+    edits = call_hooks(model, [*idle], replace, acts_in_rehearsals=True)
+    with model.register_forward_hook(note), edits:
         yield
     if idle and not is_idle:
         warnings.warn(
@@ -116,20 +129,21 @@ def editing_hooks(
 def rehearsing(*, trial: bool = False) -> Iterator[None]:
     """Hide the forwards of this block from hooks that are there outside of it.
 
-    For a forward that prepares another, as the donor's does in activation patching: a recording of
-    the patched model sees the patched forward alone. Edits of outputs act in both. In a trial,
-    which tries what a model computes, and in all that it contains, nothing is seen or edited.
+    In a rehearsal, edits of outputs act and recordings do not: a recording of a patched model sees
+    the patched forward alone, and not the donor's before it. In a trial, and in all that it
+    contains, neither acts.
     """
-    before = _depth.set(_TRIAL if trial or is_trial() else _depth.get() + 1)
+    now = _forward.get()
+    before = _forward.set(now if now.is_trial else _Forward(now.rehearsals + 1, trial))
     try:
         yield
     finally:
-        _depth.reset(before)
+        _forward.reset(before)
 
 
 def is_trial() -> bool:
     """Whether a forward is one of a `rehearsing` block that is a trial."""
-    return _depth.get() == _TRIAL
+    return _forward.get().is_trial
 
 
 @contextmanager
