@@ -62,18 +62,20 @@ class Routed:
     def minus(self, other: "Routed") -> "Routed":
         """Difference of two models' outputs, in float32 or wider; a pair of one model stays whole.
 
-        The result has a place for every pair of either; places that are left over hold 0.
+        Say one model has the pairs of expert and token (0, 3), (1, 3) and the other (0, 3), (2, 3).
+        Three of the result's four slots are used: that of (0, 3) holds the difference, that of
+        (1, 3) the first model's value and that of (2, 3) minus the second's; the last one holds 0.
         """
         keys = torch.cat([each.experts * self.count + each.tokens for each in (self, other)])
         keys, order = keys.sort(stable=True)
         is_new = torch.ones_like(keys)
         is_new[1:] = keys[1:] != keys[:-1]
-        places = is_new.cumsum(dim=0) - 1
+        slot_of_pair = is_new.cumsum(dim=0) - 1
         values = torch.cat([self.values, -other.values.to(self.values.dtype)])[order]
-        # Each place gets one value or two, whose sum does not depend on their order.
-        merged = torch.zeros_like(values).index_add_(0, places, values)
-        # Without counting the places, for which a GPU would have to be waited for.
-        merged_keys = torch.zeros_like(keys).scatter_(0, places, keys)
+        # Each slot gets one value or two, whose sum does not depend on their order.
+        merged = torch.zeros_like(values).index_add_(0, slot_of_pair, values)
+        # Without counting the slots, for which a GPU would have to be waited for.
+        merged_keys = torch.zeros_like(keys).scatter_(0, slot_of_pair, keys)
         experts, tokens = merged_keys // self.count, merged_keys % self.count
         return Routed(merged, tokens, experts, self.count, self.total)
 
