@@ -26,16 +26,10 @@ from actlib.pairs import require_pair
 from actlib.vocabulary import shared_rows
 from actlib.weights import require_in_memory, require_writable
 
-Index = tuple[Tensor | slice, ...]
-Rows = Callable[[str, int, int], Shaped[Tensor, "rows columns"]]
-"""Rows of a parameter as a matrix, by its name, the first row and the one after the last."""
-Change = Callable[[str, int, Tensor], Iterable[tuple[Index, Tensor]]]
-"""New values of a stretch of a parameter, each with its index there.
-
-Arguments: name of the parameter, number of the first row, the rows as they are.
-"""
 CHUNK = 2**17
 """Elements that are computed at a time: in float32 half a megabyte, which stays in the cache."""
+Index = tuple[Tensor | slice, ...]
+"""Of some elements of a matrix, as brackets take it."""
 
 
 def interpolate(
@@ -50,6 +44,68 @@ def interpolate(
     target_, donor_ = target.to(wide), donor.to(device=target.device, dtype=wide)
     # target + scale * (donor - target), in one buffer
     return (donor_ - target_).mul_(scale).add_(target_).to(target.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """The elements of one parameter, as a matrix, that belong to masked channels.
+
+    Attributes:
+        rows: selected rows; of a vector its entries, of packed experts those of all experts.
+        columns: selected columns; a vector has a single column, which is never selected.
+    """
+
+    rows: Bool[Tensor, " rows"]
+    columns: Bool[Tensor, " columns"]
+
+    def indices(self, chunk: int = CHUNK) -> Iterator[Index]:
+        """Disjoint indices of the matrix that cover the selected elements, each of them once."""
+        rows, columns = self.rows.nonzero().flatten(), self.columns.nonzero().flatten()
+        if len(rows):
+            yield from ((part,) for part in rows.split(max(1, chunk // len(self.columns))))
+        others = (~self.rows).nonzero().flatten()
+        if len(others) and len(columns):
+            # [rows, 1] and [columns] index a grid
+            step = max(1, chunk // len(columns))
+            yield from ((part[:, None], columns) for part in others.split(step))
+
+    def between(self, start: int, stop: int) -> "Selection":
+        """What is selected of the rows from `start` to before `stop`."""
+        return Selection(self.rows[start:stop], self.columns)
+
+    def at(self, index: Index = (slice(None),)) -> Bool[Tensor, "rows columns"]:
+        """True where elements are selected, of those at an index of the matrix."""
+        columns = self.columns[index[1]] if len(index) > 1 else self.columns
+        return self.rows[index[0]].view(-1, 1) | columns
+
+    @property
+    def size(self) -> int:
+        """Number of selected elements."""
+        rows, columns = int(self.rows.sum()), int(self.columns.sum())
+        return rows * len(self.columns) + (len(self.rows) - rows) * columns
+
+
+def selections(model: nn.Module, mask: ChannelMask) -> dict[str, Selection]:
+    """What a mask selects of each parameter of which it selects anything.
+
+    Names are those of `model.named_parameters()`, where a tied tensor appears once.
+
+    Raises:
+        ValueError: the mask is of another model.
+    """
+    require_fit(model, mask)
+    names = {id(each): name for name, each in unwrapped(model).named_parameters()}
+    selected: dict[str, Selection] = {}
+    for module_name, module in channel_modules(model).items():
+        channels = mask.channels[module_name].cpu()
+        if not channels.any():
+            continue
+        for parameter, dimension in module.parameters().values():
+            sizes = as_matrix(parameter).shape
+            empty = Selection(*(torch.zeros(size, dtype=torch.bool) for size in sizes))
+            selection = selected.setdefault(names[id(parameter)], empty)
+            (selection.rows, selection.columns)[dimension].logical_or_(channels)
+    return selected
 
 
 def transfer_(target: nn.Module, donor: nn.Module, mask: ChannelMask, scale: float = 0.4) -> None:
@@ -114,7 +170,16 @@ def transferred(
         yield target
 
 
-def interpolation(donor: Rows, selected: Mapping[str, "Selection"], scale: float) -> Change:
+Rows = Callable[[str, int, int], Shaped[Tensor, "rows columns"]]
+"""Rows of a parameter as a matrix, by its name, the first row and the one after the last."""
+Change = Callable[[str, int, Tensor], Iterable[tuple[Index, Tensor]]]
+"""Called with each stretch of a parameter's rows; yields where in it values change, and to what.
+
+Arguments: name of the parameter, number of the stretch's first row, the rows as they are.
+"""
+
+
+def interpolation(donor: Rows, selected: Mapping[str, Selection], scale: float) -> Change:
     """What a transfer makes of the selected elements, chunk by chunk.
 
     Raises:
@@ -158,45 +223,6 @@ def rows_of(model: nn.Module) -> Rows:
     return lambda name, start, stop: as_matrix(parameters[name])[start:stop]
 
 
-@dataclass(frozen=True, eq=False)
-class Selection:
-    """The elements of one parameter, as a matrix, that belong to masked channels.
-
-    Attributes:
-        rows: selected rows; of a vector its entries, of packed experts those of all experts.
-        columns: selected columns; a vector has a single column, which is never selected.
-    """
-
-    rows: Bool[Tensor, " rows"]
-    columns: Bool[Tensor, " columns"]
-
-    def indices(self, chunk: int = CHUNK) -> Iterator[Index]:
-        """Disjoint indices of the matrix that cover the selected elements, each of them once."""
-        rows, columns = self.rows.nonzero().flatten(), self.columns.nonzero().flatten()
-        if len(rows):
-            yield from ((part,) for part in rows.split(max(1, chunk // len(self.columns))))
-        others = (~self.rows).nonzero().flatten()
-        if len(others) and len(columns):
-            # [rows, 1] and [columns] index a grid
-            step = max(1, chunk // len(columns))
-            yield from ((part[:, None], columns) for part in others.split(step))
-
-    def between(self, start: int, stop: int) -> "Selection":
-        """What is selected of the rows from `start` to before `stop`."""
-        return Selection(self.rows[start:stop], self.columns)
-
-    def at(self, index: Index = (slice(None),)) -> Bool[Tensor, "rows columns"]:
-        """True where elements are selected, of those at an index of the matrix."""
-        columns = self.columns[index[1]] if len(index) > 1 else self.columns
-        return self.rows[index[0]].view(-1, 1) | columns
-
-    @property
-    def size(self) -> int:
-        """Number of selected elements."""
-        rows, columns = int(self.rows.sum()), int(self.columns.sum())
-        return rows * len(self.columns) + (len(self.rows) - rows) * columns
-
-
 def as_matrix(parameter: Shaped[Tensor, "..."]) -> Shaped[Tensor, "rows columns"]:
     """A view with all dimensions but the last as rows; of a vector each entry is a row."""
     return parameter.detach().view(-1, parameter.shape[-1] if parameter.ndim > 1 else 1)
@@ -207,29 +233,6 @@ def take(matrix: Shaped[Tensor, "rows columns"], index: Index) -> Shaped[Tensor,
     if len(index) == 1 and isinstance(index[0], Tensor):
         return matrix.index_select(0, index[0].to(matrix.device))
     return matrix[index]
-
-
-def selections(model: nn.Module, mask: ChannelMask) -> dict[str, Selection]:
-    """What a mask selects of each parameter of which it selects anything.
-
-    Names are those of `model.named_parameters()`, where a tied tensor appears once.
-
-    Raises:
-        ValueError: the mask is of another model.
-    """
-    require_fit(model, mask)
-    names = {id(each): name for name, each in unwrapped(model).named_parameters()}
-    selected: dict[str, Selection] = {}
-    for module_name, module in channel_modules(model).items():
-        channels = mask.channels[module_name].cpu()
-        if not channels.any():
-            continue
-        for parameter, dimension in module.parameters().values():
-            sizes = as_matrix(parameter).shape
-            empty = Selection(*(torch.zeros(size, dtype=torch.bool) for size in sizes))
-            selection = selected.setdefault(names[id(parameter)], empty)
-            (selection.rows, selection.columns)[dimension].logical_or_(channels)
-    return selected
 
 
 def require_finite(
