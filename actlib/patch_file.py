@@ -80,19 +80,25 @@ class Edit:
         return torch.equal(values.view(torch.uint8), self.values[side].view(torch.uint8))
 
     def between(self, start: int, stop: int, side: str) -> Iterator[tuple[Index, Values]]:
-        """Index and values of what is selected of the rows from `start` to before `stop`."""
+        """Index and values of what is selected of the rows from `start` to before `stop`.
+
+        The values are those of all selected rows, then of each other row those in selected columns.
+        So this stretch begins in the first part after the selected rows above it, and in the second
+        after the other rows above it.
+        """
         rows, columns = self.selection.rows, self.selection.columns.nonzero().flatten()
-        own = rows[start:stop]
-        selected, others = own.nonzero().flatten(), (~own).nonzero().flatten()
-        before, width = int(rows[:start].sum()), len(self.selection.columns)
-        whole, rest = self.values[side].split(
+        width, is_selected = len(self.selection.columns), rows[start:stop]
+        selected, others = is_selected.nonzero().flatten(), (~is_selected).nonzero().flatten()
+        of_rows, of_columns = self.values[side].split(
             [int(rows.sum()) * width, int((~rows).sum()) * len(columns)]
         )
+        selected_above = int(rows[:start].sum())
+        others_above = start - selected_above
         if len(selected):
-            yield (selected,), whole.view(-1, width)[before : before + len(selected)]
+            yield (selected,), of_rows.view(-1, width)[selected_above:][: len(selected)]
         if len(columns):
-            values = rest.view(-1, len(columns))[start - before :]
-            yield (others[:, None], columns), values[: len(others)]
+            values = of_columns.view(-1, len(columns))[others_above:][: len(others)]
+            yield (others[:, None], columns), values
 
 
 def load_patch(path: Path) -> tuple[PatchInfo, dict[str, Edit]]:
