@@ -98,7 +98,12 @@ _SAME: WeakKeyDictionary[nn.Module, dict[str, bool]] = WeakKeyDictionary()
 
 
 def _require_causal(model: nn.Module, batch: Mapping[str, Tensor]) -> None:
-    """Refuse a model that reads ahead, and left padding where it changes what a model computes."""
+    """Refuse a model that reads ahead, and left padding where it changes what a model computes.
+
+    The model is asked about up to eight tokens alone, and again with as many behind them: a causal
+    one says the same of the first ones. Where a batch is padded on the left, it is then asked with
+    four pads before them.
+    """
     name, config = type(model).__name__, getattr(model, "config", None)
     if getattr(config, "is_encoder_decoder", False):
         raise ValueError(f"expected a decoder-only language model, and {name} has an encoder too")
