@@ -51,6 +51,11 @@ class Routed:
         return replace(self, values=values, tokens=tokens, experts=experts)
 
     @property
+    def shape(self) -> tuple[int, int, int]:
+        """Tokens, experts and outputs of each, whatever pairs there are."""
+        return self.count, self.total, self.values.shape[1]
+
+    @property
     def device(self) -> torch.device:
         """Where the values are."""
         return self.values.device

@@ -190,22 +190,17 @@ class DifferenceSums:
         device = torch.device("cpu") if theirs.device.type == "mps" else theirs.device
         sums = self._sums[name] = self._sums[name].to(device)
         ours, theirs = ours.to(device), theirs.to(device)
-        # experts have three sizes, so that they never fit another module's two
-        shapes = [
-            tuple(x.shape) if isinstance(x, Tensor) else (x.count, x.total, x.values.shape[1])
-            for x in (ours, theirs)
-        ]
-        if shapes[0] != shapes[1]:
+        if isinstance(ours, Routed) != isinstance(theirs, Routed) or ours.shape != theirs.shape:
             raise ValueError(
-                f"module {name} gives {shapes[0]} in the donor and {shapes[1]} in the target; give "
-                "both the same batches"
+                f"module {name} gives {tuple(ours.shape)} in the donor and {tuple(theirs.shape)} "
+                "in the target; give both the same batches"
             )
         if isinstance(ours, Routed) and isinstance(theirs, Routed):
             sums += sum_routed(ours, theirs, self.moments)
         elif isinstance(ours, Tensor) and isinstance(theirs, Tensor):
             if not try_add_sums(sums, ours, theirs):
                 sums += sum_tokens(ours, theirs, self.moments)
-        self._entries[name] += shapes[0][0]
+        self._entries[name] += ours.shape[0]
 
     def combine(self, metadata: Mapping[str, str]) -> ChannelScores:
         """Scores out of what all processes summed up, the same in each of them.
