@@ -124,7 +124,7 @@ def test_ten_lines_become_notebooks_and_a_report_and_nothing_tracked_changes(
     notebook = result["notebooks"]["03_sufficiency"]
     assert notebook["state"] == "done" and Path(notebook["notebook"]).is_file()
     report = Path(result["report"]).read_text(encoding="utf-8")
-    assert notebook["answer"] in report and "Target minus donor" in report
+    assert notebook["answer"] in report and "target_minus_donor" in report
     assert "fig03" in report and list(Path(result["results"]).glob("fig03*.pdf"))
     assert "left out" not in report  # of what was asked for
     assert changed_files() == before

@@ -16,7 +16,7 @@ from actlib.analysis.drawing import read_captions
 from actlib.cli import main
 from actlib.study import runs
 from actlib.study.presets import ROOT, load_preset
-from actlib.study.report import answer, markdown_table, title, write_report
+from actlib.study.report import answer, is_trained, markdown_table, title, write_report
 from actlib.study.runs import DONE, FAILED, NOT_REACHED, execute, plan, profile_folder
 
 
@@ -174,9 +174,9 @@ def test_states_and_progress_come_from_what_snakemake_says(own, snakemake):
     states = execute(run, 1, progress=progress)
     assert states == {first: DONE, second: FAILED, third: DONE, fourth: NOT_REACHED}
     assert progress.getvalue() == f"Notebook {first}\n1 of 4 steps (25%) done\n"
-    assert "Using shell" in run.words.read_text()
-    told = runs.describe_failures(run)
-    assert told == f"{second} failed (ValueError: the mask is empty); its log: {run.log(second)}"
+    assert "Using shell" in run.log("snakemake").read_text()
+    why = f" (ValueError: the mask is empty); its log: {run.log(second)}"
+    assert runs.failures(run) == {second: why}
 
 
 def test_without_its_models_no_notebook_is_reached(own, snakemake):
@@ -186,10 +186,10 @@ def test_without_its_models_no_notebook_is_reached(own, snakemake):
     os.utime(run.executed(run.notebooks[0]), (0, 0))
     snakemake(1, "    log: /store/logs/scores-seed0.log (check log file(s) for error details)")
     assert set(execute(run, 1, progress=io.StringIO()).values()) == {NOT_REACHED}
-    assert runs.describe_failures(run).startswith("scores-seed0 failed")
+    assert list(runs.failures(run)) == ["scores-seed0"]
     snakemake(1, "error: no such profile")
     execute(run, 1, progress=io.StringIO())
-    assert "Snakemake failed (error: no such profile); its log" in runs.describe_failures(run)
+    assert runs.failures(run)["snakemake"].startswith(" (error: no such profile); its log: ")
 
 
 def test_a_profile_comes_in_place_of_cores_and_of_the_default(
@@ -238,62 +238,102 @@ def executed_notebook(path: Path) -> None:
 
 @pytest.fixture
 def finished(own):
-    """A run whose first notebook left a contrast, a figure and two tables."""
-    run = plan(own(evaluation={"test_items": 3}), "01,03,05")
+    """A run whose notebook 01 left contrasts, a figure and tables; 03 failed, and so did scores."""
+    run = plan(own(evaluation={"test_items": 3}, study={"parameters": {"01": {"percents": [5]}}}))
     executed_notebook(run.executed("01_concentration"))
     executed_notebook(run.executed("04_stability"))
-    results = run.folder / "results"
+    results, words = run.folder / "results", []
     results.mkdir()
-    contrast = {"claim": "concentrated", "seed": [0, 1], "treatment": 0.4, "control": 0.3}
-    contrasts = pd.DataFrame(contrast | {"difference": 0.1})
-    missing = contrasts.assign(claim="sufficient", treatment=None, difference=None)
-    pd.concat([contrasts, missing]).to_csv(results / "tab01_contrast.csv", index=False)
+    run.log("03_sufficiency").parent.mkdir()
+    run.log("03_sufficiency").write_text("Traceback\nValueError: <b> is no size\n")
+    for log in (run.log("03_sufficiency"), "/logs/scores-seed0.log"):
+        words.append(f"    log: {log} (check log file(s) for error details)\n")
+    run.log("snakemake").write_text("".join(words))
+    contrast = {"seed": [0, 1], "treatment": 0.4, "control": [0.3, 0.1], "difference": [0.1, 0.3]}
+    contrasts = [pd.DataFrame({"claim": "concentrated", **contrast})]
+    for claim in ("sufficient", "disentangled"):
+        contrasts.append(contrasts[0].assign(claim=claim, control=None, difference=None))
+    pd.concat(contrasts).to_csv(results / "tab01_contrast.csv", index=False)
     for name in ("fig01_x.png", "fig03_other.png"):
         (results / name).touch()
-    table = pd.DataFrame({"n": range(30), "nll": 1 / 3, "note": "a|<b>"})
+    table = pd.DataFrame({"n": range(30), "nll": 1 / 3, "note": "a|<b>", "seeds": 1, "low": None})
     table.to_csv(results / "tab01_long.csv", index=False)
     table.iloc[1:2].to_csv(results / "tab01_short.csv", index=False)
+    shares = {"measure": "exact", "how": "patch", "recovery": None, "gap_clear": False}
+    pd.DataFrame([shares]).to_csv(results / "tab01_shares.csv", index=False)
     return run
 
 
 def test_the_report_tells_answers_figures_and_tables_with_units(finished):
-    states = dict(zip(finished.notebooks, (DONE, FAILED, NOT_REACHED), strict=True))
+    states = {"01_concentration": DONE, "03_sufficiency": FAILED, "05_transfer": NOT_REACHED}
     path = write_report(finished, states, 90)
     text = path.read_text(encoding="utf-8")
-    assert "donor and target 0.4, " in text and "difference 0.1 (2 training seeds)" in text
+    assert ": donor and target 0.4, " in text and ", difference 0.2; *Sufficient*" in text
+    assert "; settings from the YAML: percents\n" in text
     assert "99 %" not in text  # of the project's own run
-    assert "Sufficient: act_module and random_module not compared (" in text and " nan" not in text
     assert "(<notebooks/04_stability.ipynb>) (of an earlier run)" in text
-    assert f"03_sufficiency: **failed**; log: `{finished.log('03_sufficiency')}`" in text
-    assert "05_transfer: **not reached**" in text
     assert "![fig01_x](<results/fig01_x.png>)\n\n*Of the masks.*\n" in text
     assert "fig03_other" not in text  # its notebook did not run
     assert "(<results/tab01_long.csv>)** 30 rows" in text and "| 11 |" not in text
-    assert "| n | nll (nats per answer token) | note |" in text
-    assert "| 1 | 0.333 | a\\|&lt;b&gt; |" in text  # the short one
-    assert "torch 2" in text and "1.5 min" in text and "test_items: 3" in text
+    assert "| n | nll (nats per answer token) | note | low (95 % interval) |" in text
+    assert "| 1 | 0.333 | a\\|&lt;b&gt; | – |" in text  # the short one
+    assert "torch 2" in text and "1.5 min" in text
+
+
+def test_the_report_says_why_a_number_is_not_there(finished):
+    states = {"01_concentration": DONE, "03_sufficiency": FAILED, "05_transfer": NOT_REACHED}
+    text = write_report(finished, states, 90).read_text(encoding="utf-8")
+    assert "act_module 0.4, not compared with random_module: no clear gap between donor" in text
+    assert "two abilities share their language or their domain" in text
+    assert "| patch | – | False |\n\n–: no clear gap between donor and target" in text
+    assert "–: an interval over training seeds, which needs two" in text and "nan" not in text
+    log = finished.log("03_sufficiency")
+    assert f"03_sufficiency: **failed** (ValueError: &lt;b&gt; is no size); its log: {log}" in text
+    assert "05_transfer: **not reached**, since something that it needs failed" in text
+    assert "- scores-seed0: **failed** (no word); its log: /logs/scores-seed0.log" in text
+    assert "Not known: notebook 00 alone measures it, and is **not run**." in text
+    states["00_models_and_data"] = FAILED
+    assert "and is **failed**." in write_report(finished, states, 1).read_text("utf-8")
+
+
+def test_the_report_shows_what_was_given_and_what_the_run_used(finished):
+    text = write_report(finished, {"01_concentration": DONE}, 90).read_text(encoding="utf-8")
+    _, given = text.split("## The YAML, as given\n\n")
+    assert yaml.safe_load(given) == finished.given and "evaluation: {test_items: 3}" in given
+    assert "| de-maths (lost) | questions: 18 for recording, 8 for validation, 3 for test |" in text
+    assert not {"seeds", "base", "second_donor", "None"} & {*text.replace("|", " ").split()}
+    trained = plan("tiny", "01")
+    assert is_trained(trained) and not is_trained(finished)
 
 
 def test_it_says_first_what_the_target_lost_and_kept(finished):
+    executed_notebook(finished.executed("00_models_and_data"))
+    folder = finished.folder / "results"
+
     def report(lost, retained, exact):
         rows = [
-            {"ability": a, "measure": m, "difference": low + 0.5, "low": low, "high": low + 1}
+            {"ability": a, "measure": m, "target_minus_donor": sign * (low + 0.5), "items": 3}
+            | {"low": min(sign * low, sign * (low + 1)), "high": max(sign * low, sign * (low + 1))}
             for a, low in (("de-maths", lost), ("en-maths", retained))
-            for m in ("nll", "exact")
+            for m, sign in (("nll", 1), ("exact", -1))
         ]
-        folder = finished.folder / "results"
         pd.DataFrame(rows).to_csv(folder / "tab00_forgotten.csv", index=False)
-        row = {"model": "donor", "ability": "de-maths", "measure": "exact", "mean": exact}
-        pd.DataFrame([row]).to_csv(folder / "tab00_accuracies.csv", index=False)
-        return write_report(finished, {}, 1).read_text(encoding="utf-8")
+        means = [
+            {"model": model, "ability": row["ability"], "measure": row["measure"], "mean": exact}
+            for row in rows
+            for model in ("donor", "target")
+        ]
+        pd.DataFrame(means).to_csv(folder / "tab00_accuracies.csv", index=False)
+        return write_report(finished, {"00_models_and_data": DONE}, 1).read_text(encoding="utf-8")
 
-    assert "since notebook 00 did not end" in write_report(finished, {}, 1).read_text()
     good = report(1.0, -0.5, 0.9)
-    assert "lost de-maths 1.50 [1.00, 2.00]" in good and good.count("Warning") == 1
-    assert "only 3 test items of de-maths, en-maths" in good
+    nll = "| de-maths | NLL (nats per answer token) | lost | 0.9 | 0.9 | 1.5 | 1 | 2 | 3 |"
+    assert nll in good and good.count("Warning") == 1
+    assert "fewer than 12 test items of de-maths, en-maths: " in good
     bad = report(-0.5, 1.0, 0.0)
-    assert "no clear gap on de-maths" in bad and "worse on en-maths too" in bad
-    assert "the donor itself solves no test item of de-maths" in bad
+    assert "no clear gap in NLL on de-maths" in bad and "worse in NLL on en-maths too" in bad
+    assert "no clear gap in exact match on" in bad and "donor has exact match 0 on de-maths" in bad
+    assert "better than the donor in exact match on de-maths: nothing" in report(-2.0, -0.5, 0.1)
 
 
 def test_a_bare_notebook_has_a_title_and_no_answer(finished):

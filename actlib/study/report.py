@@ -23,21 +23,30 @@ from actlib.analysis.drawing import read_captions
 from actlib.files import write_text
 from actlib.study.claims import load_claims
 from actlib.study.provenance import device
-from actlib.study.runs import DONE, PATHS, Run
+from actlib.study.runs import DONE, PATHS, Run, describe_counts, failures
 
 MOST_ROWS = 16
 FEW_ITEMS = 12
 PACKAGES = ("actlib", "torch", "transformers", "datasets", "numpy", "pandas")
 EARLIER = "of an earlier run"
+MEASURES = {"exact": "exact match (share of questions)", "nll": "NLL (nats per answer token)"}
 UNITS = {
     r"nll": "nats per answer token",
-    r"exact|accuracy": "share of questions",
+    r"exact|accuracy|.*_(least|most)": "share of questions",
     r"recovery.*": "share of the gap; 0 target, 1 donor",
+    r"(gap_)?(low|high)(_.+)?": "95 % interval",
     r".*percent|p": "%",
-    r"jaccard": "0 to 1",
+    r"jaccard|share": "0 to 1",
     r"seconds": "s",
 }
 """Unit of the columns of tables whose name is like that."""
+NO_GAP = "no clear gap between donor and target, so no share of it"
+NOT_MEASURED = "not measured, or does not apply"
+NO_CONTRAST = {
+    "concentrated": "there is no `second_donor` in the YAML",
+    "disentangled": "each two abilities share their language or their domain",
+}
+"""Why a claim has no contrast, where that is not for want of a gap."""
 
 
 def write_report(run: Run, states: Mapping[str, str], seconds: float) -> Path:
@@ -56,14 +65,14 @@ def write_report(run: Run, states: Mapping[str, str], seconds: float) -> Path:
     names = [path.stem for path in PATHS.values()]
     there = {name: EARLIER for name in names if run.executed(name).is_file()}
     states = dict(sorted({**there, **states}.items()))
-    parts = [f"# {run.preset.name}", escape(run.preset.description, quote=False)]
-    parts += [markdown_table(_describe(run, seconds)), _describe_gap(run), "## Answers"]
-    parts += ["\n".join(_answers(run, states))]
+    parts = [f"# {run.preset.name}", escape(run.given.get("description", ""), quote=False)]
+    parts += [markdown_table(_describe(run, seconds)), "## The gap", *_gap(run, states)]
+    parts += ["## Answers", "\n".join(_answers(run, states))]
     for name, state in states.items():
         if state in (DONE, EARLIER):
             parts += [f"## {title(run.executed(name))}", *_results(run, name)]
-    settings = yaml.safe_dump(run.preset.model_dump(exclude_none=True), sort_keys=False)
-    parts += ["## The preset", indent(settings.strip(), "    ")]  # a fence could be ended by a text
+    given = yaml.safe_dump(run.given, sort_keys=False, allow_unicode=True, default_flow_style=None)
+    parts += ["## The YAML, as given", indent(given.strip(), "    ")]  # a text could end a fence
     path = run.folder / "report.md"
     write_text(path, "\n\n".join(part for part in parts if part) + "\n")
     return path
@@ -79,25 +88,29 @@ def answer(run: Run, notebook: str) -> str:
         return ""
     rules, parts = load_claims().claims, []
     for claim, rows in pd.read_csv(path).groupby("claim", sort=False):
-        rule, means = rules[str(claim)], rows[["treatment", "control", "difference"]].mean()
-        if means.isna().any():
-            why = "one of the two was not measured, or there is no clear gap"
-            parts.append(f"{rule.title}: {rule.treatment} and {rule.control} not compared ({why})")
-            continue
-        seeds = f"{len(rows)} training seed" + "s" * (len(rows) > 1)
-        parts.append(
-            f"{rule.title} ({rule.measure}): {rule.treatment} {means['treatment']:.3g}, "
-            f"{rule.control} {means['control']:.3g}, difference {means['difference']:.3g} ({seeds})"
-        )
+        rule, compared = rules[str(claim)], rows.dropna(subset="difference")
+        names = {"treatment": rule.treatment, "control": rule.control, "difference": "difference"}
+        means = (rows if compared.empty else compared)[[*names]].mean().dropna()
+        numbers = [f"{names[key]} {mean:.3g}" for key, mean in means.items()]
+        if compared.empty:
+            why = NO_GAP if "gap" in rule.measure else NO_CONTRAST.get(str(claim), NOT_MEASURED)
+            numbers.append(f"not compared with {rule.control}: {why}")
+        elif is_trained(run):
+            numbers.append(f"mean over {len(compared)} of {len(rows)} training seeds")
+        parts.append(f"*{rule.title}* ({rule.measure}): {', '.join(numbers)}")
     return "; ".join(parts)
+
+
+def is_trained(run: Run) -> bool:
+    """Whether a model of the run is trained here, and so has training seeds."""
+    return len(run.preset.loaded) < len(run.preset.models)
 
 
 def title(notebook: Path) -> str:
     """Heading of a notebook, such as ``01 · Concentration``."""
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    heading = re.search(
-        "^# (.+)", "\n".join("".join(cell["source"]) for cell in cells), re.MULTILINE
-    )
+    text = "\n".join("".join(cell["source"]) for cell in cells)
+    heading = re.search("^# (.+)", text, re.MULTILINE)
     return heading[1].strip() if heading else notebook.stem
 
 
@@ -118,14 +131,17 @@ def markdown_table(table: pd.DataFrame) -> str:
 
 
 def _describe(run: Run, seconds: float) -> pd.DataFrame:
-    roles = run.preset.roles
-    rows = {
-        role: getattr(run.preset.models[name], "load", name)
-        for role, name in (("donor", roles.donor), ("target", roles.target))
-    }
-    rows |= {"questions": run.preset.data.path or "the shipped ones"}
-    rows |= {"lost": ", ".join(run.preset.lost), "retained": ", ".join(run.preset.retained)}
-    rows |= {"training seeds": ", ".join(map(str, run.preset.study.seeds))}
+    preset, rows = run.preset, {}
+    for role in ("donor", "target", "base", "second_donor"):
+        name = getattr(preset.roles, role)
+        if name and (role == "donor" or name != preset.roles.donor):  # which stands in for a base
+            rows[role] = getattr(preset.models[name], "load", name)
+    rows |= {"weights": preset.dtype, "questions": preset.data.path or "the shipped ones"}
+    for ability, counts in run.questions.items():
+        part = "lost" if ability in preset.lost else "retained"
+        rows[f"{ability} ({part})"] = f"questions: {describe_counts(counts)}"
+    if is_trained(run):
+        rows["training seeds"] = ", ".join(map(str, preset.study.seeds))
     rows |= {"ended": f"{datetime.now():%Y-%m-%d %H:%M}", "device": device()}
     rows |= {"took": f"{seconds / 60:.1f} min, without what was there already"}
     versions = [f"Python {platform.python_version()}", *(f"{p} {version(p)}" for p in PACKAGES)]
@@ -133,63 +149,59 @@ def _describe(run: Run, seconds: float) -> pd.DataFrame:
     return pd.DataFrame(rows.items(), columns=["what", "of this run"])
 
 
-def _describe_gap(run: Run) -> str:
-    """Whether the target lost the lost abilities and kept the retained ones, by notebook 00."""
+def _gap(run: Run, states: Mapping[str, str]) -> Iterator[str]:
+    """What the target lost and kept, by notebook 00, and what speaks against the answers."""
+    state = states.get(PATHS["00"].stem, "not run")
     path = run.folder / "results" / "tab00_forgotten.csv"
-    if not path.is_file():
-        return (
-            "**Target minus donor:** not known, since notebook 00 did not end; whether there is a "
-            "gap to recover is only known from there."
-        )
-    names = {"target_minus_donor": "difference"}
-    rows = pd.read_csv(path).rename(columns=names).query("measure == 'nll'").set_index("ability")
-    parts, warnings = [], []
-    for section, abilities in (("lost", run.preset.lost), ("retained", run.preset.retained)):
-        own = rows.loc[[ability for ability in abilities if ability in rows.index]]
-        gaps = [f"{a} {r.difference:.2f} [{r.low:.2f}, {r.high:.2f}]" for a, r in own.iterrows()]
-        parts.append(f"{section} {', '.join(gaps)}")
-        above = own["low"] > 0
-        if section == "lost" and not above.all():
-            unclear = ", ".join(own.index[~above])
-            warnings.append(f"no clear gap on {unclear}, so shares of it are undefined")
-        if section == "retained" and above.any():
-            worse = ", ".join(own.index[above])
-            warnings.append(f"the target is worse on {worse} too, which it did not keep")
-    warnings += _warnings(run)
-    line = f"**Target minus donor** (answer NLL, nats per token): {'; '.join(parts)}."
-    return line + "".join(f" **Warning:** {warning}." for warning in warnings)
-
-
-def _warnings(run: Run) -> Iterator[str]:
-    """What speaks against reading much into the answers."""
-    path = run.folder / "results" / "tab00_accuracies.csv"
-    if not path.is_file():
+    if state not in (DONE, EARLIER) or not path.is_file():
+        yield f"Not known: notebook 00 alone measures it, and is **{state}**."
         return
-    rows = pd.read_csv(path)
-    rows = rows[rows["ability"].isin(run.preset.lost) & (rows["model"] == run.preset.roles.donor)]
-    unsolved = rows.query("measure == 'exact' and mean == 0")["ability"]
-    if len(unsolved):
-        yield (
-            f"the donor itself solves no test item of {', '.join(unsolved)} (exact match 0), so it "
-            "is in doubt that it has the ability"
-        )
-    few = {a: n["test"] for a, n in run.questions.items() if n["test"] < FEW_ITEMS}
-    if few:
-        yield (
-            f"only {min(few.values())} test items of {', '.join(few)}: intervals of so few are too "
-            "narrow and p-values too small, so what holds is no more than a hint"
-        )
+    keys, roles = ["ability", "measure"], run.preset.roles
+    means = pd.read_csv(path.with_name("tab00_accuracies.csv"))
+    means = means.pivot(index=keys, columns="model", values="mean")[[roles.donor, roles.target]]
+    table = pd.read_csv(path).join(means.set_axis(["donor", "target"], axis="columns"), on=keys)
+    parts = dict.fromkeys(run.preset.lost, "lost") | dict.fromkeys(run.preset.retained, "retained")
+    table = table.assign(part=table["ability"].map(parts)).dropna(subset="part")
+    columns = [*keys, "part", "donor", "target", "target_minus_donor", "low", "high"]
+    shown = table[columns].assign(**{"test items": table["items"]})
+    yield markdown_table(shown.replace({"measure": MEASURES}))
+    yield from (f"**Warning:** {warning}." for warning in _warnings(table))
+
+
+def _warnings(table: pd.DataFrame) -> Iterator[str]:
+    """What speaks against reading much into the answers; for a table as in `_gap`."""
+    harm = table[["low", "high"]].mul(table["measure"].map({"nll": 1, "exact": -1}), axis="index")
+    worse, better = harm.min(axis="columns") > 0, harm.max(axis="columns") < 0
+    lost, exact = table["part"] == "lost", table["measure"] == "exact"
+    unsolved, few = lost & exact & (table["donor"] == 0), table["items"] < FEW_ITEMS
+    chosen = {
+        "no clear gap in {} on {} (the interval holds 0): a share of it is undefined": (
+            lost & ~worse & ~better
+        ),
+        "the target is better than the donor in {} on {}: nothing to recover": lost & better,
+        "the target is worse in {} on {} too, which it did not keep": ~lost & worse,
+        "the donor has {} 0 on {}: it is in doubt that it has the ability": unsolved,
+        f"fewer than {FEW_ITEMS} test items of {{1}}: intervals of so few are too narrow and "
+        "p-values too small, so what holds is no more than a hint": few & exact,
+    }
+    for sentence, rows in chosen.items():
+        for measure, part in table[rows].groupby("measure"):
+            yield sentence.format(MEASURES[str(measure)].split(" (")[0], ", ".join(part["ability"]))
 
 
 def _answers(run: Run, states: Mapping[str, str]) -> Iterator[str]:
+    broken = {} if {*states.values()} <= {DONE, EARLIER} else failures(run)
     for name, state in states.items():
-        path = run.executed(name)
+        path, given = run.executed(name), run.preset.study.parameters.get(name[:2], {})
         if state in (DONE, EARLIER):
             text = answer(run, name) or "no contrast; see its tables"
             when = f" ({state})" * (state == EARLIER)
-            yield f"- [{title(path)}]({_link(path, run)}){when}: {text}"
+            settings = f"; settings from the YAML: {', '.join(given)}" * bool(given)
+            yield f"- [{title(path)}]({_link(path, run)}){when}: {text}{settings}"
         else:
-            yield f"- {name}: **{state}**; log: `{run.log(name)}`"
+            why = broken.pop(name, ", since something that it needs failed")
+            yield f"- {name}: **{state}**{escape(why, quote=False)}"
+    yield from (f"- {name}: **failed**{escape(why)}" for name, why in broken.items())
     yield from (f"- {number}: left out, {why}." for number, why in run.left_out.items())
 
 
@@ -201,10 +213,25 @@ def _results(run: Run, notebook: str) -> Iterator[str]:
             yield f"![{name}]({_link(picture, run)})"
             yield f"*{caption}*" if caption else ""
     for path in sorted(results.glob(f"tab{notebook[:2]}_*.csv")):
-        table = pd.read_csv(path)
+        table = pd.read_csv(path).replace({"measure": MEASURES})
+        table = table.fillna(dict.fromkeys(table.select_dtypes("str"), ""))
         short = len(table) <= MOST_ROWS  # else its link is enough: rows of a part alone mislead
         yield f"**[{path.stem}]({_link(path, run)})**" + f" {len(table)} rows" * (not short)
-        yield markdown_table(table) if short else ""
+        if short:
+            untrained = [] if is_trained(run) else ["seed", "seeds"]
+            yield markdown_table(table.drop(columns=untrained, errors="ignore"))
+            yield _explain_dashes(table)
+
+
+def _explain_dashes(table: pd.DataFrame) -> str:
+    """Why entries of a table are empty."""
+    if not table.isna().any(axis=None):
+        return ""
+    if "gap_clear" in table and not table["gap_clear"].all():
+        return f"–: {NO_GAP}."
+    if "seeds" in table and (table["seeds"] < 2).all():
+        return "–: an interval over training seeds, which needs two of them."
+    return f"–: {NOT_MEASURED}."
 
 
 def _link(path: Path, run: Run) -> str:

@@ -25,6 +25,7 @@ from actlib.pairs import require_pair
 from actlib.prompts import drop_long
 from actlib.questions import abilities_of, normalize_text
 from actlib.study.locking import claim
+from actlib.study.preset_files import read_yaml
 from actlib.study.presets import ROOT, SHIPPED, Preset, load_preset, preset_file, require_place
 from actlib.study.questions import PURPOSES, Questions
 from actlib.study.recorded import PARTS
@@ -41,7 +42,8 @@ class Run:
     """What is to be run, and where its results go.
 
     Attributes:
-        preset: what the YAML says.
+        preset: what the YAML says, with defaults for the rest.
+        given: the YAML's own keys.
         choice: the preset's name in ``configs/``, or the absolute path of its YAML.
         notebooks: stems of those to run, such as ``01_concentration``.
         left_out: number of each that was asked for and does not apply -> why.
@@ -50,6 +52,7 @@ class Run:
     """
 
     preset: Preset
+    given: dict
     choice: str
     notebooks: list[str]
     left_out: dict[str, str]
@@ -61,17 +64,12 @@ class Run:
         """Folder of the run: notebooks, results, logs and the report."""
         return self.store / self.preset.name / "study"
 
-    @property
-    def words(self) -> Path:
-        """All that Snakemake said."""
-        return self.folder / "logs" / "snakemake.log"
-
     def executed(self, notebook: str) -> Path:
         """Where a notebook lies once it ran."""
         return self.folder / "notebooks" / f"{notebook}.ipynb"
 
     def log(self, notebook: str) -> Path:
-        """What a notebook said as it ran."""
+        """What a notebook said as it ran, or ``snakemake``."""
         return self.folder / "logs" / f"{notebook}.log"
 
 
@@ -100,7 +98,7 @@ def plan(preset: str, notebooks: str = "") -> Run:
     questions = count_questions(loaded, require_models(loaded))
     store = Path(os.environ.get("ACT_STORE", ROOT / "artifacts")).resolve()
     choice = preset if preset in SHIPPED else str(preset_file(preset).resolve())
-    run = Run(loaded, choice, chosen, left_out, store, questions)
+    run = Run(loaded, read_yaml(preset_file(preset)), choice, chosen, left_out, store, questions)
     note = run.folder.with_name("preset.txt")
     other = note.read_text("utf-8") if note.is_file() else choice
     if other != choice and Path(other).is_file():
@@ -200,12 +198,16 @@ def count_questions(
                 )
     for ability, numbers in counts.items():
         if any(numbers[purpose] < least for purpose, least in LEAST.items()):
-            amounts = ", ".join(f"{count} for {purpose}" for purpose, count in numbers.items())
             raise ValueError(
-                f"too few questions of {ability}: by their text {amounts}, and at least {PARTS}, 1 "
-                f"and 1 are needed; about {6 * PARTS} questions of each ability are enough"
+                f"too few questions of {ability}: by their text {describe_counts(numbers)}, and at "
+                f"least {PARTS}, 1 and 1 are needed; about {6 * PARTS} of each ability are enough"
             )
     return counts
+
+
+def describe_counts(counts: dict[str, int]) -> str:
+    """Questions of an ability by purpose, such as ``36 for recording, 8 for validation``."""
+    return ", ".join(f"{count} for {purpose}" for purpose, count in counts.items())
 
 
 def profile_folder(profile: str) -> str:
@@ -231,7 +233,7 @@ def execute(
         run: see `plan`.
         cores: CPU cores to use; what the profile says if None.
         profile: folder of a profile of Snakemake, in place of ``profiles/default``.
-        progress: gets a line for each job as it starts; the whole goes to `Run.words`.
+        progress: gets a line for each job as it starts; the whole goes to a log.
 
     Returns:
         Notebook -> ``done``, ``failed`` or ``not reached`` (what it needs could not be made).
@@ -241,7 +243,8 @@ def execute(
     """
     claim(run.folder.with_name(".lock"), f"run of {run.preset.name}").release()
     write_text(run.folder.with_name("preset.txt"), run.choice)
-    run.words.parent.mkdir(parents=True, exist_ok=True)
+    log = run.log("snakemake")
+    log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
     command += ["--directory", str(ROOT)] + ["--cores", str(cores)] * (cores is not None)
     command += ["--workflow-profile", profile] * bool(profile)
@@ -250,7 +253,7 @@ def execute(
     command += ["--config", f"preset={run.choice}"]
     started = time.time() - 1  # some file systems keep whole seconds
     with (
-        run.words.open("w", encoding="utf-8") as words,
+        log.open("w", encoding="utf-8") as words,
         subprocess.Popen(
             command,
             env=os.environ | {"ACT_STORE": str(run.store)},
@@ -267,15 +270,14 @@ def execute(
     if process.returncode == 0:
         return dict.fromkeys(run.notebooks, DONE)
     failed = failed_logs(run)
-    alone = failed <= {run.log(name) for name in run.notebooks}  # models and scores are there
-    return {
-        name: _state(run, name, failed, alone and bool(failed), started) for name in run.notebooks
-    }
+    # Models and scores are there.
+    alone = bool(failed) and failed <= {run.log(name) for name in run.notebooks}
+    return {name: _state(run, name, failed, alone, started) for name in run.notebooks}
 
 
 def failed_logs(run: Run) -> set[Path]:
     """Logs of the jobs that failed, by what Snakemake said."""
-    text = run.words.read_text("utf-8", errors="replace")
+    text = run.log("snakemake").read_text("utf-8", errors="replace")
     return {Path(each) for each in re.findall(r"log: (.+?) \(check log file", text)}
 
 
@@ -287,14 +289,11 @@ def _state(run: Run, name: str, failed: set[Path], alone: bool, started: float) 
     return DONE if fresh or (alone and name[:2] != "07") else NOT_REACHED
 
 
-def describe_failures(run: Run) -> str:
-    """What failed, why, and where the rest of it is, in one sentence."""
-    parts = []
-    for log in sorted(failed_logs(run)) or [run.words]:
+def failures(run: Run) -> dict[str, str]:
+    """What failed in the last run -> the last line of its log, and where the log is."""
+    reasons = {}
+    for log in sorted(failed_logs(run)) or [run.log("snakemake")]:
         text = log.read_text("utf-8", errors="replace") if log.is_file() else ""
-        lines = [line for line in re.sub(r"\x1b\[[\d;]*m", "", text).splitlines() if line.strip()]
-        what = "Snakemake" if log == run.words else log.stem
-        parts.append(
-            f"{what} failed ({lines[-1].strip()[:300] if lines else 'no word'}); its log: {log}"
-        )
-    return "; ".join(parts)
+        lines = re.sub(r"\x1b\[[\d;]*m", "", text).strip().splitlines() or ["no word"]
+        reasons[log.stem] = f" ({lines[-1].strip()[:300]}); its log: {log}"
+    return reasons

@@ -72,7 +72,7 @@ def run(
         actlib run mine.yaml --notebooks 01,03 --cores 4 --json
     """
     from actlib.study.report import answer, write_report
-    from actlib.study.runs import DONE, describe_failures, execute, plan, profile_folder
+    from actlib.study.runs import DONE, describe_counts, execute, failures, plan, profile_folder
 
     folder = profile and profile_folder(profile)
     if cores is None and not folder:
@@ -81,8 +81,7 @@ def run(
     # Where a program reads the result, the progress goes where people can still see it.
     progress = sys.stderr if as_json else sys.stdout
     for ability, counts in run.questions.items():
-        numbers = ", ".join(f"{count} for {purpose}" for purpose, count in counts.items())
-        print(f"questions of {ability}: {numbers}", file=progress, flush=True)
+        print(f"questions of {ability}: {describe_counts(counts)}", file=progress, flush=True)
     states = execute(run, cores, folder, progress)
     report = write_report(run, states, time.monotonic() - started)
     result: dict = {"preset": run.preset.name, "notebooks": {}, "left_out": run.left_out}
@@ -96,5 +95,6 @@ def run(
     show(as_json, result, "\n".join([*left_out, f"report: {report}"]))
     if set(states.values()) == {DONE}:
         return 0
-    print(f"error: {describe_failures(run)}", file=sys.stderr)
+    failed = "; ".join(f"{what} failed{why}" for what, why in failures(run).items())
+    print(f"error: {failed}", file=sys.stderr)
     return NOTEBOOK_FAILED
