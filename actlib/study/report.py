@@ -91,13 +91,13 @@ def answer(run: Run, notebook: str) -> str:
         rule, compared = rules[str(claim)], rows.dropna(subset="difference")
         names = {"treatment": rule.treatment, "control": rule.control, "difference": "difference"}
         means = (rows if compared.empty else compared)[[*names]].mean().dropna()
-        numbers = [f"{names[key]} {mean:.3g}" for key, mean in means.items()]
+        numbers = ", ".join(f"{names[str(key)]} {mean:.3g}" for key, mean in means.items())
         if compared.empty:
             why = NO_GAP if "gap" in rule.measure else NO_CONTRAST.get(str(claim), NOT_MEASURED)
-            numbers.append(f"not compared with {rule.control}: {why}")
+            numbers = f"{numbers or rule.treatment} not compared with {rule.control}: {why}"
         elif is_trained(run):
-            numbers.append(f"mean over {len(compared)} of {len(rows)} training seeds")
-        parts.append(f"*{rule.title}* ({rule.measure}): {', '.join(numbers)}")
+            numbers += f", mean over {len(compared)} of {len(rows)} training seeds"
+        parts.append(f"*{rule.title}* ({rule.measure}): {numbers}")
     return "; ".join(parts)
 
 
@@ -131,7 +131,7 @@ def markdown_table(table: pd.DataFrame) -> str:
 
 
 def _describe(run: Run, seconds: float) -> pd.DataFrame:
-    preset, rows = run.preset, {}
+    preset, rows = run.preset, dict[str, str]()
     for role in ("donor", "target", "base", "second_donor"):
         name = getattr(preset.roles, role)
         if name and (role == "donor" or name != preset.roles.donor):  # which stands in for a base
@@ -214,7 +214,7 @@ def _results(run: Run, notebook: str) -> Iterator[str]:
             yield f"*{caption}*" if caption else ""
     for path in sorted(results.glob(f"tab{notebook[:2]}_*.csv")):
         table = pd.read_csv(path).replace({"measure": MEASURES})
-        table = table.fillna(dict.fromkeys(table.select_dtypes("str"), ""))
+        table = table.fillna(dict.fromkeys(table.select_dtypes(exclude="number"), ""))
         short = len(table) <= MOST_ROWS  # else its link is enough: rows of a part alone mislead
         yield f"**[{path.stem}]({_link(path, run)})**" + f" {len(table)} rows" * (not short)
         if short:
