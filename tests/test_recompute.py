@@ -34,3 +34,11 @@ def test_changed_rows_are_noticed(change, tmp_path):
         rows.to_parquet(path)
     agrees = recompute.recompute("tiny", tmp_path)["agrees"]
     assert [*agrees.index[~agrees.astype(bool)]] == ["fine_tuning"]
+
+
+def test_rows_of_a_seed_that_is_not_published_yet_are_left_out(tmp_path):
+    items = shutil.copytree(ROOT / "data" / "items" / "tiny", tmp_path / "tiny")
+    for path in items.glob("*/seed1-*.parquet"):
+        rows = pd.read_parquet(path).assign(seed=99)
+        rows.to_parquet(path.with_name(path.name.replace("seed1-", "seed99-")))
+    assert recompute.recompute("tiny", tmp_path)["agrees"].all()
