@@ -265,7 +265,6 @@ DAMAGES = [
     (lambda _, metadata: metadata.update(before_sha256="7"), "damaged"),
     (lambda _, metadata: metadata.update(format="3"), "of format 3, and this version of actlib"),
     (lack("format"), "of format 1, and this version of actlib"),
-    (lambda _, metadata: metadata.update(parameters="70000"), "a model with 70000 parameters, thi"),
 ]
 
 
