@@ -39,9 +39,9 @@ def cleaned(notebook: dict) -> dict:
         tags = cell["metadata"].get("tags", [])
         if "injected-parameters" in tags:
             lines = [line.rstrip() for line in cell["source"] if not line.startswith("#")]
-            text = (
-                f"The outputs below are of a run with {', '.join(f'`{line}`' for line in lines)}."
-            )
+            run = ", ".join(f"`{line}`" for line in lines)
+            text = f"The sentences below are of a run with {run}; so are the outputs, unless you "
+            text += "ran it yourself."
             cells[place] = {"cell_type": "markdown", "id": "kept-run", "metadata": {}}
             cells[place]["source"] = [text]
             continue
