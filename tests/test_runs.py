@@ -283,7 +283,7 @@ def test_the_report_tells_answers_figures_and_tables_with_units(finished):
 def test_the_report_says_why_a_number_is_not_there(finished):
     states = {"01_concentration": DONE, "03_sufficiency": FAILED, "05_transfer": NOT_REACHED}
     text = write_report(finished, states, 90).read_text(encoding="utf-8")
-    assert "act_module 0.4 not compared with random_module: no clear gap between donor" in text
+    assert "act_module 0.4, not compared with random_module: no clear gap between donor" in text
     assert "two abilities share their language or their domain" in text
     assert "| patch | – | False |\n\n–: no clear gap between donor and target" in text
     assert "–: an interval over training seeds, which needs two" in text and "nan" not in text

@@ -94,7 +94,8 @@ def answer(run: Run, notebook: str) -> str:
         numbers = ", ".join(f"{names[str(key)]} {mean:.3g}" for key, mean in means.items())
         if compared.empty:
             why = NO_GAP if "gap" in rule.measure else NO_CONTRAST.get(str(claim), NOT_MEASURED)
-            numbers = f"{numbers or rule.treatment} not compared with {rule.control}: {why}"
+            told = f"{numbers}, " if numbers else f"{rule.treatment} "
+            numbers = f"{told}not compared with {rule.control}: {why}"
         elif is_trained(run):
             numbers += f", mean over {len(compared)} of {len(rows)} training seeds"
         parts.append(f"*{rule.title}* ({rule.measure}): {numbers}")
