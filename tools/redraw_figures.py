@@ -17,7 +17,7 @@ import matplotlib
 matplotlib.use("Agg")
 
 from actlib.analysis.drawing import read_captions, redraw_figures
-from actlib.analysis.style import WIDTHS
+from actlib.analysis.style import METHODS, WIDTHS
 
 HEAD = """\
 # Gallery
@@ -33,6 +33,14 @@ All of them begin with
 from actlib.analysis.drawing import redraw_figures
 ```
 """
+
+METHODS_HEAD = """\
+## Where methods come from
+
+Other methods are ours, controls or baselines. A method keeps its color and marker in all figures.
+
+| Method | Key in tables | Source |
+| --- | --- | --- |"""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -73,7 +81,12 @@ def gallery_page(folder: str = "figures/tiny") -> str:
             f"{textwrap.fill(caption, 100, break_on_hyphens=False)}\n\n"
             f'```python\nredraw_figures("{folder}", "paper", "icml", names=["{name}"])\n```\n'
         )
-    return "\n".join(parts)
+    parts.append(METHODS_HEAD)
+    for key, look in METHODS.items():
+        if look.source:
+            link = f"https://arxiv.org/abs/{look.source.removeprefix('arXiv ')}"
+            parts.append(f"| {look.label} | `{key}` | [{look.source}]({link}) |")
+    return "\n".join(parts) + "\n"
 
 
 def captions() -> dict[str, str]:
