@@ -65,6 +65,7 @@ def composition(
     value: str = "masked_percent",
     label: str = "Channels masked (%)",
     centered: bool = False,
+    limit: float | None = None,
 ) -> None:
     """Module kinds by layers, in colors: where a mask lies, or what moving each module does.
 
@@ -75,6 +76,7 @@ def composition(
         value: column of the numbers.
         label: what they are, with their unit.
         centered: diverging colors centered on zero.
+        limit: end of the color scale, for panels to share; the largest number if None.
     """
     grid = _pivot(table, "kind", "layer", value)
     grid = grid.sort_index(axis="columns")
@@ -82,7 +84,7 @@ def composition(
         share = table.groupby("kind")["of_mask_percent"].sum()
         grid.index = pd.Index([f"{kind} ({share[kind]:.0f} %)" for kind in grid.index])
     grid.columns = pd.Index(["–" if str(layer) == "-1" else str(layer) for layer in grid.columns])
-    limit = float(np.nanmax(np.abs(table[value]), initial=1e-9))
+    limit = limit or float(np.nanmax(np.abs(table[value]), initial=1e-9))
     colors = {"cmap": "RdBu", "vmin": -limit} if centered else {"cmap": "viridis", "vmin": 0}
     _heatmap(grid, ax, label, vmax=limit, linewidths=0, **colors)
     outside = bool(grid.columns[0] == "–")
@@ -116,7 +118,8 @@ def _heatmap(grid: pd.DataFrame, ax: Axes, label: str, **options: Any) -> None:
     ax.set_xticks(ticks, grid.columns, rotation=turn, rotation_mode="anchor", ha=align)
     ax.tick_params(length=0)
     ax.tick_params(axis="y", rotation=0)
-    ax.set(facecolor="#F2F2F2", xlabel="", ylabel="")
+    ax.set(facecolor="white", xlabel="", ylabel="")
+    ax.patch.set(hatch="////", edgecolor="#DDDDDD", linewidth=0)  # where there is nothing
     ax.grid(False)
 
 

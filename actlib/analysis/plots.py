@@ -8,7 +8,7 @@ and `high` are the ends of an interval. `actlib.analysis.drawing` repeats these 
 panels, names the axes, saves and redraws.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -73,12 +73,13 @@ def ccdf(table: pd.DataFrame, ax: Axes, *, by: str = "ranking") -> None:
         ax: axes to draw on.
         by: column with one line for each value.
     """
-    table = table[table["value_over_mean"] > 0].sort_values("value_over_mean")
+    table = table[table["value_over_mean"] > 0]
     for position, (key, line) in enumerate(table.groupby(by, sort=False)):
+        line = line.sort_values("value_over_mean")
         color, marker, label, _ = look_of(key, position)
         points: dict[str, Any] = {"marker": marker, "markevery": 0.12, "markeredgewidth": 0}
         ax.plot(line["value_over_mean"], line["ccdf"], color=color, label=label, **points)
-    null = table[table["null_ccdf"] > 0]
+    null = table[table["null_ccdf"] > 0].sort_values("value_over_mean")
     ax.plot(null["value_over_mean"], null["null_ccdf"], **NULL, label="Half-normal (chance)")
     left = max(0.01, table["value_over_mean"].min() / 1.2)
     ax.set(xscale="log", yscale="log", xlim=(left, None), ylim=(table["ccdf"].min() / 1.5, 1.5))
@@ -94,7 +95,7 @@ def intervals(
     y: str = "method",
     by: str = "",
     null: str = "",
-    zero: bool = False,
+    lines: Sequence[float] = (),
     names: bool = True,
 ) -> None:
     """A point with its interval for each row of names, several colors a row if asked for.
@@ -106,7 +107,7 @@ def intervals(
         y: column of the rows, in order of appearance, or of its categories.
         by: column that colors tell apart within a row; those of the rows themselves if none.
         null: column with the level of a null, such as chance, an upright line with its name.
-        zero: draw a line at 0.
+        lines: x of upright lines, such as 0.
         names: rows have display names; as written if false, such as modules.
     """
     table = table.dropna(subset=[x])
@@ -121,8 +122,8 @@ def intervals(
         plot = plot.add(so.Dash(color="black", width=0.7), *dodge, legend=False, x=null)
         ax.plot([], [], color="black", marker="|", linestyle="", markersize=6, label=label_of(null))
     plot.add(so.Dot(edgewidth=0, pointsize=4), *dodge, legend=False).plot()
-    if zero:
-        ax.axvline(0, color="black", linewidth=0.6, zorder=1)
+    for level in lines:
+        ax.axvline(level, color="black", linewidth=0.6, zorder=1)
     ax.set(ylim=(len(keys) - 0.4, -0.6), ylabel="")
     ax.grid(False, axis="y")
     ax.tick_params(axis="y", length=0)
