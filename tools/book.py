@@ -15,7 +15,6 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 from sphinx.cmd.build import build_main
@@ -25,14 +24,16 @@ from actlib.study.presets import load_preset
 from actlib.study.trained_cards import trained_card
 
 ROOT = Path(__file__).resolve().parents[1]
-CONTENTS: dict[str, tuple[str, ...]] = {
-    "The study": (
+PAGES = ("LOG.md", "CHANGELOG.md", "CONTRIBUTING.md", "data/README.md")
+CONTENTS = {
+    "The study": [
         "docs/how_act_works",
         "docs/findings",
         "docs/failed_replication",
         "docs/first_study",
-    ),
-    "Use it": (
+        "notebooks/*",
+    ],
+    "Use it": [
         "docs/your_own_models",
         "docs/inputs",
         "docs/at_7b",
@@ -45,17 +46,16 @@ CONTENTS: dict[str, tuple[str, ...]] = {
         "docs/adapt_a_figure",
         "docs/gallery",
         "api/index",
-    ),
-    "Background": (
+    ],
+    "Background": [
         "models/index",
-        "data/README",
+        "Data card <data/README>",
         "docs/benchmarks",
         "docs/licenses",
-    ),
-    "The project": ("LOG", "CHANGELOG", "CONTRIBUTING"),
+    ],
+    "The project": ["LOG", "CHANGELOG", "CONTRIBUTING"],
 }
-TITLES = {"data/README": "Data card"}
-PAGES = ("LOG.md", "CHANGELOG.md", "CONTRIBUTING.md", "data/README.md")
+"""Chapters of the home page; Sphinx warns of a page that none lists."""
 FAMILIES = ("smol", "tiny")
 MODELS = """# Model cards
 
@@ -71,96 +71,65 @@ def main(words: list[str]) -> int:
     """Gather and build; the exit status is that of Sphinx, to which a warning is an error."""
     parser = argparse.ArgumentParser(description="Build the book.")
     parser.add_argument("--output", type=Path, default=ROOT / "artifacts" / "book")
-    parser.add_argument("--sources", type=Path, help="gathered pages (beside the output)")
-    parser.add_argument("--jobs", default="1", help="processes that write pages")
-    given = parser.parse_args(words)
-    sources = given.sources or given.output.with_name(f"{given.output.name}-sources")
+    output = parser.parse_args(words).output
+    sources, read = (output.with_name(f"{output.name}-{part}") for part in ("sources", "read"))
     gather(sources)
-    shared = ["-q", "-W", "--keep-going", "-c", str(ROOT / "docs"), "-j", given.jobs]
-    read = sources.with_name(f"{sources.name}-read")
-    status = build_main([*shared, "-d", str(read), str(sources), str(given.output)])
+    options = ["-q", "-W", "--keep-going", "-c", str(ROOT / "docs"), "-d", str(read)]
+    status = build_main([*options, str(sources), str(output)])
     if status:  # Sphinx warns of a page once, so all have to be read again
         shutil.rmtree(read, ignore_errors=True)
     else:
-        print(f"the book is {given.output / 'index.html'}")
+        print(f"the book is {output / 'index.html'}")
     return status
 
 
 def gather(sources: Path) -> None:
     """Bring all pages together in a folder, and take out what is no page any more."""
-    gathered = Gathered(sources)
-    gathered.write("README.md", (ROOT / "README.md").read_text(encoding="utf-8"))  # to quote from
-    for page in pages():
-        gathered.page(page)
-    for path, text in {**api_pages(), **card_pages()}.items():
-        gathered.write(path, text)
-    home = linked("index.md", gathered, "docs/index.md")
-    gathered.write("index.md", home + contents())
-    gathered.sweep()
+    copies: set[str] = set()  # files that pages link to
+    texts = {path: page(path, copies) for path in pages()} | api_pages() | card_pages()
+    texts["README.md"] = (ROOT / "README.md").read_text(encoding="utf-8")  # to quote from
+    texts["index.md"] = linked("index.md", copies, "docs/index.md") + contents()
+    for path, text in texts.items():
+        place = sources / path
+        if not place.is_file() or place.read_text(encoding="utf-8") != text:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(text, encoding="utf-8")
+    for path in copies:
+        (sources / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / path, sources / path)  # with its time, by which Sphinx goes
+    for place in sources.rglob("*"):
+        if place.is_file() and place.relative_to(sources).as_posix() not in {*texts, *copies}:
+            place.unlink()
 
 
 def pages() -> list[str]:
     """Pages that are files of the repository, by their paths in it."""
-    own = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md"))
-    notebooks = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("notebooks/*.ipynb"))
-    kept = [page for page in PAGES if (ROOT / page).is_file()]
-    return [page for page in own if page != "docs/index.md"] + notebooks + kept
+    found = sorted([*ROOT.glob("docs/*.md"), *ROOT.glob("notebooks/*.ipynb")])
+    paths = [path.relative_to(ROOT).as_posix() for path in found]
+    return [path for path in paths if path != "docs/index.md"] + [*PAGES]
 
 
-class Gathered:
-    """The folder of gathered pages: writes what changed and remembers what belongs there."""
-
-    def __init__(self, folder: Path) -> None:
-        """Start with nothing gathered; what lies there from before counts as left over."""
-        self.folder = folder
-        self.known: set[Path] = set()
-
-    def write(self, path: str, text: str) -> None:
-        """Write a text if it is not there already, so that Sphinx reads only what changed."""
-        place = self._place(path)
-        if not place.is_file() or place.read_text(encoding="utf-8") != text:
-            place.write_text(text, encoding="utf-8")
-
-    def copy(self, path: str) -> None:
-        """Copy a file of the repository with its time."""
-        place, source = self._place(path), ROOT / path
-        if not place.is_file() or place.stat().st_mtime != source.stat().st_mtime:
-            shutil.copy2(source, place)
-
-    def page(self, path: str) -> None:
-        """Bring a Markdown page or a notebook with its links as they hold in the book."""
-        if not path.endswith(".ipynb"):
-            self.write(path, linked(path, self))
-            return
-        notebook = json.loads((ROOT / path).read_text(encoding="utf-8"))
-        for cell in notebook["cells"]:
-            if cell["cell_type"] == "markdown":
-                text = relinked("".join(cell["source"]), path, self)
-                cell["source"] = text.splitlines(keepends=True)
-        self.write(path, json.dumps(notebook, indent=1, ensure_ascii=False))
-
-    def sweep(self) -> None:
-        """Remove files of an earlier build that belong to this one no more."""
-        for path in self.folder.rglob("*"):
-            if path.is_file() and path not in self.known:
-                path.unlink()
-
-    def _place(self, path: str) -> Path:
-        place = self.folder / path
-        place.parent.mkdir(parents=True, exist_ok=True)
-        self.known.add(place)
-        return place
+def page(path: str, copies: set[str]) -> str:
+    """A Markdown page or a notebook with its links as they hold in the book."""
+    if not path.endswith(".ipynb"):
+        return linked(path, copies)
+    notebook = json.loads((ROOT / path).read_text(encoding="utf-8"))
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "markdown":
+            text = relinked("".join(cell["source"]), path, copies)
+            cell["source"] = text.splitlines(keepends=True)
+    return json.dumps(notebook, indent=1, ensure_ascii=False)
 
 
-def linked(path: str, gathered: Gathered, source: str | None = None) -> str:
+def linked(path: str, copies: set[str], source: str | None = None) -> str:
     """A Markdown file's text with its links as they hold in the book."""
     text = (ROOT / (source or path)).read_text(encoding="utf-8")
     parts = FENCED.split(text)  # every second part is code
-    parts[::2] = [relinked(part, path, gathered) for part in parts[::2]]
+    parts[::2] = [relinked(part, path, copies) for part in parts[::2]]
     return "".join(parts)
 
 
-def relinked(text: str, path: str, gathered: Gathered) -> str:
+def relinked(text: str, path: str, copies: set[str]) -> str:
     """A text with links to files that are no pages led to the page or copy that stands for them."""
 
     def replaced(match: re.Match) -> str:
@@ -171,13 +140,13 @@ def relinked(text: str, path: str, gathered: Gathered) -> str:
         place = os.path.normpath(os.path.join(start, target.lstrip("/")))
         if (ROOT / place).is_dir() and not (ROOT / place / "README.md").is_file():
             return match[1].removesuffix("](").lstrip("![")  # a folder is no page
-        found = page_of(place, gathered)
+        found = page_of(place, copies)
         return f"{match[1]}/{found}{hash_mark}{anchor}{match[3]}"
 
     return LINK.sub(replaced, text)
 
 
-def page_of(place: str, gathered: Gathered) -> str:
+def page_of(place: str, copies: set[str]) -> str:
     """Where a path of the repository is found in the book; other files than pages are copied."""
     if (ROOT / place).is_dir():
         place = f"{place}/README.md" if place != "." else "README.md"
@@ -186,30 +155,17 @@ def page_of(place: str, gathered: Gathered) -> str:
     if place.startswith("actlib/") and place.endswith(".py"):
         return api_path(dotted(ROOT / place))
     if place not in pages() and (ROOT / place).is_file():
-        gathered.copy(place)
+        copies.add(place)
     return place
 
 
 def contents() -> str:
-    """Lists of contents of the home page: what is there of CONTENTS, and pages not named in it."""
-    there = [re.sub(r"\.\w+$", "", page) for page in pages()]
-    named = {name for names in CONTENTS.values() for name in names}
-    chapters = {title: list(names) for title, names in CONTENTS.items()}
-    chapters["The study"] += [name for name in there if name.startswith("notebooks/")]
-    chapters["Use it"] += [name for name in there if name.startswith("docs/") and name not in named]
+    """Lists of contents of the home page."""
     text = ""
-    for title, names in chapters.items():
-        known = [name for name in names if name in {*there, "api/index", "models/index"}]
-        listed = "\n".join(f"{TITLES[n]} <{n}>" if n in TITLES else n for n in known)
-        text += f"\n```{{toctree}}\n:hidden:\n:caption: {title}\n\n{listed}\n```\n"
+    for title, names in CONTENTS.items():
+        listed = "\n".join(names)
+        text += f"\n```{{toctree}}\n:hidden:\n:glob:\n:caption: {title}\n\n{listed}\n```\n"
     return text
-
-
-def modules() -> Iterator[Path]:
-    """Public modules of the package, in the order of their names."""
-    for path in sorted((ROOT / "actlib").rglob("*.py")):
-        if not path.stem.startswith("_") or path.stem in ("__init__", "__main__"):
-            yield path
 
 
 def dotted(path: Path) -> str:
@@ -220,13 +176,9 @@ def dotted(path: Path) -> str:
 
 def api_pages() -> dict[str, str]:
     """A page for each module, and one for each package that lists its own."""
-    names = [dotted(path) for path in modules()]
-    packages = [dotted(path) for path in modules() if path.stem == "__init__"]
-    made = {}
-    for name in names:
-        own = [other for other in names if other.rpartition(".")[0] == name]
-        made[api_path(name)] = _api_page(name, own if name in packages else [])
-    return made
+    names = [dotted(path) for path in sorted((ROOT / "actlib").rglob("*.py"))]
+    own = {name: [each for each in names if each.rpartition(".")[0] == name] for name in names}
+    return {api_path(name): _api_page(name, own[name]) for name in names}
 
 
 def api_path(name: str) -> str:
@@ -256,16 +208,12 @@ def card_pages() -> dict[str, str]:
         preset = load_preset(family)
         for name in preset.models:
             path = f"models/{family}-{name}.md"
-            made[path] = without_front_matter(trained_card(preset, name))
+            card = trained_card(preset, name).split("---\n", 2)[2]  # without what model hubs read
+            made[path] = card.lstrip()
             rows.append(f"- [{family}: {name}]({family}-{name}.md)")
     listed = "\n".join(path.removeprefix("models/").removesuffix(".md") for path in made)
     text = f"{MODELS}\n{chr(10).join(rows)}\n\n```{{toctree}}\n:hidden:\n\n{listed}\n```\n"
     return {"models/index.md": text, **made}
-
-
-def without_front_matter(card: str) -> str:
-    """A card's page, without the metadata that model hubs read."""
-    return card.split("---\n", 2)[2].lstrip()
 
 
 if __name__ == "__main__":
