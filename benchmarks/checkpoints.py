@@ -14,9 +14,8 @@ import tempfile
 from pathlib import Path
 
 from pairs import TINY, TWO_GIGABYTES, scattered_channels, write_pair
-from turns import ROOT, Worker, in_turns, options, save, serve, summary
+from turns import Worker, in_turns, options, save, serve, summary
 
-sys.path.append(str(ROOT))
 import actlib
 
 

@@ -24,7 +24,6 @@ import torch
 from pairs import QWEN_7B, SMOLLM_135M, TINY, random_batches, random_pair, run_bare
 from turns import RESULTS, ROOT, in_turns, options, save, summary
 
-sys.path.append(str(ROOT))
 import actlib
 from actlib import record_differences_in_two_passes as in_two_passes
 
@@ -65,18 +64,13 @@ def large_pair(tiny: bool, turns: int) -> Iterator[pd.DataFrame]:
     for model in (donor, target):
         model.cpu()
     with tempfile.TemporaryDirectory() as folder:
-        sources = [partial(copied, model) for model in (donor, target)]
+        sources = [lambda m=m: copy.deepcopy(m).to(DEVICE) for m in (donor, target)]
         ways = {"in two passes": partial(in_two_passes, *sources, batches[:1], folder)}
         yield summary(f"one at a time, {shape}", in_turns(ways, 1))
     for model in (donor, target):
         accelerate.cpu_offload(model, torch.device(DEVICE))
     ways = {"offloaded": partial(actlib.record_differences, donor, target, batches[:1])}
     yield summary(f"offloaded, {shape}", in_turns(ways, 1))
-
-
-def copied(model: torch.nn.Module) -> torch.nn.Module:
-    """A copy on the device, as if it had been loaded there."""
-    return copy.deepcopy(model).to(DEVICE)
 
 
 def second_device() -> Iterator[pd.DataFrame]:

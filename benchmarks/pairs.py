@@ -92,7 +92,7 @@ def write_model(model: transformers.PreTrainedModel, folder: Path, shards: int =
     fast.save_pretrained(folder)
 
 
-def scattered_channels(config: Config, percent: float = 5.0) -> dict[str, torch.Tensor]:
+def scattered_channels(config: Config) -> dict[str, torch.Tensor]:
     """A mask of 5 % of the channels of a Llama, drawn evenly over its modules, embedding too."""
     with torch.device("meta"):
         model = transformers.AutoModelForCausalLM.from_config(config)

@@ -5,15 +5,13 @@
 The state dict is in memory already; the patch's file is warm, and its hash checked once.
 """
 
-import sys
 import tempfile
 from pathlib import Path
 
 import torch
 from pairs import TINY, TWO_GIGABYTES, random_pair, scattered_channels
-from turns import ROOT, in_turns, options, save, summary
+from turns import in_turns, options, save, summary
 
-sys.path.append(str(ROOT))
 import actlib
 
 

@@ -23,7 +23,7 @@ import pairs
 import pandas as pd
 import torch
 import turns
-from turns import ROOT, Way, Worker
+from turns import Way, Worker
 
 ANSWER = 16
 OURS = "record_differences"
@@ -34,7 +34,6 @@ HOOKS = r"(embed|ln_final|unembed|blocks\.\d+\.(ln[12]|attn\.[qkvo]|mlp\.(gate|i
 
 def actlib_ways(pair: pairs.Pair, batches: pairs.Batches) -> dict[str, Way]:
     """Ours, and the two passes that no recording can avoid."""
-    sys.path.append(str(ROOT))
     import actlib
 
     def record() -> dict[str, float]:
@@ -111,7 +110,6 @@ def recording(tool: str, python: str, rounds: int) -> pd.DataFrame:
 
 def transfer(python: str, tiny: bool, rounds: int) -> pd.DataFrame:
     """`actlib transfer` and `mergekit-yaml`, from the shell to the folder written."""
-    sys.path.append(str(ROOT))
     import actlib
 
     config = pairs.TINY if tiny else pairs.FOUR_GIGABYTES

@@ -13,9 +13,8 @@ from pathlib import Path
 
 import torch
 from pairs import SMOLLM_135M, TINY, random_batches, random_pair, run_bare
-from turns import ROOT, Way, Worker, in_turns, options, save, serve, summary
+from turns import Way, Worker, in_turns, options, save, serve, summary
 
-sys.path.append(str(ROOT))  # behind PYTHONPATH, by which another checkout is taken
 import actlib
 
 BARE = "two bare passes"

@@ -24,6 +24,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+sys.path.append(str(ROOT))  # for actlib: behind PYTHONPATH, by which another checkout is taken
 Way = Callable[[], object]
 
 

@@ -81,11 +81,6 @@ def smaller(picture: str | list[str]) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def cached_functions(texts: list[str]) -> set[str]:
-    """Names of the functions whose rows are cached."""
-    return {name for text in texts for name in re.findall(r"^@cached\ndef (\w+)", text, re.M)}
-
-
 def keep(folder: Path, name: str, root: Path = ROOT) -> list[Path]:
     """Copy everything; returns what was written.
 
@@ -113,7 +108,7 @@ def keep(folder: Path, name: str, root: Path = ROOT) -> list[Path]:
     for path in (root / "notebooks").glob("*.ipynb"):  # those that this run left out keep theirs
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         texts += ["".join(cell["source"]) for cell in cells]
-    functions = cached_functions(texts)
+    functions = set(re.findall(r"^@cached\ndef (\w+)", "\n".join(texts), re.MULTILINE))
     for old in items.glob("*"):
         if old.name not in functions:
             shutil.rmtree(old)
