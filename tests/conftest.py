@@ -99,7 +99,7 @@ def small_store(small_preset, tmp_path_factory):
     store = tmp_path_factory.mktemp("store")
     preset = load_preset(small_preset)
     for name in preset.models:
-        build(preset, name, 0, store, progress=False)
+        build(preset, name, 0, store)
     return store
 
 

@@ -52,27 +52,15 @@ def left_in(folder):
 
 def test_a_model_is_built_after_its_ancestors_and_only_once(preset_of, trainings, tmp_path):
     preset = preset_of()
-    folder = build(preset, "forgetful", 0, tmp_path, progress=False)
+    folder = build(preset, "forgetful", 0, tmp_path)
     assert trainings == [{"en-science"}, {"fr-maths", "fr-science"}, {"en-maths"}]
     before = files_of(folder)
     assert build(preset, "forgetful", 0, tmp_path) == folder
     build(preset, "multilingual", 0, tmp_path)
     assert len(trainings) == 3
     assert files_of(folder) == before
-    build(preset, "maths", 0, tmp_path, progress=False)
+    build(preset, "maths", 0, tmp_path)
     assert trainings[3:] == [{"en-maths"}]
-
-
-def test_a_progress_bar_can_be_left_out_for_the_ancestors_too(preset_of, monkeypatch, tmp_path):
-    shown, original = [], training.finetune
-
-    def note(*arguments, steps, progress, **settings):
-        shown.append(progress)
-        return original(*arguments, steps=1, progress=False, **settings)
-
-    monkeypatch.setattr(training, "finetune", note)
-    build(preset_of(), "multilingual", 0, tmp_path, progress=False)
-    assert shown == [False, False]
 
 
 def test_the_folder_loads_in_transformers_and_says_how_it_was_made(study):
@@ -94,7 +82,7 @@ def test_the_folder_loads_in_transformers_and_says_how_it_was_made(study):
 
 def test_a_family_is_the_same_when_it_is_built_again(preset_of, small_store, tmp_path):
     preset = preset_of()
-    again = build(preset, "maths", 0, tmp_path, progress=False)
+    again = build(preset, "maths", 0, tmp_path)
     first = model_folder(preset, "maths", 0, small_store)
     ours, theirs = files_of(again), files_of(first)
     notes = [json.loads(files.pop("built.json")) for files in (ours, theirs)]
@@ -105,11 +93,11 @@ def test_a_family_is_the_same_when_it_is_built_again(preset_of, small_store, tmp
 
 def test_another_recipe_builds_anew(preset_of, trainings, tmp_path):
     first = preset_of()
-    folder = build(first, "multilingual", 0, tmp_path, progress=False)
+    folder = build(first, "multilingual", 0, tmp_path)
     before = files_of(folder)
     models = {**FAMILY, "base": {**FAMILY["base"], "learning_rate": 1e-4}}
     changed = preset_of(models=models)
-    assert build(changed, "multilingual", 0, tmp_path, progress=False) == folder
+    assert build(changed, "multilingual", 0, tmp_path) == folder
     assert len(trainings) == 4  # both the base and its descendant
     after = files_of(folder)
     assert after["model.safetensors"] != before["model.safetensors"]
@@ -138,15 +126,15 @@ def test_the_recipe_knows_settings_ancestors_data_seed_and_dtype(preset_of):
 def test_seeds_and_offsets_give_other_models(preset_of, trainings, tmp_path):
     twin = {**FAMILY["maths"], "seed_offset": 1000}
     preset = preset_of(models={**FAMILY, "twin": twin})
-    one, two = (build(preset, name, 0, tmp_path, progress=False) for name in ("maths", "twin"))
-    three = build(preset, "maths", 1, tmp_path, progress=False)
+    one, two = (build(preset, name, 0, tmp_path) for name in ("maths", "twin"))
+    three = build(preset, "maths", 1, tmp_path)
     assert len({files_of(folder)["model.safetensors"] for folder in (one, two, three)}) == 3
     assert len({one, two, three}) == 3
 
 
 def test_an_error_in_training_leaves_what_was_there(preset_of, monkeypatch, tmp_path):
     preset = preset_of()
-    base = build(preset, "base", 0, tmp_path, progress=False)
+    base = build(preset, "base", 0, tmp_path)
     before = files_of(base)
 
     def fail(*arguments, **settings):
@@ -156,7 +144,7 @@ def test_an_error_in_training_leaves_what_was_there(preset_of, monkeypatch, tmp_
     changed = preset_of(models={**FAMILY, "base": {**FAMILY["base"], "learning_rate": 1e-4}})
     for wanted, name in ((preset, "multilingual"), (changed, "base")):
         with pytest.raises(RuntimeError, match="out of memory"):
-            build(wanted, name, 0, tmp_path, progress=False)
+            build(wanted, name, 0, tmp_path)
     assert left_in(base.parent) == [base.name]
     assert files_of(base) == before
 
@@ -165,7 +153,7 @@ def test_an_error_in_writing_leaves_nothing(preset_of, trainings, monkeypatch, t
     preset = preset_of()
     monkeypatch.setattr(families, "trained_card", lambda *arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        build(preset, "base", 0, tmp_path, progress=False)
+        build(preset, "base", 0, tmp_path)
     assert not left_in(model_folder(preset, "base", 0, tmp_path).parent)
 
 
@@ -177,7 +165,7 @@ def test_a_model_to_load_is_used_where_it_lies(preset_of, small_preset, training
     assert model_folder(preset, "base", 0, store) == place
     assert build(preset, "base", 0, store) == place
     assert not store.exists()
-    tuned = build(preset, "maths", 0, store, progress=False)
+    tuned = build(preset, "maths", 0, store)
     assert AutoModelForCausalLM.from_pretrained(tuned).config.model_type == "llama"
     assert trainings == [{"en-maths"}]
     assert files_of(tmp_path / "own" / "base") == before

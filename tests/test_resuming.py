@@ -133,7 +133,7 @@ import torch
 from actlib.study.families import build
 from actlib.study.presets import load_preset
 torch.set_num_threads(1)
-build(load_preset(sys.argv[1]), "base", 0, Path(sys.argv[2]), progress=False)
+build(load_preset(sys.argv[1]), "base", 0, Path(sys.argv[2]))
 """
 
 
@@ -154,7 +154,7 @@ def test_a_build_killed_in_training_leaves_no_model_and_then_makes_the_same(smal
     process.wait()
     assert not folder.exists()
     subprocess.run(command, check=True)
-    whole = build(load_preset(preset), "base", 0, tmp_path / "whole", progress=False)
+    whole = build(load_preset(preset), "base", 0, tmp_path / "whole")
     for name in ("model.safetensors", "tokenizer.json", "config.json"):
         assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
     left = {path.name for path in folder.parent.iterdir() if path.suffix != ".lock"}

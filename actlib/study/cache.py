@@ -70,7 +70,7 @@ def cached(function: Callable[..., Any]) -> Callable[..., pd.DataFrame]:
         if rows is None and _FOLDERS["committed"] is not None:
             rows = _find(_FOLDERS["committed"] / file, keys, older=True)
         if rows is None:
-            rows = _label(_as_table(function(**call.arguments)), call.arguments)
+            rows = _label(function(**call.arguments), call.arguments)
             _add(_FOLDERS["cache"] / file, keys, rows)
         return rows.copy()
 
@@ -174,14 +174,11 @@ def _plain(value: Any, name: str) -> Any:
         ) from None
 
 
-def _as_table(result: Any) -> pd.DataFrame:
+def _label(result: Any, arguments: Mapping[str, Any]) -> pd.DataFrame:
+    """A result as a table, with the arguments as columns."""
     table = result if isinstance(result, pd.DataFrame) else pd.DataFrame([result])
     if table.empty:
         raise ValueError("a cached function returned no rows, which could not be told from none")
-    return table.reset_index(drop=True)
-
-
-def _label(table: pd.DataFrame, arguments: Mapping[str, Any]) -> pd.DataFrame:
     labels: dict[str, Any] = {}
     for name, value in arguments.items():
         own = getattr(value, "labels", {}) if hasattr(value, "cache_key") else {name: value}
@@ -191,7 +188,7 @@ def _label(table: pd.DataFrame, arguments: Mapping[str, Any]) -> pd.DataFrame:
             labels[name] = "+".join(map(str, value))
     if shared := [name for name in labels if name in table]:
         raise ValueError(f"the result has columns with the names of arguments: {', '.join(shared)}")
-    return table.assign(**labels)
+    return table.reset_index(drop=True).assign(**labels)
 
 
 def _find(path: Path, keys: Mapping[str, str], older: bool = False) -> pd.DataFrame | None:

@@ -32,34 +32,28 @@ from actlib.study.training import dequantize, train_model
 def model_folder(preset: Preset, name: str, seed: int, store: Path) -> Path | str:
     """Where a model of a preset lies, built or not: its own folder or Hub id if it is loaded."""
     spec = preset.models[name]
-    return spec.load if isinstance(spec, LoadedModel) else _built(preset, name, seed, store)
-
-
-def _built(preset: Preset, name: str, seed: int, store: Path) -> Path:
-    part = name if isinstance(preset.models[name], WheelModel) else f"{name}-seed{seed}"
+    if isinstance(spec, LoadedModel):
+        return spec.load
+    part = name if isinstance(spec, WheelModel) else f"{name}-seed{seed}"
     return store / preset.name / "models" / part
 
 
-def build(
-    preset: Preset, name: str, seed: int, store: Path, *, progress: bool = True
-) -> Path | str:
+def build(preset: Preset, name: str, seed: int, store: Path) -> Path | str:
     """Folder (or Hub id) of a model, built first with its ancestors where it is missing or stale.
 
     Raises:
-        ValueError: the wheel's hash is not the preset's, or a folder to load does not exist.
+        ValueError: the wheel's hash is not the preset's.
     """
-    spec, folder = preset.models[name], _built(preset, name, seed, store)
-    if isinstance(spec, LoadedModel):
-        return spec.load
+    spec, folder = preset.models[name], model_folder(preset, name, seed, store)
+    if not isinstance(folder, Path):  # of a model that is only loaded
+        return folder
     digest = recipe(preset, name, seed)
     if _is_there(folder, digest):
         return folder
-    start = None
-    if isinstance(spec, TunedModel):
-        start = build(preset, spec.start, seed, store, progress=progress)
+    start = build(preset, spec.start, seed, store) if isinstance(spec, TunedModel) else None
     with locked(folder.with_name(f".{folder.name}.lock"), f"building the model {folder.name}"):
         if not _is_there(folder, digest):  # made by another process meanwhile
-            _make(preset, name, seed, folder, start, progress)
+            _make(preset, name, seed, folder, start)
     return folder
 
 
@@ -68,9 +62,7 @@ def _is_there(folder: Path, digest: str) -> bool:
     return note.is_file() and json.loads(note.read_text())["recipe"] == digest
 
 
-def _make(
-    preset: Preset, name: str, seed: int, folder: Path, start: Path | str | None, bar: bool
-) -> None:
+def _make(preset: Preset, name: str, seed: int, folder: Path, start: Path | str | None) -> None:
     spec = preset.models[name]
     assert not isinstance(spec, LoadedModel), "a model that is only loaded is not built"
     checkpoints = folder.with_name(f".{folder.name}.training")
@@ -80,23 +72,18 @@ def _make(
             with tempfile.TemporaryDirectory(dir=unfinished.parent) as scratch:
                 model, tokenizer = dequantize(spec, Path(scratch))
         else:
-            model, tokenizer, losses = train_model(preset, spec, start, seed, bar, checkpoints)
+            model, tokenizer, losses = train_model(preset, spec, start, seed, True, checkpoints)
         model.to(getattr(torch, preset.dtype)).save_pretrained(unfinished)
         tokenizer.save_pretrained(unfinished)
         note = {"recipe": recipe(preset, name, seed), "model": name, "seed": seed}
         note |= {"training_loss": losses, "preset": preset.name}
-        note |= {"provenance": _provenance(preset, start)}
+        inputs = {"start": start} if start is not None else {}
+        inputs |= {"training data": data_folder(preset.data)} if preset.data.path else {}
+        note |= {"provenance": provenance(inputs, data_sha256=data_digest(preset.data))}
         (unfinished / "built.json").write_text(json.dumps(note))
         card = trained_card(preset, name, seed)
         (unfinished / "README.md").write_text(card, encoding="utf-8")
     shutil.rmtree(checkpoints, ignore_errors=True)
-
-
-def _provenance(preset: Preset, start: Path | str | None) -> dict[str, Any]:
-    data = data_folder(preset.data)
-    inputs: dict[str, Path | str] = {"start": start} if start is not None else {}
-    inputs |= {"training data": data} if data is not None else {}
-    return provenance(inputs, data_sha256=data_digest(preset.data))
 
 
 def load_model(preset: Preset, name: str, place: Path | str, dtype: torch.dtype) -> PreTrainedModel:
@@ -112,9 +99,7 @@ def load_model(preset: Preset, name: str, place: Path | str, dtype: torch.dtype)
     spec = preset.models[name]
     revision = getattr(spec, "revision", None) or "main"
     options: dict[str, Any] = {"dtype": dtype, "revision": revision}
-    device_map = getattr(spec, "device_map", None)
-    if device_map is not None:
-        options["device_map"] = device_map
-        return load_pretrained(AutoModelForCausalLM, place, **options).eval()
+    if (device_map := getattr(spec, "device_map", None)) is not None:
+        return load_pretrained(AutoModelForCausalLM, place, device_map=device_map, **options).eval()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return load_pretrained(AutoModelForCausalLM, place, **options).to(device).eval()

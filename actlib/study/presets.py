@@ -281,20 +281,3 @@ def load_preset(preset: str = "tiny") -> Preset:
         raise ValueError(f"preset {path.name}: {explain(error, Strict)}") from None
     except ValueError as error:
         raise ValueError(f"preset {path.name}: {error}") from None
-
-
-def require_place(place: str) -> None:
-    """Refuse a model folder that is not there, or is none; a Hub id passes.
-
-    Raises:
-        ValueError: the folder does not exist, or holds no config.json.
-    """
-    # A Hub id is NAME or OWNER/NAME; anything else is meant as a folder, and must be one.
-    path = Path(place)
-    looks_local = path.is_absolute() or place.startswith(".") or place.count("/") > 1
-    if path.exists() and not (path / "config.json").is_file():
-        raise ValueError(
-            f"the model folder {place!r} holds no config.json; save_pretrained makes it"
-        )
-    if looks_local and not path.exists():
-        raise ValueError(f"there is no model folder {place!r}; look for a slip in the path")

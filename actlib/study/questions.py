@@ -30,14 +30,14 @@ PURPOSES = {"recording": "train", "validation": "validation", "test": "test"}
 """Split of the shipped data that each purpose draws on."""
 
 
-def data_folder(data: Data) -> Path | None:
-    """File or folder of the questions: as named, from the project's root; None for the shipped."""
-    return None if data.path is None else ROOT / data.path
+def data_folder(data: Data) -> Path:
+    """File or folder of the questions: as named, from the project's root, or the shipped ones."""
+    return SHIPPED if data.path is None else ROOT / data.path
 
 
 def data_digest(data: Data) -> str:
     """Digest of the questions themselves, so that a change of the files is noticed."""
-    place = data_folder(data) or SHIPPED
+    place = data_folder(data)
     inside = sorted([*place.rglob("*.jsonl"), *place.rglob("*.tsv")])
     files = [place] if place.is_file() else inside
     parts = [hashlib.sha256(path.read_bytes()).digest() for path in files]
@@ -128,8 +128,7 @@ class Questions:
     def __init__(self, preset: Preset) -> None:
         """Keep the preset; nothing is read yet."""
         self.preset = preset
-        path = preset.data.path
-        self._has_splits = path is None or (ROOT / path / "train").is_dir()
+        self._has_splits = (data_folder(preset.data) / "train").is_dir()
         self._of_purpose: dict[str, list[dict]] = {}
         self._inputs: dict[tuple[str, str], tuple[list[dict], list[str]]] = {}
 
@@ -141,8 +140,7 @@ class Questions:
         Raises:
             ValueError: the purpose is unknown, or there is no such question.
         """
-        if purpose not in PURPOSES:
-            raise ValueError(f"unknown purpose {purpose!r}: expected one of {', '.join(PURPOSES)}")
+        require_known("purpose", [purpose], list(PURPOSES))
         rows = of_ability(self.read(purpose), ability)
         return spread(rows, getattr(self.preset.evaluation, f"{purpose}_items"))
 
@@ -170,7 +168,7 @@ class Questions:
         """All questions for a purpose, of every ability."""
         if purpose not in self._of_purpose:
             folder = data_folder(self.preset.data)
-            if folder is None or self._has_splits:  # the shipped questions have splits
+            if self._has_splits:
                 rows = load_items(folder, PURPOSES[purpose])
             else:
                 rows = partition(load_questions(folder), purpose)

@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from actlib import finetune, prompts
-from actlib.study.presets import LoadedModel, Preset, WheelModel, require_place
+from actlib.study.presets import LoadedModel, Preset, WheelModel
 from actlib.study.questions import data_digest, training_items
 from actlib.study.sources import digest_text, syntax_of
 
@@ -63,13 +63,3 @@ def content_digest(preset: Preset, name: str, seed: int) -> str:
     files = {path: path.stat() for path in sorted(folder.iterdir()) if path.is_file()}
     facts = [f"{p.name} {s.st_size} {s.st_mtime_ns}" for p, s in files.items()]
     return digest_text(str(folder.resolve()), *facts)
-
-
-def require_places(preset: Preset) -> None:
-    """Refuse model folders of a preset that are not there.
-
-    Raises:
-        ValueError: names the folder.
-    """
-    for spec in preset.loaded.values():
-        require_place(spec.load)

@@ -26,7 +26,7 @@ from actlib.prompts import drop_long
 from actlib.questions import abilities_of, normalize_text
 from actlib.study.locking import claim
 from actlib.study.preset_files import read_yaml
-from actlib.study.presets import ROOT, SHIPPED, Preset, load_preset, preset_file, require_place
+from actlib.study.presets import ROOT, SHIPPED, Preset, load_preset, preset_file
 from actlib.study.questions import PURPOSES, Questions
 from actlib.study.recorded import PARTS
 
@@ -155,7 +155,6 @@ def require_models(preset: Preset) -> PreTrainedTokenizerBase | None:
     models: dict[str, tuple[PreTrainedModel, PreTrainedTokenizerBase | None]] = {}
     for role, spec in preset.loaded.items():
         try:
-            require_place(spec.load)
             models[role] = empty_model(spec.load), load_tokenizer(spec.load)
         except ValueError as error:
             remedy = "paths start from the YAML's folder, then from here"

@@ -62,10 +62,9 @@ class Study:
             test_items: test questions an ability, in place of the preset's number.
 
         Raises:
-            ValueError: the preset is unknown or wrong, or a model folder does not exist.
+            ValueError: the preset is unknown or wrong.
         """
         loaded = load_preset(preset)
-        recipes.require_places(loaded)
         if test_items is not None:
             counts = loaded.evaluation.model_copy(update={"test_items": test_items})
             loaded = loaded.model_copy(update={"evaluation": counts})

@@ -28,9 +28,10 @@ def syntax_of(source: str) -> str:
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             node.decorator_list = []
-        body = getattr(node, "body", None)
-        if isinstance(body, list) and body and _is_text(body[0]):
-            node.body = body[1:] or [ast.Pass()]  # type: ignore[attr-defined]
+        elif not isinstance(node, ast.Module):
+            continue
+        if ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
     return ast.unparse(tree)
 
 
@@ -93,8 +94,9 @@ def home_of(exported: str) -> str:
 def digest_notebook(path: Path) -> str:
     """Digest of a notebook's code, and of the modules of actlib that it reaches."""
     cells = json.loads(path.read_text("utf-8"))["cells"]
-    sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-    code = "\n".join(line for source in sources for line in _python_lines(source))
+    lines = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code").splitlines()
+    # no %magic and no !command
+    code = "\n".join(line for line in lines if not line.lstrip().startswith(("%", "!")))
     return digest_text(syntax_of(code), digest_modules(imported_modules(ast.parse(code))))
 
 
@@ -113,14 +115,3 @@ def _file(name: str) -> Path | None:
     path = PACKAGE.joinpath(*name.split(".")[1:])
     files = (file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file())
     return next(files, None)
-
-
-def _is_text(node: ast.stmt) -> bool:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(
-        node.value.value, str
-    )  # fmt: skip
-
-
-def _python_lines(source: str) -> list[str]:
-    """Lines of a cell that are Python's: no ``%magic`` and no ``!command``."""
-    return [line for line in source.splitlines() if not line.lstrip().startswith(("%", "!"))]
