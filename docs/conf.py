@@ -53,7 +53,6 @@ python_maximum_signature_line_length = 88
 add_module_names = False
 toc_object_entries_show_parents = "hide"
 default_role = "py:obj"
-napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 napoleon_use_ivar = True
@@ -63,13 +62,11 @@ html_title = "The ACT study"
 html_static_path = ["_static"]
 html_css_files = ["book.css"]
 html_js_files = ["enlarge.js"]
-html_copy_source = True
 html_show_sourcelink = False
 html_permalinks_icon = "#"
 html_theme_options = {
     "show_navbar_depth": 1,
     "show_toc_level": 2,
-    "use_download_button": True,
     "use_fullscreen_button": False,
     "navbar_persistent": [],  # the search field is in the sidebar, and a button in the page's head
     "navbar_start": [],

@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from actlib.analysis import plots, style
-from actlib.files import write_text
+from actlib.files import atomic_file, write_text
 
 _CALLS: WeakKeyDictionary[Figure, dict[str, Any]] = WeakKeyDictionary()
 
@@ -87,12 +87,20 @@ def draw_figure(
 
 
 def save_figure(fig: Figure, table: pd.DataFrame, name: str, folder: str | Path) -> list[Path]:
-    """Write NAME.pdf and NAME.png, NAME.csv (what is drawn) and NAME.json (how).
+    """Write NAME.pdf (vector, embedded TrueType), NAME.png (300 dpi), NAME.csv and NAME.json.
+
+    The csv is what is drawn, the json how. Pictures are not cropped, so the size stays the final
+    one. Files hold no date: redrawing the same data gives the same bytes.
 
     Returns:
         The paths; without the json if the figure was not drawn by `draw_figure`.
     """
-    paths = style.save_pictures(fig, name, folder)
+    style.settle(fig)
+    paths = [Path(folder) / f"{name}.{kind}" for kind in ("pdf", "png")]
+    for path in paths:
+        with atomic_file(path) as unfinished:
+            kind = path.suffix[1:]
+            fig.savefig(unfinished, format=kind, dpi=300, metadata={"CreationDate": None})
     texts = {"csv": table.to_csv(index=False)}
     if fig in _CALLS:
         call = {key: value for key, value in _CALLS[fig].items() if value not in ("", None)}
@@ -105,16 +113,16 @@ def save_figure(fig: Figure, table: pd.DataFrame, name: str, folder: str | Path)
 
 def redraw_figures(
     folder: str | Path,
-    out: str | Path | None = None,
+    out: str | Path,
     venue: str = "neurips",
     width: str | None = None,
     names: Iterable[str] = (),
 ) -> list[Path]:
-    """Draw every figure whose table and call are in a folder, as PDF and PNG.
+    """Draw every figure whose table and call are in a folder; see `save_figure`.
 
     Args:
         folder: where NAME.csv and NAME.json are, such as figures/tiny.
-        out: where the pictures go, with copies of table and call; beside them if None.
+        out: where the pictures go, with copies of table and call.
         venue: a venue of `actlib.analysis.style.WIDTHS`.
         width: "column" or "full" for all; what suits each figure if None.
         names: which figures; all if empty.
@@ -126,7 +134,8 @@ def redraw_figures(
         ValueError: a figure named is missing, or the folder has none.
     """
     folder = Path(folder)
-    known = {path.stem: path for path in sorted(folder.glob("*.json")) if _is_call(path)}
+    calls = sorted(folder.glob("*.json"))
+    known = {path.stem: path for path in calls if path.with_suffix(".csv").is_file()}
     names = list(names) or list(known)
     missing = [name for name in names if name not in known]
     if missing or not names:
@@ -134,15 +143,12 @@ def redraw_figures(
         there = f"; it has {', '.join(known)}" if known else ""
         raise ValueError(f"{folder} has {what} with NAME.csv and NAME.json{there}")
     style.set_theme(venue)
-    paths, beside = [], out is None or Path(out).resolve() == folder.resolve()
+    paths = []
     for name in names:
         table = pd.read_csv(folder / f"{name}.csv")
         call = json.loads(known[name].read_text("utf-8")) | ({"width": width} if width else {})
         fig = draw_figure(getattr(plots, call.pop("plot")), table, **call)
-        if beside:
-            paths += style.save_pictures(fig, name, folder)
-        else:
-            paths += save_figure(fig, table, name, str(out))
+        paths += save_figure(fig, table, name, out)
         plt.close(fig)
     return paths
 
@@ -179,10 +185,6 @@ def _sizes_of(table: pd.DataFrame) -> str:
     }
     words = {"items": "items", "seeds": "training seed" + "s" * (texts.get("seeds") != "1")}
     return "n = " + ", ".join(f"{texts[name]} {words[name]}" for name in texts)
-
-
-def _is_call(path: Path) -> bool:
-    return path.with_suffix(".csv").is_file() and "plot" in json.loads(path.read_text("utf-8"))
 
 
 def read_captions(notebook: Path) -> dict[str, str]:

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from actlib.analysis.contrasts import LEVEL, compare_seeds, groups_of
+from actlib.analysis.contrasts import LEVEL, groups_of
 
 REFERENCES = ("target", "donor")
 """Methods that stand for the untouched models."""
@@ -71,8 +71,7 @@ def differences(
 
     Returns:
         The columns of `by`, method, baseline, difference, low, high (in the unit of `value`),
-        p_t (Student's t over the seeds' mean differences, NaN for fewer than three seeds), items,
-        seeds.
+        items, seeds.
 
     Raises:
         ValueError: methods of a group differ in their items or seeds, one has an item twice, or a
@@ -86,14 +85,12 @@ def differences(
         wide = pivot_scores(group, "method", value)[[baseline, *names]]
         drawn = resample_means(wide, clusters_of(group), resamples)
         point, draws = (x[..., 1:] - x[..., :1] for x in (drawn.point, drawn.draws))
-        by_seed = wide.groupby(level="seed").mean()
         for name, estimate, column in zip(names, point, draws.T, strict=True):
             low, high = ends_of(column)
             row = labels | {"method": name, "baseline": baseline, "difference": estimate}
-            test = compare_seeds(by_seed[name], by_seed[baseline])
-            row |= {"low": low, "high": high, "p_t": test.p_zero}
-            rows.append(row | {"items": drawn.items, "seeds": drawn.seeds})
-    numbers = ["difference", "low", "high", "p_t", "items", "seeds"]
+            row |= {"low": low, "high": high, "items": drawn.items, "seeds": drawn.seeds}
+            rows.append(row)
+    numbers = ["difference", "low", "high", "items", "seeds"]
     return pd.DataFrame(rows, columns=[*by, "method", "baseline", *numbers])
 
 

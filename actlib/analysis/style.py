@@ -1,16 +1,15 @@
-"""One look for all figures: fixed colors and markers per method, venue widths, and writing them.
+"""One look for all figures: fixed colors and markers per method, and the widths of venues.
 
     set_theme("neurips")
     fig, ax = figure("column", height=2.2)
     plots.curves(table, ax, x="top_percent", y="recovery", log=True)
     add_legend(fig)
-    save_pictures(fig, "recovery", "paper")
+    fig.savefig("recovery.pdf")
 
 Figures are drawn at their final size. The typeface (STIX, close to Times) ships with matplotlib, so
 that every machine draws the same.
 """
 
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import seaborn as sns
@@ -18,7 +17,6 @@ from matplotlib import pyplot as plt
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
-from actlib.files import atomic_file
 from actlib.rankings import RANKINGS
 
 NARROW = 4.5
@@ -222,26 +220,6 @@ def add_legend(fig: Figure) -> None:
         legend.remove()
     extra = legend.get_window_extent().height / fig.dpi
     fig.set_figheight(fig.get_figheight() + extra)
-
-
-def save_pictures(fig: Figure, name: str, folder: str | Path) -> list[Path]:
-    """Write NAME.pdf (vector, embedded TrueType) and NAME.png (300 dpi).
-
-    Nothing is cropped, so the size stays the final one. Files hold no date: redrawing the same data
-    gives the same bytes.
-
-    Returns:
-        The two paths: pdf, png.
-    """
-    settle(fig)
-    options: dict[str, dict[str, Any]]
-    options = {"pdf": {"metadata": {"CreationDate": None}}, "png": {"dpi": 300}}
-    paths = []
-    for kind, extra in options.items():
-        paths.append(Path(folder) / f"{name}.{kind}")
-        with atomic_file(paths[-1]) as unfinished:
-            fig.savefig(unfinished, format=kind, **extra)
-    return paths
 
 
 def settle(fig: Figure) -> None:

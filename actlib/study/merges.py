@@ -146,7 +146,8 @@ def _rule(base: nn.Module, method: str, scale: float, percent: float) -> Rule:
     if method == "mean_weights":
         return lambda name, ours, theirs: torch.stack(theirs).mean(dim=0)
     if method == "layer_swap":
-        shares = language_shares(_depth(base), percent)
+        depth = 1 + max(_layer(name) for name, _ in base.named_parameters())
+        shares = language_shares(depth, percent)
         return lambda name, ours, theirs: torch.lerp(  # exact at 0 and at 1
             theirs[1], theirs[0], 0.5 if _layer(name) < 0 else shares[_layer(name)]
         )
@@ -159,10 +160,6 @@ def _rule(base: nn.Module, method: str, scale: float, percent: float) -> Rule:
         return ours + combine(deltas, weights=torch.full((len(deltas),), scale).to(ours))
 
     return add
-
-
-def _depth(model: nn.Module) -> int:
-    return 1 + max(_layer(name) for name, _ in model.named_parameters())
 
 
 def _layer(name: str) -> int:

@@ -115,12 +115,9 @@ class TunedModel(Training):
     seed_offset: int = 0
 
 
-SORTS = {"wheels": WheelModel, "load": LoadedModel, "scratch": ScratchModel, "start": TunedModel}
-
-
 def _sort_of(spec: Any) -> str:
     keys = spec if isinstance(spec, dict) else getattr(type(spec), "model_fields", ())
-    return next((key for key in SORTS if key in keys), "start")
+    return next((key for key in ("wheels", "load", "scratch") if key in keys), "start")
 
 
 AnyModel = Annotated[
