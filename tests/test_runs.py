@@ -125,7 +125,7 @@ def test_what_cannot_work_is_refused_in_a_sentence(own, tmp_path, family, change
 
 def test_the_parameters_of_shipped_presets_are_the_notebooks():
     for name in ("tiny", "smol"):
-        runs.require_parameters(load_preset(name))
+        runs._require_parameters(load_preset(name))
 
 
 def test_without_a_clone_it_is_said(own, tmp_path, monkeypatch):

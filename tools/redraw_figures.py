@@ -4,7 +4,6 @@ python tools/redraw_figures.py --preset tiny              # into artifacts/figur
 python tools/redraw_figures.py --venue acl                # into artifacts/figures/acl
 python tools/redraw_figures.py fig03_sufficiency --venue acl --width column --out paper
 python tools/redraw_figures.py --gallery docs/gallery.md  # the page only
-python tools/redraw_figures.py --check docs/gallery.md    # fails if that page is not it
 """
 
 import argparse
@@ -49,11 +48,6 @@ def main(arguments: list[str] | None = None) -> int:
     if options.gallery:
         options.gallery.write_text(gallery_page(), encoding="utf-8")
         return 0
-    if options.check:
-        if options.check.read_text(encoding="utf-8") == gallery_page():
-            return 0
-        print(f"error: {options.check} is not the page; write it by --gallery", file=sys.stderr)
-        return 1
     folder = Path("figures") / options.preset
     own = options.venue + (f"-{options.width}" if options.width else "")
     out = options.out or Path("artifacts/figures") / own
@@ -105,7 +99,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--width", choices=["column", "full"], help="for all; each its own if none")
     parser.add_argument("--out", type=Path, help="folder for the pictures")
     parser.add_argument("--gallery", type=Path, help="write the gallery page there, and stop")
-    parser.add_argument("--check", type=Path, help="compare that page with the gallery, and stop")
     return parser
 
 

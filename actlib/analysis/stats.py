@@ -46,12 +46,15 @@ def means(
 
     Returns:
         The columns of `by`, then mean, low, high (in the unit of `value`), items, seeds.
+
+    Raises:
+        ValueError: as `differences`.
     """
     rows = []
     for labels, group in groups_of(items, by):
-        wide = pivot_scores(group.assign(all=0), "all", value)
-        drawn = resample_means(wide, clusters_of(group), resamples)
-        low, high = ends_of(drawn.draws[:, 0])
+        wide = _pivot_scores(group.assign(all=0), "all", value)
+        drawn = resample_means(wide, _clusters_of(group), resamples)
+        low, high = _ends_of(drawn.draws[:, 0])
         row = labels | {"mean": drawn.point[0], "low": low, "high": high}
         rows.append(row | {"items": drawn.items, "seeds": drawn.seeds})
     return pd.DataFrame(rows, columns=[*by, "mean", "low", "high", "items", "seeds"])
@@ -74,19 +77,19 @@ def differences(
         items, seeds.
 
     Raises:
-        ValueError: methods of a group differ in their items or seeds, one has an item twice, or a
-            score is NaN.
+        ValueError: methods of a group differ in their items or seeds, one has an item twice, a
+            score is NaN, or an item is in two clusters or in none.
     """
     rows = []
     for labels, group in groups_of(items, by):
         names = [name for name in group["method"].unique() if name != baseline]
         if len(names) == group["method"].nunique():
             continue
-        wide = pivot_scores(group, "method", value)[[baseline, *names]]
-        drawn = resample_means(wide, clusters_of(group), resamples)
+        wide = _pivot_scores(group, "method", value)[[baseline, *names]]
+        drawn = resample_means(wide, _clusters_of(group), resamples)
         point, draws = (x[..., 1:] - x[..., :1] for x in (drawn.point, drawn.draws))
         for name, estimate, column in zip(names, point, draws.T, strict=True):
-            low, high = ends_of(column)
+            low, high = _ends_of(column)
             row = labels | {"method": name, "baseline": baseline, "difference": estimate}
             row |= {"low": low, "high": high, "items": drawn.items, "seeds": drawn.seeds}
             rows.append(row)
@@ -125,8 +128,8 @@ def recovery(
         part = part.assign(condition=numbers)
         for number, reference in enumerate(REFERENCES):
             part.loc[part["method"] == reference, "condition"] = number - 2  # -2 target, -1 donor
-        wide = pivot_scores(part, "condition", value)
-        drawn = resample_means(wide, clusters_of(part), resamples)
+        wide = _pivot_scores(part, "condition", value)
+        drawn = resample_means(wide, _clusters_of(part), resamples)
         first = part.drop_duplicates("condition").set_index("condition")
         for column, condition in enumerate(wide.columns[2:], start=2):
             keys = labels | {name: first.loc[condition, name] for name in own}
@@ -139,23 +142,19 @@ def recovery(
 def _share(drawn: Resampled, column: int) -> dict[str, float]:
     """Recovered share of one column, of which column 0 is the target and column 1 the donor."""
     gap, gaps = drawn.point[1] - drawn.point[0], drawn.draws[:, 1] - drawn.draws[:, 0]
-    gap_low, gap_high = ends_of(gaps)
+    gap_low, gap_high = _ends_of(gaps)
     clear = bool(gap_low > 0 or gap_high < 0)
     share, low, high = np.nan, np.nan, np.nan
     if clear:
         usable = gaps != 0  # a resample without a gap, rare beyond the interval, has no ratio
         share = (drawn.point[column] - drawn.point[0]) / gap
-        low, high = ends_of((drawn.draws[:, column] - drawn.draws[:, 0])[usable] / gaps[usable])
+        low, high = _ends_of((drawn.draws[:, column] - drawn.draws[:, 0])[usable] / gaps[usable])
     table = {"recovery": share, "low": low, "high": high, "gap": gap}
     return table | {"gap_low": gap_low, "gap_high": gap_high, "gap_clear": clear}
 
 
-def pivot_scores(items: pd.DataFrame, column: str, value: str = "nll") -> pd.DataFrame:
-    """Scores by seed and item (rows) and by the values of `column`, draws averaged.
-
-    Raises:
-        ValueError: a score is missing or NaN, or an item occurs twice a seed and draw.
-    """
+def _pivot_scores(items: pd.DataFrame, column: str, value: str = "nll") -> pd.DataFrame:
+    """Scores by seed and item (rows) and by the values of `column`, draws averaged."""
     items = items if "seed" in items else items.assign(seed=0)
     keys = [column, "seed", "item"]
     if items.duplicated([*keys, *(["draw"] if "draw" in items else [])]).any():
@@ -172,12 +171,8 @@ def pivot_scores(items: pd.DataFrame, column: str, value: str = "nll") -> pd.Dat
     return wide
 
 
-def clusters_of(items: pd.DataFrame) -> pd.Series | None:
-    """Cluster of each item, indexed by item; None without the column `cluster`.
-
-    Raises:
-        ValueError: an item is in two clusters or in none.
-    """
+def _clusters_of(items: pd.DataFrame) -> pd.Series | None:
+    """Cluster of each item, indexed by item; None without the column `cluster`."""
     if "cluster" not in items:
         return None
     pairs = items[["item", "cluster"]].drop_duplicates()
@@ -198,7 +193,7 @@ def resample_means(
     size. Draws are fixed.
 
     Args:
-        wide: scores by seed and item (rows), as `pivot_scores` gives them.
+        wide: scores by seed and item (rows), a column each; no NaN.
         clusters: cluster of each item, indexed by item; None if every item is its own.
         resamples: number of draws.
     """
@@ -222,7 +217,7 @@ def resample_means(
     return Resampled(point, draws, len(items), len(seeds))
 
 
-def ends_of(draws: Float[np.ndarray, " resamples"]) -> tuple[float, float]:
+def _ends_of(draws: Float[np.ndarray, " resamples"]) -> tuple[float, float]:
     """Ends of the percentile interval."""
     low, high = np.quantile(draws, [LEVEL / 2, 1 - LEVEL / 2])
     return float(low), float(high)

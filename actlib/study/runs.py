@@ -82,20 +82,21 @@ def plan(preset: str, notebooks: str = "") -> Run:
 
     Raises:
         ValueError: there is no Snakefile (the package is not a clone of the project), the preset is
-            wrong, the models do not fit, an ability has too few questions, or a notebook has no
-            parameter of a name that the preset gives.
+            wrong, no notebook has such a number, a model cannot be read or the models do not fit,
+            an ability has too few questions or shares one between two purposes, or a notebook has
+            no parameter of a name that the preset gives. The sentence names which.
     """
     if not (ROOT / "Snakefile").is_file():
         raise ValueError(f"a run needs a clone of the project; no Snakefile is in {ROOT}")
     loaded = load_preset(preset)
-    asked = read_numbers(notebooks)
+    asked = _read_numbers(notebooks)
     left_out = {number: why for number, why in loaded.left_out.items() if number in asked}
     chosen = [PATHS[number].stem for number in PATHS if number in {*asked} - {*left_out}]
     if not chosen:
         reasons = "; ".join(f"{number}: {why}" for number, why in left_out.items())
         raise ValueError(f"nothing to run; left out are {reasons}")
-    require_parameters(loaded)
-    questions = count_questions(loaded, require_models(loaded))
+    _require_parameters(loaded)
+    questions = _count_questions(loaded, _require_models(loaded))
     store = Path(os.environ.get("ACT_STORE", ROOT / "artifacts")).resolve()
     choice = preset if preset in SHIPPED else str(preset_file(preset).resolve())
     run = Run(loaded, read_yaml(preset_file(preset)), choice, chosen, left_out, store, questions)
@@ -106,12 +107,8 @@ def plan(preset: str, notebooks: str = "") -> Run:
     return run
 
 
-def read_numbers(numbers: str = "") -> list[str]:
-    """Two-digit numbers that words such as ``01-05`` or ``01,03`` stand for; all if empty.
-
-    Raises:
-        ValueError: the numbers are not like that, or no notebook has one of them.
-    """
+def _read_numbers(numbers: str) -> list[str]:
+    """Two-digit numbers that words such as ``01-05`` or ``01,03`` stand for; all if empty."""
     asked = []
     for part in (numbers or f"{min(PATHS)}-{max(PATHS)}").split(","):
         match = re.fullmatch(r"\s*(\d{1,2})(?:\s*-\s*(\d{1,2}))?\s*", part)
@@ -124,12 +121,8 @@ def read_numbers(numbers: str = "") -> list[str]:
     return asked
 
 
-def require_parameters(preset: Preset) -> None:
-    """Refuse parameters that a preset gives to notebooks which have none of that name.
-
-    Raises:
-        ValueError: names the parameter, and those there are.
-    """
+def _require_parameters(preset: Preset) -> None:
+    """Refuse parameters that a preset gives to notebooks which have none of that name."""
     for section in ("study", "sweep"):
         runs = getattr(preset, section)
         for number, values in runs.parameters.items() if runs else ():
@@ -141,16 +134,10 @@ def require_parameters(preset: Preset) -> None:
                 )
 
 
-def require_models(preset: Preset) -> PreTrainedTokenizerBase | None:
-    """Refuse what is no model, in a folder or on the Hub, and a donor and target that do not fit.
+def _require_models(preset: Preset) -> PreTrainedTokenizerBase | None:
+    """The target's tokenizer, where it is there; refuses what is no model, or no fitting pair.
 
     Nothing is loaded but configurations and tokenizers.
-
-    Returns:
-        The target's tokenizer, where it is there already.
-
-    Raises:
-        ValueError: the sentence names the model, or what does not fit.
     """
     models: dict[str, tuple[PreTrainedModel, PreTrainedTokenizerBase | None]] = {}
     for role, spec in preset.loaded.items():
@@ -165,16 +152,12 @@ def require_models(preset: Preset) -> PreTrainedTokenizerBase | None:
     return models[preset.roles.target][1] if preset.roles.target in models else None
 
 
-def count_questions(
-    preset: Preset, tokenizer: PreTrainedTokenizerBase | None = None
+def _count_questions(
+    preset: Preset, tokenizer: PreTrainedTokenizerBase | None
 ) -> dict[str, dict[str, int]]:
-    """Questions that each ability gives to each purpose: at most as many as the preset asks for.
+    """Questions that each ability gives to each purpose; refuses too few, or one in two purposes.
 
     With a tokenizer, those longer than ``max_tokens`` are left out.
-
-    Raises:
-        ValueError: questions lack an ability, have too few of it, or serve two purposes; the
-            sentence names the ability, and what there is.
     """
     questions = Questions(preset)
     serves: dict[str, str] = {}  # text of a question -> its purpose
@@ -268,13 +251,13 @@ def execute(
                 print(message[1] or message[2], file=progress, flush=True)
     if process.returncode == 0:
         return dict.fromkeys(run.notebooks, DONE)
-    failed = failed_logs(run)
+    failed = _failed_logs(run)
     # Models and scores are there.
     alone = bool(failed) and failed <= {run.log(name) for name in run.notebooks}
     return {name: _state(run, name, failed, alone, started) for name in run.notebooks}
 
 
-def failed_logs(run: Run) -> set[Path]:
+def _failed_logs(run: Run) -> set[Path]:
     """Logs of the jobs that failed, by what Snakemake said."""
     text = run.log("snakemake").read_text("utf-8", errors="replace")
     return {Path(each) for each in re.findall(r"log: (.+?) \(check log file", text)}
@@ -291,7 +274,7 @@ def _state(run: Run, name: str, failed: set[Path], alone: bool, started: float) 
 def failures(run: Run) -> dict[str, str]:
     """What failed in the last run -> the last line of its log, and where the log is."""
     reasons = {}
-    for log in sorted(failed_logs(run)) or [run.log("snakemake")]:
+    for log in sorted(_failed_logs(run)) or [run.log("snakemake")]:
         text = log.read_text("utf-8", errors="replace") if log.is_file() else ""
         lines = re.sub(r"\x1b\[[\d;]*m", "", text).strip().splitlines() or ["no word"]
         reasons[log.stem] = f" ({lines[-1].strip()[:300]}); its log: {log}"
