@@ -118,8 +118,7 @@ def test_one_seed_has_no_interval():
     mean, low, high = contrasts.student_interval(np.array([4.0]))
     assert mean == 4.0 and np.isnan([low, high]).all()
     assert contrasts.student_interval(np.array([4.0, 4.0])) == (4.0, 4.0, 4.0)
-    with pytest.raises(ValueError, match="at least one"):
-        contrasts.student_interval(np.array([]))
+    assert np.isnan(contrasts.student_interval(np.array([]))).all()
 
 
 def test_rows_of_a_seed_count_as_one_number():

@@ -44,17 +44,13 @@ def groups_of(table: pd.DataFrame, by: Sequence[str]) -> Iterator[tuple[dict, pd
 def student_interval(values: ArrayLike) -> Interval:
     """Mean of one number a training seed, with Student's 95 % interval: mean ± t(n-1) s / sqrt(n).
 
-    One seed has no interval: its ends are NaN.
-
-    Raises:
-        ValueError: no value.
+    One seed has no interval: its ends are NaN. Without a seed the mean is NaN too.
     """
     numbers = np.asarray(values, dtype=float)
-    if numbers.size == 0:
-        raise ValueError("an interval needs at least one value; there is none")
-    if numbers.size == 1 or not np.ptp(numbers):
-        end = np.nan if numbers.size == 1 else numbers[0]
-        return Interval(float(numbers[0]), float(end), float(end))
+    if numbers.size < 2 or not np.ptp(numbers):
+        mean = float(numbers[0]) if numbers.size else np.nan
+        end = mean if numbers.size > 1 else np.nan
+        return Interval(mean, end, end)
     mean, error = float(numbers.mean()), stats.sem(numbers)
     low, high = stats.t.interval(1 - LEVEL, numbers.size - 1, loc=mean, scale=error)
     return Interval(mean, float(low), float(high))
@@ -72,8 +68,7 @@ def summarize_seeds(table: pd.DataFrame, by: Sequence[str], value: str) -> pd.Da
     rows = []
     for labels, group in groups_of(table, by):
         values = group.groupby("seed")[value].mean().dropna()
-        interval = student_interval(values) if len(values) else Interval(np.nan, np.nan, np.nan)
-        rows.append((*labels.values(), *interval, len(values)))
+        rows.append((*labels.values(), *student_interval(values), len(values)))
     return pd.DataFrame(rows, columns=[*by, value, "low", "high", "seeds"])
 
 
@@ -154,8 +149,7 @@ def compare_seeds(
     arms = np.array(np.broadcast_arrays(treatment, control), dtype=float)
     arms = arms[:, ~np.isnan(arms).any(axis=0)]
     values = arms[0] - arms[1]
-    interval = student_interval(values) if values.size else Interval(np.nan, np.nan, np.nan)
-    test = SeedTest(*interval, margin, values.size)
+    test = SeedTest(*student_interval(values), margin, values.size)
     if values.size < 3 or np.ptp(values) < 1e-12 or arms.mean(axis=1).max() < floor:
         return test
     flips = stats.permutation_test((values,), np.mean, permutation_type="samples", rng=0)

@@ -175,16 +175,14 @@ def _height_of(table: pd.DataFrame, y: str, several: bool) -> float:
 
 def _sizes_of(table: pd.DataFrame) -> str:
     """What n is, such as "n = 40 items, 3 training seeds"."""
-    counts = {
-        name: sorted({int(n) for n in table[name].dropna()})
-        for name in ("items", "seeds")
-        if name in table
-    }
-    texts = {
-        name: "–".join(map(str, dict.fromkeys((n[0], n[-1])))) for name, n in counts.items() if n
-    }
-    words = {"items": "items", "seeds": "training seed" + "s" * (texts.get("seeds") != "1")}
-    return "n = " + ", ".join(f"{texts[name]} {words[name]}" for name in texts)
+    texts = []
+    for name, words in {"items": "items", "seeds": "training seeds"}.items():
+        if name in table and table[name].notna().any():
+            least, most = int(table[name].min()), int(table[name].max())
+            number = f"{least}" if least == most else f"{least}–{most}"
+            one_seed = name == "seeds" and number == "1"
+            texts.append(f"{number} {'training seed' if one_seed else words}")
+    return "n = " + ", ".join(texts)
 
 
 def read_captions(notebook: Path) -> dict[str, str]:
