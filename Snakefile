@@ -19,10 +19,9 @@ from actlib.study.sources import digest_modules, digest_notebook
 
 try:
     PRESET = load_preset(config.get("preset", "tiny"))
-    CHOICE = str(preset_file(config.get("preset", "tiny")).resolve())
 except ValueError as error:
     sys.exit(f"error: {error}")
-CHOICE = PRESET.name if PRESET.name in SHIPPED else CHOICE
+CHOICE = PRESET.name if PRESET.name in SHIPPED else str(preset_file(config["preset"]).resolve())
 OUT = Path(os.environ.get("ACT_STORE", "artifacts")).resolve() / PRESET.name
 os.environ |= {"ACT_STORE": str(OUT.parent), "TOKENIZERS_PARALLELISM": "false"}
 if all(Path(spec.load).exists() for spec in PRESET.loaded.values()):
