@@ -1,7 +1,6 @@
 """Everything that a GPU has to show, in one table and under 8 minutes.
 
     python benchmarks/gpu.py                             # a GPU of 60 GB; writes results/gpu.csv
-    python benchmarks/gpu.py --notebooks yes             # also make study on tiny: minutes more
     python benchmarks/gpu.py --tiny --results SCRATCH    # tiny shapes, also without a GPU
 
 A case that fails is a row that says why; the others still run, and the table is written after each.
@@ -74,30 +73,21 @@ def large_pair(tiny: bool, turns: int) -> Iterator[pd.DataFrame]:
 
 
 def second_device() -> Iterator[pd.DataFrame]:
-    """The tests that need a GPU beside the CPU, where pytest is there."""
+    """Seconds and exit status of the tests that need a GPU beside the CPU, by pytest."""
     case, tests = "tests of two devices", ["tests/test_transfer.py", "tests/test_merging.py"]
+    if DEVICE != "cuda":
+        yield not_run(case, "there is no second device")
+        return
     command = [sys.executable, "-m", "pytest", "-q", "-k", "another_device", *tests]
-    yield whole(case, command) if DEVICE == "cuda" else not_run(case, "there is no second device")
-
-
-def notebooks(asked: str) -> Iterator[pd.DataFrame]:
-    """`make study` on the family tiny, where its packages are there."""
-    case, reason = "notebooks, tiny", "takes minutes more; ask for it by --notebooks yes"
-    command = [sys.executable, "-m", "actlib", "run", "tiny", "--cores", "4"]
-    yield whole(case, command) if asked else not_run(case, reason)
+    start = time.perf_counter()
+    status = subprocess.run(command, cwd=ROOT, check=False).returncode
+    run = {"turn": 1, "way": DEVICE, "seconds": time.perf_counter() - start, "exit status": status}
+    yield summary(case, pd.DataFrame([run]))
 
 
 def not_run(case: str, reason: str) -> pd.DataFrame:
     """The row of a case that was not run."""
     return pd.DataFrame([{"case": case, "measure": f"not run: {reason}", "runs": 0}])
-
-
-def whole(case: str, command: list[str]) -> pd.DataFrame:
-    """Seconds and exit status of a program."""
-    start = time.perf_counter()
-    status = subprocess.run(command, cwd=ROOT, check=False).returncode
-    run = {"turn": 1, "way": DEVICE, "seconds": time.perf_counter() - start, "exit status": status}
-    return summary(case, pd.DataFrame([run]))
 
 
 def both_devices(tiny: bool) -> Iterator[pd.DataFrame]:
@@ -137,8 +127,7 @@ def end_to_end(preset: str) -> Iterator[pd.DataFrame]:
 
 def main() -> int:
     """Run every case; exit status 1 where one could not be run."""
-    family = "family of the run from end to end, tiny if none is named"
-    chosen = options(__doc__, preset=family, notebooks="yes: run them too")
+    chosen = options(__doc__, preset="family of the run from end to end, tiny if none is named")
     if chosen.results == RESULTS and DEVICE == "cpu":
         sys.exit("the kept table is a GPU's; name another folder with --results")
     cases = {
@@ -146,7 +135,6 @@ def main() -> int:
         "CPU and GPU": both_devices(chosen.tiny),
         "end to end": end_to_end(chosen.preset or "tiny"),
         "second device": second_device(),
-        "notebooks": notebooks(chosen.notebooks),
     }
     tables, failed = [], False
     for name, case in cases.items():
