@@ -253,12 +253,10 @@ def preset_file(preset: str) -> Path:
     path = Path(preset)
     if preset in SHIPPED:
         return CONFIGS / f"{preset}.yaml"
-    if path.suffix in (".yaml", ".yml"):
-        if path.is_file():
-            return path
-        raise ValueError(f"there is no such file as {preset!r}, seen from {Path.cwd()}")
-    there = ", ".join(SHIPPED)
-    raise ValueError(f"unknown preset {preset!r}: expected one of {there}, or a YAML file")
+    if path.suffix in (".yaml", ".yml") and path.is_file():
+        return path
+    there = f"{', '.join(SHIPPED)}, or a YAML file, seen from {Path.cwd()}"
+    raise ValueError(f"unknown preset {preset!r}: expected one of {there}")
 
 
 def load_preset(preset: str = "tiny") -> Preset:
