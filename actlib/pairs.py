@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from actlib.channels import channel_modules, tied_modules, unwrapped
+from actlib.channels import tied_modules, unwrapped
 from actlib.vocabulary import (
     compare_tokenizers,
     describe_rows,
@@ -51,9 +51,9 @@ def check_pair(
 ) -> list[str]:
     """Mismatches between two models, one clause each; an empty list means that they fit.
 
-    Compared are architecture, settings, modules with channels, the shape of each parameter, tied
-    tensors, and the tokenizers where both are given. Names and weights may differ, and so may what
-    a report only warns of: the rotary base, special tokens, tokens that one tokenizer adds.
+    Compared are architecture, settings, the shape of each parameter, tied tensors, and the
+    tokenizers where both are given. Names and weights may differ, and so may what a report only
+    warns of: the rotary base, special tokens, tokens that one tokenizer adds.
 
     Where one tokenizer only adds tokens after those of the other, the models may differ in the rows
     of embedding and head. Folders are then compared and moved in the rows that both have; models in
@@ -165,28 +165,16 @@ def _flat(settings: Mapping, above: str = "") -> Iterator[tuple[str, object]]:
 
 
 def _shape_mismatches(donor: nn.Module, target: nn.Module) -> list[str]:
-    """Modules with channels that only one model has, and parameters whose shapes differ.
+    """Parameters whose shapes differ, or that one model lacks.
 
-    Parameters that belong to no channel, such as experts with biases, are compared too: they never
-    move, but models that differ in them do not compute the same things in their channels.
+    Those that belong to no channel, such as experts with biases, are compared too: they never move,
+    but models that differ in them do not compute the same things in their channels.
     """
-    ours, theirs = channel_modules(donor), channel_modules(target)
-    mismatches = [f"module {name} only in the donor" for name in ours if name not in theirs]
-    mismatches += [f"module {name} only in the target" for name in theirs if name not in ours]
-    alone = ours.keys() ^ theirs.keys()
-    # The owner of packed experts goes by the name of their parameter.
-    shapes = [
-        {
-            name: shape
-            for name, shape in _shapes(model)
-            if name not in alone and name.rpartition(".")[0] not in alone
-        }
-        for model in (donor, target)
-    ]
-    return mismatches + [
-        f"{name} {shapes[0].get(name, 'absent')} against {shapes[1].get(name, 'absent')}"
-        for name in dict.fromkeys([*shapes[0], *shapes[1]])
-        if shapes[0].get(name) != shapes[1].get(name)
+    ours, theirs = dict(_shapes(donor)), dict(_shapes(target))
+    return [
+        f"{name} {ours.get(name, 'absent')} against {theirs.get(name, 'absent')}"
+        for name in dict.fromkeys([*ours, *theirs])
+        if ours.get(name) != theirs.get(name)
     ]
 
 
