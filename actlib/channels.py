@@ -10,7 +10,6 @@ one tensor: its channels come expert by expert.
         print(name, each.role, kind_of(name), layer_of(name), each.channels)
 """
 
-import sys
 from dataclasses import dataclass
 from enum import Enum
 
@@ -190,7 +189,7 @@ def _describe(module: nn.Module) -> tuple[int, Layout, str] | None:
         return module.out_features, Layout.ROW, linear
     if isinstance(module, nn.Embedding):
         return module.embedding_dim, Layout.COLUMN, "embedding"
-    if _is_conv1d(module):
+    if type(module).__name__ == "Conv1D":  # of transformers; that of torch is Conv1d
         return own["weight"].shape[1], Layout.COLUMN, linear
     if next(module.children(), None) or not {"weight"} <= own.keys() <= {"weight", "bias"}:
         return None
@@ -231,9 +230,3 @@ def _chooses(module: nn.Module, experts: int) -> bool:
     """Whether a module looks like the router of that many experts."""
     is_router = "router" in type(module).__name__.lower()
     return is_router or 1 < experts == getattr(module, "out_features", None)
-
-
-def _is_conv1d(module: nn.Module) -> bool:
-    # who has one has imported its home, which takes seconds that others need not spend
-    home = sys.modules.get("transformers.pytorch_utils")
-    return home is not None and isinstance(module, home.Conv1D)
