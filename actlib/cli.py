@@ -152,9 +152,7 @@ def mask(
     """
     require_output(out, scores, reference, retained)
     from actlib.scores import ChannelScores
-    from actlib.topk import require_percent
 
-    require_percent(percent)
     recorded = ChannelScores.load(scores)
     try:
         if reference:

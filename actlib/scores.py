@@ -18,9 +18,8 @@ from torch import Tensor
 
 from actlib.channels import ROLES
 from actlib.files import RESERVED, load_tensors, require_metadata, save_tensors
-from actlib.masks import ChannelMask, describe_origin, require_same_channels
+from actlib.masks import ChannelMask, describe_origin, mark_best, require_same_channels
 from actlib.rankings import RANKINGS, Ranking
-from actlib.topk import mark_best, require_percent
 
 ATTRIBUTION = "attribution"  # the method of attributions in their metadata
 PARTS = ("values", "magnitudes", "means", "stds")
@@ -184,7 +183,6 @@ class ChannelScores:
     def _select(
         self, percent: float, ranking: str, without: str | Iterable[str], highest: bool
     ) -> ChannelMask:
-        require_percent(percent)
         rule, left_out = _require_ranking(ranking), _require_roles(self.roles, without)
         values = rule.order(self)
         ranked = {n: v.float() for n, v in values.items() if self.roles.get(n) not in left_out}

@@ -6,10 +6,9 @@ import torch
 from actlib import rankings
 from actlib.analysis.style import label_of
 from actlib.files import save_tensors
-from actlib.masks import ChannelMask
+from actlib.masks import ChannelMask, channel_count
 from actlib.rankings import RANKINGS
 from actlib.scores import ChannelScores, pool
-from actlib.topk import channel_count
 
 
 def tensors(values):
