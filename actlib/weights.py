@@ -22,7 +22,8 @@ FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _CODES = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.float8_e4m3fn, torch.float8_e5m2)
 _ADAPTER = (
     "is wrapped by peft ({}), so that its weights are not those that it computes with; merge the "
-    "adapter into them by peft.PeftModel.from_pretrained(model, adapter).merge_and_unload()"
+    "adapter into them by peft.PeftModel.from_pretrained(model, adapter).merge_and_unload(), or of "
+    "a learned prompt, which no channel holds, take get_base_model()"
 )
 _SHARDED = "is sharded over processes ({}); load the whole model in each process"
 _WRAPPERS = {  # by package and class
@@ -107,10 +108,6 @@ def _called(name: str) -> str:
 def _describe_wrapping(module: nn.Module) -> str | None:
     for kind in type(module).__mro__:
         fault = _WRAPPERS.get(f"{kind.__module__.partition('.')[0]}.{kind.__name__}")
-        if fault and getattr(
-            getattr(module, "active_peft_config", None), "is_prompt_learning", None
-        ):
-            return "has a prompt learned by peft, which no channel holds; take get_base_model()"
         if fault:
             return fault.format(type(module).__name__)
     return None
@@ -122,9 +119,8 @@ def _describe_tensors(module: nn.Module) -> str | None:
     if ".quantized." in type(module).__module__:  # of torch.ao, packed into no tensor at all
         return f"holds packed integers ({type(module).__name__}), {_UNQUANTIZED}"
     for tensor in own.values():
-        kind = type(tensor).__name__
-        if hasattr(tensor, "full_tensor") or hasattr(tensor, "ds_id") or kind == "FlatParameter":
-            return _SHARDED.format(kind)
+        if hasattr(tensor, "full_tensor") or hasattr(tensor, "ds_id"):
+            return _SHARDED.format(type(tensor).__name__)
     # codes are in buffers (GPTQ, AWQ), in a parameter of a class of its own (bitsandbytes, torchao,
     # quanto) or in one of integers or of 8 bits (HQQ, FP8)
     buffers = module._buffers.items()
