@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from actlib.activations import Activations, read_activations, require_sound
 from actlib.channels import ChannelModule, channel_modules, unwrapped
-from actlib.experts import Routed, sum_routed
+from actlib.experts import sum_routed
 from actlib.files import require_metadata
 from actlib.hooks import AnswerTokens, evaluating, mark_answers
 from actlib.kernels import try_add_sums
@@ -190,16 +190,15 @@ class DifferenceSums:
         device = torch.device("cpu") if theirs.device.type == "mps" else theirs.device
         sums = self._sums[name] = self._sums[name].to(device)
         ours, theirs = ours.to(device), theirs.to(device)
-        if isinstance(ours, Routed) != isinstance(theirs, Routed) or ours.shape != theirs.shape:
+        if ours.shape != theirs.shape:
             raise ValueError(
                 f"module {name} gives {tuple(ours.shape)} in the donor and {tuple(theirs.shape)} "
                 "in the target; give both the same batches"
             )
-        if isinstance(ours, Routed) and isinstance(theirs, Routed):
+        if ours.is_sparse:
             sums += sum_routed(ours, theirs, self.moments)
-        elif isinstance(ours, Tensor) and isinstance(theirs, Tensor):
-            if not try_add_sums(sums, ours, theirs):
-                sums += sum_tokens(ours, theirs, self.moments)
+        elif not try_add_sums(sums, ours, theirs):
+            sums += sum_tokens(ours, theirs, self.moments)
         self._entries[name] += ours.shape[0]
 
     def combine(self, metadata: Mapping[str, str]) -> ChannelScores:

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from actlib.channels import ChannelModule, channel_modules
-from actlib.experts import Routed
 from actlib.hooks import AnswerTokens, evaluating
 from actlib.loading import empty_model, load_pretrained
 from actlib.pairs import require_pair
@@ -107,10 +106,12 @@ def _save(calls: Calls, path: Path) -> None:
     tensors = dict[str, Tensor]()
     for name in calls:
         for number, each in enumerate(calls[name]):
-            parts = each.tensors() if isinstance(each, Routed) else {"": each}
-            # copies, since both projections of an expert share their routes
-            copies = {part: tensor.cpu().clone().contiguous() for part, tensor in parts.items()}
-            tensors |= {f"{name}#{number}#{part}": tensor for part, tensor in copies.items()}
+            parts = {"": each}
+            if each.is_sparse:
+                each = each.coalesce()
+                parts = {"indices": each.indices(), "values": each.values()}
+            for part, tensor in parts.items():
+                tensors[f"{name}#{number}#{part}"] = tensor.cpu().contiguous()
     save_file(tensors, path)
 
 
@@ -122,9 +123,13 @@ def _read(path: Path, modules: Mapping[str, ChannelModule], tokens: AnswerTokens
         parts[name, int(call)][part] = tensor
     calls = Calls(deque)
     for name, number in sorted(parts):
-        own, total = parts[name, number], len(modules[name].weight)
-        routed = None if "" in own else Routed(**own, count=len(tokens.rows), total=total)
-        calls[name].append(own[""] if routed is None else routed)
+        own = parts[name, number]
+        if "values" in own:
+            size = len(tokens.rows), len(modules[name].weight), own["values"].shape[1]
+            own[""] = torch.sparse_coo_tensor(
+                own["indices"], own["values"], size, check_invariants=False
+            )
+        calls[name].append(own[""])
     return calls
 
 
