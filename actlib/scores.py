@@ -164,18 +164,15 @@ class ChannelScores:
                 part, _, name = key.partition(":")
                 parts[part][name] = tensor
             tokens = int(metadata["tokens"])
-            if {*map(type, roles.values())} - {str} or {*map(type, sizes.values())} - {int}:
-                raise ValueError("roles or sizes of its modules")
+            shapes = [{name: each.shape for name, each in part.items()} for part in parts.values()]
+            whole = all(each.ndim == 1 and each.is_floating_point() for each in tensors.values())
+            whole &= sizes.keys() in (set(), shapes[0].keys())
+            whole &= {*map(type, roles.values())} <= {str} and {*map(type, sizes.values())} <= {int}
+            if not shapes[0] or any(each not in ({}, shapes[0]) for each in shapes) or not whole:
+                raise ValueError("its parts do not fit")
         except (KeyError, ValueError, AttributeError, RecursionError) as error:
             damage = f"{path} is a damaged ChannelScores file ({error!r})"
             raise ValueError(f"{damage}; record the scores again") from error
-        shapes = [{name: each.shape for name, each in part.items()} for part in parts.values()]
-        whole = all(tensor.ndim == 1 and tensor.is_floating_point() for tensor in tensors.values())
-        whole &= sizes.keys() in (set(), shapes[0].keys())
-        if not shapes[0] or any(each not in ({}, shapes[0]) for each in shapes) or not whole:
-            raise ValueError(
-                f"{path} is a damaged ChannelScores file (its parts do not fit); record them again"
-            )
         if not all(tensor.isfinite().all() for tensor in tensors.values()):
             raise ValueError(f"the scores in {path} hold NaN or infinite values; record them again")
         return cls(**parts, tokens=tokens, metadata=metadata, roles=roles, sizes=sizes, off=None)
