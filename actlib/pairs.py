@@ -77,18 +77,15 @@ def check_pair(
             f"tied modules {ties[0] or 'none'} against {ties[1] or 'none'}; give the tied model a "
             "copy of its embedding as lm_head, or take models that are tied alike"
         )
-    wrong = None
+    rows, is_open = [vocabulary_rows(model) for model in sides.values()], True
     if donor_tokenizer is not None and target_tokenizer is not None:
         wrong = compare_tokenizers(donor_tokenizer, target_tokenizer)[0]
-        mismatches += wrong
-    rows = [vocabulary_rows(model) for model in sides.values()]
-    if rows[0] != rows[1] and wrong != []:
-        remedy = (
-            "; if one tokenizer only adds tokens, save the tokenizers beside the models, or of "
-            "models in memory use fit_vocabulary_"
+        mismatches, is_open = mismatches + wrong, bool(wrong)
+    if rows[0] != rows[1] and is_open:
+        mismatches.append(
+            f"vocabulary of {rows[0]} against {rows[1]} rows; if one tokenizer only adds tokens, "
+            "save the tokenizers beside the models, or of models in memory use fit_vocabulary_"
         )
-        remedy = "" if wrong else remedy
-        mismatches.append(f"vocabulary of {rows[0]} against {rows[1]} rows{remedy}")
     return mismatches
 
 
