@@ -109,17 +109,13 @@ def compare_tokenizers(donor: "Tokenizer", target: "Tokenizer") -> tuple[list[st
             f"tokenizer vocabulary of {len(ours)} against {len(theirs)} tokens, of which those of "
             f"one alone do not move, such as {example}"
         )
-    return mismatches, doubts + _special_tokens(donor, target)
-
-
-def _special_tokens(donor: "Tokenizer", target: "Tokenizer") -> list[str]:
-    """Roles that other tokens have; that of padding never reaches a score."""
     ours, theirs = donor.special_tokens_map, target.special_tokens_map
-    return [
+    doubts += [
         f"{role} {ours.get(role)} against {theirs.get(role)}"
         for role in dict.fromkeys([*ours, *theirs])
-        if role != "pad_token" and ours.get(role) != theirs.get(role)
+        if role != "pad_token" and ours.get(role) != theirs.get(role)  # padding reaches no score
     ]
+    return mismatches, doubts
 
 
 def vocabulary_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
