@@ -122,6 +122,14 @@ def uncovered_parameters(model: nn.Module) -> list[str]:
     ]
 
 
+def end_of(model: nn.Module, end: str) -> nn.Module | None:
+    """The "input" (embedding) or "output" (head) of a model of transformers, None without one."""
+    try:
+        return getattr(model, f"get_{end}_embeddings")()
+    except (AttributeError, NotImplementedError):  # of another library, or it cannot tell
+        return None
+
+
 def packed_projections(module: nn.Module) -> dict[str, nn.Parameter]:
     """Projections of all experts in one tensor each, by name; empty for any other module.
 
@@ -217,11 +225,7 @@ def _special_roles(model: nn.Module) -> dict[int, str]:
             if count and routers:
                 roles |= {id(each): "expert" for each in experts.modules()}
                 roles |= {id(each): "router" for each in routers}
-        try:  # what holds no language model has no head, or says that it cannot tell
-            head = module.get_output_embeddings()  # type: ignore[operator]
-        except (AttributeError, NotImplementedError):
-            continue
-        if head is not None:
+        if (head := end_of(module, "output")) is not None:
             roles[id(head)] = "head"
     return roles
 

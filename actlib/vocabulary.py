@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
-from actlib.channels import own_parameters
+from actlib.channels import end_of, own_parameters
 from actlib.wording import list_first
 
 if TYPE_CHECKING:
@@ -120,12 +120,7 @@ def compare_tokenizers(donor: "Tokenizer", target: "Tokenizer") -> tuple[list[st
 
 def vocabulary_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """Parameters whose rows are the tokens': those of embedding and head, under all their names."""
-    ends = []
-    for end in ("get_input_embeddings", "get_output_embeddings"):
-        try:
-            ends.append(getattr(model, end)())
-        except (AttributeError, NotImplementedError):  # no model of transformers, or one without
-            pass
+    ends = [end_of(model, "input"), end_of(model, "output")]
     for name, module in model.named_modules(remove_duplicate=False):
         if any(module is each for each in ends):
             for own, parameter in own_parameters(module).items():
