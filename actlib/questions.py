@@ -11,13 +11,13 @@ itself wins over what its format or its file's name implies.
 
 import hashlib
 import re
+import reprlib
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from actlib.numerals import format_number, parse_number
 from actlib.question_files import Rows, read_sources
-from actlib.wording import shorten_value
 
 SPLITS = ("train", "validation", "test")
 _SPLIT_NAMES = {**dict(zip(SPLITS, SPLITS, strict=True)), "dev": "validation"}
@@ -113,12 +113,12 @@ def require_text(where: str, row: Mapping, *names: str) -> None:
     for name in names:
         value = row.get(name)
         if not isinstance(value, str) or not normalize_text(value):
-            got = f"got {shorten_value(value)}" if name in row else "and is missing"
+            got = f"got {reprlib.repr(value)}" if name in row else "and is missing"
             raise ValueError(f"{where}: {name!r} must hold text, {got}.")
         if re.search("[\ud800-\udfff]", value):
             raise ValueError(
                 f"{where}: {name!r} holds half a character (a lone surrogate); write it again, "
-                f"got {shorten_value(value)}."
+                f"got {reprlib.repr(value)}."
             )
 
 
@@ -145,7 +145,7 @@ def read_exams(where: str, row: Mapping) -> dict:
     listed = row.get("choices")
     if not isinstance(listed, dict) or not all(isinstance(c, str) for c in listed.values()):
         raise ValueError(
-            f"{where}: 'choices' must hold texts by letter, got {shorten_value(listed)}."
+            f"{where}: 'choices' must hold texts by letter, got {reprlib.repr(listed)}."
         )
     names = ("question", "choices", "answer", "language", "subject")
     return {name: row[name] for name in names}
@@ -200,13 +200,13 @@ def _complete(where: str, default_id: str, row: dict, format: str) -> dict:
     split = row.get("split") or split_of(normalize_text(row["question"]))
     if split not in SPLITS:
         raise ValueError(
-            f"{where}: unknown split {shorten_value(split)}; choose from {', '.join(SPLITS)}."
+            f"{where}: unknown split {reprlib.repr(split)}; choose from {', '.join(SPLITS)}."
         )
     operands = row.get("operands") or []
     numbers = operands if isinstance(operands, list) else [operands]
     if numbers is not operands or any(type(n) is not int or abs(n) >= 2**63 for n in numbers):
         raise ValueError(
-            f"{where}: 'operands' must be a list of whole numbers, got {shorten_value(operands)}."
+            f"{where}: 'operands' must be a list of whole numbers, got {reprlib.repr(operands)}."
         )
     language, domain, task = _IMPLIED[format]
     ability = normalize_name(row.get("ability"))
