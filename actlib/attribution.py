@@ -156,10 +156,13 @@ def _sum_over_path(
     """
     path = copy.deepcopy(target).to(device).eval().requires_grad_(False)
     sums, ends = _sum_gradients(path, target, donor)
+    matrices = {name: as_matrix(path.get_parameter(name)) for name in ends}
     point = 0.0
     for lam, weight, batch in passes:
-        if lam != point:
-            _move_to(path, ends, lam)
+        if lam != point:  # target + lam * (donor - target), as `transfer_` would
+            for name, (start, stop) in ends.items():
+                for rows in _chunks(start):
+                    matrices[name][rows] = interpolate(start[rows], stop[rows], lam)
             point = lam
         _, logits, labels = answer_logits(path, batch)
         nll = nn.functional.cross_entropy(logits, labels, reduction="sum")
@@ -193,15 +196,6 @@ def _sum_gradients(path: nn.Module, target: nn.Module, donor: nn.Module) -> tupl
             add = partial(_add_gradient, ends=ends[name], parts=parts[id(parameter)])
             parameter.requires_grad_(True).register_post_accumulate_grad_hook(add)
     return sums, ends
-
-
-def _move_to(path: nn.Module, ends: Ends, lam: float) -> None:
-    """Set the parameters of a path to target + lam * (donor - target), as `transfer_` would."""
-    parameters = dict(path.named_parameters())
-    for name, (start, stop) in ends.items():
-        matrix = as_matrix(parameters[name])
-        for rows in _chunks(matrix):
-            matrix[rows] = interpolate(start[rows], stop[rows], lam)
 
 
 def _add_gradient(
