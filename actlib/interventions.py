@@ -33,6 +33,7 @@ from actlib.forward import input_device
 from actlib.hooks import editing_hooks, evaluating, is_trial, output_hooks, rehearsing
 from actlib.masks import ChannelMask, require_fit, require_same_channels
 from actlib.pairs import require_pair
+from actlib.wording import require_known
 
 ABLATIONS = ("zero", "mean", "resample")
 
@@ -101,8 +102,7 @@ def ablated(
             wrapped by peft, `how` is unknown, or a mean is missing or not finite; for "resample" in
             a forward, its inputs hold a cache, or `exchange_items` cannot align its items.
     """
-    if how not in ABLATIONS:
-        raise ValueError(f"unknown ablation {how!r}, expected one of {', '.join(ABLATIONS)}")
+    require_known("ablation", [how], ABLATIONS)
     model, forwards = unwrapped(model), itertools.count()
     if how == "resample":
         with _replayed(

@@ -40,6 +40,7 @@ from actlib.transfer import (
 )
 from actlib.vocabulary import shared_rows
 from actlib.weights import require_in_memory
+from actlib.wording import require_known
 
 RULES = ("sum", "average", "largest")
 Contribution = tuple[nn.Module, ChannelMask, float]
@@ -225,10 +226,7 @@ def _require_valid(base: nn.Module, contributions: Sequence[Contribution], colli
 
 
 def _require_mergeable(contributions: Sequence[tuple], collisions: str) -> None:
-    if collisions not in RULES:
-        raise ValueError(
-            f"unknown collision rule {collisions!r}, expected one of {', '.join(RULES)}"
-        )
+    require_known("the collision rule", [collisions], RULES)
     if not contributions:
         raise ValueError("there is no contribution to merge")
     for *_, scale in contributions:

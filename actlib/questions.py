@@ -13,11 +13,12 @@ import hashlib
 import re
 import reprlib
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from actlib.numerals import format_number, parse_number
 from actlib.question_files import Rows, read_sources
+from actlib.wording import require_known
 
 SPLITS = ("train", "validation", "test")
 _SPLIT_NAMES = {**dict(zip(SPLITS, SPLITS, strict=True)), "dev": "validation"}
@@ -99,13 +100,6 @@ def split_of(key: str) -> str:
     """Split that a question or a computation belongs to, by a stable hash of its name."""
     bucket = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") % 100
     return "train" if bucket < 80 else "validation" if bucket < 88 else "test"
-
-
-def require_known(name: str, given: Iterable[str], choices: Sequence[str]) -> None:
-    """Raise ValueError, naming the choices, for a value that is none of them."""
-    for value in given:
-        if value not in choices:
-            raise ValueError(f"Unknown {name} {value!r}; choose from {', '.join(choices)}.")
 
 
 def require_text(where: str, row: Mapping, *names: str) -> None:
@@ -198,10 +192,7 @@ def _complete(where: str, default_id: str, row: dict, format: str) -> dict:
     """A row, checked, with all columns: what it names itself, else what its format implies."""
     require_text(where, row, "question", "answer")
     split = row.get("split") or split_of(normalize_text(row["question"]))
-    if split not in SPLITS:
-        raise ValueError(
-            f"{where}: unknown split {reprlib.repr(split)}; choose from {', '.join(SPLITS)}."
-        )
+    require_known(f"{where}: split", [split], SPLITS)
     operands = row.get("operands") or []
     numbers = operands if isinstance(operands, list) else [operands]
     if numbers is not operands or any(type(n) is not int or abs(n) >= 2**63 for n in numbers):

@@ -19,7 +19,8 @@ from torch import Tensor
 from actlib.channels import ROLES
 from actlib.files import RESERVED, load_tensors, require_metadata, save_tensors
 from actlib.masks import ChannelMask, describe_origin, mark_best, require_same_channels
-from actlib.rankings import RANKINGS, Ranking
+from actlib.rankings import RANKINGS
+from actlib.wording import require_known
 
 ATTRIBUTION = "attribution"  # the method of attributions in their metadata
 PARTS = ("values", "magnitudes", "means", "stds")
@@ -135,7 +136,8 @@ class ChannelScores:
         Raises:
             ValueError: the ranking is unknown or of another kind, or lacks what it needs.
         """
-        return _require_ranking(ranking).order(self)
+        require_known("ranking", [ranking], RANKINGS)
+        return RANKINGS[ranking].order(self)
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the scores with their metadata to a safetensors file, without the reference."""
@@ -180,8 +182,11 @@ class ChannelScores:
     def _select(
         self, percent: float, ranking: str, without: str | Iterable[str], highest: bool
     ) -> ChannelMask:
-        rule, left_out = _require_ranking(ranking), _require_roles(self.roles, without)
-        values = rule.order(self)
+        values, rule = self.ranked(ranking), RANKINGS[ranking]
+        left_out = [without] if isinstance(without, str) else list(dict.fromkeys(without))
+        require_known("`without`", left_out, ROLES)
+        if left_out and not self.roles:
+            raise ValueError("these scores do not say what their modules are; record them again")
         ranked = {n: v.float() for n, v in values.items() if self.roles.get(n) not in left_out}
         _require_rankable(ranked, left_out)
         channels = {name: torch.zeros_like(part, dtype=torch.bool) for name, part in values.items()}
@@ -253,25 +258,6 @@ def _require_reference(scores: ChannelScores, other: ChannelScores, kind: str, u
         raise ValueError("the reference must be a recording with answer tokens, and has none")
     if {scores.kind, other.kind} != {kind}:
         raise ValueError(f"{use} takes {kind} alone, got {scores.kind} and {other.kind}")
-
-
-def _require_ranking(name: str) -> Ranking:
-    if name not in RANKINGS:
-        raise ValueError(f"unknown ranking {name!r}, expected one of {', '.join(RANKINGS)}")
-    return RANKINGS[name]
-
-
-def _require_roles(roles: Mapping[str, str], without: str | Iterable[str]) -> list[str]:
-    """The roles to leave out, checked."""
-    named = [without] if isinstance(without, str) else list(dict.fromkeys(without))
-    for role in named:
-        if role not in ROLES:
-            raise ValueError(
-                f"`without` takes what a module is, one of {', '.join(ROLES)}; got {role!r}"
-            )
-    if named and not roles:
-        raise ValueError("these scores do not say what their modules are; record them again")
-    return named
 
 
 def _require_rankable(values: Mapping[str, Tensor], without: Sequence[str]) -> None:

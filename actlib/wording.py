@@ -1,6 +1,7 @@
-"""Words of messages: a long list, cut short."""
+"""Words of messages: a long list, cut short, and a value that is no choice."""
 
-from collections.abc import Sequence
+import reprlib
+from collections.abc import Iterable, Sequence
 
 
 def list_first(texts: Sequence[str], limit: int = 5) -> str:
@@ -11,3 +12,10 @@ def list_first(texts: Sequence[str], limit: int = 5) -> str:
     """
     rest = len(texts) - limit
     return "; ".join(texts[:limit]) + (f"; and {rest} more" if rest > 0 else "")
+
+
+def require_known(name: str, given: Iterable[object], choices: Iterable[str]) -> None:
+    """Raise ValueError, naming the choices, for a value that is none of them."""
+    for value in given:
+        if value not in choices:
+            raise ValueError(f"{name} {reprlib.repr(value)} is none of {', '.join(choices)}")
