@@ -114,8 +114,6 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
             folder holds an adapter, or the index names a file outside the folder.
     """
     if not folder.is_dir():
-        if folder.exists():
-            raise ValueError(f"{folder} is a file; expected a model folder")
         raise ValueError(f"there is no model folder {folder}; download a model of the Hub first")
     require_no_adapter(folder)
     # Loading prefers the single file where a folder has both.
@@ -167,10 +165,8 @@ def _read_index(folder: Path) -> dict[str, str]:
             f"{path} is not an index of safetensors files: {error!r}; copy or download it again"
         ) from error
     for file, name in names.items():
-        if name.anchor or ".." in name.parts:
-            raise ValueError(f"{path} names the file {file!r}, which is outside its folder")
-        if not file.endswith(".safetensors"):
-            raise ValueError(f"{path} names the file {file!r}, expected safetensors files only")
+        if name.anchor or ".." in name.parts or not file.endswith(".safetensors"):
+            raise ValueError(f"{path} names {file!r}, expected safetensors files in its folder")
     return placed
 
 
