@@ -196,7 +196,7 @@ class ChannelScores:
         if left_out:
             origin["without"] = ",".join(left_out)
             origin["unranked"] = ",".join(name for name in values if name not in ranked)
-        if rule.off_needs and self.off is not None:
+        if "off" in rule.needs and self.off is not None:
             origin["off"] = self.off.metadata.get("data_hash", "")
         return ChannelMask(channels, {**self.metadata, **origin})
 

@@ -316,12 +316,12 @@ def test_the_reference_changes_no_other_ranking():
 def test_rankings_ask_for_their_reference():
     scores = random_scores()
     for ranking in ("relative", "contrast"):
-        with pytest.raises(ValueError, match=f'"{ranking}" needs a reference.*relative_to'):
+        with pytest.raises(ValueError, match=f'"{ranking}" needs off.*relative_to'):
             scores.top(5, ranking)
     zeros = scores_of({"z": [0.0] * 70, "a": [0.0] * 130})
     plain = scores.relative_to(zeros)
     assert plain.top(5, "contrast").count == 10
-    with pytest.raises(ValueError, match="needs stds.*moments=True"):
+    with pytest.raises(ValueError, match="needs off.stds.*moments=True"):
         plain.top(5, "relative")
 
 
