@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from actlib.channels import ChannelModule, Layout, channel_modules, unwrapped
+from actlib.channels import ChannelModule, channel_modules, unwrapped
 from actlib.experts import routed_outputs
 from actlib.forward import run_model
 from actlib.hooks import AnswerTokens, call_hooks, evaluating, output_hooks
@@ -43,9 +43,9 @@ def read_activations(
     """
     packed = defaultdict[str, list[str]](list)
     for name, each in modules.items():
-        if each.layout is Layout.PACKED:
+        if each.is_packed:
             packed[name.rpartition(".")[0]].append(name)
-    plain = [name for name, each in modules.items() if each.layout is not Layout.PACKED]
+    plain = [name for name, each in modules.items() if not each.is_packed]
 
     def read(name: str, output: Tensor) -> None:
         callback(name, tokens.select(name, output, modules[name].channels))
