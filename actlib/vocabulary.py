@@ -109,11 +109,11 @@ def compare_tokenizers(donor: "Tokenizer", target: "Tokenizer") -> tuple[list[st
             f"tokenizer vocabulary of {len(ours)} against {len(theirs)} tokens, of which those of "
             f"one alone do not move, such as {example}"
         )
-    ours, theirs = donor.special_tokens_map, target.special_tokens_map
+    one, other = donor.special_tokens_map, target.special_tokens_map
     doubts += [
-        f"{role} {ours.get(role)} against {theirs.get(role)}"
-        for role in dict.fromkeys([*ours, *theirs])
-        if role != "pad_token" and ours.get(role) != theirs.get(role)  # padding reaches no score
+        f"{role} {one.get(role)} against {other.get(role)}"
+        for role in dict.fromkeys([*one, *other])
+        if role != "pad_token" and one.get(role) != other.get(role)  # padding reaches no score
     ]
     return mismatches, doubts
 

@@ -1,7 +1,7 @@
 """Words of messages: a long list, cut short, and a value that is no choice."""
 
 import reprlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 
 def list_first(texts: Sequence[str], limit: int = 5) -> str:
@@ -14,7 +14,7 @@ def list_first(texts: Sequence[str], limit: int = 5) -> str:
     return "; ".join(texts[:limit]) + (f"; and {rest} more" if rest > 0 else "")
 
 
-def require_known(name: str, given: Iterable[object], choices: Iterable[str]) -> None:
+def require_known(name: str, given: Iterable[object], choices: Collection[str]) -> None:
     """Raise ValueError, naming the choices, for a value that is none of them."""
     for value in given:
         if value not in choices:

@@ -108,8 +108,8 @@ def test_without_ranks_the_channels_of_the_other_modules():
 def test_without_takes_what_a_module_is():
     scores = replace(scores_of({"a": [1.0], "b": [2.0], "head": [3.0]}), roles=ROLES)
     for without, message in (
-        ("lm_head", "one of embedding, head, linear, norm, router, expert; got 'lm_head'"),
-        (["head", "heads"], "got 'heads'"),
+        ("lm_head", "'lm_head' is none of embedding, head, linear, norm, router, expert"),
+        (["head", "heads"], "'heads' is none of"),
         (["head", "norm", "linear"], "no module is left to rank without head, norm, linear"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -179,7 +179,7 @@ def test_percent_out_of_range_is_refused(percent):
 
 
 def test_unknown_ranking_is_refused_with_the_choices():
-    with pytest.raises(ValueError, match="'best', expected one of global, module, scaled"):
+    with pytest.raises(ValueError, match="'best' is none of global, module, scaled"):
         random_scores().top(5, "best")
 
 
