@@ -118,24 +118,20 @@ def _describe_tensors(module: nn.Module) -> str | None:
     own = own_parameters(module)
     if ".quantized." in type(module).__module__:  # of torch.ao, packed into no tensor at all
         return f"holds packed integers ({type(module).__name__}), {_UNQUANTIZED}"
-    for tensor in own.values():
-        if hasattr(tensor, "full_tensor") or hasattr(tensor, "ds_id"):
-            return _SHARDED.format(type(tensor).__name__)
     # codes are in buffers (GPTQ, AWQ), in a parameter of a class of its own (bitsandbytes, torchao,
     # quanto) or in one of integers or of 8 bits (HQQ, FP8)
-    buffers = module._buffers.items()
     codes = {
-        name: str(tensor.dtype).removeprefix("torch.")
-        for name, tensor in buffers
+        name: tensor
+        for name, tensor in module._buffers.items()
         if tensor is not None and tensor.dtype in _CODES and (tensor.ndim > 1 or name == "weight")
     }
-    for name, tensor in own.items():
-        if type(tensor) not in (nn.Parameter, Tensor):
-            codes[name] = type(tensor).__name__
-        elif tensor.dtype not in FLOATS:
-            codes[name] = str(tensor.dtype).removeprefix("torch.")
-    for name, kind in codes.items():
-        return f"holds {name} as {kind}, {_UNQUANTIZED}"
+    for name, tensor in {**own, **codes}.items():
+        kind, is_plain = type(tensor).__name__, type(tensor) in (nn.Parameter, Tensor)
+        if hasattr(tensor, "full_tensor") or hasattr(tensor, "ds_id"):
+            return _SHARDED.format(kind)
+        if not is_plain or tensor.dtype not in FLOATS:
+            kind = str(tensor.dtype).removeprefix("torch.") if is_plain else kind
+            return f"holds {name} as {kind}, {_UNQUANTIZED}"
     if isinstance(module, nn.Linear | nn.Embedding) and "weight" not in own:
         return (
             "has a weight that is computed from other parameters (pruning, weight norm or another "
