@@ -175,10 +175,8 @@ def _sum_over_path(
 def _sum_gradients(path: nn.Module, target: nn.Module, donor: nn.Module) -> tuple[Sums, Ends]:
     """Let the path add each gradient to the sums of its channels, and drop it, once it is there.
 
-    The hooks refer to sums and ends, not to the path, so that it goes when its owner does.
-
-    Returns:
-        The sums, zeros by module, and the target's and the donor's numbers of each parameter.
+    The hooks refer to sums, zeros by module, and to ends, the target's and the donor's numbers of
+    each parameter; not to the path, so that it goes when its owner does.
     """
     sums: Sums = {}
     parts: dict[int, list[tuple[Tensor, int]]] = {}

@@ -104,10 +104,6 @@ class Checkpoint(Mapping[str, Tensor]):
     def require(self, names: Iterable[str], role: str) -> None:
         """Refuse parameters that are not stored, or in another shape, form or type than expected.
 
-        Args:
-            names: of the parameters that are needed.
-            role: what to call this folder.
-
         Raises:
             ValueError: names the first such parameter.
         """

@@ -52,9 +52,7 @@ def require_free(output: Path) -> None:
 def atomic_folder(output: Path, *, replace: bool = False) -> Iterator[Path]:
     """A folder that takes the name `output` at the end of the block, or goes away after an error.
 
-    Args:
-        output: absent, or an empty folder.
-        replace: `output` may hold something, which goes.
+    The output is absent or empty, or with `replace` what it holds goes.
 
     Raises:
         OSError: the disk is full, or the folder around `output` cannot be written.

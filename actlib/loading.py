@@ -125,10 +125,7 @@ def load_tokenizer(place: Path | str) -> "PreTrainedTokenizerBase | None":
 
 
 def local_folder(place: Path | str) -> Path:
-    """The folder of a model: the place itself, or where the files of a model of the Hub are kept.
-
-    Args:
-        place: a folder, or the id of a model on the Hub, whose files are fetched.
+    """The folder of a model: the place itself, or where a model of the Hub is kept once fetched.
 
     Raises:
         ValueError: there is no such folder, and the Hub has no such model or is not to be reached.

@@ -55,12 +55,9 @@ def differences(donor: Rows, target: Rows) -> Rows:
 def channel_norms(
     model: nn.Module, rows: Rows, modules: set[str] | None = None
 ) -> dict[str, Float[Tensor, " channels"]]:
-    """L2 norm over all parameters of each channel, of some modules or all, on the CPU.
+    """L2 norm over all parameters of each channel, of the named modules or all, on the CPU.
 
-    Args:
-        model: whose channels these are.
-        rows: the numbers, such as differences of two models; they are read a stretch at a time.
-        modules: names of the modules; those of others are left out.
+    The numbers, such as differences of two models, are read a stretch of rows at a time.
     """
     names = {id(parameter): name for name, parameter in unwrapped(model).named_parameters()}
     norms = {}

@@ -38,14 +38,9 @@ DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF1
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where one tensor's bytes lie in a folder.
+    """Where one tensor's bytes lie: a file of a folder, the first byte in it, and their number.
 
-    Attributes:
-        file: name of the file in the folder.
-        dtype: type of the numbers by its safetensors name.
-        shape: shape of the tensor.
-        offset: first byte in the file.
-        size: number of bytes.
+    The type of its numbers goes by its safetensors name.
     """
 
     file: str
@@ -76,10 +71,8 @@ class StoredTensor:
 class StoredParameter:
     """One parameter of a model in its files.
 
-    Attributes:
-        shape: shape of the parameter.
-        parts: stored tensors whose rows, one after the other, are those of the parameter as a
-            matrix [all dimensions but the last, last].
+    The rows of its parts, one after the other, are those of the parameter as a matrix [all
+    dimensions but the last, last].
     """
 
     shape: tuple[int, ...]
@@ -234,11 +227,8 @@ def _join(
 ) -> StoredParameter | None:
     """The parameter that a conversion makes of tensors, if that only lines up their rows.
 
-    Such as experts.gate_up_proj = expert 0's gate, expert 0's up, expert 1's gate, ...
-
-    Args:
-        converter: what transformers does.
-        sources: for each of its source patterns the tensors, in order of the experts.
+    Such as experts.gate_up_proj = expert 0's gate, expert 0's up, expert 1's gate, ... The sources
+    are, for each pattern of the converter, the tensors in order of the experts.
     """
     from transformers.core_model_loading import Concatenate, MergeModulelist
 

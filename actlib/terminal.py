@@ -115,10 +115,6 @@ def _sentence(error: Exception) -> str:
 def require_output(out: str, *inputs: str | None) -> None:
     """Refuse a file that cannot be written, or would replace an input, before any work.
 
-    Args:
-        out: path of the output.
-        inputs: paths that are read; None is ignored.
-
     Raises:
         ValueError: the output is an input, a folder, or below what is no folder.
     """
