@@ -39,14 +39,7 @@ from actlib.stored import (
     stored_parameters,
     stored_tensors,
 )
-from actlib.transfer import (
-    Change,
-    Selection,
-    as_matrix,
-    interpolation,
-    require_scale,
-    selections,
-)
+from actlib.transfer import Change, Selection, as_matrix, interpolation, selections
 from actlib.vocabulary import vocabulary_rows
 from actlib.wording import list_first
 
@@ -229,7 +222,6 @@ def transfer_checkpoint(
             parameter would be NaN or infinite, or the output is taken. Nothing is written then.
     """
     output_dir = Path(output_dir)
-    require_scale(scale)
     require_free(output_dir)
     target = Checkpoint(target_dir)
     donor, selected = open_donor(donor_dir, target, mask)
