@@ -38,14 +38,8 @@ from actlib.forward import answer_logits
 from actlib.hooks import mark_answers
 from actlib.pairs import require_pair
 from actlib.processes import add_up, failing_together, is_own_batch
-from actlib.recording import (
-    describe_items,
-    describe_pair,
-    digest_items,
-    own_batches,
-    require_differing,
-)
-from actlib.scores import ATTRIBUTION, ChannelScores
+from actlib.recording import describe_items, describe_pair, digest_items, own_batches
+from actlib.scores import ATTRIBUTION, ChannelScores, require_differing
 from actlib.transfer import as_matrix, interpolate
 from actlib.weights import require_in_memory
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from actlib.channels import channel_modules, unwrapped
 from actlib.pairs import require_pair
-from actlib.recording import describe_pair, require_differing
-from actlib.scores import ChannelScores
+from actlib.recording import describe_pair
+from actlib.scores import ChannelScores, require_differing
 from actlib.transfer import Rows, as_matrix, rows_of
 from actlib.vocabulary import shared_rows
 from actlib.weights import require_in_memory

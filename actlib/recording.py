@@ -27,7 +27,7 @@ from actlib.hooks import AnswerTokens, evaluating, mark_answers
 from actlib.kernels import try_add_sums
 from actlib.pairs import require_pair
 from actlib.processes import add_up, failing_together, gather, is_own_batch
-from actlib.scores import ChannelScores
+from actlib.scores import ChannelScores, require_differing
 from actlib.wording import list_first
 
 Calls = defaultdict[str, deque[Activations]]
@@ -232,15 +232,6 @@ class DifferenceSums:
         tokens, metadata = int(origin["tokens"]), {**metadata, **origin}
         (values, magnitudes), (means, stds) = parts[:2], parts[2:] or [{}, {}]
         return ChannelScores(values, magnitudes, tokens, metadata, means, stds, roles)
-
-
-def require_differing(values: Mapping[str, Tensor], reason: str) -> None:
-    """Raise ValueError for scores that are all 0, as donor and target do what the reason says."""
-    if not any(part.any() for part in values.values()):
-        raise ValueError(
-            f"donor and target {reason}, so no channel ranks before another; record two models "
-            "that differ, before anything replaces their forwards"
-        )
 
 
 def digest_items(batch: Mapping[str, Tensor]) -> list[bytes]:

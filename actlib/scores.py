@@ -250,6 +250,15 @@ def pool(scores: Sequence[ChannelScores]) -> ChannelScores:
     return replace(scores[0], **parts, tokens=total, metadata=metadata, off=None)
 
 
+def require_differing(values: Mapping[str, Tensor], reason: str) -> None:
+    """Raise ValueError for scores that are all 0, as donor and target do what the reason says."""
+    if not any(part.any() for part in values.values()):
+        raise ValueError(
+            f"donor and target {reason}, so no channel ranks before another; record two models "
+            "that differ, before anything replaces their forwards"
+        )
+
+
 def _require_reference(scores: ChannelScores, other: ChannelScores, kind: str, use: str) -> None:
     """Refuse a reference of another model or without tokens, and scores of another kind."""
     complaint = "the reference is a recording of another model"
@@ -265,8 +274,4 @@ def _require_rankable(values: Mapping[str, Tensor], without: Sequence[str]) -> N
         raise ValueError(f"no module is left to rank without {', '.join(without)}; leave out fewer")
     if any(part.isnan().any() for part in values.values()):
         raise ValueError("the scores hold NaN and cannot be ranked; record them again")
-    if not any(part.any() for part in values.values()):
-        raise ValueError(
-            "the scores are all 0, so no channel ranks before another; record two models that "
-            "differ on these inputs"
-        )
+    require_differing(values, "give scores that are all 0")
