@@ -188,7 +188,12 @@ class ChannelScores:
         if left_out and not self.roles:
             raise ValueError("these scores do not say what their modules are; record them again")
         ranked = {n: v.float() for n, v in values.items() if self.roles.get(n) not in left_out}
-        _require_rankable(ranked, left_out)
+        if not ranked:
+            words = ", ".join(left_out)
+            raise ValueError(f"no module is left to rank without {words}; leave out fewer")
+        if any(part.isnan().any() for part in ranked.values()):
+            raise ValueError("the scores hold NaN and cannot be ranked; record them again")
+        require_differing(ranked, "give scores that are all 0")
         channels = {name: torch.zeros_like(part, dtype=torch.bool) for name, part in values.items()}
         channels |= mark_best(ranked, percent, highest=highest, per_module=rule.per_module)
         side = "top" if highest else "bottom"
@@ -267,11 +272,3 @@ def _require_reference(scores: ChannelScores, other: ChannelScores, kind: str, u
         raise ValueError("the reference must be a recording with answer tokens, and has none")
     if {scores.kind, other.kind} != {kind}:
         raise ValueError(f"{use} takes {kind} alone, got {scores.kind} and {other.kind}")
-
-
-def _require_rankable(values: Mapping[str, Tensor], without: Sequence[str]) -> None:
-    if not values:
-        raise ValueError(f"no module is left to rank without {', '.join(without)}; leave out fewer")
-    if any(part.isnan().any() for part in values.values()):
-        raise ValueError("the scores hold NaN and cannot be ranked; record them again")
-    require_differing(values, "give scores that are all 0")
