@@ -122,16 +122,11 @@ class Checkpoint(Mapping[str, Tensor]):
     def rewrite(
         self, output: Path, names: Iterable[str], change: Change, steps: Sequence[Mapping[str, Any]]
     ) -> None:
-        """Write a copy of the model's folder with new values for elements of some parameters.
+        """Write a copy of the model's folder with new values for elements of the named parameters.
 
-        Configuration, tokenizer and all else that belongs to the model comes along; a warning names
-        what does not. Each copy of a tied parameter that is stored twice changes.
-
-        Args:
-            output: the folder, which appears whole or not at all.
-            names: parameters of which something changes.
-            change: called from several threads.
-            steps: all that was done to the model, for its card.
+        It appears whole or not at all. Configuration, tokenizer and all else that belongs to the
+        model comes along; a warning names what does not. The card states the steps. Each copy of a
+        tied parameter that is stored twice changes. `change` is called from several threads.
 
         Raises:
             ValueError: a file is a link to one outside the folder, which may be private.
