@@ -179,7 +179,7 @@ def _shapes(model: nn.Module) -> Iterator[tuple[str, str]]:
     """Shape of each parameter; the rows of embedding and head are compared elsewhere."""
     vocabulary = dict(vocabulary_parameters(model))
     for name, parameter in model.named_parameters(remove_duplicate=False):
-        sizes = (
-            ["vocabulary" if name in vocabulary else str(len(parameter))] if parameter.ndim else []
-        )
-        yield name, " x ".join(sizes + [str(size) for size in parameter.shape[1:]])
+        sizes = [str(size) for size in parameter.shape]
+        if name in vocabulary:
+            sizes[0] = "vocabulary"
+        yield name, " x ".join(sizes)
