@@ -107,11 +107,10 @@ def _sum_by_item(
     items, device = tokens.shape[0], activations.device
     rows, index = tokens.to(device).rows, index.to(device)
     if activations.is_sparse:
-        tokens_, experts = activations.coalesce().indices()
-        shape = items, *activations.shape[1:]
-        sums = torch.zeros(shape, device=device).index_put_(
-            (rows[tokens_], experts), activations.coalesce().values().float(), accumulate=True
-        )
+        routed = activations.coalesce()
+        token, expert = routed.indices()
+        sums = torch.zeros(items, *routed.shape[1:], device=device)
+        sums.index_put_((rows[token], expert), routed.values().float(), accumulate=True)
         counts = torch.bincount(rows, minlength=items)[:, None]
         return torch.cat([counts, sums.flatten(1)[:, index]], dim=1)
     entries = nn.functional.pad(activations[:, index].float(), (1, 0), value=1.0)
