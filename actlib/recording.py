@@ -60,17 +60,6 @@ def sum_tokens(
     return torch.stack([each.double() for each in sums])
 
 
-def average_tokens(
-    sums: Float[Tensor, "sums channels"], entries: Float[Tensor, " channels"]
-) -> Float[Tensor, "sums channels"]:
-    """Means over tokens of what `sum_tokens` adds, the scores first; of a^2 the std of a."""
-    averages = sums / entries.clamp_min(1)
-    if len(averages) == 4:
-        # rounding can leave a constant channel slightly below 0
-        averages[3] = (averages[3] - averages[2].square()).clamp_min(0).sqrt()
-    return averages
-
-
 def record_differences(
     donor: nn.Module,
     target: nn.Module,
@@ -210,9 +199,11 @@ class DifferenceSums:
         channels = [each.channels for each in self.modules.values()]
         sums = add_up(torch.cat([each.cpu() for each in self._sums.values()], dim=1))
         entries = add_up(torch.tensor([*self._entries.values()], dtype=torch.float64))
-        averages = average_tokens(sums, entries.repeat_interleave(torch.tensor(channels))).float()
+        averages = sums / entries.repeat_interleave(torch.tensor(channels)).clamp_min(1)
+        if self.moments:  # of a^2 the std of a; rounding can leave a constant slightly below 0
+            averages[3] = (averages[3] - averages[2].square()).clamp_min(0).sqrt()
         parts: list[dict[str, Tensor]] = [{} for _ in averages]
-        for name, rows in zip(self.modules, averages.split(channels, dim=1), strict=True):
+        for name, rows in zip(self.modules, averages.float().split(channels, dim=1), strict=True):
             require_sound(rows, f"in donor or target the activations of module {name} are")
             for part, row in zip(parts, rows, strict=True):
                 part[name] = row.clone()
