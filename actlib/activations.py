@@ -4,7 +4,8 @@
     features = record_activations(model, batches, mask)         # [items, masked channels]
 
 Of a module they are [entries, channels], an entry for each answer token and, of a norm applied to
-each head, for each head of it. Of a packed projection of experts they are `actlib.experts.Routed`.
+each head, for each head of it. Of a packed projection of experts they are sparse, [tokens, experts,
+outputs], see `actlib.experts`.
 """
 
 from collections import defaultdict
@@ -15,13 +16,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from actlib.channels import ChannelModule, Layout, channel_modules, unwrapped
-from actlib.experts import Routed, routed_outputs
+from actlib.channels import ChannelModule, channel_modules, unwrapped
+from actlib.experts import routed_outputs
 from actlib.forward import run_model
 from actlib.hooks import AnswerTokens, call_hooks, evaluating, output_hooks
 from actlib.masks import ChannelMask, require_fit
 
-Activations = Float[Tensor, "entries channels"] | Routed
+Activations = Float[Tensor, "entries channels"] | Float[Tensor, "tokens experts outputs"]
 
 
 def read_activations(
@@ -42,9 +43,9 @@ def read_activations(
     """
     packed = defaultdict[str, list[str]](list)
     for name, each in modules.items():
-        if each.layout is Layout.PACKED:
+        if each.is_packed:
             packed[name.rpartition(".")[0]].append(name)
-    plain = [name for name, each in modules.items() if each.layout is not Layout.PACKED]
+    plain = [name for name, each in modules.items() if not each.is_packed]
 
     def read(name: str, output: Tensor) -> None:
         callback(name, tokens.select(name, output, modules[name].channels))
@@ -105,12 +106,13 @@ def _sum_by_item(
     """How many entries an item has, and their sums on some channels."""
     items, device = tokens.shape[0], activations.device
     rows, index = tokens.to(device).rows, index.to(device)
-    if isinstance(activations, Routed):
-        # sum by item and expert, then [items, experts x outputs]
-        groups = rows[activations.tokens] * activations.total + activations.experts
-        wide = activations.mapped(Tensor.float).summed(groups, items * activations.total)
+    if activations.is_sparse:
+        routed = activations.coalesce()
+        token, expert = routed.indices()
+        sums = torch.zeros(items, *routed.shape[1:], device=device)
+        sums.index_put_((rows[token], expert), routed.values().float(), accumulate=True)
         counts = torch.bincount(rows, minlength=items)[:, None]
-        return torch.cat([counts, wide.view(items, -1)[:, index]], dim=1)
+        return torch.cat([counts, sums.flatten(1)[:, index]], dim=1)
     entries = nn.functional.pad(activations[:, index].float(), (1, 0), value=1.0)
     places = rows.repeat_interleave(len(activations) // len(rows))  # heads of a token are entries
     return entries.new_zeros(items, entries.shape[1]).index_add_(0, places, entries)

@@ -20,12 +20,7 @@ from actlib.hooks import arrange_by_token, has_heads_first
 def exchange_items(
     arguments: Mapping[str, Any], seed: int, forward: int
 ) -> Callable[[str, Tensor, Tensor], Tensor]:
-    """Draw who gives to whom in one forward.
-
-    Args:
-        arguments: of the forward, by name.
-        seed: of the draw, together with the number of the forward.
-        forward: its number.
+    """Draw who gives to whom in one forward, by the seed and the forward's number.
 
     Returns:
         A function of a module's name, its output and the indices of its masked channels: what each

@@ -38,14 +38,8 @@ from actlib.forward import answer_logits
 from actlib.hooks import mark_answers
 from actlib.pairs import require_pair
 from actlib.processes import add_up, failing_together, is_own_batch
-from actlib.recording import (
-    describe_items,
-    describe_pair,
-    digest_items,
-    own_batches,
-    require_differing,
-)
-from actlib.scores import ATTRIBUTION, ChannelScores
+from actlib.recording import describe_items, describe_pair, digest_items, own_batches
+from actlib.scores import ATTRIBUTION, ChannelScores, require_differing
 from actlib.transfer import as_matrix, interpolate
 from actlib.weights import require_in_memory
 
@@ -156,10 +150,13 @@ def _sum_over_path(
     """
     path = copy.deepcopy(target).to(device).eval().requires_grad_(False)
     sums, ends = _sum_gradients(path, target, donor)
+    matrices = {name: as_matrix(path.get_parameter(name)) for name in ends}
     point = 0.0
     for lam, weight, batch in passes:
-        if lam != point:
-            _move_to(path, ends, lam)
+        if lam != point:  # target + lam * (donor - target), as `transfer_` would
+            for name, (start, stop) in ends.items():
+                for rows in _chunks(start):
+                    matrices[name][rows] = interpolate(start[rows], stop[rows], lam)
             point = lam
         _, logits, labels = answer_logits(path, batch)
         nll = nn.functional.cross_entropy(logits, labels, reduction="sum")
@@ -172,10 +169,8 @@ def _sum_over_path(
 def _sum_gradients(path: nn.Module, target: nn.Module, donor: nn.Module) -> tuple[Sums, Ends]:
     """Let the path add each gradient to the sums of its channels, and drop it, once it is there.
 
-    The hooks refer to sums and ends, not to the path, so that it goes when its owner does.
-
-    Returns:
-        The sums, zeros by module, and the target's and the donor's numbers of each parameter.
+    The hooks refer to sums, zeros by module, and to ends, the target's and the donor's numbers of
+    each parameter; not to the path, so that it goes when its owner does.
     """
     sums: Sums = {}
     parts: dict[int, list[tuple[Tensor, int]]] = {}
@@ -193,15 +188,6 @@ def _sum_gradients(path: nn.Module, target: nn.Module, donor: nn.Module) -> tupl
             add = partial(_add_gradient, ends=ends[name], parts=parts[id(parameter)])
             parameter.requires_grad_(True).register_post_accumulate_grad_hook(add)
     return sums, ends
-
-
-def _move_to(path: nn.Module, ends: Ends, lam: float) -> None:
-    """Set the parameters of a path to target + lam * (donor - target), as `transfer_` would."""
-    parameters = dict(path.named_parameters())
-    for name, (start, stop) in ends.items():
-        matrix = as_matrix(parameters[name])
-        for rows in _chunks(matrix):
-            matrix[rows] = interpolate(start[rows], stop[rows], lam)
 
 
 def _add_gradient(

@@ -44,15 +44,9 @@ def describe_step(
     scale: float,
     **more: Any,
 ) -> dict[str, Any]:
-    """What a folder's list of steps says of one donor's channels.
+    """What a folder's list of steps says of a transfer, a patch or one donor of a merge.
 
-    Args:
-        method: "transfer", "merge" or "patch".
-        target: folder that was changed, or the model's name.
-        donor: folder or name of the model whose channels were moved.
-        mask: the channels; its hash, size, ranking and ability are noted.
-        scale: the paper's lambda.
-        **more: further entries, such as `collisions`, the rule of a merge.
+    Further entries are such as `collisions`, the rule of a merge.
     """
     libraries = ("torch", "transformers", "safetensors")
     versions = [f"actlib {actlib.__version__}", *(f"{name} {version(name)}" for name in libraries)]
@@ -102,11 +96,9 @@ def read_steps(folder: str | os.PathLike) -> list[dict[str, Any]]:
 
 
 def write_card(folder: str | os.PathLike, steps: Sequence[Mapping[str, Any]]) -> None:
-    """Write a folder's list of steps and its card, or give it the target's own card back.
+    """Write the list of steps and the card of a copy of the target's folder.
 
-    Args:
-        folder: a copy of the target's folder.
-        steps: all that was done to it, as `describe_step`; none gives the target's card back.
+    Without a step the target's own card is given back.
     """
     card, saved = Path(folder) / CARD, Path(folder) / TARGET_CARD
     if card.is_file() and _MARK not in card.read_text(encoding="utf-8", errors="replace"):

@@ -10,23 +10,12 @@ one tensor: its channels come expert by expert.
         print(name, each.role, kind_of(name), layer_of(name), each.channels)
 """
 
-import sys
 from dataclasses import dataclass
-from enum import Enum
 
 from torch import nn
 
 ROLES = ("embedding", "head", "linear", "norm", "router", "expert")
 """What a module is to its model; a linear layer that is none of the others is "linear"."""
-
-
-class Layout(Enum):
-    """Where one output channel lies in a module's weight."""
-
-    ROW = "row"  # linear layers, [channels, inputs]
-    COLUMN = "column"  # embeddings, [tokens, channels], and Conv1D, [inputs, channels]
-    ENTRY = "entry"  # norms, [channels]
-    PACKED = "packed"  # experts in one tensor, [experts, channels of each, inputs]
 
 
 @dataclass(frozen=True)
@@ -37,34 +26,33 @@ class ChannelModule:
         name: in `named_modules()`; of a packed projection of experts, in `named_parameters()`.
         module: which holds the parameters.
         channels: how many there are.
-        layout: where a channel lies in the weight.
+        dimension: of the weight, along which channels lie: 1 for columns, of embeddings [tokens,
+            channels] and of Conv1D [inputs, channels], else 0, for rows or for entries of norms.
         role: one of `ROLES`, by what the module is, not by its name: the model says which is its LM
             head, every lookup table is an embedding, and a linear layer that chooses among experts
             is a router. A shared expert, which sees every token, is "linear".
+        is_packed: whether it is a projection of all experts in one tensor, [experts, channels of
+            each, inputs], whose first two dimensions count together as dimension 0.
     """
 
     name: str
     module: nn.Module
     channels: int
-    layout: Layout
+    dimension: int
     role: str = "linear"
+    is_packed: bool = False
 
     @property
     def weight(self) -> nn.Parameter:
         """The parameter that has all of the channels."""
-        packed = self.layout is Layout.PACKED
-        return getattr(self.module, self.name.rpartition(".")[2] if packed else "weight")
+        return getattr(self.module, self.name.rpartition(".")[2] if self.is_packed else "weight")
 
     def parameters(self) -> dict[str, tuple[nn.Parameter, int]]:
-        """Own parameters by name, each with the dimension along which its channels lie.
-
-        The channels of packed experts lie along the first two dimensions together, which counts as
-        dimension 0 here.
-        """
-        if self.layout is Layout.PACKED:
+        """Own parameters by name, each with the dimension along which its channels lie."""
+        if self.is_packed:
             return {self.name.rpartition(".")[2]: (self.weight, 0)}
         return {
-            name: (parameter, int(self.layout is Layout.COLUMN and parameter.ndim > 1))
+            name: (parameter, self.dimension if parameter.ndim > 1 else 0)
             for name, parameter in own_parameters(self.module).items()
         }
 
@@ -77,11 +65,11 @@ def channel_modules(model: nn.Module) -> dict[str, ChannelModule]:
         for own, packed in packed_projections(module).items():
             full = f"{name}.{own}" if name else own
             channels = packed.shape[0] * packed.shape[1]
-            modules[full] = ChannelModule(full, module, channels, Layout.PACKED, "expert")
+            modules[full] = ChannelModule(full, module, channels, 0, "expert", is_packed=True)
         if (described := _describe(module)) is not None:
-            channels, layout, role = described
+            channels, dimension, role = described
             role = special.get(id(module), role)
-            modules[name] = ChannelModule(name, module, channels, layout, role)
+            modules[name] = ChannelModule(name, module, channels, dimension, role)
     return modules
 
 
@@ -121,6 +109,14 @@ def uncovered_parameters(model: nn.Module) -> list[str]:
         for name, parameter in model.named_parameters()
         if parameter.requires_grad and id(parameter) not in covered
     ]
+
+
+def end_of(model: nn.Module, end: str) -> nn.Module | None:
+    """The "input" (embedding) or "output" (head) of a model of transformers, None without one."""
+    try:
+        return getattr(model, f"get_{end}_embeddings")()
+    except (AttributeError, NotImplementedError):  # of another library, or it cannot tell
+        return None
 
 
 def packed_projections(module: nn.Module) -> dict[str, nn.Parameter]:
@@ -182,23 +178,23 @@ def _split(name: str) -> tuple[list[str], list[str]]:
     return parts[: first + 1], parts[first + 1 :]
 
 
-def _describe(module: nn.Module) -> tuple[int, Layout, str] | None:
-    """Number of channels, layout and role by type of a module; None for one without channels."""
+def _describe(module: nn.Module) -> tuple[int, int, str] | None:
+    """Number of channels, their dimension and role by type of a module; None without channels."""
     own, name = own_parameters(module), type(module).__name__.lower()
     linear = "router" if "router" in name else "linear"
     if isinstance(module, nn.Linear):
-        return module.out_features, Layout.ROW, linear
+        return module.out_features, 0, linear
     if isinstance(module, nn.Embedding):
-        return module.embedding_dim, Layout.COLUMN, "embedding"
-    if _is_conv1d(module):
-        return own["weight"].shape[1], Layout.COLUMN, linear
+        return module.embedding_dim, 1, "embedding"
+    if type(module).__name__ == "Conv1D":  # of transformers; that of torch is Conv1d
+        return own["weight"].shape[1], 1, linear
     if next(module.children(), None) or not {"weight"} <= own.keys() <= {"weight", "bias"}:
         return None
     # each family has its own class of RMSNorm, and of router
     if "norm" in name and all(each.ndim == 1 for each in own.values()):
-        return own["weight"].numel(), Layout.ENTRY, "norm"
+        return own["weight"].numel(), 0, "norm"
     if "router" in name and own["weight"].ndim == 2:
-        return len(own["weight"]), Layout.ROW, "router"
+        return len(own["weight"]), 0, "router"
     return None
 
 
@@ -218,11 +214,7 @@ def _special_roles(model: nn.Module) -> dict[int, str]:
             if count and routers:
                 roles |= {id(each): "expert" for each in experts.modules()}
                 roles |= {id(each): "router" for each in routers}
-        try:  # what holds no language model has no head, or says that it cannot tell
-            head = module.get_output_embeddings()  # type: ignore[operator]
-        except (AttributeError, NotImplementedError):
-            continue
-        if head is not None:
+        if (head := end_of(module, "output")) is not None:
             roles[id(head)] = "head"
     return roles
 
@@ -231,9 +223,3 @@ def _chooses(module: nn.Module, experts: int) -> bool:
     """Whether a module looks like the router of that many experts."""
     is_router = "router" in type(module).__name__.lower()
     return is_router or 1 < experts == getattr(module, "out_features", None)
-
-
-def _is_conv1d(module: nn.Module) -> bool:
-    # who has one has imported its home, which takes seconds that others need not spend
-    home = sys.modules.get("transformers.pytorch_utils")
-    return home is not None and isinstance(module, home.Conv1D)

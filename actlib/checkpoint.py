@@ -39,14 +39,7 @@ from actlib.stored import (
     stored_parameters,
     stored_tensors,
 )
-from actlib.transfer import (
-    Change,
-    Selection,
-    as_matrix,
-    interpolation,
-    require_scale,
-    selections,
-)
+from actlib.transfer import Change, Selection, as_matrix, interpolation, selections
 from actlib.vocabulary import vocabulary_rows
 from actlib.wording import list_first
 
@@ -104,10 +97,6 @@ class Checkpoint(Mapping[str, Tensor]):
     def require(self, names: Iterable[str], role: str) -> None:
         """Refuse parameters that are not stored, or in another shape, form or type than expected.
 
-        Args:
-            names: of the parameters that are needed.
-            role: what to call this folder.
-
         Raises:
             ValueError: names the first such parameter.
         """
@@ -133,16 +122,11 @@ class Checkpoint(Mapping[str, Tensor]):
     def rewrite(
         self, output: Path, names: Iterable[str], change: Change, steps: Sequence[Mapping[str, Any]]
     ) -> None:
-        """Write a copy of the model's folder with new values for elements of some parameters.
+        """Write a copy of the model's folder with new values for elements of the named parameters.
 
-        Configuration, tokenizer and all else that belongs to the model comes along; a warning names
-        what does not. Each copy of a tied parameter that is stored twice changes.
-
-        Args:
-            output: the folder, which appears whole or not at all.
-            names: parameters of which something changes.
-            change: called from several threads.
-            steps: all that was done to the model, for its card.
+        It appears whole or not at all. Configuration, tokenizer and all else that belongs to the
+        model comes along; a warning names what does not. The card states the steps. Each copy of a
+        tied parameter that is stored twice changes. `change` is called from several threads.
 
         Raises:
             ValueError: a file is a link to one outside the folder, which may be private.
@@ -233,7 +217,6 @@ def transfer_checkpoint(
             parameter would be NaN or infinite, or the output is taken. Nothing is written then.
     """
     output_dir = Path(output_dir)
-    require_scale(scale)
     require_free(output_dir)
     target = Checkpoint(target_dir)
     donor, selected = open_donor(donor_dir, target, mask)

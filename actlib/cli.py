@@ -40,14 +40,7 @@ Questions = Annotated[str, Option(help="JSON lines, or a file of MGSM, GSM8K or 
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command.
-
-    Args:
-        arguments: words of the command line; those of the process if None.
-
-    Returns:
-        The exit status, see `terminal`.
-    """
+    """Run one command, by the words of the process if none are given; returns its exit status."""
     return run_app(app, sys.argv[1:] if arguments is None else arguments)
 
 
@@ -152,9 +145,7 @@ def mask(
     """
     require_output(out, scores, reference, retained)
     from actlib.scores import ChannelScores
-    from actlib.topk import require_percent
 
-    require_percent(percent)
     recorded = ChannelScores.load(scores)
     try:
         if reference:

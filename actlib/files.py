@@ -31,11 +31,10 @@ if TYPE_CHECKING:  # figures are written by this file too, and need no torch
 
 RESERVED = "actlib"
 """Key of the metadata under which `save_tensors` keeps the kind, the order and the hash."""
-REMEDIES = {
-    "ChannelMask": "`actlib mask` makes one from scores",
-    "ChannelScores": "`actlib record` makes one",
-    "AbilityPatch": "copy or download it again, or make one by `actlib patch make`",
-}
+_REMEDY = (
+    "copy or download it again, or make scores by `actlib record`, a mask of them by `actlib mask` "
+    "or a patch by `actlib patch make`"
+)
 _ENDING = ".partial"
 _UNREADABLE = (
     *(SafetensorError, OSError, ValueError),
@@ -53,9 +52,7 @@ def require_free(output: Path) -> None:
 def atomic_folder(output: Path, *, replace: bool = False) -> Iterator[Path]:
     """A folder that takes the name `output` at the end of the block, or goes away after an error.
 
-    Args:
-        output: absent, or an empty folder.
-        replace: `output` may hold something, which goes.
+    The output is absent or empty, or with `replace` what it holds goes.
 
     Raises:
         OSError: the disk is full, or the folder around `output` cannot be written.
@@ -132,9 +129,8 @@ def load_tensors(path: str | os.PathLike, kind: str) -> tuple[dict[str, "Tensor"
     Raises:
         ValueError: there is no such file, it is of another kind, or it is damaged.
     """
-    remedy = f"; {REMEDIES[kind]}" if kind in REMEDIES else ""
     if not Path(path).is_file():
-        raise ValueError(f"there is no {kind} file {path}{remedy}")
+        raise ValueError(f"there is no {kind} file {path}; {_REMEDY}")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
@@ -146,9 +142,9 @@ def load_tensors(path: str | os.PathLike, kind: str) -> tuple[dict[str, "Tensor"
                     return tensors, metadata
                 raise SafetensorError("its numbers are not those that were saved")
     except _UNREADABLE as error:
-        message = f"{path} is not a readable {kind} file, or damaged: {error}{remedy}"
+        message = f"{path} is not a readable {kind} file, or damaged: {error}; {_REMEDY}"
         raise ValueError(message) from error
-    raise ValueError(f"{path} holds {stored_kind}, not {kind}{remedy}")
+    raise ValueError(f"{path} holds {stored_kind}, not {kind}; {_REMEDY}")
 
 
 def digest_tensors(tensors: Mapping[str, "Tensor"]) -> str:

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from actlib.channels import end_of
 from actlib.hooks import AnswerTokens, mark_answers, rehearsing
 
 
@@ -188,11 +189,7 @@ def input_device(model: nn.Module) -> torch.device:
     Raises:
         ValueError: the embedding is on the meta device and nothing brings it in.
     """
-    try:
-        embedding = model.get_input_embeddings()  # type: ignore[operator]
-    except (AttributeError, NotImplementedError):  # no model of transformers, or one without
-        embedding = None
-    module = model if embedding is None else embedding
+    module = end_of(model, "input") or model
     device = next(module.parameters()).device
     if device.type != "meta":
         return device

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -34,15 +34,8 @@ from actlib.wording import list_first
 KEYS = ("input_ids", "attention_mask", "answer_mask")
 
 
-class _Forward(NamedTuple):
-    """What a forward would be now: within how many rehearsals, and whether the last is a trial."""
-
-    rehearsals: int
-    is_trial: bool
-
-
-_OWN = _Forward(0, is_trial=False)
-_forward = ContextVar("forward", default=_OWN)
+_depth = ContextVar("depth", default=0.0)
+"""Within how many rehearsals a forward would be now; within a trial it is without end."""
 
 
 @contextmanager
@@ -60,11 +53,11 @@ def call_hooks(
     `acts_in_rehearsals` it is called in rehearsals that begin later, too. Inside the context
     nothing runs compiled, since compiled code passes over hooks.
     """
-    modules, own = dict(model.named_modules()), _forward.get()
+    modules, own = dict(model.named_modules()), _depth.get()
 
     def hook_for(name: str) -> Callable[..., Any]:
         def hook(_module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
-            if _forward.get() == own or (acts_in_rehearsals and not is_trial()):
+            if _depth.get() == own or (acts_in_rehearsals and not is_trial()):
                 return callback(name, [*args, *kwargs.values()], output)
             return None
 
@@ -133,17 +126,16 @@ def rehearsing(*, trial: bool = False) -> Iterator[None]:
     the patched forward alone, and not the donor's before it. In a trial, and in all that it
     contains, neither acts.
     """
-    now = _forward.get()
-    before = _forward.set(now if now.is_trial else _Forward(now.rehearsals + 1, trial))
+    before = _depth.set(math.inf if trial else _depth.get() + 1)
     try:
         yield
     finally:
-        _forward.reset(before)
+        _depth.reset(before)
 
 
 def is_trial() -> bool:
     """Whether a forward is one of a `rehearsing` block that is a trial."""
-    return _forward.get().is_trial
+    return _depth.get() == math.inf
 
 
 @contextmanager

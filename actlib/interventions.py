@@ -28,11 +28,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from actlib.alignment import exchange_items
-from actlib.channels import Layout, channel_modules, unwrapped
+from actlib.channels import channel_modules, unwrapped
 from actlib.forward import input_device
 from actlib.hooks import editing_hooks, evaluating, is_trial, output_hooks, rehearsing
 from actlib.masks import ChannelMask, require_fit, require_same_channels
 from actlib.pairs import require_pair
+from actlib.wording import require_known
 
 ABLATIONS = ("zero", "mean", "resample")
 
@@ -101,8 +102,7 @@ def ablated(
             wrapped by peft, `how` is unknown, or a mean is missing or not finite; for "resample" in
             a forward, its inputs hold a cache, or `exchange_items` cannot align its items.
     """
-    if how not in ABLATIONS:
-        raise ValueError(f"unknown ablation {how!r}, expected one of {', '.join(ABLATIONS)}")
+    require_known("ablation", [how], ABLATIONS)
     model, forwards = unwrapped(model), itertools.count()
     if how == "resample":
         with _replayed(
@@ -211,7 +211,7 @@ def _masked_channels(model: nn.Module, mask: ChannelMask) -> dict[str, Int[Tenso
     """
     require_fit(model, mask)
     modules, chosen = channel_modules(model), mask.indices()
-    if packed := [name for name in chosen if modules[name].layout is Layout.PACKED]:
+    if packed := [name for name in chosen if modules[name].is_packed]:
         raise ValueError(
             f"an intervention writes the outputs of modules, and the mask holds channels of packed "
             f"experts, which have none of their own ({packed[0]}); leave these out of the mask"

@@ -125,10 +125,7 @@ def load_tokenizer(place: Path | str) -> "PreTrainedTokenizerBase | None":
 
 
 def local_folder(place: Path | str) -> Path:
-    """The folder of a model: the place itself, or where the files of a model of the Hub are kept.
-
-    Args:
-        place: a folder, or the id of a model on the Hub, whose files are fetched.
+    """The folder of a model: the place itself, or where a model of the Hub is kept once fetched.
 
     Raises:
         ValueError: there is no such folder, and the Hub has no such model or is not to be reached.
@@ -179,8 +176,8 @@ def split_files(folder: Path, weights: Sequence[str]) -> tuple[list[Path], list[
 def have_same_tokenizer(one: Path, other: Path) -> bool:
     """Whether two folders hold the same bytes, or no file, under each name of a tokenizer's."""
     paths = [each for kind in _OF_TOKENIZERS for part in (one, other) for each in part.glob(kind)]
-    pairs = [(one / name, other / name) for name in {path.name for path in paths}]
-    return all(a.is_file() and b.is_file() and filecmp.cmp(a, b, False) for a, b in pairs)
+    _, *others = filecmp.cmpfiles(one, other, {path.name for path in paths}, shallow=False)
+    return not any(others)
 
 
 def _class_of(config: Any) -> Any:

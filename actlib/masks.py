@@ -8,13 +8,15 @@ mask_a.save("maths.safetensors")
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from actlib.channels import channel_modules
@@ -177,6 +179,50 @@ def random_like(mask: ChannelMask, generator_seed: int, per_module: bool = True)
     return ChannelMask(drawn, {**mask.metadata, "control": control, "seed": str(generator_seed)})
 
 
+def channel_count(percent: float, channels: int, least: int = 1) -> int:
+    """Floor of percent/100 times the channels, but no less than `least`.
+
+    Computed in fractions of the decimal number, since 29 / 100 * 100 in floats is below 29.
+
+    Raises:
+        ValueError: the percent is not above 0 and up to 100.
+    """
+    if not 0 < percent <= 100:
+        raise ValueError(f"percent must be above 0 and at most 100, got {percent:g}")
+    return max(least, int(Fraction(str(float(percent))) * channels / 100))
+
+
+def mark_best(
+    values: Mapping[str, Float[Tensor, " channels"]],
+    percent: float,
+    *,
+    highest: bool,
+    per_module: bool,
+) -> dict[str, Bool[Tensor, " channels"]]:
+    """Mark the best channels of all modules together, or of each module.
+
+    Ties go by module order, then by channel index.
+
+    Raises:
+        ValueError: the percent is out of range, or less than one channel of every module.
+    """
+    sizes = {name: part.numel() for name, part in values.items()}
+    if not per_module:
+        flat = torch.cat(list(values.values()))
+        best = _best(flat, channel_count(percent, flat.numel()), highest)
+        parts = zip(values, best.split(list(sizes.values())), strict=True)
+        return {name: part.clone() for name, part in parts}
+    counts = {name: channel_count(percent, size, least=0) for name, size in sizes.items()}
+    if not any(counts.values()):
+        largest = max(sizes.values())
+        least = math.ceil(100 / largest * 1e4) / 1e4
+        raise ValueError(
+            f"{percent:g} % is less than one channel of every module, the largest of which has "
+            f'{largest}; ranking "module" needs at least {least:g} %'
+        )
+    return {name: _best(part, counts[name], highest) for name, part in values.items()}
+
+
 def require_same_channels(
     expected: Mapping[str, Tensor | int], given: Mapping[str, Tensor | int], complaint: str
 ) -> None:
@@ -226,4 +272,11 @@ def _read_json(path: Path) -> ChannelMask:
 def _draw(total: int, count: int, generator: torch.Generator) -> Bool[Tensor, " total"]:
     selected = torch.zeros(total, dtype=torch.bool)
     selected[torch.randperm(total, generator=generator)[:count]] = True
+    return selected
+
+
+def _best(values: Float[Tensor, " channels"], count: int, highest: bool) -> Tensor:
+    """Mark the `count` best values; of those equal to the last of them, the first in order."""
+    selected = torch.zeros(values.shape, dtype=torch.bool, device=values.device)
+    selected[values.sort(descending=highest, stable=True).indices[:count]] = True
     return selected

@@ -18,7 +18,7 @@ from operator import or_
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from actlib.cards import describe_step, read_steps
@@ -40,6 +40,7 @@ from actlib.transfer import (
 )
 from actlib.vocabulary import shared_rows
 from actlib.weights import require_in_memory
+from actlib.wording import require_known
 
 RULES = ("sum", "average", "largest")
 Contribution = tuple[nn.Module, ChannelMask, float]
@@ -181,23 +182,17 @@ def _settle(
             claimed = torch.stack([each.expand_as(before) for each in claims]).to(wide.device)
             deltas = [(take(rows, index).to(wide) - wide) * scale for _, rows, _, scale in giving]
             steps = torch.stack(deltas).where(claimed, 0)
-            values = (wide + _combine(steps, claimed, rule)).to(before.dtype)
+            # Addition in floats depends on its order. Sorted terms, added one by one, are the same
+            # whoever came first and however the elements are cut into chunks.
+            total = reduce(torch.add, steps.sort(dim=0).values if len(steps) > 2 else steps)
+            if rule != "sum":  # the mean over those who claim: with "largest" whom it left
+                total = total / claimed.sum(dim=0).clamp_min(1)
+            values = (wide + total).to(before.dtype)
             sources = {"the base": before} | dict(zip([g[0] for g in giving], steps, strict=True))
             require_finite(name, values, sources, ", ".join(f"{each[3]:g}" for each in giving))
             yield index, values
 
     return union, collided, change
-
-
-def _combine(
-    steps: Float[Tensor, "donors *elements"], claims: Bool[Tensor, "donors *elements"], rule: str
-) -> Float[Tensor, "*elements"]:
-    """Sum, or mean over those who claim an element: with "largest" whom `_keep_largest` left."""
-    # Addition in floats depends on its order. Sorted terms, added one by one, are the same whoever
-    # came first and however the elements are cut into chunks.
-    terms = steps.sort(dim=0).values if len(steps) > 2 else steps
-    total = reduce(torch.add, terms.unbind(dim=0))
-    return total if rule == "sum" else total / claims.sum(dim=0).clamp_min(1)
 
 
 def _keep_largest(
@@ -225,10 +220,7 @@ def _require_valid(base: nn.Module, contributions: Sequence[Contribution], colli
 
 
 def _require_mergeable(contributions: Sequence[tuple], collisions: str) -> None:
-    if collisions not in RULES:
-        raise ValueError(
-            f"unknown collision rule {collisions!r}, expected one of {', '.join(RULES)}"
-        )
+    require_known("the collision rule", [collisions], RULES)
     if not contributions:
         raise ValueError("there is no contribution to merge")
     for *_, scale in contributions:

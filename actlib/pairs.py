@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from actlib.channels import channel_modules, tied_modules, unwrapped
+from actlib.channels import tied_modules, unwrapped
 from actlib.vocabulary import (
     compare_tokenizers,
     describe_rows,
@@ -51,9 +51,9 @@ def check_pair(
 ) -> list[str]:
     """Mismatches between two models, one clause each; an empty list means that they fit.
 
-    Compared are architecture, settings, modules with channels, the shape of each parameter, tied
-    tensors, and the tokenizers where both are given. Names and weights may differ, and so may what
-    a report only warns of: the rotary base, special tokens, tokens that one tokenizer adds.
+    Compared are architecture, settings, the shape of each parameter, tied tensors, and the
+    tokenizers where both are given. Names and weights may differ, and so may what a report only
+    warns of: the rotary base, special tokens, tokens that one tokenizer adds.
 
     Where one tokenizer only adds tokens after those of the other, the models may differ in the rows
     of embedding and head. Folders are then compared and moved in the rows that both have; models in
@@ -77,18 +77,15 @@ def check_pair(
             f"tied modules {ties[0] or 'none'} against {ties[1] or 'none'}; give the tied model a "
             "copy of its embedding as lm_head, or take models that are tied alike"
         )
-    wrong = None
+    rows, is_open = [vocabulary_rows(model) for model in sides.values()], True
     if donor_tokenizer is not None and target_tokenizer is not None:
         wrong = compare_tokenizers(donor_tokenizer, target_tokenizer)[0]
-        mismatches += wrong
-    rows = [vocabulary_rows(model) for model in sides.values()]
-    if rows[0] != rows[1] and wrong != []:
-        remedy = (
-            "; if one tokenizer only adds tokens, save the tokenizers beside the models, or of "
-            "models in memory use fit_vocabulary_"
+        mismatches, is_open = mismatches + wrong, bool(wrong)
+    if rows[0] != rows[1] and is_open:
+        mismatches.append(
+            f"vocabulary of {rows[0]} against {rows[1]} rows; if one tokenizer only adds tokens, "
+            "save the tokenizers beside the models, or of models in memory use fit_vocabulary_"
         )
-        remedy = "" if wrong else remedy
-        mismatches.append(f"vocabulary of {rows[0]} against {rows[1]} rows{remedy}")
     return mismatches
 
 
@@ -165,28 +162,16 @@ def _flat(settings: Mapping, above: str = "") -> Iterator[tuple[str, object]]:
 
 
 def _shape_mismatches(donor: nn.Module, target: nn.Module) -> list[str]:
-    """Modules with channels that only one model has, and parameters whose shapes differ.
+    """Parameters whose shapes differ, or that one model lacks.
 
-    Parameters that belong to no channel, such as experts with biases, are compared too: they never
-    move, but models that differ in them do not compute the same things in their channels.
+    Those that belong to no channel, such as experts with biases, are compared too: they never move,
+    but models that differ in them do not compute the same things in their channels.
     """
-    ours, theirs = channel_modules(donor), channel_modules(target)
-    mismatches = [f"module {name} only in the donor" for name in ours if name not in theirs]
-    mismatches += [f"module {name} only in the target" for name in theirs if name not in ours]
-    alone = ours.keys() ^ theirs.keys()
-    # The owner of packed experts goes by the name of their parameter.
-    shapes = [
-        {
-            name: shape
-            for name, shape in _shapes(model)
-            if name not in alone and name.rpartition(".")[0] not in alone
-        }
-        for model in (donor, target)
-    ]
-    return mismatches + [
-        f"{name} {shapes[0].get(name, 'absent')} against {shapes[1].get(name, 'absent')}"
-        for name in dict.fromkeys([*shapes[0], *shapes[1]])
-        if shapes[0].get(name) != shapes[1].get(name)
+    ours, theirs = dict(_shapes(donor)), dict(_shapes(target))
+    return [
+        f"{name} {ours.get(name, 'absent')} against {theirs.get(name, 'absent')}"
+        for name in dict.fromkeys([*ours, *theirs])
+        if ours.get(name) != theirs.get(name)
     ]
 
 
@@ -194,7 +179,7 @@ def _shapes(model: nn.Module) -> Iterator[tuple[str, str]]:
     """Shape of each parameter; the rows of embedding and head are compared elsewhere."""
     vocabulary = dict(vocabulary_parameters(model))
     for name, parameter in model.named_parameters(remove_duplicate=False):
-        sizes = (
-            ["vocabulary" if name in vocabulary else str(len(parameter))] if parameter.ndim else []
-        )
-        yield name, " x ".join(sizes + [str(size) for size in parameter.shape[1:]])
+        sizes = [str(size) for size in parameter.shape]
+        if name in vocabulary:
+            sizes[0] = "vocabulary"
+        yield name, " x ".join(sizes)

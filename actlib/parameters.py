@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from actlib.channels import channel_modules, unwrapped
 from actlib.pairs import require_pair
-from actlib.recording import describe_pair, require_differing
-from actlib.scores import ChannelScores
+from actlib.recording import describe_pair
+from actlib.scores import ChannelScores, require_differing
 from actlib.transfer import Rows, as_matrix, rows_of
 from actlib.vocabulary import shared_rows
 from actlib.weights import require_in_memory
@@ -55,12 +55,9 @@ def differences(donor: Rows, target: Rows) -> Rows:
 def channel_norms(
     model: nn.Module, rows: Rows, modules: set[str] | None = None
 ) -> dict[str, Float[Tensor, " channels"]]:
-    """L2 norm over all parameters of each channel, of some modules or all, on the CPU.
+    """L2 norm over all parameters of each channel, of the named modules or all, on the CPU.
 
-    Args:
-        model: whose channels these are.
-        rows: the numbers, such as differences of two models; they are read a stretch at a time.
-        modules: names of the modules; those of others are left out.
+    The numbers, such as differences of two models, are read a stretch of rows at a time.
     """
     names = {id(parameter): name for name, parameter in unwrapped(model).named_parameters()}
     norms = {}

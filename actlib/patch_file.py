@@ -52,12 +52,9 @@ class PatchInfo:
 
 @dataclass(frozen=True, eq=False)
 class Edit:
-    """What a patch changes of one parameter.
+    """What a patch changes of one parameter: the selected elements and their values.
 
-    Attributes:
-        selection: the elements.
-        values: new ones as "after", original ones as "before" where the patch has them.
-        sha256: of the original ones where it has not.
+    New ones are "after", original ones "before", of which a patch may have the SHA-256 alone.
     """
 
     selection: Selection

@@ -156,10 +156,8 @@ def _switch(
     target: Model, path: Path, out: str | os.PathLike | None, old: str, new: str
 ) -> Path | None:
     """Take a target from one side of a patch ("before", "after") to the other."""
-    if isinstance(target, nn.Module) and out is not None:
-        raise ValueError("a model in memory is changed in place, so `out` must not be given")
-    if not isinstance(target, nn.Module) and out is None:
-        raise ValueError(f"`out` must name the folder to write, because {target} stays as it is")
+    if isinstance(target, nn.Module) != (out is None):
+        raise ValueError("`out` names the folder to write of a model folder, and of no other model")
     state = path.stat() if path.is_file() else None
     info, edits = _load(path, state and (state.st_ino, state.st_size, state.st_mtime_ns))
     if new == "before" and not info.reversible:

@@ -3,17 +3,10 @@
     accelerate launch --num_processes 4 record.py     # one process a GPU
     torchrun --nproc_per_node 2 record.py             # on CPUs
 
-Each process has both models on its own device and returns the scores of all::
-
-    device = accelerate.PartialState().device
-    donor, target = (load(place).to(device) for place in places)
-    scores = record_differences(donor, target, batches)    # the same batches in each process
-    if accelerate.PartialState().is_main_process:
-        scores.save("scores.safetensors")
-
-A process that is one of several finds that out here. In a process alone every function below does
-nothing. (`accelerate launch --cpu` starts one process whatever it is asked; ACCELERATE_USE_CPU=true
-with --multi_gpu starts several.)
+Each process has both models on its own device, goes through the same batches and returns the scores
+of all; docs/clusters.md has a whole script. A process that is one of several finds that out here,
+and in a process alone every function below does nothing. (`accelerate launch --cpu` starts one
+process whatever it is asked; ACCELERATE_USE_CPU=true with --multi_gpu starts several.)
 """
 
 import os

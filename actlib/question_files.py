@@ -5,11 +5,11 @@ for where, row in json_lines(Path("questions.jsonl")).items(): ...
 
 import json
 import re
+import reprlib
 from collections.abc import Iterator
 from pathlib import Path
 
 from actlib.numerals import parse_number
-from actlib.wording import shorten_value
 
 Rows = dict[str, dict]
 """Rows in their order; the key says in messages where each is, such as `q.jsonl, line 3`."""
@@ -49,7 +49,7 @@ def json_lines(path: Path) -> Rows:
             raise ValueError(f"{where}: not JSON ({reason}); expected one object a line.") from None
         if not isinstance(row, dict):
             expected = 'an object like {"question": ..., "answer": ...}'
-            raise ValueError(f"{where}: expected {expected}, got {shorten_value(row)}.")
+            raise ValueError(f"{where}: expected {expected}, got {reprlib.repr(row)}.")
         rows[where] = row
     return rows
 

@@ -11,13 +11,14 @@ itself wins over what its format or its file's name implies.
 
 import hashlib
 import re
+import reprlib
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from actlib.numerals import format_number, parse_number
 from actlib.question_files import Rows, read_sources
-from actlib.wording import shorten_value
+from actlib.wording import require_known
 
 SPLITS = ("train", "validation", "test")
 _SPLIT_NAMES = {**dict(zip(SPLITS, SPLITS, strict=True)), "dev": "validation"}
@@ -101,24 +102,17 @@ def split_of(key: str) -> str:
     return "train" if bucket < 80 else "validation" if bucket < 88 else "test"
 
 
-def require_known(name: str, given: Iterable[str], choices: Sequence[str]) -> None:
-    """Raise ValueError, naming the choices, for a value that is none of them."""
-    for value in given:
-        if value not in choices:
-            raise ValueError(f"Unknown {name} {value!r}; choose from {', '.join(choices)}.")
-
-
 def require_text(where: str, row: Mapping, *names: str) -> None:
     """Raise ValueError, naming row and column, where one of some columns holds no text."""
     for name in names:
         value = row.get(name)
         if not isinstance(value, str) or not normalize_text(value):
-            got = f"got {shorten_value(value)}" if name in row else "and is missing"
+            got = f"got {reprlib.repr(value)}" if name in row else "and is missing"
             raise ValueError(f"{where}: {name!r} must hold text, {got}.")
         if re.search("[\ud800-\udfff]", value):
             raise ValueError(
                 f"{where}: {name!r} holds half a character (a lone surrogate); write it again, "
-                f"got {shorten_value(value)}."
+                f"got {reprlib.repr(value)}."
             )
 
 
@@ -145,7 +139,7 @@ def read_exams(where: str, row: Mapping) -> dict:
     listed = row.get("choices")
     if not isinstance(listed, dict) or not all(isinstance(c, str) for c in listed.values()):
         raise ValueError(
-            f"{where}: 'choices' must hold texts by letter, got {shorten_value(listed)}."
+            f"{where}: 'choices' must hold texts by letter, got {reprlib.repr(listed)}."
         )
     names = ("question", "choices", "answer", "language", "subject")
     return {name: row[name] for name in names}
@@ -198,15 +192,12 @@ def _complete(where: str, default_id: str, row: dict, format: str) -> dict:
     """A row, checked, with all columns: what it names itself, else what its format implies."""
     require_text(where, row, "question", "answer")
     split = row.get("split") or split_of(normalize_text(row["question"]))
-    if split not in SPLITS:
-        raise ValueError(
-            f"{where}: unknown split {shorten_value(split)}; choose from {', '.join(SPLITS)}."
-        )
+    require_known(f"{where}: split", [split], SPLITS)
     operands = row.get("operands") or []
     numbers = operands if isinstance(operands, list) else [operands]
     if numbers is not operands or any(type(n) is not int or abs(n) >= 2**63 for n in numbers):
         raise ValueError(
-            f"{where}: 'operands' must be a list of whole numbers, got {shorten_value(operands)}."
+            f"{where}: 'operands' must be a list of whole numbers, got {reprlib.repr(operands)}."
         )
     language, domain, task = _IMPLIED[format]
     ability = normalize_name(row.get("ability"))

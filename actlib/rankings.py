@@ -15,6 +15,7 @@ in nats, and they have their own rankings. No torch is imported, so that figures
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Float
@@ -28,10 +29,11 @@ if TYPE_CHECKING:
     Formula = Callable[["ChannelScores"], Values]
 
 STD_FLOOR = 0.01  # of the module's mean standard deviation; see `divide_by_std`
-REMEDY = {
+REMEDIES = {
     "magnitudes": "activations have them, so rank a recording",
     "means": "record with `moments=True` (--moments)",
-    "stds": "record with `moments=True` (--moments)",
+    "off": "attach a reference by `relative_to` (--reference)",
+    "off.stds": "record the reference with `moments=True` (--moments)",
     "sizes": "attributions have them, so record those",
 }
 
@@ -44,8 +46,8 @@ class Ranking:
         name: as given to `ChannelScores.top`.
         formula: scores to the values that order the channels, by module.
         legend: its name in figures, unless `actlib.analysis.style.METHODS` has one.
-        needs: parts of the scores that the formula reads beside the values.
-        off_needs: parts of the reference that it reads; empty where it needs no reference.
+        needs: parts of the scores that the formula reads beside the values, such as "means", or
+            "off", the reference, and then "off.stds".
         per_module: take the same percent in each module, not of all channels together.
         of: the kind of scores that it orders, "differences" or "attributions".
     """
@@ -54,7 +56,6 @@ class Ranking:
     formula: "Formula"
     legend: str = ""
     needs: tuple[str, ...] = ()
-    off_needs: tuple[str, ...] = ()
     per_module: bool = False
     of: str = "differences"
 
@@ -70,19 +71,10 @@ class Ranking:
                 f'ranking "{self.name}" orders {self.of}, and these scores are {scores.kind}; rank '
                 f"them by one of {', '.join(fitting)}"
             )
-        if self.off_needs and scores.off is None:
-            raise ValueError(
-                f'ranking "{self.name}" needs a reference: attach one by `relative_to` '
-                "(--reference)"
-            )
-        needs = [("scores", part) for part in self.needs]
-        needs += [("reference", part) for part in self.off_needs]
-        for what, part in needs:
-            if not getattr(scores if what == "scores" else scores.off, part):
-                raise ValueError(
-                    f'ranking "{self.name}" needs {part}, the {what} lack{"s" * (what[-1] != "s")} '
-                    f"them; {REMEDY[part]}"
-                )
+        for part in self.needs:
+            if not attrgetter(part)(scores):
+                remedy = REMEDIES[part]
+                raise ValueError(f'ranking "{self.name}" needs {part}, which is missing; {remedy}')
         return self.formula(scores)
 
 
@@ -124,7 +116,7 @@ def divide_by_magnitude(scores: "ChannelScores") -> "Values":
     return _divide(scores.values, _module_means(scores.magnitudes))
 
 
-@ranking("relative", off_needs=("stds",))
+@ranking("relative", needs=("off", "off.stds"))
 def divide_by_std(scores: "ChannelScores") -> "Values":
     """d_i / (s_i + e_m), with s_i the donor's std on the inputs without the ability. Ours.
 
@@ -140,7 +132,7 @@ def divide_by_std(scores: "ChannelScores") -> "Values":
     )
 
 
-@ranking("contrast", needs=("magnitudes",), off_needs=("values",))
+@ranking("contrast", needs=("magnitudes", "off"))
 def subtract_reference(scores: "ChannelScores") -> "Values":
     """(d_i - d_i(off)) / a_m, with d_i(off) the score on the inputs without the ability. Ours.
 

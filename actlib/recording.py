@@ -21,13 +21,13 @@ from tqdm.auto import tqdm
 
 from actlib.activations import Activations, read_activations, require_sound
 from actlib.channels import ChannelModule, channel_modules, unwrapped
-from actlib.experts import Routed, sum_routed
+from actlib.experts import sum_routed
 from actlib.files import require_metadata
 from actlib.hooks import AnswerTokens, evaluating, mark_answers
 from actlib.kernels import try_add_sums
 from actlib.pairs import require_pair
 from actlib.processes import add_up, failing_together, gather, is_own_batch
-from actlib.scores import ChannelScores
+from actlib.scores import ChannelScores, require_differing
 from actlib.wording import list_first
 
 Calls = defaultdict[str, deque[Activations]]
@@ -58,17 +58,6 @@ def sum_tokens(
         variance, mean = torch.var_mean(a, dim=0, correction=0)
         sums += [mean.double() * len(a), (variance.double() + mean.double().square()) * len(a)]
     return torch.stack([each.double() for each in sums])
-
-
-def average_tokens(
-    sums: Float[Tensor, "sums channels"], entries: Float[Tensor, " channels"]
-) -> Float[Tensor, "sums channels"]:
-    """Means over tokens of what `sum_tokens` adds, the scores first; of a^2 the std of a."""
-    averages = sums / entries.clamp_min(1)
-    if len(averages) == 4:
-        # rounding can leave a constant channel slightly below 0
-        averages[3] = (averages[3] - averages[2].square()).clamp_min(0).sqrt()
-    return averages
 
 
 def record_differences(
@@ -190,16 +179,15 @@ class DifferenceSums:
         device = torch.device("cpu") if theirs.device.type == "mps" else theirs.device
         sums = self._sums[name] = self._sums[name].to(device)
         ours, theirs = ours.to(device), theirs.to(device)
-        if isinstance(ours, Routed) != isinstance(theirs, Routed) or ours.shape != theirs.shape:
+        if ours.shape != theirs.shape:
             raise ValueError(
                 f"module {name} gives {tuple(ours.shape)} in the donor and {tuple(theirs.shape)} "
                 "in the target; give both the same batches"
             )
-        if isinstance(ours, Routed) and isinstance(theirs, Routed):
+        if ours.is_sparse:
             sums += sum_routed(ours, theirs, self.moments)
-        elif isinstance(ours, Tensor) and isinstance(theirs, Tensor):
-            if not try_add_sums(sums, ours, theirs):
-                sums += sum_tokens(ours, theirs, self.moments)
+        elif not try_add_sums(sums, ours, theirs):
+            sums += sum_tokens(ours, theirs, self.moments)
         self._entries[name] += ours.shape[0]
 
     def combine(self, metadata: Mapping[str, str]) -> ChannelScores:
@@ -211,9 +199,11 @@ class DifferenceSums:
         channels = [each.channels for each in self.modules.values()]
         sums = add_up(torch.cat([each.cpu() for each in self._sums.values()], dim=1))
         entries = add_up(torch.tensor([*self._entries.values()], dtype=torch.float64))
-        averages = average_tokens(sums, entries.repeat_interleave(torch.tensor(channels))).float()
+        averages = sums / entries.repeat_interleave(torch.tensor(channels)).clamp_min(1)
+        if self.moments:  # of a^2 the std of a; rounding can leave a constant slightly below 0
+            averages[3] = (averages[3] - averages[2].square()).clamp_min(0).sqrt()
         parts: list[dict[str, Tensor]] = [{} for _ in averages]
-        for name, rows in zip(self.modules, averages.split(channels, dim=1), strict=True):
+        for name, rows in zip(self.modules, averages.float().split(channels, dim=1), strict=True):
             require_sound(rows, f"in donor or target the activations of module {name} are")
             for part, row in zip(parts, rows, strict=True):
                 part[name] = row.clone()
@@ -233,15 +223,6 @@ class DifferenceSums:
         tokens, metadata = int(origin["tokens"]), {**metadata, **origin}
         (values, magnitudes), (means, stds) = parts[:2], parts[2:] or [{}, {}]
         return ChannelScores(values, magnitudes, tokens, metadata, means, stds, roles)
-
-
-def require_differing(values: Mapping[str, Tensor], reason: str) -> None:
-    """Raise ValueError for scores that are all 0, as donor and target do what the reason says."""
-    if not any(part.any() for part in values.values()):
-        raise ValueError(
-            f"donor and target {reason}, so no channel ranks before another; record two models "
-            "that differ, before anything replaces their forwards"
-        )
 
 
 def digest_items(batch: Mapping[str, Tensor]) -> list[bytes]:

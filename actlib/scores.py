@@ -18,9 +18,9 @@ from torch import Tensor
 
 from actlib.channels import ROLES
 from actlib.files import RESERVED, load_tensors, require_metadata, save_tensors
-from actlib.masks import ChannelMask, describe_origin, require_same_channels
-from actlib.rankings import RANKINGS, Ranking
-from actlib.topk import mark_best, require_percent
+from actlib.masks import ChannelMask, describe_origin, mark_best, require_same_channels
+from actlib.rankings import RANKINGS
+from actlib.wording import require_known
 
 ATTRIBUTION = "attribution"  # the method of attributions in their metadata
 PARTS = ("values", "magnitudes", "means", "stds")
@@ -136,7 +136,8 @@ class ChannelScores:
         Raises:
             ValueError: the ranking is unknown or of another kind, or lacks what it needs.
         """
-        return _require_ranking(ranking).order(self)
+        require_known("ranking", [ranking], RANKINGS)
+        return RANKINGS[ranking].order(self)
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the scores with their metadata to a safetensors file, without the reference."""
@@ -165,18 +166,15 @@ class ChannelScores:
                 part, _, name = key.partition(":")
                 parts[part][name] = tensor
             tokens = int(metadata["tokens"])
-            if {*map(type, roles.values())} - {str} or {*map(type, sizes.values())} - {int}:
-                raise ValueError("roles or sizes of its modules")
+            shapes = [{name: each.shape for name, each in part.items()} for part in parts.values()]
+            whole = all(each.ndim == 1 and each.is_floating_point() for each in tensors.values())
+            whole &= sizes.keys() in (set(), shapes[0].keys())
+            whole &= {*map(type, roles.values())} <= {str} and {*map(type, sizes.values())} <= {int}
+            if not shapes[0] or any(each not in ({}, shapes[0]) for each in shapes) or not whole:
+                raise ValueError("its parts do not fit")
         except (KeyError, ValueError, AttributeError, RecursionError) as error:
             damage = f"{path} is a damaged ChannelScores file ({error!r})"
             raise ValueError(f"{damage}; record the scores again") from error
-        shapes = [{name: each.shape for name, each in part.items()} for part in parts.values()]
-        whole = all(tensor.ndim == 1 and tensor.is_floating_point() for tensor in tensors.values())
-        whole &= sizes.keys() in (set(), shapes[0].keys())
-        if not shapes[0] or any(each not in ({}, shapes[0]) for each in shapes) or not whole:
-            raise ValueError(
-                f"{path} is a damaged ChannelScores file (its parts do not fit); record them again"
-            )
         if not all(tensor.isfinite().all() for tensor in tensors.values()):
             raise ValueError(f"the scores in {path} hold NaN or infinite values; record them again")
         return cls(**parts, tokens=tokens, metadata=metadata, roles=roles, sizes=sizes, off=None)
@@ -184,11 +182,18 @@ class ChannelScores:
     def _select(
         self, percent: float, ranking: str, without: str | Iterable[str], highest: bool
     ) -> ChannelMask:
-        require_percent(percent)
-        rule, left_out = _require_ranking(ranking), _require_roles(self.roles, without)
-        values = rule.order(self)
+        values, rule = self.ranked(ranking), RANKINGS[ranking]
+        left_out = [without] if isinstance(without, str) else list(dict.fromkeys(without))
+        require_known("`without`", left_out, ROLES)
+        if left_out and not self.roles:
+            raise ValueError("these scores do not say what their modules are; record them again")
         ranked = {n: v.float() for n, v in values.items() if self.roles.get(n) not in left_out}
-        _require_rankable(ranked, left_out)
+        if not ranked:
+            words = ", ".join(left_out)
+            raise ValueError(f"no module is left to rank without {words}; leave out fewer")
+        if any(part.isnan().any() for part in ranked.values()):
+            raise ValueError("the scores hold NaN and cannot be ranked; record them again")
+        require_differing(ranked, "give scores that are all 0")
         channels = {name: torch.zeros_like(part, dtype=torch.bool) for name, part in values.items()}
         channels |= mark_best(ranked, percent, highest=highest, per_module=rule.per_module)
         side = "top" if highest else "bottom"
@@ -196,7 +201,7 @@ class ChannelScores:
         if left_out:
             origin["without"] = ",".join(left_out)
             origin["unranked"] = ",".join(name for name in values if name not in ranked)
-        if rule.off_needs and self.off is not None:
+        if "off" in rule.needs and self.off is not None:
             origin["off"] = self.off.metadata.get("data_hash", "")
         return ChannelMask(channels, {**self.metadata, **origin})
 
@@ -250,6 +255,15 @@ def pool(scores: Sequence[ChannelScores]) -> ChannelScores:
     return replace(scores[0], **parts, tokens=total, metadata=metadata, off=None)
 
 
+def require_differing(values: Mapping[str, Tensor], reason: str) -> None:
+    """Raise ValueError for scores that are all 0, as donor and target do what the reason says."""
+    if not any(part.any() for part in values.values()):
+        raise ValueError(
+            f"donor and target {reason}, so no channel ranks before another; record two models "
+            "that differ, before anything replaces their forwards"
+        )
+
+
 def _require_reference(scores: ChannelScores, other: ChannelScores, kind: str, use: str) -> None:
     """Refuse a reference of another model or without tokens, and scores of another kind."""
     complaint = "the reference is a recording of another model"
@@ -258,34 +272,3 @@ def _require_reference(scores: ChannelScores, other: ChannelScores, kind: str, u
         raise ValueError("the reference must be a recording with answer tokens, and has none")
     if {scores.kind, other.kind} != {kind}:
         raise ValueError(f"{use} takes {kind} alone, got {scores.kind} and {other.kind}")
-
-
-def _require_ranking(name: str) -> Ranking:
-    if name not in RANKINGS:
-        raise ValueError(f"unknown ranking {name!r}, expected one of {', '.join(RANKINGS)}")
-    return RANKINGS[name]
-
-
-def _require_roles(roles: Mapping[str, str], without: str | Iterable[str]) -> list[str]:
-    """The roles to leave out, checked."""
-    named = [without] if isinstance(without, str) else list(dict.fromkeys(without))
-    for role in named:
-        if role not in ROLES:
-            raise ValueError(
-                f"`without` takes what a module is, one of {', '.join(ROLES)}; got {role!r}"
-            )
-    if named and not roles:
-        raise ValueError("these scores do not say what their modules are; record them again")
-    return named
-
-
-def _require_rankable(values: Mapping[str, Tensor], without: Sequence[str]) -> None:
-    if not values:
-        raise ValueError(f"no module is left to rank without {', '.join(without)}; leave out fewer")
-    if any(part.isnan().any() for part in values.values()):
-        raise ValueError("the scores hold NaN and cannot be ranked; record them again")
-    if not any(part.any() for part in values.values()):
-        raise ValueError(
-            "the scores are all 0, so no channel ranks before another; record two models that "
-            "differ on these inputs"
-        )

@@ -38,14 +38,9 @@ DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF1
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where one tensor's bytes lie in a folder.
+    """Where one tensor's bytes lie: a file of a folder, the first byte in it, and their number.
 
-    Attributes:
-        file: name of the file in the folder.
-        dtype: type of the numbers by its safetensors name.
-        shape: shape of the tensor.
-        offset: first byte in the file.
-        size: number of bytes.
+    The type of its numbers goes by its safetensors name.
     """
 
     file: str
@@ -76,10 +71,8 @@ class StoredTensor:
 class StoredParameter:
     """One parameter of a model in its files.
 
-    Attributes:
-        shape: shape of the parameter.
-        parts: stored tensors whose rows, one after the other, are those of the parameter as a
-            matrix [all dimensions but the last, last].
+    The rows of its parts, one after the other, are those of the parameter as a matrix [all
+    dimensions but the last, last].
     """
 
     shape: tuple[int, ...]
@@ -114,8 +107,6 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
             folder holds an adapter, or the index names a file outside the folder.
     """
     if not folder.is_dir():
-        if folder.exists():
-            raise ValueError(f"{folder} is a file; expected a model folder")
         raise ValueError(f"there is no model folder {folder}; download a model of the Hub first")
     require_no_adapter(folder)
     # Loading prefers the single file where a folder has both.
@@ -167,10 +158,8 @@ def _read_index(folder: Path) -> dict[str, str]:
             f"{path} is not an index of safetensors files: {error!r}; copy or download it again"
         ) from error
     for file, name in names.items():
-        if name.anchor or ".." in name.parts:
-            raise ValueError(f"{path} names the file {file!r}, which is outside its folder")
-        if not file.endswith(".safetensors"):
-            raise ValueError(f"{path} names the file {file!r}, expected safetensors files only")
+        if name.anchor or ".." in name.parts or not file.endswith(".safetensors"):
+            raise ValueError(f"{path} names {file!r}, expected safetensors files in its folder")
     return placed
 
 
@@ -238,11 +227,8 @@ def _join(
 ) -> StoredParameter | None:
     """The parameter that a conversion makes of tensors, if that only lines up their rows.
 
-    Such as experts.gate_up_proj = expert 0's gate, expert 0's up, expert 1's gate, ...
-
-    Args:
-        converter: what transformers does.
-        sources: for each of its source patterns the tensors, in order of the experts.
+    Such as experts.gate_up_proj = expert 0's gate, expert 0's up, expert 1's gate, ... The sources
+    are, for each pattern of the converter, the tensors in order of the experts.
     """
     from transformers.core_model_loading import Concatenate, MergeModulelist
 

@@ -9,7 +9,6 @@ Exit statuses: 0 done; 1 bad input, or a pair that does not fit, in one sentence
 usage; 3 a notebook failed; 4 a defect of actlib, with its traceback; 141 nobody reads the output.
 """
 
-import errno
 import inspect
 import json
 import os
@@ -37,12 +36,6 @@ OutFile = Annotated[str, Option(help="file to write")]
 Json = Annotated[bool, Option("--json", help="print the result as JSON")]
 _SETTINGS = {"max_content_width": 100, "help_option_names": ["-h", "--help"]}
 _SEVERAL = ("--give", "--tasks", "--data", "--metadata")  # options that take several words
-_REMEDIES = {
-    errno.ENOSPC: "free some space, or write to another disk",
-    errno.ENAMETOOLONG: "choose a shorter name",
-    errno.ENOTDIR: "a part of the path is a file and no folder",
-    errno.EEXIST: "a part of the path is a file and no folder",
-}
 
 
 def new_app(text: str) -> typer.Typer:
@@ -114,17 +107,13 @@ def _sentence(error: Exception) -> str:
     """An error as one line; one of the system names its file and what to try."""
     if isinstance(error, OSError) and error.errno is not None:
         path = error.filename2 or error.filename or "a file"
-        remedy = _REMEDIES.get(error.errno, "look at the path and its permissions")
+        remedy = "name a shorter path, in a folder that can be written and whose disk has space"
         return f"{path}: {error.strerror}; {remedy}"
     return " ".join(str(error).split())
 
 
 def require_output(out: str, *inputs: str | None) -> None:
     """Refuse a file that cannot be written, or would replace an input, before any work.
-
-    Args:
-        out: path of the output.
-        inputs: paths that are read; None is ignored.
 
     Raises:
         ValueError: the output is an input, a folder, or below what is no folder.

@@ -5,18 +5,16 @@ scores = record_differences_in_two_passes("donor/", "target/", batches, "scratch
 
 import gc
 import tempfile
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from actlib.channels import ChannelModule, channel_modules
-from actlib.experts import Routed
-from actlib.hooks import AnswerTokens, evaluating
+from actlib.channels import channel_modules
+from actlib.hooks import evaluating
 from actlib.loading import empty_model, load_pretrained
 from actlib.pairs import require_pair
 from actlib.processes import failing_together
@@ -77,7 +75,9 @@ def record_differences_in_two_passes(
                 path = _path(scratch, number, batch)
                 if not path.is_file():
                     raise ValueError(f"batch {number} is another in the second pass; give a list")
-                sums.add_batch(model, batch, tokens, _read(path, sums.modules, tokens))
+                stored = torch.load(path, weights_only=True)
+                calls = Calls(deque, {name: deque(each) for name, each in stored.items()})
+                sums.add_batch(model, batch, tokens, calls)
                 path.unlink()
         if any(Path(scratch).iterdir()):
             raise ValueError("the second pass had fewer batches than the first; give a list")
@@ -92,7 +92,8 @@ def _run_donor(
     with evaluating(model):
         for number, batch, tokens in own_batches(batches, progress):
             calls = collect_activations(model, modules, batch, tokens)
-            _save(calls, _path(folder, number, batch))
+            stored = {name: [each.cpu() for each in calls[name]] for name in calls}
+            torch.save(stored, _path(folder, number, batch))
     with torch.device("meta"):
         return type(model)(model.config).to(next(model.parameters()).dtype)
 
@@ -100,32 +101,6 @@ def _run_donor(
 def _path(folder: str, number: int, batch: Mapping[str, Tensor]) -> Path:
     """File of the donor's activations of a batch, by its number and what items it holds."""
     return Path(folder, f"{number}-{hash(tuple(digest_items(batch)))}")
-
-
-def _save(calls: Calls, path: Path) -> None:
-    """Write the activations of a batch in their own dtype."""
-    tensors = dict[str, Tensor]()
-    for name in calls:
-        for number, each in enumerate(calls[name]):
-            parts = each.tensors() if isinstance(each, Routed) else {"": each}
-            # copies, since both projections of an expert share their routes
-            copies = {part: tensor.cpu().clone().contiguous() for part, tensor in parts.items()}
-            tensors |= {f"{name}#{number}#{part}": tensor for part, tensor in copies.items()}
-    save_file(tensors, path)
-
-
-def _read(path: Path, modules: Mapping[str, ChannelModule], tokens: AnswerTokens) -> Calls:
-    """What `_save` wrote for these answer tokens of a batch."""
-    parts = defaultdict[tuple[str, int], dict[str, Tensor]](dict)
-    for key, tensor in load_file(path).items():
-        name, call, part = key.split("#")
-        parts[name, int(call)][part] = tensor
-    calls = Calls(deque)
-    for name, number in sorted(parts):
-        own, total = parts[name, number], len(modules[name].weight)
-        routed = None if "" in own else Routed(**own, count=len(tokens.rows), total=total)
-        calls[name].append(own[""] if routed is None else routed)
-    return calls
 
 
 def _load(source: Source) -> nn.Module:

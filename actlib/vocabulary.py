@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
-from actlib.channels import own_parameters
+from actlib.channels import end_of, own_parameters
 from actlib.wording import list_first
 
 if TYPE_CHECKING:
@@ -109,27 +109,18 @@ def compare_tokenizers(donor: "Tokenizer", target: "Tokenizer") -> tuple[list[st
             f"tokenizer vocabulary of {len(ours)} against {len(theirs)} tokens, of which those of "
             f"one alone do not move, such as {example}"
         )
-    return mismatches, doubts + _special_tokens(donor, target)
-
-
-def _special_tokens(donor: "Tokenizer", target: "Tokenizer") -> list[str]:
-    """Roles that other tokens have; that of padding never reaches a score."""
-    ours, theirs = donor.special_tokens_map, target.special_tokens_map
-    return [
-        f"{role} {ours.get(role)} against {theirs.get(role)}"
-        for role in dict.fromkeys([*ours, *theirs])
-        if role != "pad_token" and ours.get(role) != theirs.get(role)
+    one, other = donor.special_tokens_map, target.special_tokens_map
+    doubts += [
+        f"{role} {one.get(role)} against {other.get(role)}"
+        for role in dict.fromkeys([*one, *other])
+        if role != "pad_token" and one.get(role) != other.get(role)  # padding reaches no score
     ]
+    return mismatches, doubts
 
 
 def vocabulary_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """Parameters whose rows are the tokens': those of embedding and head, under all their names."""
-    ends = []
-    for end in ("get_input_embeddings", "get_output_embeddings"):
-        try:
-            ends.append(getattr(model, end)())
-        except (AttributeError, NotImplementedError):  # no model of transformers, or one without
-            pass
+    ends = [end_of(model, "input"), end_of(model, "output")]
     for name, module in model.named_modules(remove_duplicate=False):
         if any(module is each for each in ends):
             for own, parameter in own_parameters(module).items():

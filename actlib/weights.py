@@ -22,7 +22,8 @@ FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _CODES = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.float8_e4m3fn, torch.float8_e5m2)
 _ADAPTER = (
     "is wrapped by peft ({}), so that its weights are not those that it computes with; merge the "
-    "adapter into them by peft.PeftModel.from_pretrained(model, adapter).merge_and_unload()"
+    "adapter into them by peft.PeftModel.from_pretrained(model, adapter).merge_and_unload(), or of "
+    "a learned prompt, which no channel holds, take get_base_model()"
 )
 _SHARDED = "is sharded over processes ({}); load the whole model in each process"
 _WRAPPERS = {  # by package and class
@@ -107,10 +108,6 @@ def _called(name: str) -> str:
 def _describe_wrapping(module: nn.Module) -> str | None:
     for kind in type(module).__mro__:
         fault = _WRAPPERS.get(f"{kind.__module__.partition('.')[0]}.{kind.__name__}")
-        if fault and getattr(
-            getattr(module, "active_peft_config", None), "is_prompt_learning", None
-        ):
-            return "has a prompt learned by peft, which no channel holds; take get_base_model()"
         if fault:
             return fault.format(type(module).__name__)
     return None
@@ -121,25 +118,20 @@ def _describe_tensors(module: nn.Module) -> str | None:
     own = own_parameters(module)
     if ".quantized." in type(module).__module__:  # of torch.ao, packed into no tensor at all
         return f"holds packed integers ({type(module).__name__}), {_UNQUANTIZED}"
-    for tensor in own.values():
-        kind = type(tensor).__name__
-        if hasattr(tensor, "full_tensor") or hasattr(tensor, "ds_id") or kind == "FlatParameter":
-            return _SHARDED.format(kind)
     # codes are in buffers (GPTQ, AWQ), in a parameter of a class of its own (bitsandbytes, torchao,
     # quanto) or in one of integers or of 8 bits (HQQ, FP8)
-    buffers = module._buffers.items()
     codes = {
-        name: str(tensor.dtype).removeprefix("torch.")
-        for name, tensor in buffers
+        name: tensor
+        for name, tensor in module._buffers.items()
         if tensor is not None and tensor.dtype in _CODES and (tensor.ndim > 1 or name == "weight")
     }
-    for name, tensor in own.items():
-        if type(tensor) not in (nn.Parameter, Tensor):
-            codes[name] = type(tensor).__name__
-        elif tensor.dtype not in FLOATS:
-            codes[name] = str(tensor.dtype).removeprefix("torch.")
-    for name, kind in codes.items():
-        return f"holds {name} as {kind}, {_UNQUANTIZED}"
+    for name, tensor in {**own, **codes}.items():
+        kind, is_plain = type(tensor).__name__, type(tensor) in (nn.Parameter, Tensor)
+        if hasattr(tensor, "full_tensor") or hasattr(tensor, "ds_id"):
+            return _SHARDED.format(kind)
+        if not is_plain or tensor.dtype not in FLOATS:
+            kind = str(tensor.dtype).removeprefix("torch.") if is_plain else kind
+            return f"holds {name} as {kind}, {_UNQUANTIZED}"
     if isinstance(module, nn.Linear | nn.Embedding) and "weight" not in own:
         return (
             "has a weight that is computed from other parameters (pruning, weight norm or another "

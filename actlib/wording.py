@@ -1,10 +1,7 @@
-"""Words of messages: a long list, or a long value, cut short.
+"""Words of messages: a long list, cut short, and a value that is no choice."""
 
-list_first(["no module a", "no module b", "no module c"], limit=2)
-shorten_value(row)
-"""
-
-from collections.abc import Sequence
+import reprlib
+from collections.abc import Collection, Iterable, Sequence
 
 
 def list_first(texts: Sequence[str], limit: int = 5) -> str:
@@ -17,7 +14,8 @@ def list_first(texts: Sequence[str], limit: int = 5) -> str:
     return "; ".join(texts[:limit]) + (f"; and {rest} more" if rest > 0 else "")
 
 
-def shorten_value(value: object) -> str:
-    """A value as Python writes it in ASCII, its beginning if it is long."""
-    text = ascii(value)
-    return text if len(text) <= 60 else f"{text[:60]}..."
+def require_known(name: str, given: Iterable[object], choices: Collection[str]) -> None:
+    """Raise ValueError, naming the choices, for a value that is none of them."""
+    for value in given:
+        if value not in choices:
+            raise ValueError(f"{name} {reprlib.repr(value)} is none of {', '.join(choices)}")

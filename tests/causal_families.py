@@ -20,7 +20,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as NAMES
 
 import actlib
-from actlib.channels import Layout, channel_modules, uncovered_parameters
+from actlib.channels import channel_modules, uncovered_parameters
 from actlib.masks import ChannelMask
 
 FAMILIES = sorted(NAMES)
@@ -130,7 +130,7 @@ def expected_scores(donor, target, items, names):
 
 
 def try_recording(donor, target, items, notes):
-    names = [n for n, m in channel_modules(target).items() if m.layout is not Layout.PACKED]
+    names = [n for n, m in channel_modules(target).items() if not m.is_packed]
     expected, silent = {}, []
     for size, side in ((1, "left"), (2, "right"), (2, "left")):
         try:
@@ -203,7 +203,7 @@ def outcome(family):
     notes, generator = [], torch.Generator().manual_seed(5)
     modules = channel_modules(target)
     draw = {n: torch.rand(m.channels, generator=generator) < 0.3 for n, m in modules.items()}
-    packed = [name for name, each in modules.items() if each.layout is Layout.PACKED]
+    packed = [name for name, each in modules.items() if each.is_packed]
     if packed:
         notes.append("experts packed in one tensor, which no intervention writes")
     if apart := uncovered_parameters(target):

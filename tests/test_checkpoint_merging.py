@@ -76,7 +76,7 @@ def test_refusals_write_nothing(specialists, family, tmp_path):
     _, mask, _ = places[0]
     before = sorted(path.name for path in tmp_path.iterdir())
     cases = [
-        (places, "first", "unknown collision rule 'first', expected one of sum"),
+        (places, "first", "collision rule 'first' is none of sum"),
         ([], "sum", "no contribution"),
         ([*places, (tmp_path / "other", mask, 0.4)], "sum", "donor and target do not fit"),
         ([*places, (tmp_path / "nowhere", mask, 0.4)], "sum", "there is no model folder"),

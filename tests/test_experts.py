@@ -1,18 +1,19 @@
 import pytest
 import torch
 
-from actlib.experts import Routed, routed_outputs
+from actlib.experts import routed_outputs, sum_routed
 from actlib.recording import record_differences
 
 
 def routed(generator, tokens=7, experts=4, kept=2, outputs=3):
-    """Random outputs of experts, and the same as [tokens, experts, outputs] with zeros between."""
+    """Random outputs of experts, sparse and dense."""
     chosen = torch.rand(tokens, experts, generator=generator).topk(kept).indices
     dense = torch.zeros(tokens, experts, outputs)
     for token in range(tokens):
         dense[token, chosen[token]] = torch.randn(kept, outputs, generator=generator)
-    order, number = dense.abs().sum(-1).T.nonzero(as_tuple=True)
-    return Routed(dense[number, order], number, order, tokens, experts), dense
+    places = dense.abs().sum(-1).T.nonzero().T.flip(0)
+    values = dense[*places]
+    return torch.sparse_coo_tensor(places, values, dense.shape, check_invariants=True), dense
 
 
 def test_a_token_of_one_model_only_counts_whole_in_the_difference():
@@ -20,9 +21,10 @@ def test_a_token_of_one_model_only_counts_whole_in_the_difference():
     (ours, one), (theirs, other) = routed(generator), routed(generator)
     alone = (one != 0).any(-1) ^ (other != 0).any(-1)
     assert alone.any() and not alone.all()
-    found = ours.minus(theirs).mapped(torch.abs).by_expert()
-    torch.testing.assert_close(found, (one - other).abs().sum(0).flatten())
-    torch.testing.assert_close(ours.by_expert(), one.sum(0).flatten())
+    found = sum_routed(ours, theirs, moments=True)
+    expected = (one - other).abs(), (one.abs() + other.abs()) / 2, one, one.square()
+    for own, each in zip(found, expected, strict=True):
+        torch.testing.assert_close(own, each.double().sum(0).flatten())
 
 
 @pytest.mark.parametrize("implementation", ["eager", "batched_mm", "grouped_mm"])
@@ -46,11 +48,12 @@ def test_outputs_are_kept_for_the_experts_chosen_alone(family):
     found = routed_outputs(experts, hidden, chosen)
     assert list(found) == ["gate_up_proj", "down_proj"]
     for each in found.values():
-        assert each.experts.tolist() == [0, 0, 0, 1, 1, 1, 3, 3, 3, 3]
-        assert each.tokens.tolist() == [0, 1, 3, 2, 3, 4, 0, 1, 2, 4]
+        tokens, numbers = each.coalesce().indices()
+        assert tokens.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+        assert numbers.tolist() == [0, 3, 0, 3, 1, 3, 0, 1, 1, 3]
     # An expert that is not there (numbers above the last one are of other processes) is left out.
     chosen[0, 1] = experts.num_experts
-    assert len(routed_outputs(experts, hidden, chosen)["down_proj"].values) == 9
+    assert len(routed_outputs(experts, hidden, chosen)["down_proj"].coalesce().values()) == 9
 
 
 def test_experts_that_no_answer_token_reaches_score_zero(pair, collate, items):

@@ -118,7 +118,7 @@ def traces(model):
         "parameters": [(n, id(p), p.requires_grad) for n, p in model.named_parameters()],
         "attributes": [sorted(vars(module)) for module in model.modules()],
         "hooks": [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()],
-        "channels": [(name, found.layout) for name, found in channel_modules(model).items()],
+        "channels": [(name, found.dimension) for name, found in channel_modules(model).items()],
         "tied": tied_modules(model),
     }
 

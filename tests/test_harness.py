@@ -305,7 +305,7 @@ def test_models_in_turn_and_nothing_of_them_changes(build, tokenizer, data):
 REFUSALS = {
     "no tokenizer": ({"tokenizer": None}, "needs its tokenizer"),
     "vllm": ({"model": "some/model", "backend": "vllm"}, "vllm does not load here.*pip install"),
-    "no task": ({"tasks": []}, "at least one task"),
+    "no task": ({"tasks": []}, "No tasks specified"),
     "no data": ({"data": "absent"}, "found none; name the folder"),
     "chat": ({"chat": True, "template": None}, "none; leave out --chat"),
 }

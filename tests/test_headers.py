@@ -54,23 +54,23 @@ def test_of_two_copies_the_one_that_the_index_names_counts(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("file", "message"),
+    "file",
     [
-        ("../x.safetensors", "outside its folder"),
-        ("/etc/x.safetensors", "outside its folder"),
-        ("a/../../x.safetensors", "outside its folder"),
-        ("C:\\x.safetensors", "outside its folder"),
-        ("..\\x.safetensors", "outside its folder"),
-        ("x.bin", "expected safetensors files only"),
+        "../x.safetensors",
+        "/etc/x.safetensors",
+        "a/../../x.safetensors",
+        "C:\\x.safetensors",
+        "..\\x.safetensors",
+        "x.bin",
     ],
 )
-def test_an_index_that_leaves_the_folder_is_refused(tmp_path, file, message):
+def test_an_index_that_leaves_the_folder_is_refused(tmp_path, file):
     folder = tmp_path / "model"
     folder.mkdir()
     save_file({"a": torch.ones(2)}, tmp_path / "x.safetensors")
     index(folder, {"a": file})
     for read in (stored_tensors, partial(load_pretrained, AutoModelForCausalLM)):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(ValueError, match="expected safetensors files in its folder"):
             read(folder)
 
 

@@ -455,7 +455,7 @@ def test_what_cannot_be_done_is_refused(pair, family, batches):
         (patched(target, donor, wrong), "the mask is of another model"),
         (ablated(target, wrong, "zero"), "the mask is of another model"),
         (ablated(target, wrong, "resample"), "the mask is of another model"),
-        (ablated(target, mask, "noise"), "unknown ablation 'noise'"),
+        (ablated(target, mask, "noise"), "ablation 'noise' is none of zero"),
         (ablated(target, mask, "mean"), "needs `means`"),
         (ablated(target, mask, "mean", means={}), "needs `means`"),
         (ablated(target, mask, "mean", means={"lm_head": torch.ones(1)}), "lm_head has 1 channels"),

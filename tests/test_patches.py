@@ -349,8 +349,8 @@ def test_where_the_result_goes_is_asked_for_and_never_overwritten(folders, make,
     path, before = make(mask_for(target)), contents(tmp_path)
     mask_for(target).save(tmp_path / "patches" / "mask")
     for arguments, message in (
-        ((tmp_path / "target", path), "`out` must name the folder to write"),
-        ((target, path, tmp_path / "out"), "`out` must not be given"),
+        ((tmp_path / "target", path), "`out` names the folder to write"),
+        ((target, path, tmp_path / "out"), "`out` names .* of no other model"),
         ((tmp_path / "target", path, tmp_path / "target"), "exists and is not empty"),
         ((tmp_path / "nowhere", path, tmp_path / "out"), "there is no model folder .*nowhere"),
         ((target, tmp_path / "patches" / "mask"), "holds ChannelMask, not AbilityPatch"),

@@ -109,7 +109,7 @@ REFUSALS = [
     (PLAIN | {"answer": "\u00a0\u200b"}, "line 1: 'answer' must hold text"),
     (PLAIN | {"answer": 5}, "line 1: 'answer' must hold text, got 5"),
     (PLAIN | {"answer": "\ud800x"}, "line 1: 'answer' holds half a character .*; write it again"),
-    (PLAIN | {"split": "dev"}, "unknown split 'dev'; choose from train, validation, test"),
+    (PLAIN | {"split": "dev"}, "split 'dev' is none of train, validation, test"),
     (PLAIN | {"operands": [True]}, "'operands' must be a list of whole numbers, got .True"),
     (PLAIN | {"operands": 2**63}, "'operands' must be a list of whole numbers"),
     ({"choices": {"A": "x"}, "answer": "A"}, "'question' must hold text, and is missing"),

@@ -174,11 +174,11 @@ SITUATIONS = {
     "adapter injected": (inject_adapter, MERGE),
     "prompt tuning": (
         prompt(peft.PromptTuningConfig),
-        r"learned by peft.* take get_base_model\(\)",
+        r"by peft.* of a learned prompt.* take get_base_model\(\)",
     ),
     "prefix tuning": (
         prompt(peft.PrefixTuningConfig),
-        r"learned by peft.* take get_base_model\(\)",
+        r"by peft.* of a learned prompt.* take get_base_model\(\)",
     ),
     "HQQ": (with_layers(Codes), QUANTIZED.format("W_q as uint8")),
     "GPTQ": (with_layers(Packed), QUANTIZED.format("qweight as int32")),

@@ -93,10 +93,7 @@ def local_tasks(data: Folders = None, *, chat: bool = False) -> dict[str, LocalT
 def write_tasks(data: Folders, folder: str | Path, *, chat: bool = False) -> list[str]:
     """Write `TASK.yaml` and `TASK.test.jsonl` of the local tasks; returns their names, sorted.
 
-    Args:
-        data: as `local_tasks`, which raises for it.
-        folder: for `lm_eval --include_path FOLDER`; made if absent.
-        chat: as `local_tasks`.
+    The folder is for `lm_eval --include_path FOLDER`, and made if absent; else as `local_tasks`.
     """
     tasks = local_tasks(data, chat=chat)
     folder = Path(folder).resolve()
