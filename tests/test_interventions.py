@@ -361,20 +361,21 @@ def test_dtypes_may_differ(pair, family, batches):
 
 
 @pytest.mark.parametrize("heads", [1, 2, 4, 7])
-@pytest.mark.parametrize("name", ["qwen3", "gemma3"])  # tokens before heads, heads before tokens
+@pytest.mark.parametrize("name", ["qwen3", "gemma3", "phi"])  # the last two have heads first
 def test_norms_applied_to_each_head_are_edited_by_item_and_token(name, heads, batches):
     # one key-value head, or as many heads as positions, tell the two orders apart only by care
     config = copy.deepcopy(tiny_model(name, 0).config)
     config.num_key_value_heads, config.num_attention_heads = heads, heads
+    config.hidden_size, config.head_dim = 6 * heads, 6
     models = []
     for seed in range(2):
         torch.manual_seed(seed)
         models.append(transformers.AutoModelForCausalLM.from_config(config).eval())
     donor, target = models
     batch = {key: value[1:, -7:] for key, value in batches[0].items()}
-    norm = "model.layers.1.self_attn.k_norm"
+    norm = f"model.layers.1.self_attn.k_{'layer' * (name == 'phi')}norm"
     mask = some(target, only=norm)
-    chosen, first = mask.channels[norm], name == "gemma3"
+    chosen, first = mask.channels[norm], name != "qwen3"
     by_token = (lambda output: output[0].transpose(1, 2)) if first else (lambda output: output[0])
     alone, ours = (by_token(outputs_of(model, batch)[norm]) for model in (target, donor))
     assert alone.shape == (2, 7, heads, 6)
