@@ -81,7 +81,7 @@ class Ranking:
             if not getattr(scores if what == "scores" else scores.off, part):
                 raise ValueError(
                     f'ranking "{self.name}" needs {part}, the {what} lack{"s" * (what[-1] != "s")} '
-                    f"them; {REMEDY[part]}"
+                    f"them; {REMEDY.get(part, 'record them again')}"
                 )
         return self.formula(scores)
 

@@ -141,6 +141,15 @@ def test_a_new_ranking_is_one_function(monkeypatch):
         random_scores().top(10, "smallest")
 
 
+@pytest.mark.parametrize("part", ["roles", "tokens"])
+def test_a_ranking_may_need_any_part_of_the_scores(monkeypatch, part):
+    rule = rankings.Ranking("own", lambda scores: scores.values, needs=(part,))
+    monkeypatch.setitem(RANKINGS, "own", rule)
+    lacking = replace(random_scores(), tokens=0)
+    with pytest.raises(ValueError, match=f'"own" needs {part}, .* lack them; record them again'):
+        lacking.top(10, "own")
+
+
 def test_a_ranking_is_replaced_by_itself_alone(monkeypatch):
     monkeypatch.setitem(RANKINGS, "own", None)  # so that it is gone afterwards
 
