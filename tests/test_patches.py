@@ -247,8 +247,17 @@ def lack(name):
     return lambda parts, metadata: (metadata if name in metadata else parts).pop(name)
 
 
-NAME = "model.norm.weight"
+def add(name, like):
+    return lambda tensors, metadata: tensors.update({name: tensors[like]})
+
+
+NAME, OTHERS = "model.norm.weight", "damaged: tensors of .* lack, or others are there"
 DAMAGES = [
+    (lack(f"{NAME}.rows"), f"damaged: the rows or columns of {NAME}"),
+    (add("x.after", f"{NAME}.after"), "damaged: the rows or columns of x"),
+    (add(f"{NAME}.notes", f"{NAME}.rows"), OTHERS),
+    (lambda tensors, _: tensors.clear(), OTHERS),
+    (lambda _, metadata: metadata.update(before_sha256='{"x": "0"}'), OTHERS),
     (lack(f"{NAME}.columns"), f"damaged: the rows or columns of {NAME}"),
     (lack(f"{NAME}.after"), f"damaged: the values of {NAME}"),
     (lack(f"{NAME}.before"), f"damaged: the original values of {NAME} have no SHA-256"),
