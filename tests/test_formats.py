@@ -79,8 +79,12 @@ def test_sparse_values_that_are_no_patch_of_the_target_are_refused(folders, tmp_
         "in torch.float32": good | {f"{name}.values": torch.ones(2).half()},
         "NaN or infinite": good | {f"{name}.values": torch.tensor([1.0, torch.nan])},
         "none beyond": good | {f"{name}.indices": torch.tensor([1, 16])},
-        "each with its place": good | {f"{name}.values": torch.ones(3)},
-        "values each": {f"{name}.indices": torch.tensor([1, 3])},
+        "each with a place of its own": good | {f"{name}.values": torch.ones(3)},
+        "with a place of its own": good | {f"{name}.indices": torch.tensor([3, 3])},
+        f"else, got {name}.indices$": {f"{name}.indices": torch.tensor([1, 3])},
+        f"else, got {name}.indices; {name}.values; x.val": good | {"x.values": torch.ones(1)},
+        f"else, got {name}.indices; {name}.values; {name}.x": good | {f"{name}.x": torch.ones(1)},
+        "got no tensor": {},
     }
     for message, tensors in others.items():
         with pytest.raises(ValueError, match=message):
