@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from actlib.channels import unwrapped
 from actlib.checkpoint import Checkpoint
 from actlib.files import save_tensors
 from actlib.patch_file import FORMAT, KIND, PatchInfo, gather, load_patch
@@ -55,9 +56,9 @@ def patch_of_sparse(
         metadata: text to keep with the patch.
 
     Raises:
-        ValueError: a parameter is not the target's, its places are no whole rows and columns,
-            values are of another dtype or not finite, the tensors are none or others than the
-            places and values of each parameter, or metadata are refused by `make_patch`.
+        ValueError: a parameter is not the target's or not in its files, its places are no whole
+            rows and columns, values are of another dtype or not finite, the tensors are none or
+            others than places and values, or metadata are refused by `make_patch`.
     """
     stated, parts = shareable({}, metadata or {}), dict[str, Tensor]()
     names = dict.fromkeys(key.rpartition(".")[0] for key in tensors)
@@ -67,10 +68,11 @@ def patch_of_sparse(
             f"and nothing else, got {list_first([*tensors]) or 'no tensor'}"
         )
     if isinstance(target, nn.Module):
-        parameters, read = dict(target.named_parameters()), rows_of(target)
+        parameters, read = dict(unwrapped(target).named_parameters()), rows_of(target)
     else:
         folder = Checkpoint(target)
         parameters, read = dict(folder.model.named_parameters()), folder.rows
+        folder.require([name for name in names if name in parameters], "target")
     for name in names:
         if name not in parameters:
             raise ValueError(f"the target has no parameter {name}; take the model it was made for")
