@@ -90,6 +90,13 @@ RANKINGS: dict[str, Ranking] = {}
 """Every ranking by name, in the order in which they were registered."""
 
 
+def require_ranking(name: str) -> Ranking:
+    """The ranking of that name; raises ValueError where there is none."""
+    if name not in RANKINGS:
+        raise ValueError(f"unknown ranking {name!r}, expected one of {', '.join(RANKINGS)}")
+    return RANKINGS[name]
+
+
 def ranking(name: str, **settings: Any) -> "Callable[[Formula], Formula]":
     """Register a formula as a ranking; the settings are fields of `Ranking`.
 

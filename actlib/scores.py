@@ -19,7 +19,7 @@ from torch import Tensor
 from actlib.channels import ROLES
 from actlib.files import RESERVED, load_tensors, require_metadata, save_tensors
 from actlib.masks import ChannelMask, describe_origin, require_same_channels
-from actlib.rankings import RANKINGS, Ranking
+from actlib.rankings import require_ranking
 from actlib.topk import mark_best, require_percent
 
 ATTRIBUTION = "attribution"  # the method of attributions in their metadata
@@ -136,7 +136,7 @@ class ChannelScores:
         Raises:
             ValueError: the ranking is unknown or of another kind, or lacks what it needs.
         """
-        return _require_ranking(ranking).order(self)
+        return require_ranking(ranking).order(self)
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the scores with their metadata to a safetensors file, without the reference."""
@@ -185,7 +185,7 @@ class ChannelScores:
         self, percent: float, ranking: str, without: str | Iterable[str], highest: bool
     ) -> ChannelMask:
         require_percent(percent)
-        rule, left_out = _require_ranking(ranking), _require_roles(self.roles, without)
+        rule, left_out = require_ranking(ranking), _require_roles(self.roles, without)
         values = rule.order(self)
         ranked = {n: v.float() for n, v in values.items() if self.roles.get(n) not in left_out}
         _require_rankable(ranked, left_out)
@@ -258,12 +258,6 @@ def _require_reference(scores: ChannelScores, other: ChannelScores, kind: str, u
         raise ValueError("the reference must be a recording with answer tokens, and has none")
     if {scores.kind, other.kind} != {kind}:
         raise ValueError(f"{use} takes {kind} alone, got {scores.kind} and {other.kind}")
-
-
-def _require_ranking(name: str) -> Ranking:
-    if name not in RANKINGS:
-        raise ValueError(f"unknown ranking {name!r}, expected one of {', '.join(RANKINGS)}")
-    return RANKINGS[name]
 
 
 def _require_roles(roles: Mapping[str, str], without: str | Iterable[str]) -> list[str]:
