@@ -32,7 +32,13 @@ _DECISIVE = frozenset(
     "num_experts_per_token norm_topk_prob query_pre_attn_scalar attention_multiplier "
     "attn_logit_softcapping final_logit_softcapping scale_attn_weights "
     "scale_attn_by_inverse_layer_idx use_parallel_residual embedding_multiplier "
-    "residual_multiplier logits_scaling".split()
+    "residual_multiplier logits_scaling logit_scale logits_soft_cap output_logit_soft_cap "
+    "moe_router_logit_softcapping scale_embedding scale_emb scale_depth embedding_scale "
+    "qk_scale_factor attention_value_scale attention_in_multiplier attention_out_multiplier "
+    "key_multiplier mlp_multipliers ssm_multipliers ssm_in_multiplier ssm_out_multiplier "
+    "lm_head_multiplier output_multiplier logits_mup_width_multiplier routed_scaling_factor "
+    "router_scaling_factor moe_routed_scaling_factor moe_router_scaling_factor route_scale "
+    "n_group topk_group topk_method scoring_func".split()
 )
 # Settings that say nothing of what a model computes, or of which shapes and ties say more.
 _SILENT = frozenset(

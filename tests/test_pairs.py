@@ -157,6 +157,9 @@ def test_other_architecture_and_other_ties_are_named(family):
         ("qwen3", "head_dim", 3),
         ("llama", "rope_parameters", {"rope_theta": 1e4, "partial_rotary_factor": 0.5}),
         ("mixtral", "num_experts_per_tok", 3),
+        ("llama", "logit_scale", 0.5),  # of Cohere
+        ("qwen3_moe", "routed_scaling_factor", 2.5),  # of DeepSeek, and so the next one
+        ("qwen3_moe", "topk_group", 2),
     ],
 )
 def test_a_setting_that_leaves_shapes_alone_is_named(family, architecture, setting, value):
