@@ -44,7 +44,8 @@ _DECISIVE = frozenset(
 _SILENT = frozenset(
     "architectures dtype torch_dtype use_cache vocab_size tie_word_embeddings return_dict "
     "transformers_version max_position_embeddings id2label label2id problem_type "
-    "quantization_config per_layer_config chunk_size_feed_forward".split()
+    "quantization_config per_layer_config chunk_size_feed_forward auto_map tokenizer_class "
+    "gradient_checkpointing pretraining_tp unsloth_version unsloth_fixed".split()
 )
 _SILENT_PARTS = ("_token_id", "dropout", "pdrop", "initializer", "output_", "router_aux")
 
@@ -59,7 +60,7 @@ def check_pair(
 
     Compared are architecture, settings, modules with channels, the shape of each parameter, tied
     tensors, and the tokenizers where both are given. Names and weights may differ, and so may what
-    a report only warns of: the rotary base, special tokens, tokens that one tokenizer adds.
+    is only warned of: the rotary base, special tokens, tokens that one tokenizer adds.
 
     Where one tokenizer only adds tokens after those of the other, the models may differ in the rows
     of embedding and head. Folders are then compared and moved in the rows that both have; models in
@@ -104,15 +105,17 @@ def require_pair(
     donor_tokenizer: "Tokenizer | None" = None,
     target_tokenizer: "Tokenizer | None" = None,
 ) -> None:
-    """Raise ValueError for models that do not fit, and warn where tokenizers differ in a little."""
+    """Raise ValueError for models that do not fit, and warn where they differ in a little."""
+    donor, target = unwrapped(donor), unwrapped(target)
     mismatches = check_pair(donor, target, donor_tokenizer, target_tokenizer)
     if mismatches:
         raise ValueError(f"donor and target do not fit: {list_first(mismatches)}")
+    doubts = compare_settings(donor, target)[1]
     if donor_tokenizer is not None and target_tokenizer is not None:
-        doubts = describe_rows(donor, target)
+        doubts += describe_rows(donor, target)
         doubts += compare_tokenizers(donor_tokenizer, target_tokenizer)[1]
-        if doubts:
-            warnings.warn(f"donor and target differ: {list_first(doubts)}", stacklevel=2)
+    if doubts:
+        warnings.warn(f"donor and target differ: {list_first(doubts)}", stacklevel=2)
 
 
 def compare_settings(donor: nn.Module, target: nn.Module) -> tuple[list[str], list[str]]:
