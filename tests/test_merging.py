@@ -6,7 +6,7 @@ import torch
 from tiny_models import random_mask, same_bits, state_of
 
 from actlib.masks import ChannelMask
-from actlib.merging import merge
+from actlib.merging import merge, merge_
 from actlib.transfer import transfer_
 
 RULES = ("sum", "average", "largest")
@@ -126,6 +126,9 @@ def test_channels_outside_the_union_keep_their_bits_and_the_base_is_copied(famil
     base, contributions = contributions_for(family, "gpt2")
     before = state_of(base)
     report = merge(base, contributions)
+    for act in (merge, merge_):
+        with pytest.raises(ValueError, match="are the same model"):
+            act(base, [*contributions, (base, report.union, 0.4)])
     assert same_bits(state_of(base), before)
     assert report.model is not base
     for name, chosen in report.union.channels.items():

@@ -341,6 +341,8 @@ def test_making_refuses_what_cannot_be_made_or_shared(
         make(mask_for(target), **options)
     with pytest.raises(ValueError, match="the mask is empty"):
         make(mask_for(target, 0.0))
+    with pytest.raises(ValueError, match="are the same model"):
+        make_patch(target, target, mask_for(target), tmp_path / "patches" / "p")
     with pytest.raises(ValueError, match="both be folders, or both be models in memory"):
         make_patch(tmp_path / "target", donor, mask_for(target), tmp_path / "patches" / "p")
     assert not any((tmp_path / "patches").iterdir())
