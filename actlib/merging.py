@@ -94,8 +94,8 @@ def merge_(
 
     Raises:
         ValueError: there is no contribution, the rule is unknown, a donor does not fit or is the
-            base, parameters are offloaded, a mask is of another model, or a scale is not finite.
-            Nothing is changed then.
+            base, parameters are offloaded, a mask is of another model, a scale is not finite, or a
+            claimed parameter would be NaN or infinite. Nothing is changed then.
     """
     _require_valid(base, contributions, collisions)
     donors = {f"donor {n}": rows_of(each[0]) for n, each in enumerate(contributions, start=1)}
