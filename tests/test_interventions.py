@@ -414,13 +414,26 @@ def test_flattened_outputs_are_resampled_by_item():
         assert torch.equal(model(inputs), alone.flip(0))
 
 
+def test_a_model_that_changes_from_one_forward_to_the_next_is_told_so_without_a_donor():
+    inputs, rows = torch.randn(2, 3, 4), iter((6, 5))
+    longer, narrower = Flat(), Flat()
+    longer.register_forward_hook(lambda model, *_: setattr(model, "times", model.times + 1))
+    narrower.layer.register_forward_hook(lambda _model, _inputs, output: output[: next(rows)])
+    for model, told in (
+        (longer, "module layer runs more often than in the forward that gives to it"),
+        (narrower, r"module layer returned \(5,\) before its channels, and is given \(6,\)"),
+    ):
+        with pytest.raises(ValueError, match=told), ablated(model, full(model), "resample"):
+            model(inputs)
+
+
 def test_modules_that_run_several_times_are_patched_call_by_call():
     donor, target, inputs = Flat(times=3), Flat(times=3), torch.randn(2, 3, 4)
     alone, mask = donor(inputs), full(target)
     with patched(target, donor, mask):
         assert torch.equal(target(inputs), alone)
         donor.times = 2
-        with pytest.raises(ValueError, match="layer runs more often in the target"):
+        with pytest.raises(ValueError, match="layer runs more often than"):
             target(inputs)
         donor.times = 4  # what is left over must not reach the next forward
         expected = [target(inputs), target(inputs)]
