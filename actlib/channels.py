@@ -201,14 +201,16 @@ def _describe(module: nn.Module) -> tuple[int, int, str] | None:
 def _special_roles(model: nn.Module) -> dict[int, str]:
     """Roles that a module has by its place, by the module's id: the head, routers and experts.
 
-    Experts are a list or packed projections beside which a layer has an output for each of them.
+    Experts are packed projections, or a list within a layer, beside which is an output for each of
+    them; a list that is not within a layer holds the layers.
     """
     roles: dict[int, str] = {}
-    for module in model.modules():
+    for name, module in model.named_modules():
         children = list(module.children())
         for experts in children:
             packed = list(packed_projections(experts).values())
-            count = len(experts) if isinstance(experts, nn.ModuleList) else 0
+            is_list = isinstance(experts, nn.ModuleList) and layer_of(name) >= 0
+            count = len(experts) if is_list else 0
             count = packed[0].shape[0] if packed else count
             routers = [each for each in children if each is not experts and _chooses(each, count)]
             if count and routers:

@@ -29,6 +29,7 @@ from actlib.terminal import (
     run_app,
     show,
 )
+from actlib.wording import require_known
 
 app = new_app("Find the channels of an ability, and move them between models.")
 app.add_typer(patch, name="patch")
@@ -79,7 +80,7 @@ def record(
     device_map: Annotated[str, Option(help="as of transformers, such as auto")] = "",
     moments: Annotated[bool, Option("--moments", help="also means and deviations")] = False,
     attribution: Annotated[bool, Option("--attribution", help="nats of moving a channel")] = False,
-    points: Annotated[int, Option(min=0, help="on the path, of --attribution")] = 5,
+    points: Annotated[int | None, Option(min=0, help="of --attribution; 5 by default")] = None,
     as_json: Json = False,
 ) -> None:
     """Score channels by activation differences, Eq. 2 of the paper, or by attribution.
@@ -92,6 +93,9 @@ def record(
         raise ValueError(f"--donor {donor} and --target {target} are the same model; name two")
     if attribution and moments:
         raise ValueError("--attribution records no activations, so leave out --moments")
+    if points is not None and not attribution:
+        raise ValueError("--points lie on the path of --attribution; give both or neither")
+    points = 5 if points is None else points
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -134,7 +138,7 @@ def mask(
     ranking: Annotated[str, Option(help=", ".join(RANKINGS))] = "global",
     reference: Annotated[str | None, Option(help="scores of another ability to compare to")] = None,
     retained: Annotated[str | None, Option(help="attributions of an ability to retain")] = None,
-    alpha: Annotated[float, Option(help="weight of the retained ability")] = 1.0,
+    alpha: Annotated[float | None, Option(help="weight of that ability; 1 by default")] = None,
     without: Annotated[list[str] | None, Option(help="such as head or embedding")] = None,
     as_json: Json = False,
 ) -> None:
@@ -146,12 +150,18 @@ def mask(
     require_output(out, scores, reference, retained)
     from actlib.scores import ChannelScores
 
+    require_known("ranking", [ranking], RANKINGS)
+    if reference and "off" not in RANKINGS[ranking].needs:
+        raise ValueError(f"--ranking {ranking} compares to nothing, so leave out --reference")
+    if alpha is not None and not retained:
+        raise ValueError("--alpha weighs the ability to retain; name that by --retained")
     recorded = ChannelScores.load(scores)
     try:
         if reference:
             recorded = recorded.relative_to(ChannelScores.load(reference))
         if retained:
-            recorded = recorded.with_retention(ChannelScores.load(retained), alpha)
+            weight = 1.0 if alpha is None else alpha
+            recorded = recorded.with_retention(ChannelScores.load(retained), weight)
         chosen = recorded.top(percent, ranking, without=without or ())
     except ValueError as error:
         raise ValueError(f"{retained or reference or scores}: {error}") from error

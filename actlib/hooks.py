@@ -76,10 +76,19 @@ def call_hooks(
 def output_hooks(
     model: nn.Module, names: Iterable[str], callback: Callable[[str, Tensor], None]
 ) -> AbstractContextManager[None]:
-    """Call `callback(name, output)` after each forward; of a tuple with its first entry."""
+    """Call `callback(name, output)` after each forward; of a tuple with its first entry.
 
-    def read(name: str, _inputs: list, output: Tensor | tuple) -> None:
-        callback(name, output[0] if isinstance(output, tuple) else output)
+    What a module applies to each head lies in memory as its input does, for `has_heads_first`.
+    """
+
+    def read(name: str, inputs: list, output: Tensor | tuple) -> None:
+        output = output[0] if isinstance(output, tuple) else output
+        given = getattr(inputs[0], "shape", ()) if inputs else ()
+        is_by_head = output.ndim == 4 and given[:3] == output.shape[:3]
+        if is_by_head and has_heads_first(inputs[0], output.shape[1]):
+            # torch's LayerNorm and Linear give contiguous outputs whatever their inputs
+            output = output.transpose(1, 2).contiguous().transpose(1, 2)
+        callback(name, output)
 
     return call_hooks(model, names, read)
 
@@ -271,7 +280,8 @@ def mark_answers(batch: Mapping[str, Tensor]) -> Bool[Tensor, "batch seq"]:
 def has_heads_first(output: Float[Tensor, "batch _ _ channels"], seq: int) -> bool:
     """Whether the sequence is the third dimension, as in Gemma 3, and not the second.
 
-    Where there are as many heads as positions, memory tells: heads of one token lie side by side.
+    Where there are as many heads as positions, memory tells: heads of one token lie side by side,
+    in what `output_hooks` give at least.
     """
     if output.shape[1] == output.shape[2]:
         return output.stride(1) < output.stride(2)

@@ -161,7 +161,7 @@ def _replayed(
         if not forwards:
             raise ValueError(f"module {name} ran outside of a forward of its whole model")
         if not forwards[-1].get(name):
-            raise ValueError(f"module {name} runs more often in the target than in the donor")
+            raise ValueError(f"module {name} runs more often than in the forward that gives to it")
         return _with_channels(name, output, chosen[name], forwards[-1][name].popleft())
 
     def drop_rest(*_call: object) -> None:
@@ -245,7 +245,7 @@ def _with_channels(
         output = output.expand(*values.shape[:-1], output.shape[-1])
     except RuntimeError as error:
         raise ValueError(
-            f"module {name} returned {tuple(output.shape[:-1])} before its channels, and the "
-            f"donor's {tuple(values.shape[:-1])}"
+            f"module {name} returned {tuple(output.shape[:-1])} before its channels, and is given "
+            f"{tuple(values.shape[:-1])}"
         ) from error
     return output.index_copy(-1, index.to(output.device), values.to(output))

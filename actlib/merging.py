@@ -25,13 +25,13 @@ from actlib.cards import describe_step, read_steps
 from actlib.checkpoint import Checkpoint, open_donor
 from actlib.files import require_free
 from actlib.masks import ChannelMask, require_fit
-from actlib.pairs import require_pair
 from actlib.parameters import channel_norms, differences
 from actlib.transfer import (
     Change,
     Index,
     Rows,
     require_finite,
+    require_movable,
     require_scale,
     rows_of,
     selections,
@@ -39,7 +39,6 @@ from actlib.transfer import (
     write_,
 )
 from actlib.vocabulary import shared_rows
-from actlib.weights import require_in_memory
 from actlib.wording import require_known
 
 RULES = ("sum", "average", "largest")
@@ -95,9 +94,9 @@ def merge_(
             embedding and LM head where one donor's row meets another's column.
 
     Raises:
-        ValueError: there is no contribution, the rule is unknown, a donor does not fit, parameters
-            are offloaded, a mask is of another model, or a scale is not finite. Nothing is changed
-            then.
+        ValueError: there is no contribution, the rule is unknown, a donor does not fit or is the
+            base, parameters are offloaded, a mask is of another model, a scale is not finite, or a
+            claimed parameter would be NaN or infinite. Nothing is changed then.
     """
     _require_valid(base, contributions, collisions)
     donors = {f"donor {n}": rows_of(each[0]) for n, each in enumerate(contributions, start=1)}
@@ -214,8 +213,7 @@ def _keep_largest(
 def _require_valid(base: nn.Module, contributions: Sequence[Contribution], collisions: str) -> None:
     _require_mergeable(contributions, collisions)
     for donor, mask, _ in contributions:
-        require_pair(donor, base)
-        require_in_memory(donor, base)
+        require_movable(donor, base)
         require_fit(base, mask)
 
 

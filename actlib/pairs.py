@@ -32,13 +32,20 @@ _DECISIVE = frozenset(
     "num_experts_per_token norm_topk_prob query_pre_attn_scalar attention_multiplier "
     "attn_logit_softcapping final_logit_softcapping scale_attn_weights "
     "scale_attn_by_inverse_layer_idx use_parallel_residual embedding_multiplier "
-    "residual_multiplier logits_scaling".split()
+    "residual_multiplier logits_scaling logit_scale logits_soft_cap output_logit_soft_cap "
+    "moe_router_logit_softcapping scale_embedding scale_emb scale_depth embedding_scale "
+    "qk_scale_factor attention_value_scale attention_in_multiplier attention_out_multiplier "
+    "key_multiplier mlp_multipliers ssm_multipliers ssm_in_multiplier ssm_out_multiplier "
+    "lm_head_multiplier output_multiplier logits_mup_width_multiplier routed_scaling_factor "
+    "router_scaling_factor moe_routed_scaling_factor moe_router_scaling_factor route_scale "
+    "n_group topk_group topk_method scoring_func".split()
 )
 # Settings that say nothing of what a model computes, or of which shapes and ties say more.
 _SILENT = frozenset(
     "architectures dtype torch_dtype use_cache vocab_size tie_word_embeddings return_dict "
     "transformers_version max_position_embeddings id2label label2id problem_type "
-    "quantization_config per_layer_config chunk_size_feed_forward".split()
+    "quantization_config per_layer_config chunk_size_feed_forward auto_map tokenizer_class "
+    "gradient_checkpointing pretraining_tp unsloth_version unsloth_fixed".split()
 )
 _SILENT_PARTS = ("_token_id", "dropout", "pdrop", "initializer", "output_", "router_aux")
 
@@ -52,8 +59,8 @@ def check_pair(
     """Mismatches between two models, one clause each; an empty list means that they fit.
 
     Compared are architecture, settings, the shape of each parameter, tied tensors, and the
-    tokenizers where both are given. Names and weights may differ, and so may what a report only
-    warns of: the rotary base, special tokens, tokens that one tokenizer adds.
+    tokenizers where both are given. Names and weights may differ, and so may what is only warned
+    of: the rotary base, special tokens, tokens that one tokenizer adds.
 
     Where one tokenizer only adds tokens after those of the other, the models may differ in the rows
     of embedding and head. Folders are then compared and moved in the rows that both have; models in
@@ -95,15 +102,17 @@ def require_pair(
     donor_tokenizer: "Tokenizer | None" = None,
     target_tokenizer: "Tokenizer | None" = None,
 ) -> None:
-    """Raise ValueError for models that do not fit, and warn where tokenizers differ in a little."""
+    """Raise ValueError for models that do not fit, and warn where they differ in a little."""
+    donor, target = unwrapped(donor), unwrapped(target)
     mismatches = check_pair(donor, target, donor_tokenizer, target_tokenizer)
     if mismatches:
         raise ValueError(f"donor and target do not fit: {list_first(mismatches)}")
+    doubts = compare_settings(donor, target)[1]
     if donor_tokenizer is not None and target_tokenizer is not None:
-        doubts = describe_rows(donor, target)
+        doubts += describe_rows(donor, target)
         doubts += compare_tokenizers(donor_tokenizer, target_tokenizer)[1]
-        if doubts:
-            warnings.warn(f"donor and target differ: {list_first(doubts)}", stacklevel=2)
+    if doubts:
+        warnings.warn(f"donor and target differ: {list_first(doubts)}", stacklevel=2)
 
 
 def compare_settings(donor: nn.Module, target: nn.Module) -> tuple[list[str], list[str]]:

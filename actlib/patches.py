@@ -26,7 +26,6 @@ from actlib.channels import unwrapped
 from actlib.checkpoint import Checkpoint, open_donor
 from actlib.files import require_free, save_tensors
 from actlib.masks import ChannelMask
-from actlib.pairs import require_pair
 from actlib.patch_file import FORMAT, KIND, Edit, PatchInfo, digest, gather, load_patch
 from actlib.transfer import (
     Index,
@@ -34,13 +33,14 @@ from actlib.transfer import (
     Selection,
     interpolate,
     require_finite,
+    require_movable,
     require_scale,
     rows_of,
     selections,
     write_,
 )
 from actlib.vocabulary import shared_rows
-from actlib.weights import require_float_weights, require_in_memory, require_writable
+from actlib.weights import require_float_weights, require_writable
 from actlib.wording import list_first
 
 _REPLACEABLE = ("target", "donor", "ability", "ranking")  # by the caller's own metadata
@@ -230,8 +230,7 @@ def _open_pair(
 ) -> tuple[nn.Module, Rows, Rows, dict[str, Selection]]:
     """The target's structure, the parameters of both, and what moves."""
     if isinstance(target, nn.Module) and isinstance(donor, nn.Module):
-        require_pair(donor, target)
-        require_in_memory(donor, target)
+        require_movable(donor, target)
         return target, rows_of(target), rows_of(donor), selections(target, mask)
     if isinstance(target, nn.Module) or isinstance(donor, nn.Module):
         raise ValueError("target and donor must both be folders, or both be models in memory")

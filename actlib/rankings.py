@@ -73,7 +73,7 @@ class Ranking:
             )
         for part in self.needs:
             if not attrgetter(part)(scores):
-                remedy = REMEDIES[part]
+                remedy = REMEDIES.get(part, "record them again")
                 raise ValueError(f'ranking "{self.name}" needs {part}, which is missing; {remedy}')
         return self.formula(scores)
 
@@ -83,9 +83,17 @@ RANKINGS: dict[str, Ranking] = {}
 
 
 def ranking(name: str, **settings: Any) -> "Callable[[Formula], Formula]":
-    """Register a formula as a ranking; the settings are fields of `Ranking`."""
+    """Register a formula as a ranking; the settings are fields of `Ranking`.
+
+    Raises:
+        ValueError: another formula has the name. The same one, defined again, takes its place.
+    """
 
     def register(formula: "Formula") -> "Formula":
+        old = RANKINGS[name].formula if RANKINGS.get(name) else formula
+        homes = [f"{each.__module__}.{each.__qualname__}" for each in (old, formula)]
+        if homes[0] != homes[1]:
+            raise ValueError(f'the ranking "{name}" is {homes[0]}; give {homes[1]} another name')
         RANKINGS[name] = Ranking(name=name, formula=formula, **settings)
         return formula
 

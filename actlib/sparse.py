@@ -15,11 +15,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from actlib.channels import unwrapped
 from actlib.checkpoint import Checkpoint
 from actlib.files import save_tensors
 from actlib.patch_file import FORMAT, KIND, PatchInfo, gather, load_patch
 from actlib.patches import shareable
 from actlib.transfer import Selection, require_finite, rows_of
+from actlib.wording import list_first
 
 
 def sparse_values(path: str | os.PathLike) -> dict[str, Tensor]:
@@ -54,23 +56,33 @@ def patch_of_sparse(
         metadata: text to keep with the patch.
 
     Raises:
-        ValueError: a parameter is not the target's, its places are no whole rows and columns,
-            values are of another dtype or not finite, or metadata are refused by `make_patch`.
+        ValueError: a parameter is not the target's or not in its files, its places are no whole
+            rows and columns, values are of another dtype or not finite, the tensors are none or
+            others than places and values, or metadata are refused by `make_patch`.
     """
     stated, parts = shareable({}, metadata or {}), dict[str, Tensor]()
+    names = dict.fromkeys(key.rpartition(".")[0] for key in tensors)
+    if not names or {*tensors} != {f"{n}.{part}" for n in names for part in ("indices", "values")}:
+        raise ValueError(
+            f"a sparse state dict holds NAME.indices and NAME.values of each changed parameter "
+            f"and nothing else, got {list_first([*tensors]) or 'no tensor'}"
+        )
     if isinstance(target, nn.Module):
-        parameters, read = dict(target.named_parameters()), rows_of(target)
+        parameters, read = dict(unwrapped(target).named_parameters()), rows_of(target)
     else:
         folder = Checkpoint(target)
         parameters, read = dict(folder.model.named_parameters()), folder.rows
-    for name in (key.removesuffix(".indices") for key in tensors if key.endswith(".indices")):
+        folder.require([name for name in names if name in parameters], "target")
+    for name in names:
         if name not in parameters:
             raise ValueError(f"the target has no parameter {name}; take the model it was made for")
         before = read(name, 0, parameters[name].numel())
-        indices, values = tensors[f"{name}.indices"], tensors.get(f"{name}.values", torch.empty(0))
-        is_matched = 0 < len(indices) == len(values)
+        indices, values = tensors[f"{name}.indices"], tensors[f"{name}.values"]
+        is_matched = 0 < len(indices) == len(values) and len(indices.unique()) == len(indices)
         if not (is_matched and 0 <= indices.min() and indices.max() < before.numel()):
-            raise ValueError(f"{name} needs values each with its place, none beyond its elements")
+            raise ValueError(
+                f"{name} needs values each with a place of its own, none beyond its elements"
+            )
         selected = torch.zeros(before.shape, dtype=torch.bool)
         selected.view(-1)[indices] = True
         rows = selected.all(1)

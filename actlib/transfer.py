@@ -124,12 +124,11 @@ def transfer_(target: nn.Module, donor: nn.Module, mask: ChannelMask, scale: flo
             The default is the value reported to work without fine-tuning.
 
     Raises:
-        ValueError: the models do not fit, parameters of one are offloaded (see
+        ValueError: the models do not fit or are one, parameters of one are offloaded (see
             `transfer_checkpoint`), the mask is of another model, the scale is not finite, or a
             moved parameter would be NaN or infinite. Nothing is changed then.
     """
-    require_pair(donor, target)
-    require_in_memory(donor, target)
+    require_movable(donor, target)
     selected = selections(target, mask)
     write_(target, selected, interpolation(rows_of(donor), selected, scale))
 
@@ -233,6 +232,16 @@ def take(matrix: Shaped[Tensor, "rows columns"], index: Index) -> Shaped[Tensor,
     if len(index) == 1 and isinstance(index[0], Tensor):
         return matrix.index_select(0, index[0].to(matrix.device))
     return matrix[index]
+
+
+def require_movable(donor: nn.Module, target: nn.Module) -> None:
+    """Raise ValueError for models that do not fit, are offloaded, or are one and the same."""
+    if unwrapped(donor) is unwrapped(target):
+        raise ValueError(
+            "donor and target are the same model, so nothing would move; name another as the donor"
+        )
+    require_pair(donor, target)
+    require_in_memory(donor, target)
 
 
 def require_finite(

@@ -171,11 +171,13 @@ def test_roles_go_by_what_a_module_is_and_not_by_its_name(family):
     assert roles_of(family("gpt2"))["embedding"] == {"wte", "wpe"}
     experts = nn.ModuleList([nn.Sequential(nn.Linear(4, 4)) for _ in range(3)])
     parts = {"chooses": nn.Linear(4, 3), "branches": experts, "other": nn.Linear(4, 4)}
-    roles = roles_of(nn.ModuleDict({"block": nn.ModuleDict(parts)}))
+    roles = roles_of(nn.ModuleDict({"blocks": nn.ModuleList([nn.ModuleDict(parts)])}))
     assert {role: len(kinds) for role, kinds in roles.items()} == {
         "router": 1,
         "expert": 1,
         "linear": 1,
     }
+    layers = roles_of(nn.ModuleDict(parts))  # which a model has beside as wide a projection
+    assert {role: len(kinds) for role, kinds in layers.items()} == {"linear": 3}
     shared = channel_modules(family("qwen2_moe"))["model.layers.0.mlp.shared_expert.up_proj"]
     assert shared.role == "linear"

@@ -106,6 +106,8 @@ def test_attributions_are_recorded_and_ranked_by_their_own_rankings(folders, tmp
     assert main([*ranked, *spared]) == 0
     assert ChannelMask.load(mask).metadata["alpha"] == "-0.5"
     capsys.readouterr()
+    assert main([*ranked, "--ranking", "best", "--retained", scores]) == 1
+    assert capsys.readouterr().err.startswith("error: ranking 'best' is none of global")
     assert main(ranked) == main([*record, "--moments"]) == 1
     errors = capsys.readouterr().err
     assert "by one of attribution, attribution_by_size" in errors and "--moments" in errors

@@ -79,15 +79,27 @@ def test_sparse_values_that_are_no_patch_of_the_target_are_refused(folders, tmp_
         "in torch.float32": good | {f"{name}.values": torch.ones(2).half()},
         "NaN or infinite": good | {f"{name}.values": torch.tensor([1.0, torch.nan])},
         "none beyond": good | {f"{name}.indices": torch.tensor([1, 16])},
-        "each with its place": good | {f"{name}.values": torch.ones(3)},
-        "values each": {f"{name}.indices": torch.tensor([1, 3])},
+        "each with a place of its own": good | {f"{name}.values": torch.ones(3)},
+        "with a place of its own": good | {f"{name}.indices": torch.tensor([3, 3])},
+        f"else, got {name}.indices$": {f"{name}.indices": torch.tensor([1, 3])},
+        f"else, got {name}.indices; {name}.values; x.val": good | {"x.values": torch.ones(1)},
+        f"else, got {name}.indices; {name}.values; {name}.x": good | {f"{name}.x": torch.ones(1)},
+        "got no tensor": {},
     }
     for message, tensors in others.items():
         with pytest.raises(ValueError, match=message):
             patch_of_sparse(target, tensors, tmp_path / "patch.safetensors")
     with pytest.raises(ValueError, match="a path of this machine"):
         patch_of_sparse(target, good, tmp_path / "patch.safetensors", {"donor": "/home/me/donor"})
-    assert patch_of_sparse(target, good, tmp_path / "patch.safetensors").elements == 2
+    for model in (target, torch.nn.DataParallel(target)):
+        assert patch_of_sparse(model, good, tmp_path / "patch.safetensors").elements == 2
+        actlib.apply_patch(model, tmp_path / "patch.safetensors")
+        actlib.revert_patch(model, tmp_path / "patch.safetensors")
+    weights = load_file(tmp_path / "target" / "model.safetensors")
+    weights.pop(name)
+    save_file(weights, tmp_path / "target" / "model.safetensors")
+    with pytest.raises(ValueError, match=f"target's files .*{name}"):
+        patch_of_sparse(tmp_path / "target", good, tmp_path / "patch.safetensors")
 
 
 def test_task_arithmetic_of_a_transferred_folder_is_a_transfer(folders, tmp_path):

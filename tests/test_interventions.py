@@ -361,20 +361,21 @@ def test_dtypes_may_differ(pair, family, batches):
 
 
 @pytest.mark.parametrize("heads", [1, 2, 4, 7])
-@pytest.mark.parametrize("name", ["qwen3", "gemma3"])  # tokens before heads, heads before tokens
+@pytest.mark.parametrize("name", ["qwen3", "gemma3", "phi"])  # the last two have heads first
 def test_norms_applied_to_each_head_are_edited_by_item_and_token(name, heads, batches):
     # one key-value head, or as many heads as positions, tell the two orders apart only by care
     config = copy.deepcopy(tiny_model(name, 0).config)
     config.num_key_value_heads, config.num_attention_heads = heads, heads
+    config.hidden_size, config.head_dim = 6 * heads, 6
     models = []
     for seed in range(2):
         torch.manual_seed(seed)
         models.append(transformers.AutoModelForCausalLM.from_config(config).eval())
     donor, target = models
     batch = {key: value[1:, -7:] for key, value in batches[0].items()}
-    norm = "model.layers.1.self_attn.k_norm"
+    norm = f"model.layers.1.self_attn.k_{'layer' * (name == 'phi')}norm"
     mask = some(target, only=norm)
-    chosen, first = mask.channels[norm], name == "gemma3"
+    chosen, first = mask.channels[norm], name != "qwen3"
     by_token = (lambda output: output[0].transpose(1, 2)) if first else (lambda output: output[0])
     alone, ours = (by_token(outputs_of(model, batch)[norm]) for model in (target, donor))
     assert alone.shape == (2, 7, heads, 6)
@@ -413,13 +414,26 @@ def test_flattened_outputs_are_resampled_by_item():
         assert torch.equal(model(inputs), alone.flip(0))
 
 
+def test_a_model_that_changes_from_one_forward_to_the_next_is_told_so_without_a_donor():
+    inputs, rows = torch.randn(2, 3, 4), iter((6, 5))
+    longer, narrower = Flat(), Flat()
+    longer.register_forward_hook(lambda model, *_: setattr(model, "times", model.times + 1))
+    narrower.layer.register_forward_hook(lambda _model, _inputs, output: output[: next(rows)])
+    for model, told in (
+        (longer, "module layer runs more often than in the forward that gives to it"),
+        (narrower, r"module layer returned \(5,\) before its channels, and is given \(6,\)"),
+    ):
+        with pytest.raises(ValueError, match=told), ablated(model, full(model), "resample"):
+            model(inputs)
+
+
 def test_modules_that_run_several_times_are_patched_call_by_call():
     donor, target, inputs = Flat(times=3), Flat(times=3), torch.randn(2, 3, 4)
     alone, mask = donor(inputs), full(target)
     with patched(target, donor, mask):
         assert torch.equal(target(inputs), alone)
         donor.times = 2
-        with pytest.raises(ValueError, match="layer runs more often in the target"):
+        with pytest.raises(ValueError, match="layer runs more often than"):
             target(inputs)
         donor.times = 4  # what is left over must not reach the next forward
         expected = [target(inputs), target(inputs)]

@@ -6,7 +6,7 @@ import torch
 from tiny_models import random_mask, same_bits, state_of
 
 from actlib.masks import ChannelMask
-from actlib.merging import merge
+from actlib.merging import merge, merge_
 from actlib.transfer import transfer_
 
 RULES = ("sum", "average", "largest")
@@ -122,10 +122,24 @@ def test_tied_crossing_is_claimed_by_row_and_by_column(family):
         torch.testing.assert_close(weight[7, 3], before[7, 3] + step / divisor)
 
 
+@pytest.mark.parametrize("rule", RULES)
+def test_a_donor_with_a_number_that_is_not_finite_is_named_and_nothing_moves(family, rule):
+    base, contributions = contributions_for(family, "llama")
+    before, everything = state_of(base), random_mask(base, share=1.1)
+    with torch.no_grad():
+        contributions[1][0].model.norm.weight[3] = torch.nan
+    with pytest.raises(ValueError, match=r"model\.norm\.weight of donor 2 holds NaN"):
+        merge_(base, [(donor, everything, scale) for donor, _, scale in contributions], rule)
+    assert same_bits(state_of(base), before)
+
+
 def test_channels_outside_the_union_keep_their_bits_and_the_base_is_copied(family):
     base, contributions = contributions_for(family, "gpt2")
     before = state_of(base)
     report = merge(base, contributions)
+    for act in (merge, merge_):
+        with pytest.raises(ValueError, match="are the same model"):
+            act(base, [*contributions, (base, report.union, 0.4)])
     assert same_bits(state_of(base), before)
     assert report.model is not base
     for name, chosen in report.union.channels.items():

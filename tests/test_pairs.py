@@ -157,6 +157,9 @@ def test_other_architecture_and_other_ties_are_named(family):
         ("qwen3", "head_dim", 3),
         ("llama", "rope_parameters", {"rope_theta": 1e4, "partial_rotary_factor": 0.5}),
         ("mixtral", "num_experts_per_tok", 3),
+        ("llama", "logit_scale", 0.5),  # of Cohere
+        ("qwen3_moe", "routed_scaling_factor", 2.5),  # of DeepSeek, and so the next one
+        ("qwen3_moe", "topk_group", 2),
     ],
 )
 def test_a_setting_that_leaves_shapes_alone_is_named(family, architecture, setting, value):
@@ -170,22 +173,26 @@ def test_a_setting_that_leaves_shapes_alone_is_named(family, architecture, setti
 
 
 @pytest.mark.parametrize(
-    ("architecture", "setting", "value"),
+    ("architecture", "setting", "value", "warning"),
     [
-        ("llama", "rope_parameters", {"rope_type": "default", "rope_theta": 1e6}),
-        ("llama", "rope_parameters", {"rope_theta": 1e4, "partial_rotary_factor": 1.0}),
-        ("mistral", "sliding_window", None),
-        ("llama", "rms_norm_eps", 1e-3),
-        ("qwen2", "head_dim", 4),  # as computed where it is left out
-        ("gpt2", "layer_norm_epsilon", 1e-3),
+        ("llama", "rope_parameters", {"rope_type": "default", "rope_theta": 1e6}, "theta 1000000"),
+        ("llama", "rope_parameters", {"rope_theta": 1e4, "partial_rotary_factor": 1.0}, "_type"),
+        ("mistral", "sliding_window", None, "sliding_window None against 4"),
+        ("llama", "rms_norm_eps", 1e-3, "rms_norm_eps 0.001 against 1e-06"),
+        ("qwen2", "head_dim", 4, ""),  # as computed where it is left out
+        ("llama", "unsloth_version", "2026", ""),
+        ("gpt2", "layer_norm_epsilon", 1e-3, "layer_norm_epsilon 0.001 against 1e-05"),
     ],
 )
-def test_settings_in_which_working_pairs_differ_are_left_to_the_report(
-    family, architecture, setting, value
+def test_settings_in_which_working_pairs_differ_are_warned_of(
+    family, architecture, setting, value, warning, recwarn
 ):
-    donor = family(architecture)
+    donor, target = family(architecture), family(architecture)
     setattr(donor.config, setting, value)
-    assert check_pair(donor, family(architecture)) == []
+    assert check_pair(donor, target) == []
+    require_pair(nn.DataParallel(donor), nn.DataParallel(target))
+    told = [str(each.message) for each in recwarn if each.category is UserWarning]
+    assert len(told) == bool(warning) and all(warning in each for each in told), told
 
 
 def test_settings_held_layer_by_layer_are_compared_so():

@@ -247,8 +247,17 @@ def lack(name):
     return lambda parts, metadata: (metadata if name in metadata else parts).pop(name)
 
 
-NAME = "model.norm.weight"
+def add(name, like):
+    return lambda tensors, metadata: tensors.update({name: tensors[like]})
+
+
+NAME, OTHERS = "model.norm.weight", "damaged: tensors of .* lack, or others are there"
 DAMAGES = [
+    (lack(f"{NAME}.rows"), f"damaged: the rows or columns of {NAME}"),
+    (add("x.after", f"{NAME}.after"), "damaged: the rows or columns of x"),
+    (add(f"{NAME}.notes", f"{NAME}.rows"), OTHERS),
+    (lambda tensors, _: tensors.clear(), OTHERS),
+    (lambda _, metadata: metadata.update(before_sha256='{"x": "0"}'), OTHERS),
     (lack(f"{NAME}.columns"), f"damaged: the rows or columns of {NAME}"),
     (lack(f"{NAME}.after"), f"damaged: the values of {NAME}"),
     (lack(f"{NAME}.before"), f"damaged: the original values of {NAME} have no SHA-256"),
@@ -332,6 +341,8 @@ def test_making_refuses_what_cannot_be_made_or_shared(
         make(mask_for(target), **options)
     with pytest.raises(ValueError, match="the mask is empty"):
         make(mask_for(target, 0.0))
+    with pytest.raises(ValueError, match="are the same model"):
+        make_patch(target, target, mask_for(target), tmp_path / "patches" / "p")
     with pytest.raises(ValueError, match="both be folders, or both be models in memory"):
         make_patch(tmp_path / "target", donor, mask_for(target), tmp_path / "patches" / "p")
     assert not any((tmp_path / "patches").iterdir())

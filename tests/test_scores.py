@@ -140,6 +140,32 @@ def test_a_new_ranking_is_one_function(monkeypatch):
         random_scores().top(10, "smallest")
 
 
+@pytest.mark.parametrize("part", ["roles", "tokens"])
+def test_a_ranking_may_need_any_part_of_the_scores(monkeypatch, part):
+    rule = rankings.Ranking("own", lambda scores: scores.values, needs=(part,))
+    monkeypatch.setitem(RANKINGS, "own", rule)
+    lacking = replace(random_scores(), tokens=0)
+    with pytest.raises(ValueError, match=f'"own" needs {part}, .*; record them again'):
+        lacking.top(10, "own")
+
+
+def test_a_ranking_is_replaced_by_itself_alone(monkeypatch):
+    monkeypatch.setitem(RANKINGS, "own", None)  # so that it is gone afterwards
+
+    def registered(factor):  # as a cell of a notebook that is run again
+        @rankings.ranking("own")
+        def own(scores):
+            return {name: factor * d for name, d in scores.values.items()}
+
+    registered(1), registered(-1)
+    scores = random_scores()
+    assert scores.top(10, "own").digest == scores.bottom(10).digest
+    for name in ("own", "global"):
+        with pytest.raises(ValueError, match=f'ranking "{name}" is .*; give .*<lambda> another'):
+            rankings.ranking(name)(lambda scores: scores.values)
+    assert RANKINGS["global"].formula is rankings.rank_differences
+
+
 def test_the_repr_is_a_few_lines_whatever_the_model():
     values = {f"layers.{n}": torch.rand(7) for n in range(300)}
     scores = ChannelScores(values, values, 12, {"donor": "d", "target": "t", "data_hash": "0" * 64})

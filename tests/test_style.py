@@ -47,10 +47,14 @@ def test_names_and_looks_do_not_depend_on_what_is_drawn_beside():
     assert {key: style.label_of(key) for key in names} == names
 
 
-def test_a_new_ranking_is_named_at_once(monkeypatch):
-    rule = RANKINGS["scaled"]
-    monkeypatch.setitem(RANKINGS, "squared", replace(rule, name="squared", legend="ACT, squared"))
-    assert style.label_of("act_squared") == "ACT, squared"
+@pytest.mark.parametrize(("like", "key"), [("scaled", "act_own"), ("attribution", "own")])
+def test_a_new_ranking_is_named_at_once_and_looks_like_no_method(monkeypatch, like, key):
+    monkeypatch.setitem(RANKINGS, "own", replace(RANKINGS[like], name="own", legend="Squared"))
+    looks = [style.look_of(key, position) for position in range(8)]
+    assert {look.label for look in looks} == {style.label_of(key)} == {"Squared"}
+    drawn = {look[:2] for look in looks}
+    assert len(drawn) == 8 and not drawn & {look[:2] for look in METHODS}
+    assert style.label_of({"act_own": "own", "own": "act_own"}[key]) != "Squared"
 
 
 @pytest.mark.parametrize(("venue", "width"), [("neurips", 5.5), ("icml", 6.75), ("acl", 6.3)])

@@ -81,6 +81,9 @@ def test_refusals_leave_the_target_as_it_was(pair, family):
         transfer_(target, donor, random_mask(family("gpt2")))
     with pytest.raises(ValueError, match="donor and target do not fit"):
         transfer_(target, family("llama"), mask)
+    for donated in (target, torch.nn.DataParallel(target)):
+        with pytest.raises(ValueError, match="donor and target are the same model"):
+            transfer_(target, donated, mask)
     for scale in (float("nan"), float("inf")):
         with pytest.raises(ValueError, match="scale must be a finite number"):
             transfer_(target, donor, mask, scale)

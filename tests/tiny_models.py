@@ -79,6 +79,9 @@ def _config(architecture: str) -> transformers.PretrainedConfig:
         "gemma3": lambda: transformers.Gemma3TextConfig(
             **_GROUPED, **_WINDOW, head_dim=6, query_pre_attn_scalar=6
         ),
+        "phi": lambda: transformers.PhiConfig(
+            **_UNTIED, qk_layernorm=True, partial_rotary_factor=2 / 3
+        ),
         "phi3": lambda: transformers.Phi3Config(**_UNTIED),
         "olmo2": lambda: transformers.Olmo2Config(**_UNTIED),
         "mixtral": lambda: transformers.MixtralConfig(**_UNTIED, **_EXPERTS, num_local_experts=4),

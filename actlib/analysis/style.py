@@ -17,7 +17,7 @@ from matplotlib import pyplot as plt
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
-from actlib.rankings import RANKINGS
+from actlib.rankings import RANKINGS, Ranking
 
 NARROW = 4.5
 """Inches: figures below it fill one column of a page."""
@@ -117,18 +117,28 @@ def label_of(key: object) -> str:
     text = str(key).replace("_", " ")
     if str(key) in METHODS:
         return METHODS[str(key)].label
-    ranking = RANKINGS.get(str(key).removeprefix("act_")) if text.startswith("act ") else None
-    if ranking and ranking.legend:
-        return ranking.legend
+    if (rule := _ranking_of(key)) and rule.legend:
+        return rule.legend
     return text if len(text) <= 3 or set("-.") & set(text) else text[0].upper() + text[1:]
 
 
 def look_of(key: object, position: int = 0) -> Look:
-    """Color, marker and label: fixed for a method, otherwise by position."""
+    """Color, marker and label: fixed for a method, otherwise by position.
+
+    A ranking that is registered elsewhere gets none of the looks of methods.
+    """
     if str(key) in METHODS | VERDICTS:
         return (METHODS | VERDICTS)[str(key)]
     place = position % len(_CYCLE)
-    return Look(_CYCLE[place], _CYCLE_MARKERS[place], label_of(key))
+    shifted = (place + 2 * bool(_ranking_of(key))) % len(_CYCLE)
+    return Look(_CYCLE[place], _CYCLE_MARKERS[shifted], label_of(key))
+
+
+def _ranking_of(key: object) -> Ranking | None:
+    """The ranking by which a method chooses: `act_NAME`, of attributions NAME itself."""
+    rule = RANKINGS.get(str(key).removeprefix("act_"))
+    is_named = rule and str(key).startswith("act_") == (rule.of == "differences")
+    return rule if is_named else None
 
 
 def set_theme(venue: str = "neurips") -> None:
