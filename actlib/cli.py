@@ -113,16 +113,18 @@ def record(
         raise ValueError(f"the model folder {target} holds no tokenizer; save one there")
     encoded = batches(tokenizer, rows, batch_size)
     options = {"dtype": getattr(torch, dtype)} | ({"device_map": device_map} if device_map else {})
-    ours, theirs = (load_pretrained(AutoModelForCausalLM, p, **options) for p in (donor, target))
-    if (own := load_tokenizer(donor)) is not None:
-        fit_vocabulary_(ours, theirs, own, tokenizer)
+    donor_model, target_model = (
+        load_pretrained(AutoModelForCausalLM, p, **options) for p in (donor, target)
+    )
+    if (donor_tokenizer := load_tokenizer(donor)) is not None:
+        fit_vocabulary_(donor_model, target_model, donor_tokenizer, tokenizer)
     for batch in encoded:  # here, where a question still has its name
         names = [f"the question {rows[n]['id']} of {questions}" for n in batch["index"].tolist()]
-        require_room(theirs, batch, names.__getitem__)
+        require_room(target_model, batch, names.__getitem__)
     scores = (
-        record_attributions(ours, theirs, encoded, points=points, progress=True)
+        record_attributions(donor_model, target_model, encoded, points=points, progress=True)
         if attribution
-        else record_differences(ours, theirs, encoded, moments=moments, progress=True)
+        else record_differences(donor_model, target_model, encoded, moments=moments, progress=True)
     )
     scores.save(out)
     result = {"out": out, "answer_tokens": scores.tokens, "questions": len(rows)}

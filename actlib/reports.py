@@ -165,11 +165,11 @@ def _compare_weights(
         shared = min(map(len, sides)) if sides[0].ndim else None  # of embedding and head
         squares = [0.0, 0.0]
         pieces = [side[:shared].reshape(-1).split(_PIECE) for side in sides]
-        for ours, theirs in zip(*pieces, strict=True):
-            theirs = theirs.float()
-            change = ours.to(theirs.device).float() - theirs
+        for donor_piece, target_piece in zip(*pieces, strict=True):
+            target_piece = target_piece.float()
+            change = donor_piece.to(target_piece.device).float() - target_piece
             squares[0] += float(torch.linalg.vector_norm(change)) ** 2
-            squares[1] += float(torch.linalg.vector_norm(theirs)) ** 2
+            squares[1] += float(torch.linalg.vector_norm(target_piece)) ** 2
         owner, _, last = name.rpartition(".")  # packed experts are owners of their own
         kind = kind_of(owner if owner and last in ("weight", "bias") else name)
         dtypes = [str(side.dtype).removeprefix("torch.") for side in sides]

@@ -190,9 +190,9 @@ def interpolation(donor: Rows, selected: Mapping[str, Selection], scale: float) 
         stop = start + len(target)
         donated = shared_rows(donor(name, start, stop), target)
         for index in selected[name].between(start, stop).indices():
-            before, theirs = take(target, index), take(donated, index)
-            values = interpolate(before, theirs, scale)
-            require_finite(name, values, {"the donor": theirs, "the target": before}, scale)
+            before, donor_values = take(target, index), take(donated, index)
+            values = interpolate(before, donor_values, scale)
+            require_finite(name, values, {"the donor": donor_values, "the target": before}, scale)
             yield index, values
 
     return change

@@ -121,10 +121,14 @@ def transfer(python: str, tiny: bool, rounds: int) -> pd.DataFrame:
         models = [{"model": str(donor), "parameters": {"weight": 0.4}}]
         task = {"merge_method": "task_arithmetic", "dtype": "bfloat16", "models": models}
         recipe.write_text(json.dumps(task | {"base_model": str(target)}))  # JSON is YAML
-        ours = [sys.executable, "-m", "actlib", "transfer", "--target", target, "--donor", donor]
-        ours += ["--mask", mask, "--out", out, "--scale", "0.4"]
-        theirs = [Path(python).with_name("mergekit-yaml"), recipe, out]
-        ways = {"actlib transfer": partial(whole, ours), "mergekit-yaml": partial(whole, theirs)}
+        actlib_command = [sys.executable, "-m", "actlib", "transfer"]
+        actlib_command += ["--target", target, "--donor", donor, "--mask", mask]
+        actlib_command += ["--out", out, "--scale", "0.4"]
+        mergekit_command = [Path(python).with_name("mergekit-yaml"), recipe, out]
+        ways = {
+            "actlib transfer": partial(whole, actlib_command),
+            "mergekit-yaml": partial(whole, mergekit_command),
+        }
         runs = turns.in_turns(ways, rounds, lambda: shutil.rmtree(out, ignore_errors=True))
     return turns.summary("transfer, 4 GB in 8 shards", runs, "actlib transfer")
 
