@@ -38,7 +38,7 @@ Rule = Callable[[str, Tensor, list[Tensor]], Tensor]
 UNIONS = {"union": "sum", "average": "average", "largest": "largest"}
 """Unions of the donors' masks, with the rule of `actlib.merging` for channels of several."""
 TRIMMED = {"ties": merge_utils.ties, "dare_linear": merge_utils.dare_linear}
-METHODS = (*UNIONS, "task_arithmetic", "mean_weights", *TRIMMED, "layer_swap")
+MERGES = (*UNIONS, "task_arithmetic", "mean_weights", *TRIMMED, "layer_swap")
 
 # Layers of the paper of layer swapping, for a model of 32: language specialist at the bottom and at
 # the top, and averaged layers on each side between the two specialists.
@@ -76,7 +76,7 @@ def merged(
     Args:
         base: the common base of the donors, which is changed meanwhile.
         donors: the specialists.
-        method: one of `METHODS`.
+        method: one of `MERGES`.
         scale: the papers' lambda; "mean_weights" and "layer_swap" have none.
         percent: what stays of each task vector, for TIES and DARE; layers of the language
             specialist, for "layer_swap".
@@ -179,8 +179,8 @@ def _require_valid(
     percent: float,
     masks: Sequence[ChannelMask],
 ) -> None:
-    if method not in METHODS:
-        raise ValueError(f"unknown method {method!r}, expected one of {', '.join(METHODS)}")
+    if method not in MERGES:
+        raise ValueError(f"unknown method {method!r}, expected one of {', '.join(MERGES)}")
     if not donors:
         raise ValueError("there is no donor to merge")
     for donor in donors:
