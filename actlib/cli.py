@@ -214,8 +214,8 @@ def merge(
         try:
             number = float(scale)
         except ValueError:
-            words = f"--give {donor} {mask} {scale}"
-            raise ValueError(f"{words}: the scale must be a number, such as 0.4") from None
+            option = f"--give {donor} {mask} {scale}"
+            raise ValueError(f"{option}: the scale must be a number, such as 0.4") from None
         contributions.append((donor, load_mask(mask), number))
     from actlib.merging import merge_checkpoint
 

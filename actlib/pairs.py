@@ -86,8 +86,8 @@ def check_pair(
         )
     rows, is_open = [vocabulary_rows(model) for model in sides.values()], True
     if donor_tokenizer is not None and target_tokenizer is not None:
-        wrong = compare_tokenizers(donor_tokenizer, target_tokenizer)[0]
-        mismatches, is_open = mismatches + wrong, bool(wrong)
+        tokenizer_mismatches = compare_tokenizers(donor_tokenizer, target_tokenizer)[0]
+        mismatches, is_open = mismatches + tokenizer_mismatches, bool(tokenizer_mismatches)
     if rows[0] != rows[1] and is_open:
         mismatches.append(
             f"vocabulary of {rows[0]} against {rows[1]} rows; if one tokenizer only adds tokens, "

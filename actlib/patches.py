@@ -196,12 +196,12 @@ def _require_target(
     path: Path, edits: Mapping[str, Edit], parameters: Mapping[str, Tensor], old: str, new: str
 ) -> None:
     """Refuse a target whose parameters are not those of a patch, or not at its side `old`."""
-    wrong = [name for name, edit in edits.items() if not edit.is_at(old, parameters.get(name))]
-    if wrong and all(edit.is_at(new, parameters.get(name)) for name, edit in edits.items()):
+    mismatched = [name for name, edit in edits.items() if not edit.is_at(old, parameters.get(name))]
+    if mismatched and all(edit.is_at(new, parameters.get(name)) for name, edit in edits.items()):
         done = "already applied to" if new == "after" else "not applied to"
         raise ValueError(f"the patch {path} is {done} this target, so nothing is to be done")
-    if wrong:
-        expected = ["{} ({} x {}, {})".format(name, *edits[name].form) for name in wrong]
+    if mismatched:
+        expected = ["{} ({} x {}, {})".format(name, *edits[name].form) for name in mismatched]
         raise ValueError(
             f"the target does not hold the values that it had {old} the patch {path}: "
             f"{list_first(expected, 3)}; take the model that it was made for"

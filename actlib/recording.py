@@ -132,7 +132,7 @@ def collect_activations(
 ) -> Calls:
     """Run the donor on a batch, and keep what its modules give at the answer tokens."""
     calls = Calls(deque)
-    read_activations(donor, modules, batch, tokens, lambda name, each: calls[name].append(each))
+    read_activations(donor, modules, batch, tokens, lambda name, values: calls[name].append(values))
     return calls
 
 

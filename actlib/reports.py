@@ -131,12 +131,12 @@ def describe_report(report: pd.DataFrame) -> str:
 
 
 def _open(
-    place: nn.Module | str | Path, tokenizer: PreTrainedTokenizerBase | None
+    source: nn.Module | str | Path, tokenizer: PreTrainedTokenizerBase | None
 ) -> tuple[nn.Module, PreTrainedTokenizerBase | None, Mapping[str, Tensor]]:
     """A model, its tokenizer, and its parameters by name, in memory or mapped from files."""
-    if isinstance(place, nn.Module):
-        return place, tokenizer, dict(place.named_parameters())
-    checkpoint = Checkpoint(local_folder(place))
+    if isinstance(source, nn.Module):
+        return source, tokenizer, dict(source.named_parameters())
+    checkpoint = Checkpoint(local_folder(source))
     return checkpoint.model, tokenizer or load_tokenizer(checkpoint.folder), checkpoint
 
 

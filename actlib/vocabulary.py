@@ -98,8 +98,8 @@ def compare_tokenizers(donor: "Tokenizer", target: "Tokenizer") -> tuple[list[st
     added = {
         index for each in (donor, target) for index in getattr(each, "added_tokens_decoder", ())
     }
-    wrong = len(moved) + sum(index not in added for index in renamed)
-    mismatches = [f"tokenizer vocabulary with {wrong} tokens under other ids"] if wrong else []
+    misfits = len(moved) + sum(index not in added for index in renamed)
+    mismatches = [f"tokenizer vocabulary with {misfits} tokens under other ids"] if misfits else []
     doubts = []
     if renamed:
         example = " against ".join(each[renamed[0]] for each in names)

@@ -80,7 +80,7 @@ def lens_ways(pair: pairs.Pair, batches: pairs.Batches) -> dict[str, Way]:
     """Cache the answer tokens of our channels."""
     from transformer_lens.model_bridge import TransformerBridge
 
-    wanted, bridges = re.compile(HOOKS).fullmatch, []
+    matches, bridges = re.compile(HOOKS).fullmatch, []
     for model in pair:
         with tempfile.TemporaryDirectory() as folder:
             pairs.write_model(model, Path(folder))
@@ -88,7 +88,7 @@ def lens_ways(pair: pairs.Pair, batches: pairs.Batches) -> dict[str, Way]:
             bridges.append(bridge)
 
     def activations(which: int, batch: dict) -> dict[str, torch.Tensor]:
-        options = {"names_filter": wanted, "pos_slice": slice(-ANSWER, None)}
+        options = {"names_filter": matches, "pos_slice": slice(-ANSWER, None)}
         options |= {"attention_mask": batch["attention_mask"], "return_cache_object": False}
         with torch.no_grad():
             _, cache = bridges[which].run_with_cache(batch["input_ids"], **options)
