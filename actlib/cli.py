@@ -107,15 +107,13 @@ def record(
     from actlib.recording import record_differences
     from actlib.vocabulary import fit_vocabulary_
 
-    rows = load_questions(questions)[:limit]
-    tokenizer = load_tokenizer(target)
+    rows, tokenizer = load_questions(questions)[:limit], load_tokenizer(target)
     if tokenizer is None:
         raise ValueError(f"the model folder {target} holds no tokenizer; save one there")
     encoded = batches(tokenizer, rows, batch_size)
     options = {"dtype": getattr(torch, dtype)} | ({"device_map": device_map} if device_map else {})
-    donor_model, target_model = (
-        load_pretrained(AutoModelForCausalLM, p, **options) for p in (donor, target)
-    )
+    donor_model = load_pretrained(AutoModelForCausalLM, donor, **options)
+    target_model = load_pretrained(AutoModelForCausalLM, target, **options)
     if (donor_tokenizer := load_tokenizer(donor)) is not None:
         fit_vocabulary_(donor_model, target_model, donor_tokenizer, tokenizer)
     for batch in encoded:  # here, where a question still has its name
