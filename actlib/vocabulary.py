@@ -46,8 +46,7 @@ def fit_vocabulary_(
     if before is None or rows is None or before == rows:
         return
     target_parameters = dict(vocabulary_parameters(target))
-    donor_parameters = dict(vocabulary_parameters(donor))
-    if any(each.is_meta for each in (*target_parameters.values(), *donor_parameters.values())):
+    if any(p.is_meta for model in (donor, target) for _, p in vocabulary_parameters(model)):
         raise ValueError(
             f"the vocabulary's rows ({before} against {rows}) are offloaded and cannot be fitted; "
             "load embedding and head into memory"
