@@ -114,8 +114,9 @@ def _sum_by_item(
         counts = torch.bincount(rows, minlength=items)[:, None]
         return torch.cat([counts, sums.flatten(1)[:, index]], dim=1)
     entries = nn.functional.pad(activations[:, index].float(), (1, 0), value=1.0)
-    places = rows.repeat_interleave(len(activations) // len(rows))  # heads of a token are entries
-    return entries.new_zeros(items, entries.shape[1]).index_add_(0, places, entries)
+    # where a norm is applied to each head, the heads of a token are entries
+    entry_items = rows.repeat_interleave(len(activations) // len(rows))
+    return entries.new_zeros(items, entries.shape[1]).index_add_(0, entry_items, entries)
 
 
 def _mean_of_items(name: str, calls: list[Tensor]) -> Float[Tensor, "items masked"]:

@@ -42,13 +42,13 @@ def exchange_items(
     def take(name: str, output: Tensor, chosen: Tensor) -> Tensor:
         length, channels = columns[1].shape[1], output.shape[-1]
         grid = arrange_by_token(name, output, (batch, seq), length, channels)
-        places = columns[grid.shape[1] != seq].to(output.device)
-        taken = grid.index_select(-1, chosen)[givers[:, None].to(output.device), places]
+        positions = columns[grid.shape[1] != seq].to(output.device)
+        exchanged = grid.index_select(-1, chosen)[givers[:, None].to(output.device), positions]
         if output.ndim == 4 and has_heads_first(output, seq):
-            taken = taken.transpose(1, 2)
+            exchanged = exchanged.transpose(1, 2)
         is_shared = output[..., 0].numel() < batch * grid.shape[1]  # positions of all items
-        shape = taken.shape[:2] if is_shared else output.shape[:-1]
-        return taken.reshape(*shape, len(chosen))
+        shape = exchanged.shape[:2] if is_shared else output.shape[:-1]
+        return exchanged.reshape(*shape, len(chosen))
 
     return take
 

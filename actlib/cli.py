@@ -107,22 +107,22 @@ def record(
     from actlib.recording import record_differences
     from actlib.vocabulary import fit_vocabulary_
 
-    rows = load_questions(questions)[:limit]
-    tokenizer = load_tokenizer(target)
+    rows, tokenizer = load_questions(questions)[:limit], load_tokenizer(target)
     if tokenizer is None:
         raise ValueError(f"the model folder {target} holds no tokenizer; save one there")
     encoded = batches(tokenizer, rows, batch_size)
     options = {"dtype": getattr(torch, dtype)} | ({"device_map": device_map} if device_map else {})
-    ours, theirs = (load_pretrained(AutoModelForCausalLM, p, **options) for p in (donor, target))
-    if (own := load_tokenizer(donor)) is not None:
-        fit_vocabulary_(ours, theirs, own, tokenizer)
+    donor_model = load_pretrained(AutoModelForCausalLM, donor, **options)
+    target_model = load_pretrained(AutoModelForCausalLM, target, **options)
+    if (donor_tokenizer := load_tokenizer(donor)) is not None:
+        fit_vocabulary_(donor_model, target_model, donor_tokenizer, tokenizer)
     for batch in encoded:  # here, where a question still has its name
         names = [f"the question {rows[n]['id']} of {questions}" for n in batch["index"].tolist()]
-        require_room(theirs, batch, names.__getitem__)
+        require_room(target_model, batch, names.__getitem__)
     scores = (
-        record_attributions(ours, theirs, encoded, points=points, progress=True)
+        record_attributions(donor_model, target_model, encoded, points=points, progress=True)
         if attribution
-        else record_differences(ours, theirs, encoded, moments=moments, progress=True)
+        else record_differences(donor_model, target_model, encoded, moments=moments, progress=True)
     )
     scores.save(out)
     result = {"out": out, "answer_tokens": scores.tokens, "questions": len(rows)}
@@ -212,8 +212,8 @@ def merge(
         try:
             number = float(scale)
         except ValueError:
-            words = f"--give {donor} {mask} {scale}"
-            raise ValueError(f"{words}: the scale must be a number, such as 0.4") from None
+            option = f"--give {donor} {mask} {scale}"
+            raise ValueError(f"{option}: the scale must be a number, such as 0.4") from None
         contributions.append((donor, load_mask(mask), number))
     from actlib.merging import merge_checkpoint
 

@@ -43,11 +43,11 @@ def routed_outputs(
         sizes = torch.bincount(numbers, minlength=total)[:total].tolist()
         groups = hidden[tokens[: sum(sizes)]].split(sizes)
         outputs = [_projected(experts, weights, number, rows) for number, rows in enumerate(groups)]
-    places, joined = torch.stack([tokens, numbers])[:, : sum(sizes)], dict[str, Tensor]()
+    indices, joined = torch.stack([tokens, numbers])[:, : sum(sizes)], dict[str, Tensor]()
     for name in weights:
         values = torch.cat([each[name] for each in outputs])
         shape = len(hidden), total, values.shape[1]
-        joined[name] = torch.sparse_coo_tensor(places, values, shape, check_invariants=False)
+        joined[name] = torch.sparse_coo_tensor(indices, values, shape, check_invariants=False)
     return joined
 
 

@@ -83,8 +83,8 @@ def output_hooks(
 
     def read(name: str, inputs: list, output: Tensor | tuple) -> None:
         output = output[0] if isinstance(output, tuple) else output
-        given = getattr(inputs[0], "shape", ()) if inputs else ()
-        is_by_head = output.ndim == 4 and given[:3] == output.shape[:3]
+        input_shape = getattr(inputs[0], "shape", ()) if inputs else ()
+        is_by_head = output.ndim == 4 and input_shape[:3] == output.shape[:3]
         if is_by_head and has_heads_first(inputs[0], output.shape[1]):
             # torch's LayerNorm and Linear give contiguous outputs whatever their inputs
             output = output.transpose(1, 2).contiguous().transpose(1, 2)
@@ -217,8 +217,8 @@ class AnswerTokens:
         if length != self.shape[1]:
             columns = torch.searchsorted(tokens.positions, columns)
         # whole rows by one flat index: many times as fast on a CPU as by item and position
-        places = tokens.rows * length + columns
-        return grid.flatten(0, 1).index_select(0, places).reshape(-1, channels)
+        flat_index = tokens.rows * length + columns
+        return grid.flatten(0, 1).index_select(0, flat_index).reshape(-1, channels)
 
 
 def arrange_by_token(

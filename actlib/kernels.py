@@ -67,15 +67,15 @@ def _add(a, b, sums, start, stop):
     for first in range(start, stop, AT_ONCE):
         last = min(first + AT_ONCE, stop)
         for token in range(len(a)):
-            ours, theirs = a[token, first:last], b[token, first:last]
+            donor_values, target_values = a[token, first:last], b[token, first:last]
             differences, magnitudes = sums[0, first:last], sums[1, first:last]
             for i in range(last - first):
-                x, y = _wide(ours[i]), _wide(theirs[i])
+                x, y = _wide(donor_values[i]), _wide(target_values[i])
                 differences[i] += abs(x - y)
                 magnitudes[i] += (abs(x) + abs(y)) / 2
             if len(sums) == 4:
                 totals, squares = sums[2, first:last], sums[3, first:last]
                 for i in range(last - first):
-                    x = _wide(ours[i])
+                    x = _wide(donor_values[i])
                     totals[i] += x
                     squares[i] += x * x

@@ -36,13 +36,13 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json",
 _OF_TOKENIZERS = ("*token*", "vocab*", "merges.txt", "*.model", "*.tiktoken", "*.bpe")
 
 
-def load_pretrained(kind: Any, place: Path | str, **options: Any) -> Any:
-    """``kind.from_pretrained(place)``, and one sentence where there is nothing to load.
+def load_pretrained(kind: Any, source: Path | str, **options: Any) -> Any:
+    """``kind.from_pretrained(source)``, and one sentence where there is nothing to load.
 
     Args:
         kind: class of transformers. With ``AutoModelForCausalLM``, models that take images beside
             text are loaded whole by the class that they have in transformers.
-        place: a folder, or the id of a model on the Hub.
+        source: a folder, or the id of a model on the Hub.
         **options: of `from_pretrained`.
 
     Raises:
@@ -54,28 +54,28 @@ def load_pretrained(kind: Any, place: Path | str, **options: Any) -> Any:
     from transformers import AutoConfig
 
     is_model = getattr(kind, "__name__", "") == "AutoModelForCausalLM"
-    folder = Path(place)
+    folder = Path(source)
     if is_model and folder.is_dir():  # before transformers follows what leads elsewhere
         stored_tensors(folder)
     if is_model:
         where = {key: options[key] for key in _WHERE if key in options}
-        kind = _class_of(load_pretrained(AutoConfig, place, **where))
+        kind = _class_of(load_pretrained(AutoConfig, source, **where))
         options = {"use_safetensors": True, "output_loading_info": True, **options}
     try:
-        loaded = kind.from_pretrained(place, **{**options, **SAFE})
+        loaded = kind.from_pretrained(source, **{**options, **SAFE})
     except Exception as error:  # damaged files make the libraries raise almost anything
         what = "the tokenizer of " if getattr(kind, "__name__", "") == "AutoTokenizer" else ""
-        raise ValueError(_sentence(what, place, error)) from error
+        raise ValueError(_sentence(what, source, error)) from error
     if not is_model:
         return loaded
     model, info = loaded
     if info["missing_keys"]:  # transformers fills them with random numbers
-        raise ValueError(f"the files of {place} {describe_absent(info['missing_keys'], model)}")
+        raise ValueError(f"the files of {source} {describe_absent(info['missing_keys'], model)}")
     return model
 
 
-def empty_model(place: Path | str, **options: Any) -> "PreTrainedModel":
-    """The model that a place's configuration describes, on the meta device: without its weights.
+def empty_model(source: Path | str, **options: Any) -> "PreTrainedModel":
+    """The model that a source's configuration describes, on the meta device: without its weights.
 
     Raises:
         ValueError: there is no configuration, or it is of no language model.
@@ -83,21 +83,21 @@ def empty_model(place: Path | str, **options: Any) -> "PreTrainedModel":
     import torch
     from transformers import AutoConfig
 
-    folder = Path(place)
+    folder = Path(source)
     if folder.is_dir():
         require_no_adapter(folder)
         if not (folder / "config.json").is_file():
             raise ValueError(
                 f"the model folder {folder} lacks config.json; save_pretrained writes one"
             )
-    config = load_pretrained(AutoConfig, place, **options)
+    config = load_pretrained(AutoConfig, source, **options)
     kind = _class_of(config)
     try:
         with torch.device("meta"):
             return kind.from_config(config, **SAFE)
     except Exception as error:
         what = f"a causal language model of the type {config.model_type!r} from "
-        raise ValueError(_sentence(what, place, error)) from error
+        raise ValueError(_sentence(what, source, error)) from error
 
 
 def describe_absent(names: Iterable[str], model: "PreTrainedModel") -> str:
@@ -110,7 +110,7 @@ def describe_absent(names: Iterable[str], model: "PreTrainedModel") -> str:
     )
 
 
-def load_tokenizer(place: Path | str) -> "PreTrainedTokenizerBase | None":
+def load_tokenizer(source: Path | str) -> "PreTrainedTokenizerBase | None":
     """The tokenizer of a folder or of a model on the Hub; None for a folder without one.
 
     Raises:
@@ -118,27 +118,27 @@ def load_tokenizer(place: Path | str) -> "PreTrainedTokenizerBase | None":
     """
     from transformers import AutoTokenizer
 
-    folder = Path(place)
+    folder = Path(source)
     if folder.is_dir() and not any((folder / file).is_file() for file in TOKENIZER_FILES):
         return None
-    return load_pretrained(AutoTokenizer, place)
+    return load_pretrained(AutoTokenizer, source)
 
 
-def local_folder(place: Path | str) -> Path:
-    """The folder of a model: the place itself, or where a model of the Hub is kept once fetched.
+def local_folder(source: Path | str) -> Path:
+    """The folder of a model: the source itself, or where a model of the Hub is kept once fetched.
 
     Raises:
         ValueError: there is no such folder, and the Hub has no such model or is not to be reached.
     """
-    if Path(place).is_dir():
-        return Path(place)
+    if Path(source).is_dir():
+        return Path(source)
     from huggingface_hub import snapshot_download
 
     patterns = [*_CARRIED, "model*.safetensors"]
     try:
-        folder = snapshot_download(str(place), allow_patterns=patterns, ignore_patterns="*/*")
+        folder = snapshot_download(str(source), allow_patterns=patterns, ignore_patterns="*/*")
     except Exception as error:
-        raise ValueError(_sentence("", place, error)) from error
+        raise ValueError(_sentence("", source, error)) from error
     return Path(folder)
 
 
@@ -191,18 +191,18 @@ def _class_of(config: Any) -> Any:
     return AutoModelForCausalLM
 
 
-def _sentence(what: str, place: Path | str, error: Exception) -> str:
+def _sentence(what: str, source: Path | str, error: Exception) -> str:
     """What was to be loaded, why that failed, and what can be done."""
-    message, words = str(error), f"{error} {error.__cause__}".lower()
+    message, causes = str(error), f"{error} {error.__cause__}".lower()
     no_room = ("out of memory", "can't allocate memory", "not enough memory")
-    if isinstance(error, MemoryError) or any(each in words for each in no_room):
+    if isinstance(error, MemoryError) or any(each in causes for each in no_room):
         return (
-            f"there is not enough memory to load {what}{str(place)!r}; take a smaller dtype, a "
+            f"there is not enough memory to load {what}{str(source)!r}; take a smaller dtype, a "
             'larger device, or device_map="auto", which offloads what does not fit'
         )
     if "trust_remote_code" in message:
         return (
-            f"{str(place)!r} asks to run code of its own (auto_map), which is never done here; "
+            f"{str(source)!r} asks to run code of its own (auto_map), which is never done here; "
             "take a model of a family that transformers knows, or load it and hand it over"
         )
     lines = [line.strip() for line in message.splitlines() if line.strip()]
@@ -215,7 +215,7 @@ def _sentence(what: str, place: Path | str, error: Exception) -> str:
         remedy = "install that package, or take a model that needs none"
     elif "Unrecognized configuration class" in message:
         remedy = "load both models by their own class, and hand them to record_differences"
-    elif Path(place).is_dir():
+    elif Path(source).is_dir():
         remedy = "look at these files, or copy or download the folder again"
     where = "" if what else " from a folder or the Hub"
-    return f"cannot load {what}{str(place)!r}{where}: {reason.rstrip('.')}; {remedy}"
+    return f"cannot load {what}{str(source)!r}{where}: {reason.rstrip('.')}; {remedy}"

@@ -148,9 +148,9 @@ class ChannelMask:
         if word == "difference":  # what is true of the result
             return ChannelMask(combined, {**self.metadata, "combined": word})
         agreed = {k: v for k, v in self.metadata.items() if other.metadata.get(k) == v}
-        ours, theirs = (mask.metadata.get("unranked", "").split(",") for mask in (self, other))
+        both = [mask.metadata.get("unranked", "").split(",") for mask in (self, other)]
         lacks = any if word == "intersection" else all  # a union ranks what either mask ranks
-        unranked = [name for name in combined if lacks(name in each for each in (ours, theirs))]
+        unranked = [name for name in combined if lacks(name in names for names in both)]
         agreed |= {"unranked": ",".join(unranked)} if unranked else {}
         return ChannelMask(combined, {**agreed, "combined": word})
 
@@ -224,20 +224,22 @@ def mark_best(
 
 
 def require_same_channels(
-    expected: Mapping[str, Tensor | int], given: Mapping[str, Tensor | int], complaint: str
+    expected: Mapping[str, Tensor | int], actual: Mapping[str, Tensor | int], complaint: str
 ) -> None:
     """Raise ValueError, opening with `complaint`, for modules or channel numbers that differ."""
-    ours, theirs = (
+    expected_counts, actual_counts = (
         {name: each if isinstance(each, int) else each.numel() for name, each in side.items()}
-        for side in (expected, given)
+        for side in (expected, actual)
     )
     differences = [
-        f"{name} has {theirs[name]} channels instead of {channels}"
-        for name, channels in ours.items()
-        if theirs.get(name, channels) != channels
+        f"{name} has {actual_counts[name]} channels instead of {channels}"
+        for name, channels in expected_counts.items()
+        if actual_counts.get(name, channels) != channels
     ]
-    differences += [f"no module {name}" for name in ours if name not in theirs]
-    differences += [f"unknown module {name}" for name in theirs if name not in ours]
+    differences += [f"no module {name}" for name in expected_counts if name not in actual_counts]
+    differences += [
+        f"unknown module {name}" for name in actual_counts if name not in expected_counts
+    ]
     if differences:
         raise ValueError(f"{complaint}: {list_first(differences)}")
 

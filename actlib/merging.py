@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import reduce
 from operator import or_
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -30,12 +31,13 @@ from actlib.transfer import (
     Change,
     Index,
     Rows,
+    Selection,
     require_finite,
     require_movable,
     require_scale,
     rows_of,
     selections,
-    take,
+    take_elements,
     write_,
 )
 from actlib.vocabulary import shared_rows
@@ -43,6 +45,15 @@ from actlib.wording import require_known
 
 RULES = ("sum", "average", "largest")
 Contribution = tuple[nn.Module, ChannelMask, float]
+
+
+class Donor(NamedTuple):
+    """What a merge needs of one donor: its name in messages, parameters, claims and scale."""
+
+    name: str
+    rows: Rows
+    selected: Mapping[str, Selection]
+    scale: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +110,7 @@ def merge_(
             claimed parameter would be NaN or infinite. Nothing is changed then.
     """
     _require_valid(base, contributions, collisions)
-    donors = {f"donor {n}": rows_of(each[0]) for n, each in enumerate(contributions, start=1)}
+    donors = {f"donor {n}": rows_of(donor) for n, (donor, *_) in enumerate(contributions, start=1)}
     union, collided, change = _settle(base, rows_of(base), donors, contributions, collisions)
     write_(base, selections(base, union), change)
     return MergeReport(union, collided, collisions, model=base)
@@ -146,7 +157,7 @@ def merge_checkpoint(
 def _settle(
     model: nn.Module,
     base: Rows,
-    donors: Mapping[str, Rows],
+    donor_rows: Mapping[str, Rows],
     contributions: Sequence[tuple],
     rule: str,
 ) -> tuple[ChannelMask, int, Change]:
@@ -161,25 +172,29 @@ def _settle(
     collided = sum(int((count > 1).sum()) for count in counts.values())
     if rule == "largest":
         shared = {name for name, count in counts.items() if (count > 1).any()}
-        norms = [channel_norms(model, differences(d, base), shared) for d in donors.values()]
+        norms = [channel_norms(model, differences(d, base), shared) for d in donor_rows.values()]
         masks = _keep_largest(norms, masks, scales)
-    selected, parts = selections(model, union), [selections(model, mask) for mask in masks]
-    givers = list(zip(donors, donors.values(), parts, scales, strict=True))
+    selected = selections(model, union)
+    donors = [
+        Donor(name, rows, selections(model, mask), scale)
+        for (name, rows), mask, scale in zip(donor_rows.items(), masks, scales, strict=True)
+    ]
 
     def change(name: str, start: int, matrix: Tensor) -> Iterator[tuple[Index, Tensor]]:
         stop = start + len(matrix)
-        giving = [
-            (called, shared_rows(read(name, start, stop), matrix), part[name], scale)
-            for called, read, part, scale in givers
-            if name in part
-        ]
+        claimants = [donor for donor in donors if name in donor.selected]
+        donated = [shared_rows(donor.rows(name, start, stop), matrix) for donor in claimants]
+        claims = [donor.selected[name].between(start, stop) for donor in claimants]
         for index in selected[name].between(start, stop).indices():
-            before = take(matrix, index)
+            before = take_elements(matrix, index)
             wide = before.to(torch.promote_types(before.dtype, torch.float32))
             # scaled task vectors, 0 where a donor does not claim the element
-            claims = [own.between(start, stop).at(index) for _, _, own, _ in giving]
-            claimed = torch.stack([each.expand_as(before) for each in claims]).to(wide.device)
-            deltas = [(take(rows, index).to(wide) - wide) * scale for _, rows, _, scale in giving]
+            claimed = torch.stack([claim.at(index).expand_as(before) for claim in claims])
+            claimed = claimed.to(wide.device)
+            deltas = [
+                (take_elements(rows, index).to(wide) - wide) * donor.scale
+                for donor, rows in zip(claimants, donated, strict=True)
+            ]
             steps = torch.stack(deltas).where(claimed, 0)
             # Addition in floats depends on its order. Sorted terms, added one by one, are the same
             # whoever came first and however the elements are cut into chunks.
@@ -187,8 +202,9 @@ def _settle(
             if rule != "sum":  # the mean over those who claim: with "largest" whom it left
                 total = total / claimed.sum(dim=0).clamp_min(1)
             values = (wide + total).to(before.dtype)
-            sources = {"the base": before} | dict(zip([g[0] for g in giving], steps, strict=True))
-            require_finite(name, values, sources, ", ".join(f"{each[3]:g}" for each in giving))
+            names = [donor.name for donor in claimants]
+            sources = {"the base": before} | dict(zip(names, steps, strict=True))
+            require_finite(name, values, sources, ", ".join(f"{d.scale:g}" for d in claimants))
             yield index, values
 
     return union, collided, change
@@ -200,14 +216,14 @@ def _keep_largest(
     scales: Sequence[float],
 ) -> list[ChannelMask]:
     """Each donor's mask without the channels on which another claimant's step is larger."""
-    claimed = [{name: own.cpu().clone() for name, own in mask.channels.items()} for mask in masks]
+    claims = [{name: part.cpu().clone() for name, part in mask.channels.items()} for mask in masks]
     for name in norms[0]:
         sizes = torch.stack([n[name] * abs(scale) for n, scale in zip(norms, scales, strict=True)])
         sizes = sizes.nan_to_num(nan=torch.inf)  # which is refused where it would be written
-        sizes = sizes.where(torch.stack([each[name] for each in claimed]), -1.0)
-        for own, size in zip(claimed, sizes, strict=True):
-            own[name] &= size == sizes.amax(dim=0)
-    return [ChannelMask(each) for each in claimed]
+        sizes = sizes.where(torch.stack([claim[name] for claim in claims]), -1.0)
+        for claim, size in zip(claims, sizes, strict=True):
+            claim[name] &= size == sizes.amax(dim=0)
+    return [ChannelMask(claim) for claim in claims]
 
 
 def _require_valid(base: nn.Module, contributions: Sequence[Contribution], collisions: str) -> None:

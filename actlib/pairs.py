@@ -86,8 +86,8 @@ def check_pair(
         )
     rows, is_open = [vocabulary_rows(model) for model in sides.values()], True
     if donor_tokenizer is not None and target_tokenizer is not None:
-        wrong = compare_tokenizers(donor_tokenizer, target_tokenizer)[0]
-        mismatches, is_open = mismatches + wrong, bool(wrong)
+        tokenizer_mismatches = compare_tokenizers(donor_tokenizer, target_tokenizer)[0]
+        mismatches, is_open = mismatches + tokenizer_mismatches, bool(tokenizer_mismatches)
     if rows[0] != rows[1] and is_open:
         mismatches.append(
             f"vocabulary of {rows[0]} against {rows[1]} rows; if one tokenizer only adds tokens, "
@@ -129,10 +129,14 @@ def compare_settings(donor: nn.Module, target: nn.Module) -> tuple[list[str], li
     settings = [_settings(model) for model in (donor, target)]
     for name in dict.fromkeys([*settings[0], *settings[1]]):
         # A layer without a value of its own has the one of the whole model.
-        ours, theirs = (each.get(name, each.get(name.partition(" of ")[0])) for each in settings)
-        if ours != theirs:
+        donor_value, target_value = (
+            each.get(name, each.get(name.partition(" of ")[0])) for each in settings
+        )
+        if donor_value != target_value:
             last = name.partition(" of ")[0].rpartition(".")[2]
-            (mismatches if last in _DECISIVE else doubts).append(f"{name} {ours} against {theirs}")
+            (mismatches if last in _DECISIVE else doubts).append(
+                f"{name} {donor_value} against {target_value}"
+            )
     return mismatches, doubts
 
 
@@ -176,11 +180,11 @@ def _shape_mismatches(donor: nn.Module, target: nn.Module) -> list[str]:
     Those that belong to no channel, such as experts with biases, are compared too: they never move,
     but models that differ in them do not compute the same things in their channels.
     """
-    ours, theirs = dict(_shapes(donor)), dict(_shapes(target))
+    donor_shapes, target_shapes = dict(_shapes(donor)), dict(_shapes(target))
     return [
-        f"{name} {ours.get(name, 'absent')} against {theirs.get(name, 'absent')}"
-        for name in dict.fromkeys([*ours, *theirs])
-        if ours.get(name) != theirs.get(name)
+        f"{name} {donor_shapes.get(name, 'absent')} against {target_shapes.get(name, 'absent')}"
+        for name in dict.fromkeys([*donor_shapes, *target_shapes])
+        if donor_shapes.get(name) != target_shapes.get(name)
     ]
 
 

@@ -32,10 +32,10 @@ def weight_differences(donor: nn.Module, target: nn.Module) -> ChannelScores:
     donor, target = unwrapped(donor), unwrapped(target)
     require_pair(donor, target)
     require_in_memory(donor, target)
-    ours, theirs = rows_of(donor), rows_of(target)
-    each_of = (differences(ours, theirs), ours, theirs)
-    values, one, other = (channel_norms(target, rows) for rows in each_of)
-    magnitudes = {name: (one[name] + other[name]) / 2 for name in values}
+    donor_rows, target_rows = rows_of(donor), rows_of(target)
+    readers = differences(donor_rows, target_rows), donor_rows, target_rows
+    values, donor_norms, target_norms = (channel_norms(target, rows) for rows in readers)
+    magnitudes = {name: (donor_norms[name] + target_norms[name]) / 2 for name in values}
     require_differing(values, "have the same parameters in every channel")
     metadata = {**describe_pair(donor, target), "method": "weight difference", "tokens": "0"}
     roles = {name: each.role for name, each in channel_modules(target).items()}
@@ -46,8 +46,9 @@ def differences(donor: Rows, target: Rows) -> Rows:
     """Donor minus target in float32, on the target's device, over the rows that both have."""
 
     def rows(name: str, start: int, stop: int) -> Float[Tensor, "rows columns"]:
-        own = target(name, start, stop)
-        return shared_rows(donor(name, start, stop), own).to(own.device).float() - own.float()
+        target_rows = target(name, start, stop)
+        donor_rows = shared_rows(donor(name, start, stop), target_rows).to(target_rows.device)
+        return donor_rows.float() - target_rows.float()
 
     return rows
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from actlib.files import load_tensors
 from actlib.stored import DTYPES
-from actlib.transfer import Index, Selection, as_matrix, take
+from actlib.transfer import Index, Selection, as_matrix, take_elements
 
 KIND, FORMAT = "AbilityPatch", "2"
 """What a file says that it is, and the format that is written and read."""
@@ -134,7 +134,9 @@ def load_patch(path: Path) -> tuple[PatchInfo, dict[str, Edit]]:
 def gather(parameter: Tensor, selection: Selection) -> Values:
     """A parameter's selected elements in the order of a patch, on the CPU."""
     matrix = as_matrix(parameter)
-    return torch.cat([take(matrix, index).flatten() for index in selection.indices()]).cpu()
+    return torch.cat(
+        [take_elements(matrix, index).flatten() for index in selection.indices()]
+    ).cpu()
 
 
 def digest(values: Values) -> str:

@@ -85,13 +85,13 @@ def make_patch(
     require_scale(scale)
     step = describe_step("patch", _name(target), _name(donor), mask, scale)
     stated = shareable(step, metadata or {})
-    model, ours, theirs, selected = _open_pair(target, donor, mask)
+    model, target_rows, donor_rows, selected = _open_pair(target, donor, mask)
     stated |= {"format": FORMAT, "parameters": str(sum(p.numel() for p in model.parameters()))}
     tensors, hashes = dict[str, Tensor](), dict[str, str]()
     for name, selection in selected.items():
-        matrix = ours(name, 0, len(selection.rows))
+        matrix = target_rows(name, 0, len(selection.rows))
         before = gather(matrix, selection)
-        donated = gather(shared_rows(theirs(name, 0, len(matrix)), matrix), selection)
+        donated = gather(shared_rows(donor_rows(name, 0, len(matrix)), matrix), selection)
         after = interpolate(before, donated, scale)
         require_finite(name, after, {"the donor": donated, "the target": before}, scale)
         tensors |= {f"{name}.rows": selection.rows, f"{name}.columns": selection.columns}
@@ -196,12 +196,12 @@ def _require_target(
     path: Path, edits: Mapping[str, Edit], parameters: Mapping[str, Tensor], old: str, new: str
 ) -> None:
     """Refuse a target whose parameters are not those of a patch, or not at its side `old`."""
-    wrong = [name for name, edit in edits.items() if not edit.is_at(old, parameters.get(name))]
-    if wrong and all(edit.is_at(new, parameters.get(name)) for name, edit in edits.items()):
+    mismatched = [name for name, edit in edits.items() if not edit.is_at(old, parameters.get(name))]
+    if mismatched and all(edit.is_at(new, parameters.get(name)) for name, edit in edits.items()):
         done = "already applied to" if new == "after" else "not applied to"
         raise ValueError(f"the patch {path} is {done} this target, so nothing is to be done")
-    if wrong:
-        expected = ["{} ({} x {}, {})".format(name, *edits[name].form) for name in wrong]
+    if mismatched:
+        expected = ["{} ({} x {}, {})".format(name, *edits[name].form) for name in mismatched]
         raise ValueError(
             f"the target does not hold the values that it had {old} the patch {path}: "
             f"{list_first(expected, 3)}; take the model that it was made for"
@@ -234,9 +234,9 @@ def _open_pair(
         return target, rows_of(target), rows_of(donor), selections(target, mask)
     if isinstance(target, nn.Module) or isinstance(donor, nn.Module):
         raise ValueError("target and donor must both be folders, or both be models in memory")
-    ours = Checkpoint(target)
-    theirs, selected = open_donor(donor, ours, mask)
-    return ours.model, ours.rows, theirs.rows, selected
+    target_checkpoint = Checkpoint(target)
+    donor_checkpoint, selected = open_donor(donor, target_checkpoint, mask)
+    return target_checkpoint.model, target_checkpoint.rows, donor_checkpoint.rows, selected
 
 
 def _name(model: Model) -> str | os.PathLike:

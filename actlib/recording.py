@@ -132,7 +132,7 @@ def collect_activations(
 ) -> Calls:
     """Run the donor on a batch, and keep what its modules give at the answer tokens."""
     calls = Calls(deque)
-    read_activations(donor, modules, batch, tokens, lambda name, each: calls[name].append(each))
+    read_activations(donor, modules, batch, tokens, lambda name, values: calls[name].append(values))
     return calls
 
 
@@ -159,10 +159,10 @@ class DifferenceSums:
                 shape there, or one is not finite.
         """
 
-        def subtract(name: str, theirs: Activations) -> None:
+        def subtract(name: str, target_values: Activations) -> None:
             if not calls[name]:
                 raise ValueError(f"module {name} runs more often in the target than in the donor")
-            self._add(name, calls[name].popleft(), theirs)
+            self._add(name, calls[name].popleft(), target_values)
 
         read_activations(target, self.modules, batch, tokens, subtract)
         for name in filter(calls.get, calls):
@@ -173,22 +173,22 @@ class DifferenceSums:
         self._tokens += len(tokens.rows)
         self._items += digest_items(batch)
 
-    def _add(self, name: str, ours: Activations, theirs: Activations) -> None:
+    def _add(self, name: str, donor_values: Activations, target_values: Activations) -> None:
         """Add what one call of a module gives at the same tokens in donor and target."""
         # on the device that gives them; MPS has no float64
-        device = torch.device("cpu") if theirs.device.type == "mps" else theirs.device
+        device = torch.device("cpu") if target_values.device.type == "mps" else target_values.device
         sums = self._sums[name] = self._sums[name].to(device)
-        ours, theirs = ours.to(device), theirs.to(device)
-        if ours.shape != theirs.shape:
+        donor_values, target_values = donor_values.to(device), target_values.to(device)
+        if donor_values.shape != target_values.shape:
             raise ValueError(
-                f"module {name} gives {tuple(ours.shape)} in the donor and {tuple(theirs.shape)} "
-                "in the target; give both the same batches"
+                f"module {name} gives {tuple(donor_values.shape)} in the donor and "
+                f"{tuple(target_values.shape)} in the target; give both the same batches"
             )
-        if ours.is_sparse:
-            sums += sum_routed(ours, theirs, self.moments)
-        elif not try_add_sums(sums, ours, theirs):
-            sums += sum_tokens(ours, theirs, self.moments)
-        self._entries[name] += ours.shape[0]
+        if donor_values.is_sparse:
+            sums += sum_routed(donor_values, target_values, self.moments)
+        elif not try_add_sums(sums, donor_values, target_values):
+            sums += sum_tokens(donor_values, target_values, self.moments)
+        self._entries[name] += donor_values.shape[0]
 
     def combine(self, metadata: Mapping[str, str]) -> ChannelScores:
         """Scores out of what all processes summed up, the same in each of them.

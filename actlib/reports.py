@@ -131,12 +131,12 @@ def describe_report(report: pd.DataFrame) -> str:
 
 
 def _open(
-    place: nn.Module | str | Path, tokenizer: PreTrainedTokenizerBase | None
+    source: nn.Module | str | Path, tokenizer: PreTrainedTokenizerBase | None
 ) -> tuple[nn.Module, PreTrainedTokenizerBase | None, Mapping[str, Tensor]]:
     """A model, its tokenizer, and its parameters by name, in memory or mapped from files."""
-    if isinstance(place, nn.Module):
-        return place, tokenizer, dict(place.named_parameters())
-    checkpoint = Checkpoint(local_folder(place))
+    if isinstance(source, nn.Module):
+        return source, tokenizer, dict(source.named_parameters())
+    checkpoint = Checkpoint(local_folder(source))
     return checkpoint.model, tokenizer or load_tokenizer(checkpoint.folder), checkpoint
 
 
@@ -165,11 +165,11 @@ def _compare_weights(
         shared = min(map(len, sides)) if sides[0].ndim else None  # of embedding and head
         squares = [0.0, 0.0]
         pieces = [side[:shared].reshape(-1).split(_PIECE) for side in sides]
-        for ours, theirs in zip(*pieces, strict=True):
-            theirs = theirs.float()
-            change = ours.to(theirs.device).float() - theirs
+        for donor_piece, target_piece in zip(*pieces, strict=True):
+            target_piece = target_piece.float()
+            change = donor_piece.to(target_piece.device).float() - target_piece
             squares[0] += float(torch.linalg.vector_norm(change)) ** 2
-            squares[1] += float(torch.linalg.vector_norm(theirs)) ** 2
+            squares[1] += float(torch.linalg.vector_norm(target_piece)) ** 2
         owner, _, last = name.rpartition(".")  # packed experts are owners of their own
         kind = kind_of(owner if owner and last in ("weight", "bias") else name)
         dtypes = [str(side.dtype).removeprefix("torch.") for side in sides]

@@ -189,8 +189,8 @@ class ChannelScores:
             raise ValueError("these scores do not say what their modules are; record them again")
         ranked = {n: v.float() for n, v in values.items() if self.roles.get(n) not in left_out}
         if not ranked:
-            words = ", ".join(left_out)
-            raise ValueError(f"no module is left to rank without {words}; leave out fewer")
+            excluded = ", ".join(left_out)
+            raise ValueError(f"no module is left to rank without {excluded}; leave out fewer")
         if any(part.isnan().any() for part in ranked.values()):
             raise ValueError("the scores hold NaN and cannot be ranked; record them again")
         require_differing(ranked, "give scores that are all 0")

@@ -59,7 +59,7 @@ def command(group: typer.Typer, name: str) -> Callable[[Callable], Callable]:
     return add
 
 
-def run_app(app: typer.Typer, words: Sequence[str]) -> int:
+def run_app(app: typer.Typer, arguments: Sequence[str]) -> int:
     """Run the command that the words name, and return its exit status.
 
     Bad input is what raises `ValueError` or `OSError`; any other error is taken for a defect.
@@ -67,12 +67,12 @@ def run_app(app: typer.Typer, words: Sequence[str]) -> int:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
-            status = app(spread(words), prog_name="actlib", standalone_mode=False) or 0
+            status = app(spread(arguments), prog_name="actlib", standalone_mode=False) or 0
         sys.stdout.flush()
         return status
     except typer.TyperException as error:  # words that are no command, option or value
         message = " ".join(error.format_message().split()).rstrip(".")
-        print(f"error: {message}; got: {shlex.join(words)} (see --help)", file=sys.stderr)
+        print(f"error: {message}; got: {shlex.join(arguments)} (see --help)", file=sys.stderr)
         return error.exit_code
     except (BrokenPipeError, SystemExit):  # typer makes the latter of the former
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left to flush
@@ -90,16 +90,16 @@ def run_app(app: typer.Typer, words: Sequence[str]) -> int:
         return DEFECT
 
 
-def spread(words: Sequence[str]) -> list[str]:
+def spread(arguments: Sequence[str]) -> list[str]:
     """``--tasks a b`` as ``--tasks a --tasks b``, since typer takes one word an option."""
     result: list[str] = []
     option = ""
-    for word in words:
-        if word.startswith("--"):
-            option = word if word in _SEVERAL else ""
+    for argument in arguments:
+        if argument.startswith("--"):
+            option = argument if argument in _SEVERAL else ""
         elif option and result[-1] != option:
             result.append(option)
-        result.append(word)
+        result.append(argument)
     return result
 
 

@@ -190,9 +190,9 @@ def interpolation(donor: Rows, selected: Mapping[str, Selection], scale: float) 
         stop = start + len(target)
         donated = shared_rows(donor(name, start, stop), target)
         for index in selected[name].between(start, stop).indices():
-            before, theirs = take(target, index), take(donated, index)
-            values = interpolate(before, theirs, scale)
-            require_finite(name, values, {"the donor": theirs, "the target": before}, scale)
+            before, donor_values = take_elements(target, index), take_elements(donated, index)
+            values = interpolate(before, donor_values, scale)
+            require_finite(name, values, {"the donor": donor_values, "the target": before}, scale)
             yield index, values
 
     return change
@@ -227,7 +227,7 @@ def as_matrix(parameter: Shaped[Tensor, "..."]) -> Shaped[Tensor, "rows columns"
     return parameter.detach().view(-1, parameter.shape[-1] if parameter.ndim > 1 else 1)
 
 
-def take(matrix: Shaped[Tensor, "rows columns"], index: Index) -> Shaped[Tensor, "..."]:
+def take_elements(matrix: Shaped[Tensor, "rows columns"], index: Index) -> Shaped[Tensor, "..."]:
     """The elements at an index; of whole rows several times as fast as by brackets."""
     if len(index) == 1 and isinstance(index[0], Tensor):
         return matrix.index_select(0, index[0].to(matrix.device))

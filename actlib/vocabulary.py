@@ -45,15 +45,15 @@ def fit_vocabulary_(
     before, rows = vocabulary_rows(donor), vocabulary_rows(target)
     if before is None or rows is None or before == rows:
         return
-    own = dict(vocabulary_parameters(target))
-    if any(each.is_meta for each in (*own.values(), *dict(vocabulary_parameters(donor)).values())):
+    target_parameters = dict(vocabulary_parameters(target))
+    if any(p.is_meta for model in (donor, target) for _, p in vocabulary_parameters(model)):
         raise ValueError(
             f"the vocabulary's rows ({before} against {rows}) are offloaded and cannot be fitted; "
             "load embedding and head into memory"
         )
     donor.resize_token_embeddings(rows, mean_resizing=False)
     for name, parameter in vocabulary_parameters(donor):
-        parameter[before:] = own[name][before:].to(parameter)
+        parameter[before:] = target_parameters[name][before:].to(parameter)
 
 
 def shared_rows(
@@ -70,11 +70,12 @@ def shared_rows(
 
 def describe_rows(donor: nn.Module, target: nn.Module) -> list[str]:
     """Which rows of vocabularies of two sizes move; empty where both have the same size."""
-    ours, theirs = vocabulary_rows(donor), vocabulary_rows(target)
-    if ours is None or theirs is None or ours == theirs:
+    donor_count, target_count = vocabulary_rows(donor), vocabulary_rows(target)
+    if donor_count is None or target_count is None or donor_count == target_count:
         return []
     return [
-        f"vocabulary of {ours} against {theirs} rows, of which the first {min(ours, theirs)} move"
+        f"vocabulary of {donor_count} against {target_count} rows, of which the first "
+        f"{min(donor_count, target_count)} move"
     ]
 
 
@@ -85,9 +86,9 @@ def compare_tokenizers(donor: "Tokenizer", target: "Tokenizer") -> tuple[list[st
     tokens that were added to a trained vocabulary: a reserved one may be renamed for a template.
     Tokens that only one of them has, and other special tokens, do no harm.
     """
-    ours, theirs = donor.get_vocab(), target.get_vocab()
-    names = [{index: token for token, index in each.items()} for each in (ours, theirs)]
-    moved = {token for token, index in ours.items() if theirs.get(token, index) != index}
+    donor_ids, target_ids = donor.get_vocab(), target.get_vocab()
+    names = [{index: token for token, index in ids.items()} for ids in (donor_ids, target_ids)]
+    moved = {token for token, index in donor_ids.items() if target_ids.get(token, index) != index}
     renamed = [
         index
         for index, token in names[0].items()
@@ -96,8 +97,8 @@ def compare_tokenizers(donor: "Tokenizer", target: "Tokenizer") -> tuple[list[st
     added = {
         index for each in (donor, target) for index in getattr(each, "added_tokens_decoder", ())
     }
-    wrong = len(moved) + sum(index not in added for index in renamed)
-    mismatches = [f"tokenizer vocabulary with {wrong} tokens under other ids"] if wrong else []
+    misfits = len(moved) + sum(index not in added for index in renamed)
+    mismatches = [f"tokenizer vocabulary with {misfits} tokens under other ids"] if misfits else []
     doubts = []
     if renamed:
         example = " against ".join(each[renamed[0]] for each in names)
@@ -106,14 +107,14 @@ def compare_tokenizers(donor: "Tokenizer", target: "Tokenizer") -> tuple[list[st
     if alone:
         example = {**names[0], **names[1]}[alone[0]]
         doubts.append(
-            f"tokenizer vocabulary of {len(ours)} against {len(theirs)} tokens, of which those of "
-            f"one alone do not move, such as {example}"
+            f"tokenizer vocabulary of {len(donor_ids)} against {len(target_ids)} tokens, of which "
+            f"those of one alone do not move, such as {example}"
         )
-    one, other = donor.special_tokens_map, target.special_tokens_map
-    doubts += [
-        f"{role} {one.get(role)} against {other.get(role)}"
-        for role in dict.fromkeys([*one, *other])
-        if role != "pad_token" and one.get(role) != other.get(role)  # padding reaches no score
+    donor_special, target_special = donor.special_tokens_map, target.special_tokens_map
+    doubts += [  # but for padding, which reaches no score
+        f"{role} {donor_special.get(role)} against {target_special.get(role)}"
+        for role in dict.fromkeys([*donor_special, *target_special])
+        if role != "pad_token" and donor_special.get(role) != target_special.get(role)
     ]
     return mismatches, doubts
 

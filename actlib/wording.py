@@ -14,8 +14,8 @@ def list_first(texts: Sequence[str], limit: int = 5) -> str:
     return "; ".join(texts[:limit]) + (f"; and {rest} more" if rest > 0 else "")
 
 
-def require_known(name: str, given: Iterable[object], choices: Collection[str]) -> None:
+def require_known(name: str, values: Iterable[object], choices: Collection[str]) -> None:
     """Raise ValueError, naming the choices, for a value that is none of them."""
-    for value in given:
+    for value in values:
         if value not in choices:
             raise ValueError(f"{name} {reprlib.repr(value)} is none of {', '.join(choices)}")

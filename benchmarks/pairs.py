@@ -86,8 +86,8 @@ def write_model(model: transformers.PreTrainedModel, folder: Path, shards: int =
     """Write a model in about so many files, and a tokenizer of as many words as it has tokens."""
     size = sum(parameter.nbytes for parameter in model.parameters())
     model.save_pretrained(folder, max_shard_size=math.ceil(1.04 * size / shards))
-    words = {f"w{word}": word for word in range(model.config.vocab_size)}
-    tokenizer = Tokenizer(models.WordLevel(words, "w0"))
+    vocabulary = {f"w{word}": word for word in range(model.config.vocab_size)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, "w0"))
     fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="w1")
     fast.save_pretrained(folder)
 

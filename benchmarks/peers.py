@@ -80,7 +80,7 @@ def lens_ways(pair: pairs.Pair, batches: pairs.Batches) -> dict[str, Way]:
     """Cache the answer tokens of our channels."""
     from transformer_lens.model_bridge import TransformerBridge
 
-    wanted, bridges = re.compile(HOOKS).fullmatch, []
+    matches, bridges = re.compile(HOOKS).fullmatch, []
     for model in pair:
         with tempfile.TemporaryDirectory() as folder:
             pairs.write_model(model, Path(folder))
@@ -88,7 +88,7 @@ def lens_ways(pair: pairs.Pair, batches: pairs.Batches) -> dict[str, Way]:
             bridges.append(bridge)
 
     def activations(which: int, batch: dict) -> dict[str, torch.Tensor]:
-        options = {"names_filter": wanted, "pos_slice": slice(-ANSWER, None)}
+        options = {"names_filter": matches, "pos_slice": slice(-ANSWER, None)}
         options |= {"attention_mask": batch["attention_mask"], "return_cache_object": False}
         with torch.no_grad():
             _, cache = bridges[which].run_with_cache(batch["input_ids"], **options)
@@ -121,10 +121,14 @@ def transfer(python: str, tiny: bool, rounds: int) -> pd.DataFrame:
         models = [{"model": str(donor), "parameters": {"weight": 0.4}}]
         task = {"merge_method": "task_arithmetic", "dtype": "bfloat16", "models": models}
         recipe.write_text(json.dumps(task | {"base_model": str(target)}))  # JSON is YAML
-        ours = [sys.executable, "-m", "actlib", "transfer", "--target", target, "--donor", donor]
-        ours += ["--mask", mask, "--out", out, "--scale", "0.4"]
-        theirs = [Path(python).with_name("mergekit-yaml"), recipe, out]
-        ways = {"actlib transfer": partial(whole, ours), "mergekit-yaml": partial(whole, theirs)}
+        actlib_command = [sys.executable, "-m", "actlib", "transfer"]
+        actlib_command += ["--target", target, "--donor", donor, "--mask", mask]
+        actlib_command += ["--out", out, "--scale", "0.4"]
+        mergekit_command = [Path(python).with_name("mergekit-yaml"), recipe, out]
+        ways = {
+            "actlib transfer": partial(whole, actlib_command),
+            "mergekit-yaml": partial(whole, mergekit_command),
+        }
         runs = turns.in_turns(ways, rounds, lambda: shutil.rmtree(out, ignore_errors=True))
     return turns.summary("transfer, 4 GB in 8 shards", runs, "actlib transfer")
 

@@ -63,15 +63,15 @@ def summary(case: str, runs: pd.DataFrame, *against: str) -> pd.DataFrame:
         ratios = seconds.div(seconds[other], axis=0).drop(columns=other)
         ratios = ratios.melt(value_name="value").assign(measure=f"seconds / {other}")
         table = pd.concat([table, ratios])
-    found = table.groupby(["way", "measure"], sort=False)["value"]
-    found = found.agg(median="median", low="min", high="max", runs="count").reset_index()
-    return found.assign(case=case)[["case", "way", "measure", "median", "low", "high", "runs"]]
+    statistics = table.groupby(["way", "measure"], sort=False)["value"]
+    statistics = statistics.agg(median="median", low="min", high="max", runs="count").reset_index()
+    return statistics.assign(case=case)[["case", "way", "measure", "median", "low", "high", "runs"]]
 
 
 def options(about: str | None, **further: str) -> argparse.Namespace:
     """The options of a script, and further words by name with their help, "" if not given."""
-    shown = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=about, formatter_class=shown)
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=about, formatter_class=formatter)
     parser.add_argument("--tiny", action="store_true", help="tiny shapes, to try the script")
     parser.add_argument("--turns", type=int, default=5, help="counted runs of each way")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the table")

@@ -9,7 +9,7 @@ from torch import nn
 from actlib import merge
 from actlib.channels import channel_modules
 from actlib.masks import ChannelMask
-from actlib.study.merges import METHODS, UNIONS, language_shares, merged
+from actlib.study.merges import MERGES, UNIONS, language_shares, merged
 
 SETTINGS = {
     "task_arithmetic": {"scale": 0.4},
@@ -187,7 +187,7 @@ def test_the_order_of_donors_does_not_matter(trio, method):
         torch.testing.assert_close(ours, theirs)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", MERGES)
 def test_on_exit_the_base_has_its_bits_back(trio, architecture, method):
     base, donors = trio(architecture)
     before, given = state_of(base), [state_of(donor) for donor in donors]

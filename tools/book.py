@@ -67,11 +67,11 @@ LINK = re.compile(r"(!?\[(?:[^\[\]]|\[[^\]]*\])*\]\()([^()\s]+)(\))")
 FENCED = re.compile(r"(^```.*?^```)", re.DOTALL | re.MULTILINE)
 
 
-def main(words: list[str]) -> int:
+def main(arguments: list[str]) -> int:
     """Gather and build; the exit status is that of Sphinx, to which a warning is an error."""
     parser = argparse.ArgumentParser(description="Build the book.")
     parser.add_argument("--output", type=Path, default=ROOT / "artifacts" / "book")
-    output = parser.parse_args(words).output
+    output = parser.parse_args(arguments).output
     sources, read = (output.with_name(f"{output.name}-{part}") for part in ("sources", "read"))
     gather(sources)
     options = ["-q", "-W", "--keep-going", "-c", str(ROOT / "docs"), "-d", str(read)]
@@ -90,22 +90,22 @@ def gather(sources: Path) -> None:
     texts["README.md"] = (ROOT / "README.md").read_text(encoding="utf-8")  # to quote from
     texts["index.md"] = linked("index.md", copies, "docs/index.md") + contents()
     for path, text in texts.items():
-        place = sources / path
-        if not place.is_file() or place.read_text(encoding="utf-8") != text:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_text(text, encoding="utf-8")
+        file = sources / path
+        if not file.is_file() or file.read_text(encoding="utf-8") != text:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text, encoding="utf-8")
     for path in copies:
         (sources / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / path, sources / path)  # with its time, by which Sphinx goes
-    for place in sources.rglob("*"):
-        if place.is_file() and place.relative_to(sources).as_posix() not in {*texts, *copies}:
-            place.unlink()
+    for file in sources.rglob("*"):
+        if file.is_file() and file.relative_to(sources).as_posix() not in {*texts, *copies}:
+            file.unlink()
 
 
 def pages() -> list[str]:
     """Pages that are files of the repository, by their paths in it."""
-    found = sorted([*ROOT.glob("docs/*.md"), *ROOT.glob("notebooks/*.ipynb")])
-    paths = [path.relative_to(ROOT).as_posix() for path in found]
+    files = sorted([*ROOT.glob("docs/*.md"), *ROOT.glob("notebooks/*.ipynb")])
+    paths = [path.relative_to(ROOT).as_posix() for path in files]
     return [path for path in paths if path != "docs/index.md"] + [*PAGES]
 
 
@@ -137,26 +137,26 @@ def relinked(text: str, path: str, copies: set[str]) -> str:
         if not target or re.match(r"[a-z]+:", target):
             return match[0]
         start = "" if target.startswith("/") else os.path.dirname(path)
-        place = os.path.normpath(os.path.join(start, target.lstrip("/")))
-        if (ROOT / place).is_dir() and not (ROOT / place / "README.md").is_file():
+        linked_path = os.path.normpath(os.path.join(start, target.lstrip("/")))
+        if (ROOT / linked_path).is_dir() and not (ROOT / linked_path / "README.md").is_file():
             return match[1].removesuffix("](").lstrip("![")  # a folder is no page
-        found = page_of(place, copies)
-        return f"{match[1]}/{found}{hash_mark}{anchor}{match[3]}"
+        book_path = page_of(linked_path, copies)
+        return f"{match[1]}/{book_path}{hash_mark}{anchor}{match[3]}"
 
     return LINK.sub(replaced, text)
 
 
-def page_of(place: str, copies: set[str]) -> str:
+def page_of(path: str, copies: set[str]) -> str:
     """Where a path of the repository is found in the book; other files than pages are copied."""
-    if (ROOT / place).is_dir():
-        place = f"{place}/README.md" if place != "." else "README.md"
-    if place in ("README.md", "docs/index.md"):
+    if (ROOT / path).is_dir():
+        path = f"{path}/README.md" if path != "." else "README.md"
+    if path in ("README.md", "docs/index.md"):
         return "index.md"
-    if place.startswith("actlib/") and place.endswith(".py"):
-        return api_path(dotted(ROOT / place))
-    if place not in pages() and (ROOT / place).is_file():
-        copies.add(place)
-    return place
+    if path.startswith("actlib/") and path.endswith(".py"):
+        return api_path(dotted(ROOT / path))
+    if path not in pages() and (ROOT / path).is_file():
+        copies.add(path)
+    return path
 
 
 def contents() -> str:
@@ -177,8 +177,10 @@ def dotted(path: Path) -> str:
 def api_pages() -> dict[str, str]:
     """A page for each module, and one for each package that lists its own."""
     names = [dotted(path) for path in sorted((ROOT / "actlib").rglob("*.py"))]
-    own = {name: [each for each in names if each.rpartition(".")[0] == name] for name in names}
-    return {api_path(name): _api_page(name, own[name]) for name in names}
+    submodules = {
+        name: [each for each in names if each.rpartition(".")[0] == name] for name in names
+    }
+    return {api_path(name): _api_page(name, submodules[name]) for name in names}
 
 
 def api_path(name: str) -> str:
@@ -186,34 +188,34 @@ def api_path(name: str) -> str:
     return "api/index.rst" if name == "actlib" else f"api/{name}.rst"
 
 
-def _api_page(name: str, own: list[str]) -> str:
+def _api_page(name: str, submodules: list[str]) -> str:
     title = "The package actlib" if name == "actlib" else name
-    options = "   :no-members:\n" if own else "   :members:\n"
+    options = "   :no-members:\n" if submodules else "   :members:\n"
     page = f"{title}\n{'=' * len(title)}\n\n.. automodule:: {name}\n{options}"
     if name == "actlib":
         homes = {public: getattr(actlib, public).__module__ for public in actlib.__all__}
         named = (f"`{public} <{homes[public]}.{public}>`" for public in actlib.__all__)
         page += f"\n{', '.join(named)}.\n\nIts modules:\n"
-    if own:
-        below = "".join(f"   {other.removeprefix(f'{name}.')}\n" for other in own)
-        listed = "".join(f"   {other}\n" for other in own)
+    if submodules:
+        below = "".join(f"   {other.removeprefix(f'{name}.')}\n" for other in submodules)
+        listed = "".join(f"   {other}\n" for other in submodules)
         page += f"\n.. autosummary::\n\n{below}\n.. toctree::\n   :hidden:\n\n{listed}"
     return page
 
 
 def card_pages() -> dict[str, str]:
     """A page for each model that the families make, and one that lists them."""
-    made, rows = {}, []
+    cards, rows = {}, []
     for family in FAMILIES:
         preset = load_preset(family)
         for name in preset.models:
             path = f"models/{family}-{name}.md"
             card = trained_card(preset, name).split("---\n", 2)[2]  # without what model hubs read
-            made[path] = card.lstrip()
+            cards[path] = card.lstrip()
             rows.append(f"- [{family}: {name}]({family}-{name}.md)")
-    listed = "\n".join(path.removeprefix("models/").removesuffix(".md") for path in made)
+    listed = "\n".join(path.removeprefix("models/").removesuffix(".md") for path in cards)
     text = f"{MODELS}\n{chr(10).join(rows)}\n\n```{{toctree}}\n:hidden:\n\n{listed}\n```\n"
-    return {"models/index.md": text, **made}
+    return {"models/index.md": text, **cards}
 
 
 if __name__ == "__main__":

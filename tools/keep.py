@@ -35,15 +35,15 @@ def cleaned(notebook: dict) -> dict:
     """The notebook without what describes its run; the parameters of the run become a sentence."""
     cells = [cell for cell in notebook["cells"] if cell.get("id") != "kept-run"]
     counter = 0
-    for place, cell in enumerate(cells):
+    for index, cell in enumerate(cells):
         tags = cell["metadata"].get("tags", [])
         if "injected-parameters" in tags:
             lines = [line.rstrip() for line in cell["source"] if not line.startswith("#")]
             run = ", ".join(f"`{line}`" for line in lines)
             text = f"The sentences below are of a run with {run}; so are the outputs, unless you "
             text += "ran it yourself."
-            cells[place] = {"cell_type": "markdown", "id": "kept-run", "metadata": {}}
-            cells[place]["source"] = [text]
+            cells[index] = {"cell_type": "markdown", "id": "kept-run", "metadata": {}}
+            cells[index]["source"] = [text]
             continue
         cell["metadata"] = {"tags": tags} if tags else {}
         if "outputs" in cell:
@@ -53,8 +53,8 @@ def cleaned(notebook: dict) -> dict:
             for out in cell["outputs"]:
                 if "execution_count" in out:
                     out["execution_count"] = counter
-    kept = ("kernelspec", "language_info")
-    metadata = {name: notebook["metadata"][name] for name in kept}
+    keys = ("kernelspec", "language_info")
+    metadata = {name: notebook["metadata"][name] for name in keys}
     return {**notebook, "cells": cells, "metadata": metadata}
 
 
@@ -65,8 +65,8 @@ def still(output: dict) -> dict | None:
     if output.get("name") == "stderr":
         lines = "".join(output["text"]).splitlines(keepends=True)
         passing = re.compile("waiting for |.*: rows measured by an earlier state of actlib")
-        kept = [line for line in lines if not passing.match(line)]
-        return output | {"text": kept} if kept else None
+        remaining = [line for line in lines if not passing.match(line)]
+        return output | {"text": remaining} if remaining else None
     if "image/png" in output.get("data", {}):
         data = output["data"] | {"image/png": smaller(output["data"]["image/png"])}
         return output | {"data": data}
@@ -119,13 +119,13 @@ def keep(folder: Path, name: str, root: Path = ROOT) -> list[Path]:
     return paths
 
 
-def add_rows(measured: Path, kept: Path) -> None:
+def add_rows(measured: Path, destination: Path) -> None:
     """Write the rows of a cache to the kept ones, in the place of those of the same settings."""
     rows = pd.read_parquet(measured)
-    if kept.is_file():
-        before = pd.read_parquet(kept)
+    if destination.is_file():
+        before = pd.read_parquet(destination)
         rows = pd.concat([before[~before["_setting"].isin(rows["_setting"])], rows])
-    write_rows(rows, kept)
+    write_rows(rows, destination)
 
 
 if __name__ == "__main__":

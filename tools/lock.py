@@ -68,19 +68,19 @@ SHORT = {
 def main() -> None:
     """Ask pip for the hashes, Python by Python, and write the lock and what follows from it."""
     pins = pinned(LOCK.read_text(encoding="utf-8"))
-    found = {name: {file: digest} for name, (file, digest) in chosen(pins).items()}
+    digests = {name: {file: digest} for name, (file, digest) in chosen(pins).items()}
     # One wheel serves all Pythons if its name says so, and a source package always does.
     several = [
         pin
         for pin in pins
-        if (file := next(iter(found[name_of(pin)]))).endswith(".whl") and "-none-any" not in file
+        if (file := next(iter(digests[name_of(pin)]))).endswith(".whl") and "-none-any" not in file
     ]
     for python in PYTHONS:
         for name, (file, digest) in chosen(several, python).items():
-            found[name][file] = digest
-    LOCK.write_text(text(pins, found), encoding="utf-8")
+            digests[name][file] = digest
+    LOCK.write_text(text(pins, digests), encoding="utf-8")
     write_pages(pins)
-    print(f"{LOCK.name}: {len(pins)} packages, {sum(map(len, found.values()))} files")
+    print(f"{LOCK.name}: {len(pins)} packages, {sum(map(len, digests.values()))} files")
 
 
 def pinned(lock: str) -> list[str]:
@@ -94,12 +94,12 @@ def name_of(pin: str) -> str:
     return re.sub(r"[-_.]+", "-", pin.partition("==")[0]).lower()
 
 
-def text(pins: Iterable[str], found: dict[str, dict[str, str]]) -> str:
+def text(pins: Iterable[str], digests: dict[str, dict[str, str]]) -> str:
     """The lock: a line for each pin and one for each different hash."""
     pythons = f"{', '.join(PYTHONS[:-1])} and {PYTHONS[-1]}"
     parts = [HEAD.format(pythons=pythons)]
     for pin in sorted(pins, key=str.lower):
-        hashes = sorted(set(found[name_of(pin)].values()))
+        hashes = sorted(set(digests[name_of(pin)].values()))
         parts.append(" \\\n".join([pin, *(f"    --hash=sha256:{each}" for each in hashes)]) + "\n")
     return "".join(parts)
 
@@ -125,8 +125,8 @@ def license_of(name: str) -> str:
     stated = metadata(name)
     classifiers = (each.split(" :: ") for each in stated.get_all("Classifier") or [])
     named = [parts[-1] for parts in classifiers if parts[0] == "License"]
-    words = named or (stated["License"] or "not stated there").splitlines()[:1]
-    return stated["License-Expression"] or ", ".join(SHORT.get(each, each) for each in words)
+    licenses = named or (stated["License"] or "not stated there").splitlines()[:1]
+    return stated["License-Expression"] or ", ".join(SHORT.get(each, each) for each in licenses)
 
 
 def chosen(pins: Iterable[str], python: str = "") -> dict[str, tuple[str, str]]:
@@ -137,20 +137,20 @@ def chosen(pins: Iterable[str], python: str = "") -> dict[str, tuple[str, str]]:
         python: for which Python to look for wheels; for this one, and source packages too, if "".
     """
     with tempfile.TemporaryDirectory() as folder:
-        wanted, report = Path(folder, "pins.txt"), Path(folder, "report.json")
-        wanted.write_text("\n".join(pins), encoding="utf-8")
+        pin_file, report = Path(folder, "pins.txt"), Path(folder, "report.json")
+        pin_file.write_text("\n".join(pins), encoding="utf-8")
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--no-deps"]
-        command += ["--ignore-installed", "--report", str(report), "--requirement", str(wanted)]
+        command += ["--ignore-installed", "--report", str(report), "--requirement", str(pin_file)]
         if python:
             command += ["--python-version", python, "--only-binary", ":all:", "--target", folder]
         subprocess.run(command, check=True)
-        taken = json.loads(report.read_text(encoding="utf-8"))["install"]
+        installs = json.loads(report.read_text(encoding="utf-8"))["install"]
     return {
         name_of(each["metadata"]["name"]): (
             each["download_info"]["url"].rpartition("/")[2],
             each["download_info"]["archive_info"]["hashes"]["sha256"],
         )
-        for each in taken
+        for each in installs
     }
 
 

@@ -28,21 +28,21 @@ class Rows(NamedTuple):
     folder: Path
     family: dict[str, Any]
 
-    def mean(self, function: str, value: str, *by: str, **wanted: Any) -> pd.Series:
+    def mean(self, function: str, value: str, *by: str, **where: Any) -> pd.Series:
         """Mean of a column by seed and `by`, over the items, draws and all else of wanted rows."""
-        files, columns = (self.folder / function).glob("seed*-*.parquet"), {value, *by, *wanted}
+        files, columns = (self.folder / function).glob("seed*-*.parquet"), {value, *by, *where}
         rows = pd.concat([t for t in map(pd.read_parquet, files) if columns <= {*t}])
-        for column, values in wanted.items():
+        for column, values in where.items():
             rows = rows[rows[column].isin(np.atleast_1d(values))]
         if rows.empty:
-            sys.exit(f"error: {self.folder / function} lacks rows of {wanted}")
+            sys.exit(f"error: {self.folder / function} lacks rows of {where}")
         return rows.groupby(["seed", *by])[value].mean()
 
-    def share(self, value: str, function: str, *by: str, **wanted: Any) -> pd.Series:
+    def share(self, value: str, function: str, *by: str, **where: Any) -> pd.Series:
         """Recovered share of the gap on the lost abilities: 0 is the target, 1 the donor."""
         lost = {"ability": self.family["lost"]}
         ends = self.mean("reference_items", value, "method", **lost).unstack()
-        above = self.mean(function, value, *by, **lost, **wanted).sub(ends["target"], level="seed")
+        above = self.mean(function, value, *by, **lost, **where).sub(ends["target"], level="seed")
         return above.div(ends["donor"] - ends["target"], level="seed")
 
 
@@ -53,9 +53,9 @@ def compare_concentration(rows: Rows) -> Iterator[tuple[Any, ...]]:
     total = rows.mean("module_shares", "total", *keys, top_percent=5)
     # The rows do not name their two models. Of the two pairs of a seed, donor and target are the
     # one whose top channels hold as much of all differences as notebook 02 measured for it.
-    held = 100 * (share * total).groupby(pair).sum() / total.groupby(pair).sum()
+    difference_percent = 100 * (share * total).groupby(pair).sum() / total.groupby(pair).sum()
     known = rows.mean("measure_mask", "difference_percent", method="act_module", ranking="module")
-    order = held.sub(known, level="seed").abs().groupby("seed").rank()
+    order = difference_percent.sub(known, level="seed").abs().groupby("seed").rank()
     yield "concentrated", *(share.groupby(pair).mean()[order == n].droplevel(1) for n in (1, 2))
 
 
@@ -108,22 +108,25 @@ def compare_answers(rows: Rows) -> Iterator[tuple[Any, ...]]:
 def recompute(preset: str = "tiny", items: Path = ROOT / "data/items") -> pd.DataFrame:
     """One row a claim: both means with intervals, the largest difference, whether all agrees."""
     family = yaml.safe_load((ROOT / f"configs/{preset}.yaml").read_text("utf-8"))
-    figures, found = ROOT / "figures" / preset, dict[str, Any]()
+    figures, results = ROOT / "figures" / preset, dict[str, Any]()
     by_seed = pd.concat(map(pd.read_csv, sorted(figures.glob("tab*_contrast.csv"))))
     by_seed = by_seed.set_index(["claim", "seed"])
     summary = pd.read_csv(figures / "tab07_claims.csv", index_col="claim").loc[:, "estimate":"high"]
     parts = compare_answers, compare_concentration, compare_masks, compare_shares
-    own = {claim: arms for part in parts for claim, *arms in part(Rows(items / preset, family))}
-    for claim in summary.index.union([*own], sort=False):
-        again: pd.DataFrame = pd.concat(own[claim], axis=1, keys=["treatment", "control"]).dropna()
+    pairs = {claim: arms for part in parts for claim, *arms in part(Rows(items / preset, family))}
+    for claim in summary.index.union([*pairs], sort=False):
+        again: pd.DataFrame = pd.concat(
+            pairs[claim], axis=1, keys=["treatment", "control"]
+        ).dropna()
         again = again[again.index.isin(by_seed.loc[claim].index)]  # others await their reading
         again["difference"] = values = again["treatment"] - again["control"]
         half = stats.t.ppf(0.975, len(values) - 1) * values.sem()
         both = summary.loc[claim], [values.mean(), values.mean() - half, values.mean() + half]
         off = (again - by_seed.loc[claim]).abs().to_numpy().max()  # NaN: a seed on one side alone
         agrees = off <= TOLERANCE and np.allclose(*both, rtol=0, atol=TOLERANCE, equal_nan=True)
-        found[claim] = [*(f"{m:.4f} [{a:.4f}, {b:.4f}]" for m, a, b in both), f"{off:.1e}", agrees]
-    return pd.DataFrame(found, ["published", "recomputed", "largest difference", "agrees"]).T
+        intervals = [f"{m:.4f} [{a:.4f}, {b:.4f}]" for m, a, b in both]
+        results[claim] = [*intervals, f"{off:.1e}", agrees]
+    return pd.DataFrame(results, ["published", "recomputed", "largest difference", "agrees"]).T
 
 
 if __name__ == "__main__":

@@ -198,8 +198,8 @@ def verdict(test: SeedTest | pd.DataFrame, level: float = LEVEL):
     estimate = np.asarray(test.estimate)
     supported = (np.asarray(test.p_margin) < level) & (estimate > np.asarray(test.margin))
     refuted = (np.asarray(test.p_equivalent) < level) | (differs & (estimate < 0))
-    words = np.select([supported, refuted, differs], np.array([0, 2, 1]), default=3)
-    return np.array(VERDICTS)[words] if words.ndim else VERDICTS[int(words)]
+    codes = np.select([supported, refuted, differs], np.array([0, 2, 1]), default=3)
+    return np.array(VERDICTS)[codes] if codes.ndim else VERDICTS[int(codes)]
 
 
 def simulate_power(
@@ -231,8 +231,8 @@ def simulate_power(
     std = known.std(ddof=1) * np.sqrt(freedom / rng.chisquare(freedom, (4000, 1)))
     values = effect + std * rng.standard_normal((4000, seeds))
     table = pd.DataFrame(_test_means(values, margin)).assign(margin=margin)
-    words = pd.Series(verdict(table.assign(estimate=values.mean(axis=1)), level))
-    return words.value_counts(normalize=True).reindex(VERDICTS, fill_value=0.0)
+    verdicts = pd.Series(verdict(table.assign(estimate=values.mean(axis=1)), level))
+    return verdicts.value_counts(normalize=True).reindex(VERDICTS, fill_value=0.0)
 
 
 def _test_means(values: Float[np.ndarray, "*draws seeds"], margin: float) -> dict[str, np.ndarray]:

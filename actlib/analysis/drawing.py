@@ -176,12 +176,12 @@ def _height_of(table: pd.DataFrame, y: str, several: bool) -> float:
 def _sizes_of(table: pd.DataFrame) -> str:
     """What n is, such as "n = 40 items, 3 training seeds"."""
     texts = []
-    for name, words in {"items": "items", "seeds": "training seeds"}.items():
+    for name, unit in {"items": "items", "seeds": "training seeds"}.items():
         if name in table and table[name].notna().any():
             least, most = int(table[name].min()), int(table[name].max())
             number = f"{least}" if least == most else f"{least}–{most}"
             one_seed = name == "seeds" and number == "1"
-            texts.append(f"{number} {'training seed' if one_seed else words}")
+            texts.append(f"{number} {'training seed' if one_seed else unit}")
     return "n = " + ", ".join(texts)
 
 

@@ -125,6 +125,6 @@ def _heatmap(grid: pd.DataFrame, ax: Axes, label: str, **options: Any) -> None:
 
 def _inches(ax: Axes) -> float:
     """Width of the figure's part that the axes have to themselves, before anything is laid out."""
-    place = ax.get_subplotspec()
-    panels = place.get_gridspec().ncols if place else 1
+    subplot = ax.get_subplotspec()
+    panels = subplot.get_gridspec().ncols if subplot else 1
     return ax.figure.bbox.width / ax.figure.dpi / panels

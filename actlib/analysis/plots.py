@@ -177,8 +177,8 @@ def pareto(table: pd.DataFrame, ax: Axes) -> None:
     """
     axes = ["retained", "recovered"]
     models = table[table["method"].isin(["target", "donor"])]
-    places = dict(zip(models["method"], models[axes].to_numpy(), strict=True))
-    points = table[~table["method"].isin(places)]
+    model_points = dict(zip(models["method"], models[axes].to_numpy(), strict=True))
+    points = table[~table["method"].isin(model_points)]
     if isinstance(points["method"].dtype, pd.CategoricalDtype):
         points = points.assign(method=points["method"].cat.remove_unused_categories())
     best = points[points["on_frontier"].astype(bool)].sort_values("retained")
@@ -193,8 +193,8 @@ def pareto(table: pd.DataFrame, ax: Axes) -> None:
     around: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "va": "center"}
     for key, rise in (("target", -9), ("donor", 9)):
         color, marker, label, _ = look_of(key)
-        ax.plot(*places[key], color=color, marker=marker, markersize=6, zorder=4)
-        ax.annotate(label, places[key], (0, rise), **around)
+        ax.plot(*model_points[key], color=color, marker=marker, markersize=6, zorder=4)
+        ax.annotate(label, model_points[key], (0, rise), **around)
     low, high = points[axes].min() - 0.06, points[axes].max() + 0.06
     ax.set(xlim=(min(low["retained"], -0.08), max(high["retained"], 1.08)))
     ax.set(ylim=(min(low["recovered"], -0.18), max(high["recovered"], 1.14)))

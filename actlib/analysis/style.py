@@ -129,9 +129,9 @@ def look_of(key: object, position: int = 0) -> Look:
     """
     if str(key) in METHODS | VERDICTS:
         return (METHODS | VERDICTS)[str(key)]
-    place = position % len(_CYCLE)
-    shifted = (place + 2 * bool(_ranking_of(key))) % len(_CYCLE)
-    return Look(_CYCLE[place], _CYCLE_MARKERS[shifted], label_of(key))
+    index = position % len(_CYCLE)
+    shifted = (index + 2 * bool(_ranking_of(key))) % len(_CYCLE)
+    return Look(_CYCLE[index], _CYCLE_MARKERS[shifted], label_of(key))
 
 
 def _ranking_of(key: object) -> Ranking | None:

@@ -112,8 +112,8 @@ def label_tokens(tokenizer: PreTrainedTokenizerBase, encoded: Encoded, row: Mapp
     labels = [""] * start
     for before, after in zip(texts, texts[1:], strict=False):
         piece = after[len(before) :]
-        place = len(after) - len(piece.lstrip())
-        in_result = 0 <= result <= place < result + len(row["value"])
+        position = len(after) - len(piece.lstrip())
+        in_result = 0 <= result <= position < result + len(row["value"])
         is_sign = piece.strip()[:1].isdigit() or piece.strip()[:1] in set("+-×=><")
         labels.append("result" if in_result else "equation" if is_sign else "words")
     return [*labels, "end"]

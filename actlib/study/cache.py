@@ -196,8 +196,8 @@ def _find(path: Path, keys: Mapping[str, str], older: bool = False) -> pd.DataFr
     table = _load(path)
     if table is None:
         return None
-    wanted = KEYS[:2] if older else KEYS
-    rows = table[(table[wanted] == pd.Series(keys)[wanted]).all(axis=1)]
+    columns = KEYS[:2] if older else KEYS
+    rows = table[(table[columns] == pd.Series(keys)[columns]).all(axis=1)]
     if rows.empty:
         return None
     name = path.parent.name
@@ -210,12 +210,12 @@ def _find(path: Path, keys: Mapping[str, str], older: bool = False) -> pd.DataFr
 def _load(path: Path) -> pd.DataFrame | None:
     if not path.is_file():
         return None
-    place = path, path.stat().st_mtime_ns
-    if place not in _READ:
+    key = path, path.stat().st_mtime_ns
+    if key not in _READ:
         for old in [each for each in _READ if each[0] == path]:
             del _READ[old]
-        _READ[place] = pd.read_parquet(path)
-    return _READ[place]
+        _READ[key] = pd.read_parquet(path)
+    return _READ[key]
 
 
 def _add(path: Path, keys: Mapping[str, str], rows: pd.DataFrame) -> None:

@@ -70,8 +70,8 @@ def load_claims(path: Path | str = CONFIGS / "claims.yaml") -> Claims:
         return Claims.model_validate(read_yaml(Path(path)))
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise ValueError(f"{Path(path).name}: {place}: {first['msg']}") from error
+        key = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{Path(path).name}: {key}: {first['msg']}") from error
 
 
 def read_contrasts(folder: Path | str, rules: Claims) -> pd.DataFrame:
@@ -119,6 +119,6 @@ def give_verdicts(rules: Claims, tests: Mapping[str, SeedTest]) -> pd.DataFrame:
     tested = [claim.test != "none" for claim in rules.claims.values()]
     for name in ("p_zero", "p_margin", "p_equivalent"):
         table.loc[tested, name] = correct_holm(table.loc[tested, name])
-    words = np.where(table["seeds"].fillna(0) == 0, "not run", verdict(table, rules.level))
-    table["verdict"] = np.where(tested, words, "not tested")
+    verdicts = np.where(table["seeds"].fillna(0) == 0, "not run", verdict(table, rules.level))
+    table["verdict"] = np.where(tested, verdicts, "not tested")
     return table.rename_axis("claim").reset_index()

@@ -98,8 +98,8 @@ def draw_equal_difference(scores: ChannelScores, mask: ChannelMask, draw: int) -
     for name, chosen in mask.channels.items():
         order = torch.randperm(chosen.numel(), generator=generator)
         values = scores.values[name].double()
-        wanted = values[chosen].sum()
-        count = int((values[order].cumsum(0) < wanted * (1 - 1e-12)).sum()) + bool(wanted > 0)
+        total = values[chosen].sum()
+        count = int((values[order].cumsum(0) < total * (1 - 1e-12)).sum()) + bool(total > 0)
         channels[name] = torch.zeros_like(chosen)
         channels[name][order[:count]] = True
     return ChannelMask(channels, {**mask.metadata, "control": "random of equal difference"})
@@ -115,13 +115,14 @@ def measure_size(
         displacement_percent, the squared distance moved, scale² ‖Δθ masked‖² / ‖Δθ‖² in percent,
         with Δθ = donor - target over all parameters.
     """
-    ours, theirs = dict(target.named_parameters()), dict(donor.named_parameters())
+    target_parameters = dict(target.named_parameters())
+    donor_parameters = dict(donor.named_parameters())
     chosen = selections(target, mask)
     moved, whole, parameters, total = 0.0, 0.0, 0, 0
-    for name, parameter in ours.items():
-        squares = (as_matrix(theirs[name]).float() - as_matrix(parameter).float()).square()
+    for name, p in target_parameters.items():
+        squares = (as_matrix(donor_parameters[name]).float() - as_matrix(p).float()).square()
         whole += float(squares.sum(dtype=torch.float64))
-        total += parameter.numel()
+        total += p.numel()
         if name in chosen:
             moves = chosen[name].at().to(squares.device)
             moved += float(squares.masked_fill(~moves, 0).sum(dtype=torch.float64))
@@ -148,9 +149,11 @@ def choose_entries(
     """
     if bool(count) == bool(displacement) or not 0 <= displacement <= 1:
         raise ValueError("expected either a count, or a displacement from 0 to 1")
-    ours, theirs = dict(target.named_parameters()), dict(donor.named_parameters())
+    target_parameters = dict(target.named_parameters())
+    donor_parameters = dict(donor.named_parameters())
     parts = [
-        (theirs[name].detach().float() - p.detach().float()).flatten() for name, p in ours.items()
+        (donor_parameters[name].detach().float() - p.detach().float()).flatten()
+        for name, p in target_parameters.items()
     ]
     flat = torch.cat([part.cpu() for part in parts]).abs_().numpy()
     if displacement:
@@ -162,9 +165,12 @@ def choose_entries(
         )
     chosen = np.zeros(flat.size, dtype=bool)
     chosen[np.argpartition(flat, flat.size - count)[flat.size - count :]] = True
-    sizes = [parameter.numel() for parameter in ours.values()]
+    sizes = [parameter.numel() for parameter in target_parameters.values()]
     split = torch.from_numpy(chosen).split(sizes)
-    return {name: part.view(ours[name].shape) for name, part in zip(ours, split, strict=True)}
+    return {
+        name: part.view(target_parameters[name].shape)
+        for name, part in zip(target_parameters, split, strict=True)
+    }
 
 
 @contextmanager
@@ -172,15 +178,17 @@ def entries_transferred(
     target: nn.Module, donor: nn.Module, entries: Entries, scale: float = 1.0
 ) -> Iterator[nn.Module]:
     """The target with single parameters moved as `transfer_` moves channels, put back on exit."""
-    theirs, copies = dict(donor.named_parameters()), []
+    donor_parameters, copies = dict(donor.named_parameters()), []
     try:
         with torch.no_grad():
             for name, parameter in target.named_parameters():
-                here = entries[name].to(parameter.device)
-                copies.append((parameter, here, parameter[here]))
-                parameter[here] = interpolate(parameter[here], theirs[name][here], scale)
+                selected = entries[name].to(parameter.device)
+                copies.append((parameter, selected, parameter[selected]))
+                parameter[selected] = interpolate(
+                    parameter[selected], donor_parameters[name][selected], scale
+                )
         yield target
     finally:
         with torch.no_grad():
-            for parameter, here, values in copies:
-                parameter[here] = values
+            for parameter, selected, values in copies:
+                parameter[selected] = values

@@ -86,7 +86,9 @@ def _make(preset: Preset, name: str, seed: int, folder: Path, start: Path | str 
     shutil.rmtree(checkpoints, ignore_errors=True)
 
 
-def load_model(preset: Preset, name: str, place: Path | str, dtype: torch.dtype) -> PreTrainedModel:
+def load_model(
+    preset: Preset, name: str, source: Path | str, dtype: torch.dtype
+) -> PreTrainedModel:
     """A model of a preset from its folder or the Hub, in evaluation mode.
 
     It lies on a GPU if there is one, else in memory. A preset's own ``device_map`` spreads it over
@@ -100,6 +102,7 @@ def load_model(preset: Preset, name: str, place: Path | str, dtype: torch.dtype)
     revision = getattr(spec, "revision", None) or "main"
     options: dict[str, Any] = {"dtype": dtype, "revision": revision}
     if (device_map := getattr(spec, "device_map", None)) is not None:
-        return load_pretrained(AutoModelForCausalLM, place, device_map=device_map, **options).eval()
+        options |= {"device_map": device_map}
+        return load_pretrained(AutoModelForCausalLM, source, **options).eval()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return load_pretrained(AutoModelForCausalLM, place, **options).to(device).eval()
+    return load_pretrained(AutoModelForCausalLM, source, **options).to(device).eval()

@@ -38,7 +38,7 @@ Rule = Callable[[str, Tensor, list[Tensor]], Tensor]
 UNIONS = {"union": "sum", "average": "average", "largest": "largest"}
 """Unions of the donors' masks, with the rule of `actlib.merging` for channels of several."""
 TRIMMED = {"ties": merge_utils.ties, "dare_linear": merge_utils.dare_linear}
-METHODS = (*UNIONS, "task_arithmetic", "mean_weights", *TRIMMED, "layer_swap")
+MERGES = (*UNIONS, "task_arithmetic", "mean_weights", *TRIMMED, "layer_swap")
 
 # Layers of the paper of layer swapping, for a model of 32: language specialist at the bottom and at
 # the top, and averaged layers on each side between the two specialists.
@@ -76,7 +76,7 @@ def merged(
     Args:
         base: the common base of the donors, which is changed meanwhile.
         donors: the specialists.
-        method: one of `METHODS`.
+        method: one of `MERGES`.
         scale: the papers' lambda; "mean_weights" and "layer_swap" have none.
         percent: what stays of each task vector, for TIES and DARE; layers of the language
             specialist, for "layer_swap".
@@ -131,33 +131,37 @@ def language_shares(layers: int, percent: float) -> list[float]:
 
 def _merge_parameters_(base: nn.Module, donors: Sequence[nn.Module], rule: Rule, seed: int) -> None:
     """Merge every parameter by a rule, with the random state of a seed."""
-    donated = [dict(donor.named_parameters()) for donor in donors]
+    donor_parameters = [dict(donor.named_parameters()) for donor in donors]
     devices = range(torch.cuda.device_count())
     with torch.no_grad(), torch.random.fork_rng(devices=devices), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The density 1")  # 100 % is a fair control
         torch.manual_seed(seed)
-        for name, ours in base.named_parameters():
-            wide = torch.promote_types(ours.dtype, torch.float32)
-            theirs = [other[name].to(device=ours.device, dtype=wide) for other in donated]
-            ours.copy_(rule(name, ours.to(wide), theirs))
+        for name, base_parameter in base.named_parameters():
+            wide = torch.promote_types(base_parameter.dtype, torch.float32)
+            donor_values = [
+                parameters[name].to(device=base_parameter.device, dtype=wide)
+                for parameters in donor_parameters
+            ]
+            base_parameter.copy_(rule(name, base_parameter.to(wide), donor_values))
 
 
 def _rule(base: nn.Module, method: str, scale: float, percent: float) -> Rule:
     if method == "mean_weights":
-        return lambda name, ours, theirs: torch.stack(theirs).mean(dim=0)
+        return lambda name, base_values, donor_values: torch.stack(donor_values).mean(dim=0)
     if method == "layer_swap":
         depth = 1 + max(_layer(name) for name, _ in base.named_parameters())
         shares = language_shares(depth, percent)
-        return lambda name, ours, theirs: torch.lerp(  # exact at 0 and at 1
-            theirs[1], theirs[0], 0.5 if _layer(name) < 0 else shares[_layer(name)]
+        return lambda name, base_values, donor_values: torch.lerp(  # exact at 0 and at 1
+            donor_values[1], donor_values[0], 0.5 if _layer(name) < 0 else shares[_layer(name)]
         )
     combine = merge_utils.task_arithmetic
     if method in TRIMMED:
         combine = partial(TRIMMED[method], density=percent / 100)
 
-    def add(name: str, ours: Tensor, theirs: list[Tensor]) -> Tensor:
-        deltas = [donor - ours for donor in theirs]
-        return ours + combine(deltas, weights=torch.full((len(deltas),), scale).to(ours))
+    def add(name: str, base_values: Tensor, donor_values: list[Tensor]) -> Tensor:
+        deltas = [donor - base_values for donor in donor_values]
+        weights = torch.full((len(deltas),), scale).to(base_values)
+        return base_values + combine(deltas, weights=weights)
 
     return add
 
@@ -175,8 +179,8 @@ def _require_valid(
     percent: float,
     masks: Sequence[ChannelMask],
 ) -> None:
-    if method not in METHODS:
-        raise ValueError(f"unknown method {method!r}, expected one of {', '.join(METHODS)}")
+    if method not in MERGES:
+        raise ValueError(f"unknown method {method!r}, expected one of {', '.join(MERGES)}")
     if not donors:
         raise ValueError("there is no donor to merge")
     for donor in donors:

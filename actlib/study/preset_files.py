@@ -84,12 +84,12 @@ def _complete_pair(content: Mapping, path: Path, taken: Iterable[str]) -> dict:
     _require_keys(content, path.parent)
     if content["name"] in taken:
         raise ValueError(f"name: expected none of {', '.join(taken)}; got {content['name']!r}")
-    places = {role: content.pop(role, None) for role in PAIR}
+    entries = {role: content.pop(role, None) for role in PAIR}
     shared = {key: content.pop(key) for key in SHARED if key in content}
     models = {
-        role: {**shared, **(place if isinstance(place, dict) else {"load": place})}
-        for role, place in places.items()
-        if place is not None
+        role: {**shared, **(entry if isinstance(entry, dict) else {"load": entry})}
+        for role, entry in entries.items()
+        if entry is not None
     }
     for spec in models.values():
         if isinstance(spec.get("load"), str):  # what is none is refused as the preset is checked
@@ -115,20 +115,20 @@ def _require_keys(content: Mapping, folder: Path) -> None:
     raise ValueError(problem)
 
 
-def _questions(place: object, folder: Path) -> Path:
-    path = folder / _from_folder(str(place), folder)
+def _questions(source: object, folder: Path) -> Path:
+    path = folder / _from_folder(str(source), folder)
     if not path.exists():
         raise ValueError(f"questions: there is no file or folder {path}")
     return path.resolve()
 
 
-def _from_folder(place: str, folder: Path) -> str:
+def _from_folder(source: str, folder: Path) -> str:
     """A path made absolute where it is there, seen from a folder; otherwise as it was."""
     try:
-        path = folder / Path(place).expanduser()
+        path = folder / Path(source).expanduser()
     except RuntimeError:  # the home of a user who is not there
-        return place
-    return str(path.resolve()) if path.exists() else place
+        return source
+    return str(path.resolve()) if path.exists() else source
 
 
 def explain(error: ValidationError, sections: type[BaseModel]) -> str:
@@ -144,17 +144,17 @@ def explain(error: ValidationError, sections: type[BaseModel]) -> str:
     for problem in error.errors():
         tags = ("wheel", "load", "scratch", "start", "[key]")
         parts = [str(part) for part in problem["loc"] if part not in tags]
-        place, value = ".".join(parts) or "preset", problem["input"]
+        key_path, value = ".".join(parts) or "preset", problem["input"]
         if problem["type"] == "extra_forbidden":
             close = difflib.get_close_matches(parts[-1], known - {parts[-1]}, n=1)
             remedy = f"; did you mean {close[0]!r}?" if close else ""
-            problems.append(f"unknown key {place!r}{remedy}")
+            problems.append(f"unknown key {key_path!r}{remedy}")
         elif problem["type"] in ("string_type", "list_type") and not isinstance(value, list | dict):
             remedy = "quote it" if value else 'quote the word, as in "no"'
-            problems.append(f"{place}: YAML reads this as {value} and not as text; {remedy}")
-        elif problem["type"] == "string_pattern_mismatch" and place == "name":
+            problems.append(f"{key_path}: YAML reads this as {value} and not as text; {remedy}")
+        elif problem["type"] == "string_pattern_mismatch" and key_path == "name":
             expected = "letters, digits, points, hyphens and underscores"
             problems.append(f"name: expected {expected}, got {value!r}; give the preset a `name`")
         else:
-            problems.append(f"{place}: {re.sub('^Value error, ', '', problem['msg'])}")
+            problems.append(f"{key_path}: {re.sub('^Value error, ', '', problem['msg'])}")
     return "; ".join(dict.fromkeys(problems))

@@ -58,11 +58,11 @@ def provenance(inputs: Mapping[str, Path | str], **settings: Any) -> dict[str, A
     versions = {"python": sys.version.split()[0], "actlib": actlib.__version__}
     versions |= {package: version(package) for package in PACKAGES}
     hashes = {}
-    for role, place in inputs.items():
-        name = Path(place).name if Path(place).exists() else str(place)
-        hashes[role] = {"name": name, "sha256": digest_of(Path(place))}
-    made = {"created": datetime.now(UTC).isoformat(timespec="seconds"), "versions": versions}
-    return made | {"commit": commit(), "device": device(), **settings, "inputs": hashes}
+    for role, source in inputs.items():
+        name = Path(source).name if Path(source).exists() else str(source)
+        hashes[role] = {"name": name, "sha256": digest_of(Path(source))}
+    entry = {"created": datetime.now(UTC).isoformat(timespec="seconds"), "versions": versions}
+    return entry | {"commit": commit(), "device": device(), **settings, "inputs": hashes}
 
 
 @lru_cache
@@ -80,8 +80,8 @@ def commit() -> str | None:
     return f"{_git(root, 'rev-parse', 'HEAD')}{' with changes' if changed else ''}"
 
 
-def _git(root: Path, *words: str) -> str | None:
-    command = ["git", "-C", str(root), *words]
+def _git(root: Path, *arguments: str) -> str | None:
+    command = ["git", "-C", str(root), *arguments]
     # Inside a hook, these name the repository of the hook.
     environment = {key: text for key, text in os.environ.items() if not key.startswith("GIT_")}
     try:

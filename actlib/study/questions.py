@@ -37,9 +37,9 @@ def data_folder(data: Data) -> Path:
 
 def data_digest(data: Data) -> str:
     """Digest of the questions themselves, so that a change of the files is noticed."""
-    place = data_folder(data)
-    inside = sorted([*place.rglob("*.jsonl"), *place.rglob("*.tsv")])
-    files = [place] if place.is_file() else inside
+    source = data_folder(data)
+    inside = sorted([*source.rglob("*.jsonl"), *source.rglob("*.tsv")])
+    files = [source] if source.is_file() else inside
     parts = [hashlib.sha256(path.read_bytes()).digest() for path in files]
     return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
 
@@ -111,8 +111,8 @@ def cluster_of(row: Mapping) -> str:
 
 def partition(items: Iterable[dict], purpose: str) -> list[dict]:
     """Items of data without its own splits for a purpose: a third each, by hash of the text."""
-    place = list(PURPOSES).index(purpose)
-    return [row for row in items if int(_text_digest(row), 16) % 3 == place]
+    third = list(PURPOSES).index(purpose)
+    return [row for row in items if int(_text_digest(row), 16) % 3 == third]
 
 
 def _text_digest(row: Mapping) -> str:
@@ -152,8 +152,8 @@ class Questions:
         if key not in self._inputs:
             rows, settings = self.items(ability, purpose), self.preset.evaluation
             limit = settings.max_tokens
-            made = batches(tokenizer, rows, settings.batch_size, max_tokens=limit)
-            self._inputs[key] = made, [cluster_of(row) for row in rows]
+            encoded = batches(tokenizer, rows, settings.batch_size, max_tokens=limit)
+            self._inputs[key] = encoded, [cluster_of(row) for row in rows]
         return self._inputs[key]
 
     def training(self, abilities: Iterable[str], seed: int) -> list[dict]:
@@ -198,6 +198,6 @@ def highlight(tokenizer: PreTrainedTokenizerBase, encoded: Encoded) -> Any:
     prompt = cast(str, tokenizer.decode(encoded.input_ids[:start]))
     body = ""
     for style, text in [(_PROMPT_STYLE, prompt), *((_ANSWER_STYLE, box) for box in boxes)]:
-        shown = html.escape(text).replace("\n", "↵<br>")
-        body += f'<span style="{style}">{shown}</span>'
+        escaped = html.escape(text).replace("\n", "↵<br>")
+        body += f'<span style="{style}">{escaped}</span>'
     return HTML(f'<div style="font-family:monospace;white-space:pre-wrap">{body}</div>')

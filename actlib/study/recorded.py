@@ -115,8 +115,8 @@ def _record(
     study: "Study", pair: Group, files: Mapping[tuple[str, int], Path], folder: Path, kind: str
 ) -> None:
     donor, target = study.models(pair)
-    places = [study.place(name, pair.seed) for name in pair.names]
-    tokenizers = [load_pretrained(AutoTokenizer, place) for place in places]
+    sources = [study.place(name, pair.seed) for name in pair.names]
+    tokenizers = [load_pretrained(AutoTokenizer, source) for source in sources]
     require_pair(donor, target, *tokenizers)
     fit_vocabulary_(donor, target, *tokenizers)
     for (ability, part), path in tqdm(files.items(), desc=f"recording {kind}, {folder.name}"):
@@ -127,5 +127,5 @@ def _record(
         else:
             scores = record_attributions(donor, target, chunk, metadata=origin)
         scores.save(path)
-    inputs = dict(zip(pair.names, places, strict=True))
+    inputs = dict(zip(pair.names, sources, strict=True))
     write_provenance(folder, "scores", inputs, seeds=[pair.seed])

@@ -65,14 +65,17 @@ def write_report(run: Run, states: Mapping[str, str], seconds: float) -> Path:
     names = [path.stem for path in PATHS.values()]
     there = {name: EARLIER for name in names if run.executed(name).is_file()}
     states = dict(sorted({**there, **states}.items()))
-    parts = [f"# {run.preset.name}", escape(run.given.get("description", ""), quote=False)]
+    parts = [f"# {run.preset.name}", escape(run.yaml_content.get("description", ""), quote=False)]
     parts += [markdown_table(_describe(run, seconds)), "## The gap", *_gap(run, states)]
     parts += ["## Answers", "\n".join(_answers(run, states))]
     for name, state in states.items():
         if state in (DONE, EARLIER):
             parts += [f"## {title(run.executed(name))}", *_results(run, name)]
-    given = yaml.safe_dump(run.given, sort_keys=False, allow_unicode=True, default_flow_style=None)
-    parts += ["## The YAML, as given", indent(given.strip(), "    ")]  # a text could end a fence
+    yaml_text = yaml.safe_dump(
+        run.yaml_content, sort_keys=False, allow_unicode=True, default_flow_style=None
+    )
+    # indented, since a text could end a fence
+    parts += ["## The YAML, as given", indent(yaml_text.strip(), "    ")]
     path = run.folder / "report.md"
     write_text(path, "\n\n".join(part for part in parts if part) + "\n")
     return path
@@ -94,8 +97,8 @@ def answer(run: Run, notebook: str) -> str:
         numbers = ", ".join(f"{names[str(key)]} {mean:.3g}" for key, mean in means.items())
         if compared.empty:
             why = NO_GAP if "gap" in rule.measure else NO_CONTRAST.get(str(claim), NOT_MEASURED)
-            told = f"{numbers}, " if numbers else f"{rule.treatment} "
-            numbers = f"{told}not compared with {rule.control}: {why}"
+            prefix = f"{numbers}, " if numbers else f"{rule.treatment} "
+            numbers = f"{prefix}not compared with {rule.control}: {why}"
         elif is_trained(run):
             numbers += f", mean over {len(compared)} of {len(rows)} training seeds"
         parts.append(f"*{rule.title}* ({rule.measure}): {numbers}")
@@ -164,8 +167,8 @@ def _gap(run: Run, states: Mapping[str, str]) -> Iterator[str]:
     parts = dict.fromkeys(run.preset.lost, "lost") | dict.fromkeys(run.preset.retained, "retained")
     table = table.assign(part=table["ability"].map(parts)).dropna(subset="part")
     columns = [*keys, "part", "donor", "target", "target_minus_donor", "low", "high"]
-    shown = table[columns].assign(**{"test items": table["items"]})
-    yield markdown_table(shown.replace({"measure": MEASURES}))
+    gaps = table[columns].assign(**{"test items": table["items"]})
+    yield markdown_table(gaps.replace({"measure": MEASURES}))
     yield from (f"**Warning:** {warning}." for warning in _warnings(table))
 
 
@@ -193,11 +196,11 @@ def _warnings(table: pd.DataFrame) -> Iterator[str]:
 def _answers(run: Run, states: Mapping[str, str]) -> Iterator[str]:
     broken = {} if {*states.values()} <= {DONE, EARLIER} else failures(run)
     for name, state in states.items():
-        path, given = run.executed(name), run.preset.study.parameters.get(name[:2], {})
+        path, overrides = run.executed(name), run.preset.study.parameters.get(name[:2], {})
         if state in (DONE, EARLIER):
             text = answer(run, name) or "no contrast; see its tables"
             when = f" ({state})" * (state == EARLIER)
-            settings = f"; settings from the YAML: {', '.join(given)}" * bool(given)
+            settings = f"; settings from the YAML: {', '.join(overrides)}" * bool(overrides)
             yield f"- [{title(path)}]({_link(path, run)}){when}: {text}{settings}"
         else:
             why = broken.pop(name, ", since something that it needs failed")

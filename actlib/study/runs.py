@@ -43,7 +43,7 @@ class Run:
 
     Attributes:
         preset: what the YAML says, with defaults for the rest.
-        given: the YAML's own keys.
+        yaml_content: the YAML's own keys.
         choice: the preset's name in ``configs/``, or the absolute path of its YAML.
         notebooks: stems of those to run, such as ``01_concentration``.
         left_out: number of each that was asked for and does not apply -> why.
@@ -52,7 +52,7 @@ class Run:
     """
 
     preset: Preset
-    given: dict
+    yaml_content: dict
     choice: str
     notebooks: list[str]
     left_out: dict[str, str]
@@ -235,7 +235,7 @@ def execute(
     command += ["--config", f"preset={run.choice}"]
     started = time.time() - 1  # some file systems keep whole seconds
     with (
-        log.open("w", encoding="utf-8") as words,
+        log.open("w", encoding="utf-8") as log_file,
         subprocess.Popen(
             command,
             env=os.environ | {"ACT_STORE": str(run.store)},
@@ -245,8 +245,8 @@ def execute(
         ) as process,
     ):
         for line in process.stdout or ():
-            words.write(line)
-            words.flush()
+            log_file.write(line)
+            log_file.flush()
             if message := re.match(r"Job \d+: (.+)|(\d+ of \d+ steps .*done)", line):
                 print(message[1] or message[2], file=progress, flush=True)
     if process.returncode == 0:

@@ -181,8 +181,8 @@ class Study:
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """What all models of the preset share."""
         group = self._memory.get("group") or self.pair(self.preset.study.seeds[0])
-        place = self.place(group.names[-1], group.seed)
-        return load_pretrained(AutoTokenizer, place)
+        source = self.place(group.names[-1], group.seed)
+        return load_pretrained(AutoTokenizer, source)
 
     @cached_property
     def questions(self) -> Questions:
@@ -275,11 +275,11 @@ class Study:
     def save_table(self, table: pd.DataFrame, name: str) -> pd.DataFrame:
         """Write a table as CSV to the results, with their provenance, and return it."""
         write_text(self.results / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
-        made = {"preset": self.preset.name, "questions": self.cache_key["questions"]}
-        made |= {"models": dict(sorted(self._used.items()))}
+        settings = {"preset": self.preset.name, "questions": self.cache_key["questions"]}
+        settings |= {"models": dict(sorted(self._used.items()))}
         notebook = re.match(r"[a-z]+(\d\d)_", name)
         entry = f"notebook{notebook[1]}" if notebook else name
-        write_provenance(self.results, entry, {}, **made)
+        write_provenance(self.results, entry, {}, **settings)
         return table
 
     def save_figure(self, figure: Figure, table: pd.DataFrame, name: str) -> None:
