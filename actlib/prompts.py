@@ -34,9 +34,8 @@ class Encoded:
 
 
 class _Frame(NamedTuple):
-    """What surrounds a question and its answer: texts, and ids at either end."""
+    """What surrounds a question and its answer: texts, and the id that ends them."""
 
-    start_ids: list[int]
     before: str
     between: str
     after: str
@@ -66,7 +65,8 @@ def encode_rows(
 
     Raises:
         ValueError: a question or an answer is empty, the tokenizer has no token to end with or none
-            for an answer, or its template cannot be used.
+            for an answer, its template cannot be used, or it has none and puts special tokens
+            elsewhere than around a text.
     """
     pairs = []
     for number, row in enumerate(rows):
@@ -80,16 +80,19 @@ def encode_rows(
     options = {"add_special_tokens": False, "return_attention_mask": False}
     # tokenizers join a space with the word after it, so one before the answer is the answer's
     prompt_ids = tokenizer([ask.rstrip(" ") for ask in asked], **options)["input_ids"]
+    empty_ids = tokenizer([f"{ask}{frame.after}" for ask in asked], **options)["input_ids"]
     joint_ids = tokenizer(texts, **options)["input_ids"]
-    encoded = []
-    for prompt, joint, (_, answer) in zip(prompt_ids, joint_ids, pairs, strict=True):
-        shared = len(os.path.commonprefix([prompt, joint]))
-        if len(joint) <= shared + 2 and not str(tokenizer.decode(joint[shared:])).strip():
+    encoded, start_ids = [], _start(tokenizer, texts[0], joint_ids[0])
+    for prompt, empty, joint, (_, answer) in zip(
+        prompt_ids, empty_ids, joint_ids, pairs, strict=True
+    ):
+        own = _inserted(empty, joint)
+        if {*own} <= {tokenizer.unk_token_id} or not str(tokenizer.decode(own)).strip():
             raise ValueError(
                 f"The tokenizer {tokenizer.name_or_path} has no token for the answer {answer!r}."
             )
-        ids = [*frame.start_ids, *joint, frame.end_id]
-        n_prompt = len(frame.start_ids) + shared
+        ids = [*start_ids, *joint, frame.end_id]
+        n_prompt = len(start_ids) + len(os.path.commonprefix([prompt, joint]))
         encoded.append(Encoded(ids, [False] * n_prompt + [True] * (len(ids) - n_prompt)))
     return encoded
 
@@ -188,15 +191,32 @@ def _frame(tokenizer: PreTrainedTokenizerBase, system_prompt: str) -> _Frame:
     """What a tokenizer's template, or the plain form, writes around question and answer."""
     template = _chat_template(tokenizer)
     if template:
-        start_ids = []
         before, between, tail = _render(tokenizer, template, system_prompt)
     else:
-        bare, full = (tokenizer("a", add_special_tokens=on)["input_ids"] for on in (False, True))
-        start = (n for n in range(len(full)) if full[n : n + len(bare)] == bare)
-        start_ids = full[: next(start, 0)]
         opening = f"{system_prompt}\n\n" if system_prompt else ""
         before, between, tail = f"{opening}Question: ", "\nAnswer: ", ""
-    return _Frame(start_ids, before, between, *_end(tokenizer, tail))
+    return _Frame(before, between, *_end(tokenizer, tail))
+
+
+def _start(tokenizer: PreTrainedTokenizerBase, text: str, ids: list[int]) -> list[int]:
+    """Special tokens that a tokenizer puts before a text of these ids; a template writes them."""
+    if _chat_template(tokenizer):
+        return []
+    full = tokenizer(text)["input_ids"]
+    for start in range(len(full)):
+        if full[start : start + len(ids)] == ids:
+            return full[:start]
+    raise ValueError(
+        f"The tokenizer {tokenizer.name_or_path} puts its special tokens elsewhere than around a "
+        "text; set its chat_template, which writes them."
+    )
+
+
+def _inserted(before: list[int], after: list[int]) -> list[int]:
+    """What is put in at one place to make one list of the other."""
+    start = len(os.path.commonprefix([before, after]))
+    ends = after[start:][::-1], before[start:][::-1]
+    return ends[0][len(os.path.commonprefix(ends)) :][::-1]
 
 
 def _chat_template(tokenizer: PreTrainedTokenizerBase) -> str | None:

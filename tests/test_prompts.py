@@ -84,6 +84,32 @@ def _begun(words):
     return tokenizer
 
 
+def _few(letters, begin="<s>", kind=PreTrainedTokenizerFast, unknown=None):
+    """A tokenizer that has these letters alone, and drops others unless they have a token."""
+    vocab = {letter: n for n, letter in enumerate(["<unk>", "<s>", "</s>", *letters])}
+    core = Tokenizer(models.BPE(vocab, [], unk_token=unknown))
+    ids = [("<s>", 1)]
+    core.post_processor = TemplateProcessing(single=f"{begin} $A", special_tokens=ids)
+    return kind(tokenizer_object=core, eos_token="</s>", unk_token="<unk>")
+
+
+class _Backwards(PreTrainedTokenizerFast):
+    def __call__(self, text, add_special_tokens=True, **options):
+        text = text[::-1] if add_special_tokens else text
+        return super().__call__(text, add_special_tokens=add_special_tokens, **options)
+
+
+def _templated(tokenizer, template):
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def test_a_text_begins_as_the_tokenizer_begins_it_whatever_letters_it_has():
+    encoded = _encode(_few("78"), "7?", "8.")
+    assert encoded.input_ids == [1, 3, 4, 2]  # <s> 7 8 </s>
+    assert encoded.answer_mask == [False, False, True, True]
+
+
 TOKENIZERS = {
     "bytes": _bytes,
     "bytes, space before": lambda: _bytes(prefix=True),
@@ -129,6 +155,7 @@ PARTS = (
     "{% for m in messages %}{{ m.role }}: {% for p in m.content %}{{ p.text }}{% endfor %}"
     "<|end|>{% endfor %}"
 )
+HASHED = "{% for m in messages %}{{ m.content }} ###<|end|>{% endfor %}"
 BARE = "{% for m in messages %}{{ m.content }}: {% endfor %}"
 WRITTEN = (
     "<|turn|>system\nBe brief.<|end|>\n<|turn|>user\nWhy?<|end|>\n<|turn|>assistant\n",
@@ -199,6 +226,25 @@ REFUSALS = {
         "Why?",
         "%",
         "no token for the answer '%'",
+    ),
+    "no token, and text behind it": (
+        lambda: _templated(_normalized(normalizers.Replace("%", "")), HASHED),
+        "Why?",
+        "%",
+        "no token for the answer '%'",
+    ),
+    "unknown": (lambda: _few("8", unknown="<unk>"), "8", "7 ?", "no token for the answer '7 .'"),
+    "unknown, and text behind it": (
+        lambda: _templated(_few("8#", unknown="<unk>"), HASHED),
+        "8",
+        "7",
+        "no token for the answer '7'",
+    ),
+    "begins elsewhere": (
+        lambda: _few("78", kind=_Backwards),
+        "7",
+        "8",
+        "special tokens elsewhere than around a text; set its chat_template",
     ),
     "no end": (_without_end, "Why?", "So.", "no end-of-text token.* set eos_token"),
     "no default": (
