@@ -38,8 +38,9 @@ def describe(row: pd.Series) -> str:
     """Difference, interval, seeds and verdict of one claim in one family."""
     if not row["seeds"] > 0:
         return "not run"
-    interval = f"[{row['low']:.2f}, {row['high']:.2f}]" if row["seeds"] > 1 else ""
-    numbers = f"{row['estimate']:.2f} {interval}".strip()
+    digits = 3 if row["margin"] < 0.1 else 2
+    estimate, low, high = (f"{row[key]:.{digits}f}" for key in ("estimate", "low", "high"))
+    numbers = f"{estimate} [{low}, {high}]" if row["seeds"] > 1 else estimate
     return f"**{row['verdict']}**: {numbers}, {row['seeds']:.0f} seeds"
 
 

@@ -56,6 +56,8 @@ def matrix(
         colors |= {"vmin": 0, "vmax": largest}
     named = grid.rename(index=label_of, columns=label_of)
     _heatmap(named, ax, label, annot=texts.to_numpy(), **colors)
+    if triangle:
+        ax.patch.set_hatch(None)
 
 
 def composition(

@@ -221,9 +221,13 @@ def add_legend(fig: Figure) -> None:
     if len(handles) < 2:
         return
     room = fig.bbox.width - 0.15 * fig.dpi  # what the layout pads on both sides
-    for columns in range(min(4, len(handles)), 0, -1):
+    names = list(handles)
+    for columns in range(min(4, len(names)), 0, -1):
+        # matplotlib fills columns first; a reader goes by rows
+        by_row = [name for column in range(columns) for name in names[column::columns]]
+        artists = [handles[name] for name in by_row]
         legend = fig.legend(
-            handles.values(), handles, ncols=columns, loc="outside upper center", borderaxespad=0.2
+            artists, by_row, ncols=columns, loc="outside upper center", borderaxespad=0.2
         )
         if columns == 1 or legend.get_window_extent().width <= room:
             break
