@@ -83,7 +83,7 @@ def record(
     points: Annotated[int | None, Option(min=0, help="of --attribution; 5 by default")] = None,
     as_json: Json = False,
 ) -> None:
-    """Score channels by activation differences, Eq. 2 of the paper, or by attribution.
+    """Score channels by activation differences (ACT) or attribution.
 
     Example:
         actlib record --donor D --target T --questions de.jsonl --out scores.safetensors

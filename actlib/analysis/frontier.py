@@ -36,7 +36,8 @@ def area_over(
 ) -> pd.DataFrame:
     """Mean height of each group's curve from `low` to `high`: its area there over its width.
 
-    By the trapezoidal rule over the points in this range, both of whose ends must be points.
+    By the trapezoidal rule over the points in this range, both of whose ends must be points. Of a
+    range of one point it is the height there.
 
     Args:
         table: as in `value_at`.
@@ -56,6 +57,8 @@ def area_over(
     wide = points.unstack(x)
     if not {low, high} <= set(wide):
         raise ValueError(f"no row has {x} {low:g} and {high:g}, between which the area lies")
+    if low == high:  # one point is its own height
+        return wide[low].rename(y).reset_index()
     areas = np.trapezoid(wide.to_numpy(), wide.columns.to_numpy(), axis=1) / (high - low)
     return pd.Series(areas, wide.index, name=y).reset_index()
 
