@@ -65,6 +65,8 @@ def test_the_area_is_the_mean_height_between_two_sizes():
     holes = curves().query("not (method == 'act' and seed == 0 and percent == 50)")
     found = frontier.area_over(holes, ["method", "seed"], "percent", "recovery", 20, 80)
     assert np.isnan(found["recovery"][0]) and found["recovery"][1] == 0.5
+    at_one = frontier.area_over(curves(), ["method", "seed"], "percent", "recovery", 50, 50)
+    assert at_one["recovery"].tolist() == pytest.approx([0.5, 1.0, 0.2])
     with pytest.raises(ValueError, match="no row has percent 20 and 90"):
         frontier.area_over(holes, ["method", "seed"], "percent", "recovery", 20, 90)
 
