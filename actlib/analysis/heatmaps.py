@@ -57,7 +57,7 @@ def matrix(
     named = grid.rename(index=label_of, columns=label_of)
     _heatmap(named, ax, label, annot=texts.to_numpy(), **colors)
     if triangle:
-        ax.patch.set_hatch(None)
+        ax.patch.set_hatch("")
 
 
 def composition(
