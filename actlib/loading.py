@@ -200,6 +200,8 @@ def _sentence(what: str, source: Path | str, error: Exception) -> str:
             f"there is not enough memory to load {what}{str(source)!r}; take a smaller dtype, a "
             'larger device, or device_map="auto", which offloads what does not fit'
         )
+    if "Repo id must" in message or "Incorrect path_or_model_id" in message:  # no id of the Hub
+        return f"there is no model folder {str(source)!r}; look for a slip in the path"
     if "trust_remote_code" in message:
         return (
             f"{str(source)!r} asks to run code of its own (auto_map), which is never done here; "

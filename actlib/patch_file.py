@@ -116,7 +116,7 @@ def load_patch(path: Path) -> tuple[PatchInfo, dict[str, Edit]]:
         names = dict.fromkeys(key.rpartition(".")[0] for key in tensors)
         sides = {key.rpartition(".")[2] for key in tensors}
         if not names or sides - {"rows", "columns", "before", "after"} or hashes.keys() - names:
-            raise ValueError("tensors of parameters that it changes lack, or others are there")
+            raise ValueError("tensors of a parameter are missing, or there are others")
         edits = {name: _read_edit(name, tensors, hashes) for name in names}
         sizes = {name: edit.selection.size for name, edit in edits.items()}
         elements, total = sum(sizes.values()), int(metadata["parameters"])

@@ -107,7 +107,7 @@ def _sentence(error: Exception) -> str:
     """An error as one line; one of the system names its file and what to try."""
     if isinstance(error, OSError) and error.errno is not None:
         path = error.filename2 or error.filename or "a file"
-        remedy = "name a shorter path, in a folder that can be written and whose disk has space"
+        remedy = "look at the path, its folders and permissions, and the space on its disk"
         return f"{path}: {error.strerror}; {remedy}"
     return " ".join(str(error).split())
 

@@ -127,7 +127,7 @@ def _describe_tensors(module: nn.Module) -> str | None:
     }
     for name, tensor in {**own, **codes}.items():
         kind, is_plain = type(tensor).__name__, type(tensor) in (nn.Parameter, Tensor)
-        if hasattr(tensor, "full_tensor") or hasattr(tensor, "ds_id"):
+        if hasattr(tensor, "full_tensor") or hasattr(tensor, "ds_id") or kind == "FlatParameter":
             return _SHARDED.format(kind)
         if not is_plain or tensor.dtype not in FLOATS:
             kind = str(tensor.dtype).removeprefix("torch.") if is_plain else kind

@@ -177,7 +177,7 @@ CASES = [
     (TAKE + " --ranking contrast --reference other", "other another model", other_scores),
     ("mask scores --percent 5 --out scores", "scores another", None),
     ("mask scores --percent 5 --out donor", "donor folder", None),
-    (f"mask scores --percent 5 --out {'x' * 300}", "xxx shorter path", None),
+    (f"mask scores --percent 5 --out {'x' * 300}", "xxx look path", None),
     (MOVE.replace("mask mask", "mask scores"), "scores ChannelScores actlib mask", None),
     (MOVE, "mask empty", empty_mask),
     (MOVE + " --scale 1e300", "1e+300 infinite", None),

@@ -251,7 +251,10 @@ def add(name, like):
     return lambda tensors, metadata: tensors.update({name: tensors[like]})
 
 
-NAME, OTHERS = "model.norm.weight", "damaged: tensors of .* lack, or others are there"
+NAME, OTHERS = (
+    "model.norm.weight",
+    "damaged: tensors of a parameter are missing, or there are others",
+)
 DAMAGES = [
     (lack(f"{NAME}.rows"), f"damaged: the rows or columns of {NAME}"),
     (add("x.after", f"{NAME}.after"), "damaged: the rows or columns of x"),

@@ -103,7 +103,7 @@ def test_numbers_that_name_no_notebook_are_refused(own, numbers, named):
             "too few questions of de-maths: .*0 for recording",
         ),
         ({"lost": "fr-maths"}, "no question is of fr-maths; there are de-maths, en-maths"),
-        ({"target": "./absent"}, "cannot load './absent'.*no such folder here"),
+        ({"target": "./absent"}, "no model folder './absent'"),
         ({"target": "empty"}, "lacks config.json"),
         ({"target": "models/absent"}, "target: .*no such folder here.*from the YAML's folder"),
         ({"target": "smaller"}, "do not fit"),

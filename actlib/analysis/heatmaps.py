@@ -12,6 +12,9 @@ from matplotlib.axes import Axes
 
 from actlib.analysis.style import label_of
 
+EMPTY = "////"
+"""Hatch of a field for which there is nothing."""
+
 
 def matrix(
     table: pd.DataFrame,
@@ -55,9 +58,8 @@ def matrix(
     elif null:
         colors |= {"vmin": 0, "vmax": largest}
     named = grid.rename(index=label_of, columns=label_of)
-    _heatmap(named, ax, label, annot=texts.to_numpy(), **colors)
-    if triangle:
-        ax.patch.set_hatch("")
+    hatch = "" if triangle else EMPTY
+    _heatmap(named, ax, label, hatch, annot=texts.to_numpy(), **colors)
 
 
 def composition(
@@ -87,7 +89,9 @@ def composition(
         grid.index = pd.Index([f"{kind} ({share[kind]:.0f} %)" for kind in grid.index])
     grid.columns = pd.Index(["–" if str(layer) == "-1" else str(layer) for layer in grid.columns])
     limit = limit or float(np.nanmax(np.abs(table[value]), initial=1e-9))
-    colors = {"cmap": "RdBu", "vmin": -limit} if centered else {"cmap": "viridis", "vmin": 0}
+    colors: dict[str, Any] = {"cmap": "viridis", "vmin": 0}
+    if centered:
+        colors = {"cmap": "RdBu", "vmin": -limit}
     _heatmap(grid, ax, label, vmax=limit, linewidths=0, **colors)
     outside = bool(grid.columns[0] == "–")
     step = -(-grid.shape[1] // int(2.4 * _inches(ax)))  # as many ticks as there is room for
@@ -110,7 +114,7 @@ def _format(value: float, digits: int) -> str:
     return text.replace("-", "−")
 
 
-def _heatmap(grid: pd.DataFrame, ax: Axes, label: str, **options: Any) -> None:
+def _heatmap(grid: pd.DataFrame, ax: Axes, label: str, hatch: str = EMPTY, **options: Any) -> None:
     bar = {"label": label, "fraction": 0.05, "pad": 0.02}
     options = {"linewidths": 0.8, "fmt": "", "yticklabels": True, "cbar_kws": bar} | options
     sns.heatmap(grid.astype(float), ax=ax, annot_kws={"linespacing": 0.95}, **options)
@@ -121,7 +125,7 @@ def _heatmap(grid: pd.DataFrame, ax: Axes, label: str, **options: Any) -> None:
     ax.tick_params(length=0)
     ax.tick_params(axis="y", rotation=0)
     ax.set(facecolor="white", xlabel="", ylabel="")
-    ax.patch.set(hatch="////", edgecolor="#DDDDDD", linewidth=0)  # where there is nothing
+    ax.patch.set(hatch=hatch, edgecolor="#DDDDDD", linewidth=0)
     ax.grid(False)
 
 
