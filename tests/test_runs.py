@@ -269,7 +269,7 @@ def test_the_report_tells_answers_figures_and_tables_with_units(finished):
     path = write_report(finished, states, 90)
     text = path.read_text(encoding="utf-8")
     assert ": donor and target 0.4, " in text and ", difference 0.2; *Sufficient*" in text
-    assert "; settings from the YAML: percents\n" in text
+    assert "; settings of the YAML, in place of the rule's: percents = [5]\n" in text
     assert "99 %" not in text  # of the project's own run
     assert "(<notebooks/04_stability.ipynb>) (of an earlier run)" in text
     assert "![fig01_x](<results/fig01_x.png>)\n\n*Of the masks.*\n" in text
@@ -334,7 +334,10 @@ def test_it_says_first_what_the_target_lost_and_kept(finished):
     assert "fewer than 12 test items of de-maths, en-maths: " in good
     bad = report(-0.5, 1.0, 0.0)
     assert "no clear gap in NLL on de-maths" in bad and "worse in NLL on en-maths too" in bad
-    assert "no clear gap in exact match on" in bad and "donor has exact match 0 on de-maths" in bad
+    assert (
+        "no clear gap in exact match on" in bad
+        and "exact match 0 on de-maths: nothing follows" in bad
+    )
     assert "better than the donor in exact match on de-maths: nothing" in report(-2.0, -0.5, 0.1)
 
 

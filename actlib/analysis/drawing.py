@@ -72,6 +72,9 @@ def draw_figure(
     for number, (ax, (title, group)) in enumerate(zip(axes.flat, groups, strict=False)):
         if not share and y in group and isinstance(group[y].dtype, pd.CategoricalDtype):
             group = group.assign(**{y: group[y].cat.remove_unused_categories()})
+        numbers = [options[key] for key in ("x", "y", "value") if options.get(key) in group]
+        if group[numbers].isna().any(axis=1).all():
+            ax.text(0.5, 0.5, "not defined", ha="center", va="center", transform=ax.transAxes)
         plot(group, ax, **options)
         letter = f"({chr(97 + number)}) " if len(groups) > 1 else ""
         ax.set_title(letter + style.label_of(title) if panels else "")

@@ -139,8 +139,9 @@ def _describe(run: Run, seconds: float) -> pd.DataFrame:
     for role in ("donor", "target", "base", "second_donor"):
         name = getattr(preset.roles, role)
         if name and (role == "donor" or name != preset.roles.donor):  # which stands in for a base
-            rows[role] = getattr(preset.models[name], "load", name)
-    rows |= {"weights": preset.dtype, "questions": preset.data.path or "the shipped ones"}
+            rows[role] = _short_name(getattr(preset.models[name], "load", name))
+    questions = _short_name(preset.data.path) if preset.data.path else "the shipped ones"
+    rows |= {"weights": preset.dtype, "questions": questions}
     for ability, counts in run.questions.items():
         part = "lost" if ability in preset.lost else "retained"
         rows[f"{ability} ({part})"] = f"questions: {describe_counts(counts)}"
@@ -151,6 +152,11 @@ def _describe(run: Run, seconds: float) -> pd.DataFrame:
     versions = [f"Python {platform.python_version()}", *(f"{p} {version(p)}" for p in PACKAGES)]
     rows |= {"versions": ", ".join(versions)}
     return pd.DataFrame(rows.items(), columns=["what", "of this run"])
+
+
+def _short_name(place: str) -> str:
+    """A path without the folders of this machine; a Hub id as it is."""
+    return Path(place).name if Path(place).is_absolute() else place
 
 
 def _gap(run: Run, states: Mapping[str, str]) -> Iterator[str]:
@@ -184,7 +190,7 @@ def _warnings(table: pd.DataFrame) -> Iterator[str]:
         ),
         "the target is better than the donor in {} on {}: nothing to recover": lost & better,
         "the target is worse in {} on {} too, which it did not keep": ~lost & worse,
-        "the donor has {} 0 on {}: it is in doubt that it has the ability": unsolved,
+        "the donor has {} 0 on {}: nothing follows about moving what it does not show": unsolved,
         f"fewer than {FEW_ITEMS} test items of {{1}}: intervals of so few are too narrow and "
         "p-values too small, so what holds is no more than a hint": few & exact,
     }
@@ -200,7 +206,9 @@ def _answers(run: Run, states: Mapping[str, str]) -> Iterator[str]:
         if state in (DONE, EARLIER):
             text = answer(run, name) or "no contrast; see its tables"
             when = f" ({state})" * (state == EARLIER)
-            settings = f"; settings from the YAML: {', '.join(overrides)}" * bool(overrides)
+            given = ", ".join(f"{key} = {value}" for key, value in overrides.items())
+            settings = f"; settings of the YAML, in place of the rule's: {given}" * bool(given)
+            settings = escape(settings, quote=False)
             yield f"- [{title(path)}]({_link(path, run)}){when}: {text}{settings}"
         else:
             why = broken.pop(name, ", since something that it needs failed")
