@@ -21,6 +21,7 @@ from actlib.files import save_tensors
 from actlib.patch_file import FORMAT, KIND, PatchInfo, gather, load_patch
 from actlib.patches import shareable
 from actlib.transfer import Selection, require_finite, rows_of
+from actlib.weights import require_in_memory
 from actlib.wording import list_first
 
 
@@ -56,9 +57,9 @@ def patch_of_sparse(
         metadata: text to keep with the patch.
 
     Raises:
-        ValueError: a parameter is not the target's or not in its files, its places are no whole
-            rows and columns, values are of another dtype or not finite, the tensors are none or
-            others than places and values, or metadata are refused by `make_patch`.
+        ValueError: a parameter is not the target's, offloaded or not in its files, its places are
+            no whole rows and columns, values are of another dtype or not finite, the tensors are
+            none or others than places and values, or metadata are refused by `make_patch`.
     """
     stated, parts = shareable({}, metadata or {}), dict[str, Tensor]()
     names = dict.fromkeys(key.rpartition(".")[0] for key in tensors)
@@ -68,6 +69,7 @@ def patch_of_sparse(
             f"and nothing else, got {list_first([*tensors]) or 'no tensor'}"
         )
     if isinstance(target, nn.Module):
+        require_in_memory(target)
         parameters, read = dict(unwrapped(target).named_parameters()), rows_of(target)
     else:
         folder = Checkpoint(target)

@@ -1,5 +1,6 @@
 """What other tools read: masks as JSON, patches as sparse state dicts, transfers as merges."""
 
+import copy
 import json
 
 import pytest
@@ -95,6 +96,8 @@ def test_sparse_values_that_are_no_patch_of_the_target_are_refused(folders, tmp_
         assert patch_of_sparse(model, good, tmp_path / "patch.safetensors").elements == 2
         actlib.apply_patch(model, tmp_path / "patch.safetensors")
         actlib.revert_patch(model, tmp_path / "patch.safetensors")
+    with pytest.raises(ValueError, match="is offloaded"):
+        patch_of_sparse(copy.deepcopy(target).to("meta"), good, tmp_path / "patch.safetensors")
     weights = load_file(tmp_path / "target" / "model.safetensors")
     weights.pop(name)
     save_file(weights, tmp_path / "target" / "model.safetensors")
