@@ -1,4 +1,4 @@
-"""Write the table of verdicts in docs/findings.md from the kept contrasts; none of it is typed.
+"""Write the tables of docs/findings.md: verdicts of `tiny`, and one seed of `smol`; none is typed.
 
 python tools/write_findings.py            # rewrite what is between the markers
 python tools/write_findings.py --check    # exit status 1 if it is out of date
@@ -12,26 +12,24 @@ import pandas as pd
 from actlib.analysis.style import METHODS
 from actlib.files import write_text
 from actlib.study.claims import Claims, apply_rule, give_verdicts, load_claims, read_contrasts
+from actlib.study.presets import load_preset
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "findings.md"
-START, END = "<!-- findings: start -->\n", "<!-- findings: end -->\n"
-FAMILIES = ("smol", "tiny")
 
 
-def markdown(rules: Claims, tables: dict[str, pd.DataFrame]) -> str:
-    """Every claim with its contrast (a row) and what each family says (a column)."""
-    lines = [f"| claim (notebook) | statement | contrast | margin | {' | '.join(tables)} |"]
-    lines.append("| --- " * (4 + len(tables)) + "|")
+def list_verdicts(rules: Claims, table: pd.DataFrame) -> str:
+    """Every claim with its contrast, margin and verdict."""
+    lines = ["| claim (notebook) | statement | contrast | margin | verdict |", "| --- " * 5 + "|"]
     for key, claim in rules.claims.items():
         measure = ", ".join(filter(None, [claim.measure, claim.sizes]))
         cells = [f"{claim.title} ({claim.notebook:02d})", f"{claim.statement} ({claim.source})"]
         arms = [METHODS[x].label if x in METHODS else x for x in (claim.treatment, claim.control)]
         cells += [f"{arms[0]}, minus {arms[1]}: {measure}"]
         cells += ["–" if claim.test == "none" else f"{claim.margin:g}"]
-        cells += [describe(table.loc[key]) for table in tables.values()]
+        cells += [describe(table.loc[key])]
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def describe(row: pd.Series) -> str:
@@ -44,16 +42,49 @@ def describe(row: pd.Series) -> str:
     return f"**{row['verdict']}**: {numbers}, {row['seeds']:.0f} seeds"
 
 
+def list_settings(family: str) -> str:
+    """Every setting of notebook 03: what came back, what stayed, and how far it moved."""
+    lost, parts = load_preset(family).lost, []
+    for function in ("reference_items", "transfer_items", "entry_items", "again_items"):
+        for path in sorted((ROOT / "data/items" / family / function).glob("*.parquet")):
+            parts.append(pd.read_parquet(path))
+    rows = pd.concat(parts, ignore_index=True)
+    names = {"count": "task_vector", "distance": "task_vector_equal"}
+    rows["method"] = rows["method"].fillna(rows["matched"].map(names))
+    between = rows["method"] == "all_rows"
+    rows.loc[between, "top_percent"] = 100 * rows["scale"]
+    rows["method"] = rows["method"].replace("all_rows", "interpolation")
+    on_lost, setting = rows["ability"].isin(lost), ["method", "top_percent"]
+    grouped = {"dropna": False, "sort": False}
+    means = rows[on_lost].groupby(setting, **grouped)[["exact", "nll"]].mean()
+    means["stays"] = rows[~on_lost].groupby(setting, **grouped)["exact"].mean()
+    sizes = ["parameters_percent", "displacement_percent"]
+    means = means.join(rows.groupby(setting, **grouped)[sizes].mean()).reset_index()
+    order = [*dict.fromkeys(means["method"])]
+    means = means.sort_values("method", key=lambda m: m.map(order.index), kind="stable")
+    head = ["moved", "%", "lost: exact match", "lost: NLL", "retained: exact match"]
+    head += ["parameters, %", "squared distance, %"]
+    lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
+    for row in means.itertuples(index=False):
+        label = METHODS[row.method].label if row.method in METHODS else row.method
+        cells = [f"{row.top_percent:g}", f"{row.exact:.2f}", f"{row.nll:.2f}", f"{row.stays:.2f}"]
+        cells += [f"{row.parameters_percent:.1f}", f"{row.displacement_percent:.1f}"]
+        lines.append(f"| {' | '.join([label, *cells])} |".replace("nan", "–"))
+    return "\n".join(lines)
+
+
 def main(check: bool) -> int:
-    """Rewrite the block, or only compare it."""
-    rules, tables = load_claims(), {}
-    for family in FAMILIES:
-        contrasts = read_contrasts(ROOT / "figures" / family, rules)
-        tests = {key: apply_rule(rules, key, contrasts) for key in rules.claims}
-        tables[family] = give_verdicts(rules, tests).set_index("claim")
-    text = PAGE.read_text(encoding="utf-8")
-    before, rest = text.split(START)
-    fresh = f"{before}{START}\n{markdown(rules, tables)}\n{END}{rest.split(END)[1]}"
+    """Rewrite the blocks, or only compare them."""
+    rules = load_claims()
+    contrasts = read_contrasts(ROOT / "figures/tiny", rules)
+    tests = {key: apply_rule(rules, key, contrasts) for key in rules.claims}
+    blocks = {"findings": list_verdicts(rules, give_verdicts(rules, tests).set_index("claim"))}
+    blocks["smol"] = list_settings("smol")
+    text = fresh = PAGE.read_text(encoding="utf-8")
+    for name, block in blocks.items():
+        start, end = (f"<!-- {name}: {each} -->\n" for each in ("start", "end"))
+        before, rest = fresh.split(start)
+        fresh = f"{before}{start}\n{block}\n\n{end}{rest.split(end)[1]}"
     if not check:
         write_text(PAGE, fresh)
     return int(check and fresh != text)
