@@ -86,16 +86,6 @@ def test_an_output_is_the_answer_exactly_where_evaluation_says_so(trained, rows)
     assert set(table.loc[exact, "language"]) == {"fr"}
 
 
-def test_an_item_scores_the_same_whatever_its_neighbors(trained, rows):
-    model, tokenizer = trained
-    alone = evaluate(model, batches(tokenizer, rows, 1))
-    assert alone["nll_sum"].max() > 1
-    for some in (rows, rows[::-1]):
-        table = evaluate(model, batches(tokenizer, some, 7))
-        nll = table["nll"] if some is rows else table["nll"][::-1]
-        assert nll.to_numpy() == pytest.approx(alone["nll"].to_numpy(), abs=1e-4)
-
-
 def test_prose_is_scored_as_the_model_reads_it(trained):
     model, tokenizer = trained
     table = evaluate_prose(model, tokenizer)

@@ -1,4 +1,4 @@
-"""Every benchmark runs on tiny shapes, and the small machinery that they share is right."""
+"""The benchmark of a GPU runs on tiny shapes without one, and what all scripts share is right."""
 
 import subprocess
 import sys
@@ -6,12 +6,10 @@ import time
 from pathlib import Path
 
 import pandas as pd
-import pytest
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 sys.path.insert(0, str(FOLDER))
 import turns  # noqa: E402
-from pairs import TINY, random_batches  # noqa: E402
 
 
 def run(script, *words):
@@ -39,42 +37,6 @@ def test_every_case_of_a_gpu_runs_without_one(small_preset, tmp_path):
     assert values["record", "Jaccard of the masks at 5 %"] == 1
 
 
-def test_a_case_of_a_gpu_that_fails_leaves_the_others(tmp_path):
-    done = run("gpu.py", "--tiny", "--turns", 1, "--results", tmp_path, "--preset", "missing")
-    table = pd.read_csv(tmp_path / "gpu.csv")
-    reasons = table[table["runs"] == 0].set_index("case")["measure"]
-    assert done.returncode == 1 and "missing" in reasons["end to end"]
-    assert (table["measure"] == "seconds / two bare passes").any()
-
-
-@pytest.mark.slow
-def test_recording_runs_beside_another_checkout(tmp_path):
-    values = measured("recording.py", tmp_path, "--against", FOLDER.parent)
-    assert ("record", "seconds / two bare passes") in values.index
-    assert ("record", "seconds / other: record") in values.index
-
-
-def test_a_transfer_runs_beside_a_copy(tmp_path):
-    values = measured("checkpoints.py", tmp_path)
-    assert ("transfer_checkpoint", "seconds / cp -r") in values.index
-    assert 0 <= values["transfer_checkpoint", "extra memory GiB"] < 1
-
-
-def test_a_patch_runs_beside_loading(tmp_path):
-    values = measured("patching.py", tmp_path)
-    assert {(f"{way}_patch", "seconds / load_state_dict") for way in ("apply", "revert")} <= set(
-        values.index
-    )
-
-
-def test_our_side_of_a_peer_answers_a_worker():
-    worker = turns.Worker([sys.executable, FOLDER / "peers.py", "--tiny", "--serve", "actlib"])
-    assert worker.ways == ["record_differences", "two bare passes"]
-    assert worker.run("record_differences")["total"] > 0
-    worker.end()
-    assert worker.process.returncode == 0
-
-
 def test_tiny_shapes_do_not_overwrite_the_kept_tables():
     done = run("patching.py", "--tiny")
     assert done.returncode == 2 and "--results" in done.stderr
@@ -94,13 +56,6 @@ def test_ways_run_in_turns_and_ratios_are_taken_within_each():
     assert table.loc[("b", "answer"), "median"] == 42
     ratio = table.loc[("b", "seconds / a")]
     assert 1.5 < ratio["low"] <= ratio["high"] < 2.5 and ratio["runs"] == 2
-
-
-def test_answers_end_left_padded_items():
-    (batch,) = random_batches(TINY.vocab_size, batches=1, items=2, tokens=24, answer=4)
-    assert batch["attention_mask"].sum(1).tolist() == [24, 18]
-    assert batch["answer_mask"].nonzero()[:, 1].tolist() == [20, 21, 22, 23] * 2
-    assert batch["input_ids"].max() < TINY.vocab_size
 
 
 def test_all_scripts_together_are_short():

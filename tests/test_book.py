@@ -106,13 +106,6 @@ def test_every_notebook_module_and_card_has_its_page_and_can_be_searched(book):
         assert f'"{page}"' in index, page
 
 
-@pytest.mark.skipif(not (ROOT / "data" / "items").is_dir(), reason="no sweep is kept yet")
-def test_notebooks_show_their_kept_pictures_and_tables(book, pages):
-    page = book / "notebooks" / "03_sufficiency.html"
-    assert any("_images/" in link for link in pages[page].loaded)
-    assert "<table" in page.read_text(encoding="utf-8")
-
-
 def test_the_package_pages_tell_shapes_and_errors(book):
     text = (book / "api" / "actlib.analysis.frontier.html").read_text(encoding="utf-8")
     assert "jaxtyping" not in text and "Float" in text and "trials" in text

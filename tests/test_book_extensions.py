@@ -13,7 +13,6 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 sys.path.insert(0, str(DOCS / "_ext"))
 
 from mathml import mathml  # noqa: E402
-from plain_docstrings import plain, short  # noqa: E402
 from safe_html import safe  # noqa: E402
 from sphinx.cmd.build import build_main  # noqa: E402
 
@@ -78,32 +77,8 @@ def test_a_table_of_pandas_and_colored_tokens_stay():
     assert "#cfe8f7" in token and "#00436b" in token
 
 
-def test_a_formula_is_mathml_without_a_script():
-    found = mathml(r"\Big/ \frac{a}{b} \binom{N}{k}", block=True)
-    assert found.startswith("<math") and "mfrac" in found and "script" not in found
-
-
 def test_what_is_no_formula_is_shown_as_written():
     assert mathml(r"\nosuchthing{<b>}") == r"<code>\nosuchthing{&lt;b&gt;}</code>"
-
-
-def test_indented_code_in_a_docstring_is_code_and_sections_stay():
-    text = ["Sum |a|.", "", "    x = f(a)", "", "More:", "", "y = 1", "", "Args:", "    a_: one."]
-    lines = plain(text)
-    assert lines[0] == r"Sum \|a\|."
-    assert lines.count(".. code-block:: python") == 2
-    assert lines[-2:] == ["Args:", r"    a\_: one."]
-
-
-def test_prose_is_not_taken_for_code():
-    text = ["One.", "", "`a` = `b`, which (see below) is so.", "", "Run it twice."]
-    assert not [line for line in plain(text) if "code-block" in line]
-
-
-def test_types_are_told_by_their_last_names():
-    given = "(a: ~jaxtyping.Float[~torch.Tensor, 'tokens channels'] = <factory>)"
-    assert short(given) == "(a: Float[Tensor, 'tokens channels'] = <factory>)"
-    assert short(None) is None
 
 
 def test_harmful_outputs_and_cells_do_nothing_in_a_built_page(tmp_path):

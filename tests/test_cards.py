@@ -9,6 +9,8 @@ import yaml
 
 from actlib.cards import describe_step, model_card, patch_card, public_name, read_steps, write_card
 from actlib.masks import ChannelMask
+from actlib.study.presets import load_preset
+from actlib.study.trained_cards import trained_card
 
 OWN = """---
 license: apache-2.0
@@ -59,14 +61,6 @@ def test_the_card_and_the_list_of_steps_say_what_was_done(tmp_path):
     write_card(tmp_path, [*read_steps(tmp_path), step(ranking="scaled")])
     later = rows((tmp_path / "README.md").read_text())
     assert ["module" in row for row in later[-2:]] == [True, False]
-
-
-def test_of_a_merge_the_card_tells_each_donor_and_the_collisions(tmp_path):
-    rule = {"collisions": "sum", "collided_channels": 3}
-    steps = [describe_step("merge", "base", name, mask(), 0.5, **rule) for name in ("a/x", "a/y")]
-    card = written(tmp_path, *steps)
-    assert front(card)["base_model"] == ["a/x", "a/y"] and len(rows(card)) == 4
-    assert "Channels that several donors claimed: 3 by the rule sum." in card
 
 
 @pytest.mark.parametrize("name", ["target", "models/target", "../models/target", ".cache"])
@@ -143,3 +137,16 @@ def test_a_patch_that_says_nothing_has_a_card_without_models():
     card = patch_card(info({"target": "target", "donor": "donor"}))
     assert "base_model" not in front(card) and "| channels | not stated |" in card
     assert "# Ability patch: channels for one target" in patch_card(info({}))
+
+
+def test_the_card_of_a_trained_model_states_the_license_of_what_it_starts_from():
+    card = trained_card(load_preset("smol"), "multilingual", seed=2)
+    assert front(card)["license"] == "apache-2.0"
+    assert "\n# smol: multilingual, seed 2\n" in card
+    assert "license" not in front(trained_card(load_preset("tiny"), "base"))
+
+
+def test_a_presets_text_is_only_text():
+    evil = "<script>alert(1)</script> [x](javascript:alert(2)) <img src=x onerror=alert(3)>"
+    card = trained_card(load_preset("tiny").model_copy(update={"description": evil}), "base")
+    assert "<script" not in card and "<img" not in card and "[x]" not in card

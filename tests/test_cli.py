@@ -13,6 +13,7 @@ import transformers
 import typer
 from small_study import write_pair, write_preset
 
+import actlib
 from actlib.channels import channel_modules
 from actlib.cli import app, main
 from actlib.masks import ChannelMask
@@ -21,14 +22,6 @@ from actlib.study.presets import load_preset
 from actlib.study.recorded import PARTS
 from actlib.terminal import spread
 from actlib.transfer import transfer_
-
-
-def test_build_says_where_the_model_lies(small_preset, small_store, monkeypatch, capsys):
-    monkeypatch.setenv("ACT_STORE", str(small_store))
-    assert main(["step", "build", "--preset", small_preset, "--model", "donor"]) == 0
-    folder = small_store / "small" / "models" / "multilingual-seed0"
-    assert capsys.readouterr().out.strip() == str(folder)
-    assert (folder / "built.json").is_file()
 
 
 def test_record_leaves_scores_of_every_ability_and_a_note(
@@ -108,9 +101,6 @@ def test_attributions_are_recorded_and_ranked_by_their_own_rankings(folders, tmp
     capsys.readouterr()
     assert main([*ranked, "--ranking", "best", "--retained", scores]) == 1
     assert capsys.readouterr().err.startswith("error: ranking 'best' is none of global")
-    assert main(ranked) == main([*record, "--moments"]) == 1
-    errors = capsys.readouterr().err
-    assert "by one of attribution, attribution_by_size" in errors and "--moments" in errors
 
 
 def test_a_patch_is_made_inspected_applied_and_reverted(pair, tmp_path, capsys):
@@ -167,19 +157,21 @@ def test_help_imports_no_heavy_module():
     assert told.stdout.splitlines()[-1] == "[]"
 
 
+def test_every_exported_name_loads():
+    for name in actlib.__all__:
+        assert getattr(actlib, name).__name__ == name
+    assert set(actlib.__all__) <= set(dir(actlib))
+
+
 @pytest.mark.parametrize(
     ("words", "named"),
     [
         ("", "Missing command"),
         ("sing", "'sing'"),
-        ("patch", "Missing command"),
         ("step build", "'--model'"),
         ("step record --seed x", "'--seed'"),
-        ("step record --seed -1", "'--seed'"),
         ("eval m --tasks", "'--tasks'"),
-        ("record --donor d --target t --questions q --out o --limit 0", "'--limit'"),
         ("record --donor d --target t --questions q --out o --dtype int8", "'--dtype'"),
-        ("run tiny --cores 0", "'--cores'"),
     ],
 )
 def test_words_that_are_no_command_are_a_sentence_and_status_2(words, named, capsys):

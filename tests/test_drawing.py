@@ -11,7 +11,6 @@ import matplotlib.image
 import numpy as np
 import pandas as pd
 import pytest
-from eyes import alike
 from legibility import faults
 from matplotlib import pyplot as plt
 
@@ -92,18 +91,13 @@ def test_the_kept_table_and_call_give_the_kept_picture_and_a_legible_one(preset,
 
 
 @pytest.mark.parametrize(("preset", "name"), FIGURES)
-def test_figures_are_legible_in_a_narrow_column_and_their_series_differ_to_all_eyes(preset, name):
+def test_figures_are_legible_in_a_narrow_column(preset, name):
     style.set_theme("acl")
     fig = again(name, ROOT / "figures" / preset, width="column")
     legible(fig, 3.03)
-    drawn = {}
-    for ax in fig.axes:
-        handles, names = ax.get_legend_handles_labels()
-        drawn |= dict(zip(names, handles, strict=True))
-    assert alike(drawn) == []
 
 
-def test_the_checks_of_labels_and_eyes_can_fail():
+def test_the_checks_of_labels_can_fail():
     style.set_theme()
     fig = plt.figure(figsize=(2, 1), layout="none")
     fig.text(0.5, 0.5, "one", fontsize=8)
@@ -112,10 +106,6 @@ def test_the_checks_of_labels_and_eyes_can_fail():
     fig.text(0.95, 0.1, "beyond", fontsize=8)
     fig.text(0.1, 0.1, "big", fontsize=9)
     assert {kind for kind, *_ in faults(fig)} == {"overlap", "cut off", "size"}
-    ax = plt.figure().add_subplot()
-    lines = {c: ax.plot([1], [1], color=c, marker="o")[0] for c in ("#D55E00", "#8F8B00")}
-    seen = {eyes for *_, eyes in alike(lines)}
-    assert "deuteranopia" in seen and "grey" in seen and "normal" not in seen
 
 
 @kept
@@ -123,16 +113,6 @@ def test_notebooks_save_every_kept_figure_and_each_has_its_call():
     for preset in PRESETS:
         calls = sorted(path.stem for path in (ROOT / "figures" / preset).glob("fig*.json"))
         assert calls == sorted(tool.captions()) == [n for p, n in FIGURES if p == preset]
-
-
-def test_every_figure_that_a_notebook_saves_has_a_caption():
-    cells = [
-        "".join(cell["source"])
-        for path in sorted(ROOT.glob("notebooks/*.ipynb"))
-        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]
-    ]
-    saved = re.findall(r'save_figure\([^"]*"(fig\w+)"', "\n".join(cells))
-    assert len(saved) == len(set(saved)) > 10 and sorted(tool.captions()) == sorted(saved)
 
 
 def test_a_saved_figure_is_drawn_again_as_it_was(tmp_path):
@@ -169,16 +149,6 @@ def dots(ax):
     return zip(*points, strict=True)
 
 
-def test_panels_are_stacked_in_a_column_and_stand_side_by_side_on_a_page(folder):
-    style.set_theme("acl")
-    for width, side_by_side in (("column", False), ("full", True)):
-        fig = again(NAME, folder, width=width)
-        style.settle(fig)
-        first, second = (ax.get_position() for ax in fig.axes[:2])
-        assert (first.x1 < second.x0) == side_by_side
-        assert (first.y0 > second.y1) != side_by_side
-
-
 def test_another_venue_and_folder(folder, tmp_path):
     pictures = redraw_figures(folder, tmp_path / "acl", "acl", "full")
     assert width(pictures[1]) == 1890
@@ -190,8 +160,6 @@ def test_what_is_missing_is_named(folder, tmp_path):
         redraw_figures(tmp_path, tmp_path)
     with pytest.raises(ValueError, match="fig02_causal"):
         redraw_figures(folder, tmp_path, names=["fig02_causal"])
-    with pytest.raises(ValueError, match="fig99"):
-        redraw_figures(folder, tmp_path, names=["fig99"])
 
 
 def test_the_command_draws_for_a_venue_without_torch(folder, tmp_path):
@@ -208,27 +176,14 @@ def test_the_command_draws_for_a_venue_without_torch(folder, tmp_path):
     assert width(tmp_path / out / f"{NAME}.png") == 975
 
 
-def test_the_command_says_what_it_cannot_do(tmp_path):
-    command = [*COMMAND, "--preset", "none"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 1 and done.stderr.startswith("error: figures/none")
-
-
 @kept
-def test_the_gallery_shows_every_figure_by_a_picture_that_exists_and_a_line_that_runs(tmp_path):
+def test_the_gallery_shows_every_figure_by_a_picture_that_exists():
     page = (ROOT / "docs" / "gallery.md").read_text(encoding="utf-8")
     shown = tool.gallery_page() if Path.cwd() == ROOT else page
     assert page == shown, "run tools/redraw_figures.py --gallery docs/gallery.md"
     pictures = re.findall(r"\]\(/(.+?\.png)\)", page)
     assert [Path(picture).stem for picture in pictures] == sorted(tool.captions())
     assert all((ROOT / picture).is_file() for picture in pictures)
-    first, *blocks = re.findall(r"```python\n(.+?)```", page, re.DOTALL)
-    assert len(blocks) == len(pictures)
-    block = blocks[-1].replace('"figures/', f'"{ROOT}/figures/').replace('"paper"', f'"{tmp_path}"')
-    exec(first + block)
-    call = json.loads((ROOT / pictures[-1]).with_suffix(".json").read_text())
-    drawn = width(tmp_path / Path(pictures[-1]).name)
-    assert drawn == {"full": 2025, "column": 975}[call.get("width", "column")]
 
 
 def test_the_page_on_adapting_a_figure_runs(tmp_path, monkeypatch):
@@ -242,13 +197,3 @@ def test_the_page_on_adapting_a_figure_runs(tmp_path, monkeypatch):
     assert [name for name in made if name.endswith(".png")]
     assert width(tmp_path / "paper" / "recovery.png") == 909
     assert width(tmp_path / "paper" / "fig03_displacement.png") == 909
-
-
-def test_the_diagram_of_the_method_is_what_its_script_draws(tmp_path):
-    root = Path(__file__).resolve().parents[1]
-    spec = importlib.util.spec_from_file_location("draw_method", root / "docs" / "draw_method.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    style.set_theme("neurips")
-    script.draw(tmp_path / "method.svg")
-    assert (tmp_path / "method.svg").read_bytes() == script.OUT.read_bytes()

@@ -24,12 +24,6 @@ def test_nll_is_the_reference_of_full_logits(family, architecture, items, collat
             assert_nll(model, collate(items, size, side), expected)
 
 
-def test_the_nll_of_an_item_is_the_sum_over_its_tokens(family, items, collate):
-    table = evaluate(family(), collate(items))
-    assert table["tokens"].tolist() == [int(answer.sum()) for _, answer in items]
-    assert table["nll_sum"].to_numpy() == pytest.approx(table["nll"] * table["tokens"], rel=1e-6)
-
-
 def test_exact_match_is_what_greedy_decoding_writes(family, architecture):
     model, exact = family(architecture), []
     model.generation_config.eos_token_id = None

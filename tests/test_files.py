@@ -7,10 +7,8 @@ import sys
 import pytest
 import torch
 
-from actlib.cli import main
 from actlib.files import atomic_file, atomic_folder, require_free, write_text
 from actlib.masks import ChannelMask
-from actlib.scores import ChannelScores
 
 STAY = """
 import sys, time
@@ -120,9 +118,7 @@ LIMIT = 1 << 20
 
 @pytest.fixture
 def short(tmp_path):
-    """A folder whose files may have no more than a megabyte, beside larger scores."""
-    parts = {"m": torch.rand(2 * LIMIT)}
-    ChannelScores(parts, parts, 1).save(tmp_path / "scores")
+    """A folder whose files may have no more than a megabyte."""
     (tmp_path / "short").mkdir()
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT, before[1]))
@@ -147,10 +143,3 @@ def test_what_has_no_room_is_an_error_that_names_it_and_leaves_nothing(short, wr
     with pytest.raises(OSError, match=r"short/(out|\.out\.).*"):
         write(short / "out")
     assert not list(short.iterdir())
-
-
-def test_the_command_line_tells_it_in_a_sentence(short, capsys):
-    scores, out = str(short.parent / "scores"), str(short / "out")
-    assert main(["mask", scores, "--percent", "5", "--out", out]) == 1
-    said = capsys.readouterr().err
-    assert said.startswith("error: ") and "short/" in said and said.count("\n") == 1

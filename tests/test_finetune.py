@@ -5,7 +5,7 @@ import torch
 from peft import LoraConfig
 from small_study import SIZES
 from torch import nn
-from transformers import GPT2Config, GPT2LMHeadModel, TrainerCallback
+from transformers import TrainerCallback
 
 from actlib.channels import channel_modules, tied_modules
 from actlib.evaluation import evaluate
@@ -54,17 +54,6 @@ def test_a_seed_gives_the_same_weights_and_another_seed_others(fresh, tokenizer,
     assert not once[0].equal(other[0])
 
 
-def test_it_lowers_the_answer_loss(fresh, tokenizer, questions):
-    model = fresh()
-    judged = batches(tokenizer, questions, 8)
-    before = evaluate(model, judged)["nll"].mean()
-    losses = finetune(model, tokenizer, questions, **SETTINGS)
-    assert len(losses) == SETTINGS["steps"]
-    assert losses[-1] < losses[0] - 0.5
-    assert evaluate(model, judged)["nll"].mean() < before - 0.5
-    assert not model.training
-
-
 def test_the_first_loss_is_the_mean_over_answer_tokens(fresh, tokenizer, questions):
     """The loss that training reports is that of evaluation, weighed by tokens."""
     model, lengths = fresh(), []
@@ -102,15 +91,6 @@ def test_the_model_keeps_its_dtype_and_every_parameter_moves(fresh, tokenizer, q
         assert not parameter.equal(before[name]), name
 
 
-@pytest.fixture
-def conv1d(tokenizer):
-    """A small random GPT-2, whose linear layers are stored transposed."""
-    torch.manual_seed(0)
-    ends = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id}
-    sizes = {"n_embd": 32, "n_layer": 2, "n_head": 2, "vocab_size": len(tokenizer)}
-    return GPT2LMHeadModel(GPT2Config(**sizes, **ends)).eval()
-
-
 def traces(model):
     """All that wrapping could leave on a model: modules, parameters, attributes, hooks, modes."""
     return {
@@ -146,11 +126,9 @@ def test_lora_lowers_the_loss_and_is_merged(fresh, tokenizer, questions):
     assert after["nll"].tolist() == pytest.approx(last[0]["nll"].tolist(), abs=1e-4)
 
 
-@pytest.mark.parametrize("mixed_precision", [False, True])
-def test_lora_moves_linear_weights_alone(fresh, tokenizer, questions, mixed_precision):
+def test_lora_moves_linear_weights_alone(fresh, tokenizer, questions):
     model, before = fresh(), bits(fresh())
-    settings = SETTINGS | {"mixed_precision": mixed_precision}
-    finetune(model, tokenizer, questions, **settings, lora=light_lora(4))
+    finetune(model, tokenizer, questions, **SETTINGS, lora=light_lora(4))
     linear = {
         f"{name}.weight"
         for name, module in model.named_modules()
@@ -160,18 +138,8 @@ def test_lora_moves_linear_weights_alone(fresh, tokenizer, questions, mixed_prec
     assert changed == linear
 
 
-def test_the_step_of_lora_has_its_rank(fresh, tokenizer, questions):
-    model, before = fresh(), bits(fresh())
-    finetune(model, tokenizer, questions, **SETTINGS, lora=light_lora(3))
-    name = "model.layers.1.mlp.up_proj.weight"
-    step = torch.linalg.svdvals(model.get_parameter(name).detach() - before[name])
-    assert step[2] > 1e-3 * step[0] and step[3] < 1e-4 * step[0]
-
-
-@pytest.mark.parametrize("kind", ["fresh", "conv1d"])
-def test_lora_leaves_nothing_but_weights(request, kind, tokenizer, questions):
-    model = request.getfixturevalue(kind)
-    model = model if isinstance(model, nn.Module) else model().eval()
+def test_lora_leaves_nothing_but_weights(fresh, tokenizer, questions):
+    model = fresh().eval()
     frozen = next(model.parameters()).requires_grad_(False)
     before, weights = traces(model), bits(model)
     finetune(model, tokenizer, questions, **SETTINGS, lora=light_lora(4))
@@ -212,9 +180,7 @@ BIASES, HEAD = (
 )
 REFUSALS = [
     ({"items": []}, "at least one item"),
-    ({"items": [{"question": "2?", "answer": " "}]}, "row 0: 'answer' must hold text"),
     *[({name: 0}, f"{name} must be .*, got 0") for name in ("steps", "batch_size")],
-    ({"checkpoint_steps": 0}, "checkpoint_steps must be .*, got 0"),
     *[({"learning_rate": float(n)}, f"must be .*, got {n}") for n in ("0.0", "nan", "inf")],
     *[({"lora": lora}, "must leave biases and whole modules alone") for lora in (BIASES, HEAD)],
 ]

@@ -7,22 +7,6 @@ import pytest
 from actlib.analysis import frontier
 from actlib.analysis.frontier import hypervolume, undominated
 
-TRIALS = {
-    ("act_global", 5, 0.5): (0.5, 0.9),
-    ("act_global", 5, 1.0): (0.8, 0.4),
-    ("act_global", 20, 1.0): (0.7, 0.3),  # dominated
-    ("random_matched", 5, 1.0): (0.5, 0.5),
-    ("interpolation", 100, 0.5): (1.2, -0.3),
-}
-
-
-def test_hypervolume_of_two_points_by_hand():
-    # kept 0.9 at height 0.5, and of kept 0.4 another 0.3
-    area = 0.9 * 0.5 + 0.4 * 0.3
-    assert hypervolume([0.5, 0.8], [0.9, 0.4]) == pytest.approx(area)
-    assert hypervolume([0.8, 0.5], [0.4, 0.9]) == pytest.approx(area)
-    assert hypervolume([0.8, 0.5, 0.7], [0.4, 0.9, 0.3]) == pytest.approx(area)
-
 
 def test_hypervolume_is_clipped_to_the_unit_square():
     assert hypervolume([2.0], [3.0]) == 1
@@ -38,12 +22,6 @@ def test_hypervolume_is_the_covered_share_of_random_points():
     for row, area in enumerate(hypervolume(recovered, kept)):
         covered = ((x <= kept[row]) & (y <= recovered[row])).any(axis=1).mean()
         assert area == pytest.approx(covered, abs=0.01)
-
-
-def test_more_trials_never_shrink_the_area():
-    recovered, kept = np.random.default_rng(0).random((2, 12))
-    areas = [hypervolume(recovered[:count], kept[:count]) for count in range(1, 13)]
-    assert (np.diff(areas) >= 0).all() and areas[-1] > areas[0]
 
 
 def test_points_are_undominated_unless_another_is_nowhere_worse():

@@ -21,7 +21,6 @@ from actlib.masks import ChannelMask
 from actlib.study.presets import load_preset
 from actlib.study.training import small_tokenizer
 
-BENCHMARKS = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 MGSM = [("Combien font 2 et 3 ?", "5"), ("Et 600 fois 2 ?", "1,200"), ("Et 9 - 12 ?", "-3")]
 TASKS = ["act_fr_*", "mgsm_local_fr", "exams_local_*"]
 
@@ -198,8 +197,6 @@ READ = [  # value, language, text, number after the equals sign, last number
     ("101", "fr", "13 + 88 = 101 : cent un, pas 77", 1, 0),
     ("5", "fr", "cela fait 5", 0, 1),
     ("-3", "en", "9 - 12 = - 3", 1, 1),
-    ("3", "en", "it is 3½", 0, 0),
-    ("1", "en", "= 1e3", 0, 0),
     ("200", "ar", "= ١،٢٠٠", 0, 0),
     ("1200", "en", "= \\$1{,}200", 1, 1),
     ("5", "fr", "", 0, 0),
@@ -265,15 +262,6 @@ def test_a_model_that_knows_the_answers_scores_one_and_a_wrong_one_zero(tmp_path
     assert {(a, row["value"]) for a, row in zip(read, rows, strict=True) if a != row["value"]} == {
         ("", row["value"]) for row in rows if re.search(r"[^\W\d]", row["answer"])
     }
-
-
-@pytest.mark.filterwarnings("ignore:.*no right choice")
-@pytest.mark.parametrize(("kind", "tasks", "items"), [("mgsm", 11, 2750), ("exams", 14, 5137)])
-def test_the_real_files_give_tasks_of_every_language(kind, tasks, items):
-    if not (BENCHMARKS / kind).is_dir():
-        pytest.skip(f"no {kind} files beside the project")
-    made = local_tasks(BENCHMARKS / kind)
-    assert (len(made), sum(len(task.test) for task in made.values())) == (tasks, items)
 
 
 def test_models_in_turn_and_nothing_of_them_changes(build, tokenizer, data):

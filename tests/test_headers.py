@@ -19,32 +19,14 @@ def with_header(path, header, data=b"\0" * 16):
     path.write_bytes(len(text).to_bytes(8, "little") + text + data)
 
 
-def test_tensors_of_all_shards_are_found_where_they_lie(tmp_path):
-    values = {"a": torch.randn(3, 5), "b": torch.randn(7).bfloat16(), "c": torch.randn(0, 4)}
-    save_file({"a": values["a"]}, tmp_path / "x-1.safetensors")
-    save_file({"b": values["b"], "c": values["c"]}, tmp_path / "x-2.safetensors")
-    index(tmp_path, {"a": "x-1.safetensors", "b": "x-2.safetensors", "c": "x-2.safetensors"})
-    found = stored_tensors(tmp_path)
-    assert found.keys() == values.keys()
-    assert all(torch.equal(found[name].open(tmp_path), each) for name, each in values.items())
-    assert (found["a"].rows, found["b"].rows) == (3, 7)
-
-
 def test_writing_to_an_opened_tensor_leaves_the_file(tmp_path):
     save_file({"a": torch.zeros(4)}, tmp_path / SINGLE)
     stored_tensors(tmp_path)["a"].open(tmp_path).fill_(1)
     assert not stored_tensors(tmp_path)["a"].open(tmp_path).any()
 
 
-def test_a_single_file_goes_before_an_index_as_it_does_in_loading(tmp_path):
-    save_file({"a": torch.ones(2)}, tmp_path / SINGLE)
-    index(tmp_path, {"a": "gone.safetensors"})
-    assert stored_tensors(tmp_path)["a"].file == SINGLE
-
-
 def test_of_two_copies_the_one_that_the_index_names_counts(tmp_path):
     for number in (1, 2):
-        save_file({"a": torch.full((2,), float(number))}, tmp_path / f"x-{number}.safetensors")
         save_file(
             {"a": torch.full((2,), float(number)), str(number): torch.ones(1)},
             tmp_path / f"x-{number}.safetensors",

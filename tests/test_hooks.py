@@ -9,38 +9,8 @@ from actlib.hooks import (
     AnswerTokens,
     editing_hooks,
     evaluating,
-    is_trial,
-    output_hooks,
-    rehearsing,
 )
 from actlib.recording import record_differences
-
-
-def hook_count(model):
-    return sum(len(module._forward_hooks) for module in model.modules())
-
-
-def test_rehearsals_are_seen_from_inside_only():
-    model, seen = nn.Linear(2, 2), []
-
-    def read(place):
-        return output_hooks(model, [""], lambda _name, _output: seen.append(place))
-
-    with read("outside"):
-        with pytest.raises(RuntimeError), rehearsing(), read("inside"):
-            model(torch.zeros(1, 2))
-            raise RuntimeError
-        model(torch.zeros(1, 2))
-    assert seen == ["inside", "outside"]
-
-
-def test_a_rehearsal_within_a_trial_is_one_too():
-    with rehearsing(trial=True):
-        with rehearsing():
-            assert is_trial()
-        assert is_trial()
-    assert not is_trial()
-
 
 Named = namedtuple("Named", ["hidden", "extra"])
 
@@ -71,46 +41,9 @@ def test_evaluating_restores_each_flag(family):
     assert torch.is_grad_enabled()
 
 
-def marked(attention=((0, 1, 1), (1, 1, 1)), answer=((1, 0, 1), (0, 1, 1))):
-    return {
-        "input_ids": torch.zeros(2, 3, dtype=torch.long),
-        "attention_mask": torch.tensor(attention),
-        "answer_mask": torch.tensor(answer),
-    }
-
-
-def test_answer_tokens_skip_prompt_and_padding():
-    tokens = AnswerTokens.of_batch(marked())
-    assert list(zip(tokens.rows.tolist(), tokens.columns.tolist(), strict=True)) == [
-        (0, 2),
-        (1, 1),
-        (1, 2),
-    ]
-    assert tokens.positions.tolist() == [1, 2]
-
-
-def test_selection_is_the_same_from_every_output_shape():
-    tokens = AnswerTokens.of_batch(marked())
-    output = torch.arange(24.0).reshape(2, 3, 4)
-    expected = torch.stack([output[0, 2], output[1, 1], output[1, 2]])
-    for shaped in (output, output.reshape(6, 4), output[:, 1:]):
-        assert torch.equal(tokens.select("x", shaped, 4), expected)
-    heads = output.reshape(2, 3, 2, 2)
-    assert torch.equal(tokens.select("x", heads, 2), expected.reshape(6, 2))
-    flat = output.reshape(12, 2)  # all but the channels flattened
-    assert torch.equal(tokens.select("x", flat, 2), expected.reshape(6, 2))
-
-
-def test_unexpected_output_shape_is_refused_by_name():
+def test_unexpected_output_shape_is_refused_by_name(batches):
     with pytest.raises(ValueError, match=r"router returned shape \(5, 4\)"):
-        AnswerTokens.of_batch(marked()).select("router", torch.zeros(5, 4), 4)
-
-
-def test_answers_on_padding_only_are_empty():
-    with pytest.raises(ValueError, match="answer span of item 8 is empty"):
-        AnswerTokens.of_batch(marked(answer=((0, 1, 1), (0, 0, 0))), first_item=7)
-    with pytest.raises(ValueError, match="answer span of item 0 is empty"):
-        AnswerTokens.of_batch(marked(answer=((1, 0, 0), (0, 1, 1))))
+        AnswerTokens.of_batch(batches[0]).select("router", torch.zeros(5, 4), 4)
 
 
 # tokens before heads; heads before tokens, in outputs that lie so in memory, and that do not

@@ -1,5 +1,4 @@
 import copy
-import gc
 from contextlib import contextmanager
 
 import pytest
@@ -13,8 +12,6 @@ from actlib.evaluation import evaluate
 from actlib.forward import position_ids_of
 from actlib.hooks import evaluating, output_hooks
 from actlib.interventions import ABLATIONS, ablated, patched
-from actlib.recording import record_differences
-from actlib.study.recorded import batches_of_part
 
 
 def full(model):
@@ -112,14 +109,6 @@ def test_full_patch_gives_the_donor_and_an_empty_one_the_target(pair, architectu
             assert torch.equal(logits_of(target, batches[0]), alone[1][0])
 
 
-def test_patching_from_an_equal_donor_changes_nothing(family, architecture, batches):
-    target = family(architecture)
-    expected = logits_of(target, batches[0])
-    for donor in (target, family(architecture)):
-        with unchanged(target, donor), patched(target, donor, some(target)):
-            assert torch.equal(logits_of(target, batches[0]), expected)
-
-
 def test_patch_writes_its_channels_and_no_other(pair, architecture, batches):
     donor, target = pair(architecture)
     theirs, ours = (outputs_of(model, batches[0]) for model in (donor, target))
@@ -131,29 +120,6 @@ def test_patch_writes_its_channels_and_no_other(pair, architecture, batches):
         # Upstream of the one patched module nothing moves, so its other channels stay bit by bit.
         assert torch.equal(found[name][..., chosen], theirs[name][..., chosen])
         assert torch.equal(found[name][..., ~chosen], ours[name][..., ~chosen])
-    with patched(target, donor, some(target)):
-        found = outputs_of(target, batches[0])
-    for name, chosen in some(target).channels.items():
-        assert torch.equal(found[name][..., chosen], theirs[name][..., chosen])
-
-
-@pytest.mark.parametrize("how", ["zero", "mean"])
-def test_constant_ablation_sets_its_coordinates_and_no_other(family, architecture, batches, how):
-    model = family(architecture)
-    alone = outputs_of(model, batches[0])
-    generator = torch.Generator().manual_seed(4)
-    means = {
-        name: torch.randn(found.channels, generator=generator, dtype=torch.float64)
-        for name, found in channel_modules(model).items()
-    }
-    for name in alone:
-        mask = some(model, only=name)
-        chosen = mask.channels[name]
-        with ablated(model, mask, how, means=means):
-            found = outputs_of(model, batches[0])[name]
-        values = means[name][chosen].float() if how == "mean" else torch.zeros(int(chosen.sum()))
-        assert torch.equal(found[..., chosen], values.expand_as(found[..., chosen]))
-        assert torch.equal(found[..., ~chosen], alone[name][..., ~chosen])
 
 
 def test_resampling_two_items_of_one_length_swaps_them(family, architecture, items, collate):
@@ -198,13 +164,12 @@ def test_resampling_gives_another_item_from_an_unedited_run(family, batches):
     assert len(givers) == len(lengths), "all modules take from one giver"
 
 
-@pytest.mark.parametrize("amount", [1, 5])
 @pytest.mark.parametrize("how", ABLATIONS)
-def test_padding_does_not_count(family, architecture, batches, how, amount):
+def test_padding_does_not_count(family, architecture, batches, how):
     model, batch = family(architecture), batches[0]
     means = {name: torch.ones(found.channels) for name, found in channel_modules(model).items()}
     wider = {
-        key: nn.functional.pad(value, (amount, 0), value=7 if key == "input_ids" else 0)
+        key: nn.functional.pad(value, (5, 0), value=7 if key == "input_ids" else 0)
         for key, value in batch.items()
     }
     for kept in (9, 6):  # of nine positions
@@ -262,31 +227,6 @@ def test_evaluation_asks_about_padding_outside_of_an_intervention(family, batche
     assert all(table.equals(tables[0]) for table in tables)
 
 
-def test_missing_attention_mask_means_no_padding(family):
-    model = family()
-    ids = torch.arange(3, 15).reshape(2, 6)
-    with torch.no_grad(), ablated(model, some(model), "resample"):
-        positional = model(ids).logits
-    with torch.no_grad(), ablated(model, some(model), "resample"):
-        assert torch.equal(positional, model(ids, attention_mask=torch.ones_like(ids)).logits)
-
-
-def test_evaluation_and_recording_run_under_interventions(study, models):
-    donor, target = models
-    ability = study.lost[0]
-    batches = batches_of_part(study, ability, 0)[:2]
-    alone = [evaluate(model, batches) for model in models]
-    with patched(target, donor, full(target)):
-        assert evaluate(target, batches).equals(alone[0])
-        with pytest.raises(ValueError, match="give the same activations in every channel"):
-            record_differences(donor, target, batches)
-    for intervention in interventions(donor, target, some(target)):
-        with intervention:
-            table = evaluate(target, batches)
-        assert table["nll"].notna().all() and not table.equals(alone[1])
-    assert evaluate(target, batches).equals(alone[1])
-
-
 def test_interventions_leave_models_as_they_were(pair, architecture, batches):
     donor, target = pair(architecture)
     target.train()
@@ -321,34 +261,6 @@ def test_hooks_go_after_errors_inside_and_outside_of_a_forward(pair, architectur
                     target(**inputs_of(batches[0]))  # what failed leaves nothing behind
 
 
-def test_no_activation_outlives_its_forward(pair, batches):
-    (donor, target), counts = pair(), []
-
-    def count(*_call):
-        gc.collect()
-        counts.append(sum(isinstance(each, torch.Tensor) for each in gc.get_objects()))
-
-    with patched(target, donor, full(target)), torch.no_grad():
-        for _ in range(2):
-            with target.register_forward_pre_hook(count):
-                target(**inputs_of(batches[0]))
-            count()
-    # the donor's channels are there until the target's forward ends, and no longer
-    assert counts[2] - counts[3] >= len(channel_modules(target)) and counts[1] == counts[3]
-
-
-def test_gradients_reach_the_channels_that_are_not_edited(pair, batches):
-    donor, target = pair()
-    name = "model.layers.1.mlp.up_proj"
-    for intervention in interventions(donor, target, some(target, only=name)):
-        target.zero_grad()
-        with intervention:
-            target(**inputs_of(batches[0])).logits.sum().backward()
-        gradient = target.get_submodule(name).weight.grad.abs().sum(dim=1)
-        chosen = some(target).channels[name]
-        assert (gradient[chosen] == 0).all() and (gradient[~chosen] > 0).any()
-
-
 def test_dtypes_may_differ(pair, family, batches):
     donor, target = family("qwen2", 1, torch.bfloat16), family("qwen2", 0)
     expected = logits_of(donor, batches[0])
@@ -360,7 +272,7 @@ def test_dtypes_may_differ(pair, family, batches):
         assert target(**embedded).logits.isfinite().all()
 
 
-@pytest.mark.parametrize("heads", [1, 2, 4, 7])
+@pytest.mark.parametrize("heads", [1, 4, 7])
 @pytest.mark.parametrize("name", ["qwen3", "gemma3", "phi"])  # the last two have heads first
 def test_norms_applied_to_each_head_are_edited_by_item_and_token(name, heads, batches):
     # one key-value head, or as many heads as positions, tell the two orders apart only by care
@@ -414,19 +326,6 @@ def test_flattened_outputs_are_resampled_by_item():
         assert torch.equal(model(inputs), alone.flip(0))
 
 
-def test_a_model_that_changes_from_one_forward_to_the_next_is_told_so_without_a_donor():
-    inputs, rows = torch.randn(2, 3, 4), iter((6, 5))
-    longer, narrower = Flat(), Flat()
-    longer.register_forward_hook(lambda model, *_: setattr(model, "times", model.times + 1))
-    narrower.layer.register_forward_hook(lambda _model, _inputs, output: output[: next(rows)])
-    for model, told in (
-        (longer, "module layer runs more often than in the forward that gives to it"),
-        (narrower, r"module layer returned \(5,\) before its channels, and is given \(6,\)"),
-    ):
-        with pytest.raises(ValueError, match=told), ablated(model, full(model), "resample"):
-            model(inputs)
-
-
 def test_modules_that_run_several_times_are_patched_call_by_call():
     donor, target, inputs = Flat(times=3), Flat(times=3), torch.randn(2, 3, 4)
     alone, mask = donor(inputs), full(target)
@@ -468,9 +367,7 @@ def test_what_cannot_be_done_is_refused(pair, family, batches):
         (patched(target, family("llama"), mask), "donor and target do not fit"),
         (patched(target, donor, wrong), "the mask is of another model"),
         (ablated(target, wrong, "zero"), "the mask is of another model"),
-        (ablated(target, wrong, "resample"), "the mask is of another model"),
         (ablated(target, mask, "noise"), "ablation 'noise' is none of zero"),
-        (ablated(target, mask, "mean"), "needs `means`"),
         (ablated(target, mask, "mean", means={}), "needs `means`"),
         (ablated(target, mask, "mean", means={"lm_head": torch.ones(1)}), "lm_head has 1 channels"),
         (ablated(target, mask, "mean", means=nan), "module lm_head must be finite"),

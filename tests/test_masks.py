@@ -1,9 +1,7 @@
 import pytest
 import torch
-from safetensors.torch import save_file
 
-from actlib.masks import ChannelMask, random_like, require_fit, save_tensors
-from actlib.scores import ChannelScores
+from actlib.masks import ChannelMask, random_like, save_tensors
 
 SIZES = {"zebra": 40, "apple": 100, "mango": 60}
 
@@ -74,11 +72,6 @@ def test_masks_of_different_models_do_not_combine(operation):
         getattr(a, operation)(mask_of(1, sizes={"zebra": 40, "apple": 100, "kiwi": 60}))
 
 
-def test_mask_of_another_model_is_refused(family):
-    with pytest.raises(ValueError, match="the mask is of another model: no module model.embed"):
-        require_fit(family(), mask_of(1))
-
-
 def test_round_trip_keeps_channels_order_and_metadata(tmp_path):
     mask = mask_of(1)
     mask.save(tmp_path / "very" / "deep" / "mask.safetensors")
@@ -88,31 +81,6 @@ def test_round_trip_keeps_channels_order_and_metadata(tmp_path):
     assert loaded.metadata == mask.metadata
     assert loaded.digest == mask.digest != mask_of(2).digest
     assert [path.name for path in (tmp_path / "very" / "deep").iterdir()] == ["mask.safetensors"]
-
-
-def test_unreadable_files_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="there is no ChannelMask file"):
-        ChannelMask.load(tmp_path / "absent")
-    (tmp_path / "text").write_text("not a mask")
-    with pytest.raises(ValueError, match="not a readable ChannelMask file"):
-        ChannelMask.load(tmp_path / "text")
-    save_file({"a": torch.zeros(2)}, tmp_path / "foreign")
-    with pytest.raises(ValueError, match="holds no actlib data, not"):
-        ChannelMask.load(tmp_path / "foreign")
-    ones = {"a": torch.ones(3)}
-    ChannelScores(ones, ones, 1).save(tmp_path / "scores")
-    with pytest.raises(ValueError, match="holds ChannelScores, not ChannelMask"):
-        ChannelMask.load(tmp_path / "scores")
-
-
-def test_numbers_that_changed_since_they_were_saved_are_refused(tmp_path):
-    path = tmp_path / "mask"
-    mask_of(1).save(path)
-    held = bytearray(path.read_bytes())
-    held[-1] ^= 1
-    path.write_bytes(held)
-    with pytest.raises(ValueError, match="damaged: its numbers are not those that were saved"):
-        ChannelMask.load(path)
 
 
 @pytest.mark.parametrize("tensor", [torch.ones(3), torch.ones(2, 2, dtype=torch.bool)])
@@ -134,15 +102,6 @@ def test_random_controls_match_the_count_and_follow_the_seed(per_module):
         for c in controls
     ]
     assert all(matched) if per_module else not all(matched)
-
-
-@pytest.mark.parametrize(
-    ("per_module", "told"), [(True, "random per module"), (False, "random uniform")]
-)
-def test_random_controls_are_masks_that_say_what_they_are(per_module, told):
-    control = random_like(mask_of(1), 3, per_module)
-    assert control.metadata == {"ability": "maths", "control": told, "seed": "3"}
-    assert all(chosen.dtype is torch.bool for chosen in control.channels.values())
 
 
 def test_random_controls_are_near_the_expected_overlap():

@@ -19,7 +19,6 @@ SETTINGS = {
     "layer_swap": {"percent": 22},
 }
 WHOLE = tuple(SETTINGS)
-BIAS = "model.layers.0.self_attn.k_proj.bias"  # eight entries
 
 
 def state_of(model):
@@ -62,22 +61,6 @@ def trio(family):
     return make
 
 
-@pytest.fixture
-def merge_by_hand(trio):
-    """`merge_by_hand(deltas, method, ...)`: what a method adds to a tensor of eight zeros."""
-
-    def make(deltas, method, **settings):
-        base, donors = trio(donors=len(deltas))
-        with torch.no_grad():
-            base.get_parameter(BIAS).zero_()
-            for donor, delta in zip(donors, deltas, strict=True):
-                donor.get_parameter(BIAS).copy_(torch.tensor(delta))
-        merge_(base, donors, method, **settings)
-        return base.get_parameter(BIAS).detach().numpy()
-
-    return make
-
-
 def reference(method, base, donors, scale=1.0, percent=100):
     """The formulas of the papers for one tensor, trimming within it."""
     deltas = np.stack([donor - base for donor in donors])
@@ -104,26 +87,6 @@ def test_every_parameter_follows_the_formula(trio, architecture, method, count):
         given = [donor.get_parameter(name).detach().double().numpy() for donor in donors]
         expected = reference(method, before[name].double().numpy(), given, **SETTINGS[method])
         np.testing.assert_allclose(value.numpy(), expected, rtol=1e-4, atol=1e-5, err_msg=name)
-
-
-def test_ties_on_numbers_one_can_check(merge_by_hand):
-    first = [4.0, -3.0, 2.0, 1.0, 0.5, 0.0, 0.0, 0.0]
-    second = [2.0, 5.0, -0.1, 0.1, -4.0, 3.0, 0.0, 0.0]
-    # Half of eight entries stay: 4 -3 2 1 of the first; 2 5 -4 3 of the second. In the second
-    # column plus is elected, so the first donor's -3 does not count.
-    merged = merge_by_hand([first, second], "ties", scale=0.5, percent=50)
-    np.testing.assert_allclose(merged, 0.5 * np.array([3, 5, 2, 1, -4, 3, 0, 0]))
-
-
-def test_ties_keeps_nothing_of_a_tensor_too_small_for_its_density(merge_by_hand):
-    assert not merge_by_hand([[1.0] * 8], "ties", percent=10).any()
-    assert (merge_by_hand([[1.0] * 8], "ties", percent=12.5) != 0).sum() == 1
-
-
-def test_ties_of_donors_that_agree_is_their_mean_and_not_their_sum(merge_by_hand):
-    first, second = np.arange(1.0, 9), np.arange(8.0, 0, -1)
-    merged = merge_by_hand([first.tolist(), second.tolist()], "ties", scale=0.7, percent=100)
-    np.testing.assert_allclose(merged, 0.7 * (first + second) / 2, rtol=1e-6)
 
 
 def test_dare_drops_its_share_and_divides_the_others(trio):
@@ -175,16 +138,6 @@ def test_the_seed_decides_what_is_dropped_and_the_global_one_stays(trio):
         results.append(state_of(base))
     assert same_bits(results[0], results[1])
     assert not same_bits(results[0], results[2])
-
-
-@pytest.mark.parametrize("method", ["task_arithmetic", "mean_weights", "ties"])
-def test_the_order_of_donors_does_not_matter(trio, method):
-    base, donors = trio(donors=3)
-    other, _ = trio()
-    merge_(base, donors, method, **SETTINGS[method])
-    merge_(other, donors[::-1], method, **SETTINGS[method])
-    for ours, theirs in zip(base.parameters(), other.parameters(), strict=True):
-        torch.testing.assert_close(ours, theirs)
 
 
 @pytest.mark.parametrize("method", MERGES)
@@ -284,12 +237,10 @@ def test_refusals_leave_the_base_as_it_was(family, trio):
         ([donors[0], family("llama")], "ties", half, "donor and target do not fit"),
         (donors, "task_arithmetic", {"scale": float("nan")}, "finite number"),
         (donors, "mean_weights", {"scale": 0.4}, "has no scale, so it must be 1, got 0.4"),
-        (donors, "layer_swap", {"scale": 0.4}, "has no scale, so it must be 1, got 0.4"),
         (donors, "task_arithmetic", half, "but 50 % were asked for"),
         (donors, "union", {}, "of 2 donors was given 0 masks"),
         (donors, "ties", {"masks": masks}, "of 2 donors was given 2 masks"),
         (donors[:1], "layer_swap", {}, "got 1 donors"),
-        ([*donors, donors[0]], "layer_swap", {}, "got 3 donors"),
     ]
     for wrong in (0.0, -0.1, 101, float("nan")):
         cases += [(donors, "ties", {"percent": wrong}, r"percent must be in \(0, 100\]")]

@@ -54,11 +54,6 @@ class Parts(nn.Module):
         return self.embedding
 
 
-def test_inputs_go_to_the_embedding():
-    assert input_device(Parts("cpu")) == torch.device("cpu")
-    assert input_device(nn.Linear(2, 2)) == torch.device("cpu")
-
-
 def test_a_model_without_weights_is_refused(family, batches):
     model = family().to("meta")
     with pytest.raises(ValueError, match="on the meta device; load its weights"):

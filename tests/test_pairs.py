@@ -5,10 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import transformers
 from torch import nn
 from torch.nn.utils import parametrizations
-from torch.nn.utils import prune as pruning
 
 from actlib import (
     make_patch,
@@ -29,32 +27,9 @@ def tokenizer(vocabulary=("a", "b"), added=(), **special):
     )
 
 
-def gemma4(global_head_dim=8, **settings):
-    """Its layers with full attention have heads of another size than the others."""
-    config = transformers.Gemma4TextConfig(
-        vocab_size=61,
-        vocab_size_per_layer_input=61,
-        hidden_size=16,
-        hidden_size_per_layer_input=4,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=6,
-        global_head_dim=global_head_dim,
-        layer_types=["sliding_attention", "full_attention"],
-        **settings,
-    )
-    return transformers.Gemma4ForCausalLM(config)
-
-
 def everything(model):
     channels = {name: each.channels for name, each in channel_modules(model).items()}
     return ChannelMask({name: torch.ones(count).bool() for name, count in channels.items()})
-
-
-def test_models_that_differ_only_in_weights_fit(pair, any_architecture):
-    assert check_pair(*pair(any_architecture)) == []
 
 
 # What is done to the donor, and what has to be named of it.
@@ -62,16 +37,8 @@ def remove_module(model):
     del model.model.layers[1].mlp.down_proj
 
 
-def remove_bias(model):
-    model.model.layers[0].self_attn.q_proj.bias = None
-
-
 def narrow_layer(model):
     model.model.layers[1].mlp.up_proj = nn.Linear(16, 30, bias=False)
-
-
-def narrow_norm(model):
-    model.model.norm.weight = nn.Parameter(model.model.norm.weight[:8])
 
 
 def add_parameter(model):
@@ -95,21 +62,14 @@ def normalize(model):
     parametrizations.weight_norm(model.model.layers[1].mlp.up_proj)
 
 
-def prune(model):
-    pruning.l1_unstructured(model.model.layers[1].mlp.up_proj, "weight", 0.5)
-
-
 REFUSALS = [
     (remove_module, "layers.1.mlp.down_proj.weight absent against 16 x 24"),
-    (remove_bias, "q_proj.bias absent against 16"),
     (narrow_layer, "layers.1.mlp.up_proj.weight 30 x 16 against 24 x 16"),
-    (narrow_norm, "model.norm.weight 8 against 16"),
     (add_parameter, "model.layers.1.experts.packed 2 x 4 against absent"),
     (add_row, "vocabulary of 62 against 61 rows; if one tokenizer only .*fit_vocabulary_"),
     (quantize_by_torch, "self_attn.q_proj.* holds packed integers .* without quantization"),
     (quantize_elsewhere, "the model is quantized .mxfp4.; .* without quantization"),
     (normalize, "layers.1.mlp.up_proj has a weight that is computed .* make it permanent"),
-    (prune, "layers.1.mlp.up_proj has a weight that is computed .* make it permanent"),
 ]
 
 
@@ -150,16 +110,10 @@ def test_other_architecture_and_other_ties_are_named(family):
 @pytest.mark.parametrize(
     ("architecture", "setting", "value"),
     [
-        ("gpt2", "activation_function", "relu"),
         ("gpt2", "n_head", 2),
-        ("gemma2", "hidden_activation", "silu"),
-        ("gemma3", "query_pre_attn_scalar", 8),
         ("qwen3", "head_dim", 3),
         ("llama", "rope_parameters", {"rope_theta": 1e4, "partial_rotary_factor": 0.5}),
         ("mixtral", "num_experts_per_tok", 3),
-        ("llama", "logit_scale", 0.5),  # of Cohere
-        ("qwen3_moe", "routed_scaling_factor", 2.5),  # of DeepSeek, and so the next one
-        ("qwen3_moe", "topk_group", 2),
     ],
 )
 def test_a_setting_that_leaves_shapes_alone_is_named(family, architecture, setting, value):
@@ -177,11 +131,9 @@ def test_a_setting_that_leaves_shapes_alone_is_named(family, architecture, setti
     [
         ("llama", "rope_parameters", {"rope_type": "default", "rope_theta": 1e6}, "theta 1000000"),
         ("llama", "rope_parameters", {"rope_theta": 1e4, "partial_rotary_factor": 1.0}, "_type"),
-        ("mistral", "sliding_window", None, "sliding_window None against 4"),
-        ("llama", "rms_norm_eps", 1e-3, "rms_norm_eps 0.001 against 1e-06"),
+        ("gemma3", "sliding_window", None, "sliding_window None against 4"),
         ("qwen2", "head_dim", 4, ""),  # as computed where it is left out
         ("llama", "unsloth_version", "2026", ""),
-        ("gpt2", "layer_norm_epsilon", 1e-3, "layer_norm_epsilon 0.001 against 1e-05"),
     ],
 )
 def test_settings_in_which_working_pairs_differ_are_warned_of(
@@ -195,26 +147,11 @@ def test_settings_in_which_working_pairs_differ_are_warned_of(
     assert len(told) == bool(warning) and all(warning in each for each in told), told
 
 
-def test_settings_held_layer_by_layer_are_compared_so():
-    assert check_pair(gemma4(), gemma4()) == []
-    mismatches = check_pair(gemma4(global_head_dim=12), gemma4())
-    assert "head_dim of layer 1 12 against 8" in mismatches
-    assert not any("layer 0 " in each for each in mismatches)
-    # Where its layers are all alike, a model holds one value for all of them.
-    assert "head_dim of layer 1 6 against 8" in check_pair(gemma4(global_head_dim=6), gemma4())
-    # Heads of each layer may differ without changing a shape.
-    ours, theirs = gemma4(), gemma4()
-    for model, heads in ((ours, 2), (theirs, 8)):
-        model.config.per_layer_config = {1: {"num_attention_heads": heads}}
-    assert check_pair(ours, theirs) == ["num_attention_heads of layer 1 2 against 8"]
-
-
 @pytest.mark.parametrize(
     ("other", "expected"),
     [
         (tokenizer("ba"), "2 tokens under other ids"),
         (tokenizer("ac"), "1 tokens under other ids"),
-        (tokenizer("cab"), "2 tokens under other ids"),
     ],
 )
 def test_other_tokens_are_a_mismatch(family, other, expected):
@@ -241,13 +178,6 @@ def test_tokenizers_that_differ_in_a_little_are_warned_of(family, other, warning
         recwarn.clear()
         with pytest.warns(UserWarning, match=warning):
             require_pair(family(), family(), tokenizer(), other)
-
-
-def test_rows_of_other_tokens_are_a_mismatch_too(family):
-    donor = family("llama")
-    donor.resize_token_embeddings(70)
-    mismatches = "; ".join(check_pair(donor, family("llama"), tokenizer("abc"), tokenizer("ba")))
-    assert "2 tokens under other ids" in mismatches and "70 against 61 rows" in mismatches
 
 
 @pytest.mark.parametrize("architecture", ["llama", "llama_tied", "gpt2"])
@@ -280,13 +210,3 @@ def test_refusal_names_five_mismatches_and_counts_the_rest(family):
         require_pair(family("llama"), family("gpt2"))
     assert all(each in str(refusal.value) for each in mismatches[:5])
     assert mismatches[5] not in str(refusal.value)
-
-
-def test_other_experts_are_named_once_by_their_parameter(family):
-    donor, target = family("mixtral"), family("mixtral")
-    experts = donor.model.layers[0].mlp.experts
-    experts.down_proj = nn.Parameter(torch.zeros(3, 16, 24))
-    name = "model.layers.0.mlp.experts.down_proj"
-    assert check_pair(donor, target) == [f"{name} 3 x 16 x 24 against 4 x 16 x 24"]
-    del experts.down_proj
-    assert check_pair(donor, target) == [f"{name} absent against 4 x 16 x 24"]

@@ -6,10 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import contents, random_mask, tiny_model
+from tiny_models import contents, random_mask
 
 import actlib
-from actlib.cards import patch_card
 from actlib.channels import channel_modules
 from actlib.checkpoint import transfer_checkpoint
 from actlib.files import load_tensors, save_tensors
@@ -105,23 +104,6 @@ def test_a_patch_without_the_originals_is_smaller_and_cannot_be_reverted(folders
     assert same(target, patched)
 
 
-def test_patches_of_disjoint_elements_apply_in_either_order(folders, make):
-    donor, target = folders("llama_tied")
-    names = list(channel_modules(target))
-    first = {*names[: len(names) // 2], names[-1]}  # embedding and head are one tensor
-    masks = [mask_for(target, modules=part) for part in (first, set(names) - first)]
-    original, paths = bits(target), [make(mask, str(n)) for n, mask in enumerate(masks)]
-    for order in (paths, paths[::-1]):
-        for path in order:
-            apply_patch(target, path)
-        both = bits(target)
-        for path in order:
-            revert_patch(target, path)
-        assert same(target, original)
-    transfer_(target, donor, masks[0] | masks[1])
-    assert same(target, both)
-
-
 def test_overlapping_patches_apply_in_the_order_in_which_they_were_made(folders, make, tmp_path):
     _, target = folders("gpt2")
     first = make(mask_for(target), "first")
@@ -187,10 +169,6 @@ def negated(model):
     model.get_submodule(UP).weight.data[row, 3] *= -1
 
 
-def half_moved(model):
-    transfer_(model, tiny_model("llama", 1), mask_for(model, modules={UP}), 0.4)
-
-
 def transposed(model):
     model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().T.contiguous())
 
@@ -203,7 +181,6 @@ def offloaded(model):
     ("change", "message"),
     [
         (negated, rf"before the patch .*: {UP}.weight \(.*\); take the model that it was made for"),
-        (half_moved, "before the patch"),
         (transposed, r"before the patch .*: lm_head.weight \(61 x 16, torch.float32\)"),
         (offloaded, "parameter model.layers.0.* is offloaded .*folder"),
         (lambda model: model.bfloat16(), r"torch.float32\).*; take the model"),
@@ -257,22 +234,17 @@ NAME, OTHERS = (
 )
 DAMAGES = [
     (lack(f"{NAME}.rows"), f"damaged: the rows or columns of {NAME}"),
-    (add("x.after", f"{NAME}.after"), "damaged: the rows or columns of x"),
     (add(f"{NAME}.notes", f"{NAME}.rows"), OTHERS),
     (lambda tensors, _: tensors.clear(), OTHERS),
     (lambda _, metadata: metadata.update(before_sha256='{"x": "0"}'), OTHERS),
-    (lack(f"{NAME}.columns"), f"damaged: the rows or columns of {NAME}"),
     (lack(f"{NAME}.after"), f"damaged: the values of {NAME}"),
     (lack(f"{NAME}.before"), f"damaged: the original values of {NAME} have no SHA-256"),
-    (spoil(f"{NAME}.rows", lambda rows: rows.long()), f"damaged: the rows or columns of {NAME}"),
     (spoil(f"{NAME}.rows", lambda rows: rows[None]), f"damaged: the rows or columns of {NAME}"),
     (spoil(f"{NAME}.rows", lambda rows: rows & False), f"damaged: the values of {NAME}"),
     (spoil(f"{NAME}.after", lambda values: values[1:]), f"damaged: the values of {NAME}"),
     (spoil(f"{NAME}.after", lambda values: values.half()), f"damaged: the values of {NAME}"),
-    (spoil(f"{NAME}.after", lambda values: values[None]), f"damaged: the values of {NAME}"),
     (lack("parameters"), "damaged: .*parameters"),
     (lambda _, metadata: metadata.update(parameters="0"), "damaged: .*parameters"),
-    (lambda _, metadata: metadata.update(parameters="many"), "damaged: .*many"),
     (lambda _, metadata: metadata.update(before_sha256="[" * 10**5), "damaged"),
     (lambda _, metadata: metadata.update(before_sha256="7"), "damaged"),
     (lambda _, metadata: metadata.update(format="3"), "of format 3, and this version of actlib"),
@@ -292,17 +264,7 @@ def test_a_patch_that_contradicts_itself_is_refused(folders, make, change, messa
     assert same(target, before)
 
 
-def test_what_a_patch_does_not_state_is_left_open(folders, make):
-    _, target = folders()
-    path = make(mask_for(target))
-    tensors, metadata = load_tensors(path, "AbilityPatch")
-    kept = {key: metadata[key] for key in ("format", "parameters")}
-    save_tensors(path, "AbilityPatch", tensors, kept)
-    assert "| channels | not stated |" in patch_card(inspect_patch(path))
-    apply_patch(target, path)
-
-
-@pytest.mark.parametrize("change", [0, 4, 200, -1, "flip"])
+@pytest.mark.parametrize("change", [0, -1, "flip"])
 def test_a_cut_off_file_and_a_flipped_bit_are_refused(folders, make, change):
     _, target = folders()
     path, before = make(mask_for(target)), bits(target)
@@ -325,20 +287,14 @@ def test_a_cut_off_file_and_a_flipped_bit_are_refused(folders, make, change):
         ({"metadata": {"target": "~/models"}}, "target is a path of this machine"),
         ({"metadata": {"target": "file:///models"}}, "target is a path of this machine"),
         ({"metadata": {"scale": "1"}}, "scale is set by the patch itself"),
-        ({"metadata": {"format": "1"}}, "format is set by the patch itself"),
         ({"metadata": {"year": 2026}}, "must be text, got 'year': 2026"),
         ({"scale": float("nan")}, "scale must be a finite number"),
-        ({"target": "nowhere"}, "there is no model folder .*nowhere"),
-        ({"target": "other"}, "donor and target do not fit"),
         ({"target": "donor"}, "donor and target are the same folder"),
         ({"name": ""}, "a patch is one file, and .* is a folder"),
     ],
 )
-def test_making_refuses_what_cannot_be_made_or_shared(
-    folders, make, family, tmp_path, options, message
-):
+def test_making_refuses_what_cannot_be_made_or_shared(folders, make, tmp_path, options, message):
     donor, target = folders()
-    family("gpt2").save_pretrained(tmp_path / "other")
     (tmp_path / "patches").mkdir()
     with pytest.raises(ValueError, match=message):
         make(mask_for(target), **options)

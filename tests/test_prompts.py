@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from datasets import Dataset
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import BpeTrainer
@@ -75,28 +74,22 @@ def _normalized(normalizer):
     return tokenizer
 
 
-def _begun(words):
+def _begun():
     """A tokenizer that puts special tokens before a text, and one behind it."""
     tokenizer = _bytes()
     ids = [(word, tokenizer.convert_tokens_to_ids(word)) for word in ("<|turn|>", "<|text|>")]
-    single = TemplateProcessing(single=f"{words} $A <|text|>", special_tokens=ids)
+    single = TemplateProcessing(single="<|turn|> $A <|text|>", special_tokens=ids)
     tokenizer.backend_tokenizer.post_processor = single
     return tokenizer
 
 
-def _few(letters, begin="<s>", kind=PreTrainedTokenizerFast, unknown=None):
+def _few(letters, unknown=None):
     """A tokenizer that has these letters alone, and drops others unless they have a token."""
     vocab = {letter: n for n, letter in enumerate(["<unk>", "<s>", "</s>", *letters])}
     core = Tokenizer(models.BPE(vocab, [], unk_token=unknown))
     ids = [("<s>", 1)]
-    core.post_processor = TemplateProcessing(single=f"{begin} $A", special_tokens=ids)
-    return kind(tokenizer_object=core, eos_token="</s>", unk_token="<unk>")
-
-
-class _Backwards(PreTrainedTokenizerFast):
-    def __call__(self, text, add_special_tokens=True, **options):
-        text = text[::-1] if add_special_tokens else text
-        return super().__call__(text, add_special_tokens=add_special_tokens, **options)
+    core.post_processor = TemplateProcessing(single="<s> $A", special_tokens=ids)
+    return PreTrainedTokenizerFast(tokenizer_object=core, eos_token="</s>", unk_token="<unk>")
 
 
 def _templated(tokenizer, template):
@@ -117,10 +110,8 @@ TOKENIZERS = {
         normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     ),
     **{f"metaspace {s}": lambda s=s: _metaspace(s) for s in ("always", "first", "never")},
-    "lowercase": lambda: _normalized(normalizers.Lowercase()),
     "NFKC": lambda: _normalized(normalizers.NFKC()),
-    "begins": lambda: _begun("<|turn|>"),
-    "begins twice": lambda: _begun("<|turn|> <|turn|>"),
+    "begins": _begun,
 }
 TEXTS = [("Why?", "So."), ("a\r\nb", "café 🙂"), ("Où\u00a0?", "cafe\u0301"), ("１ + ２?", "３")]
 
@@ -149,7 +140,6 @@ TURNS = (
     "{% for m in messages %}{% if m.role == 'user' %}U: {{ m.content }}\n"
     "{% elif m.role == 'assistant' %}A: {{ m.content }}<|end|>{% endif %}{% endfor %}"
 )
-THOUGHT = "A: <think>\n\n</think>\n\n"
 OPENED = "{% if add_generation_prompt %}A: <think>\n{% endif %}"
 PARTS = (
     "{% for m in messages %}{{ m.role }}: {% for p in m.content %}{{ p.text }}{% endfor %}"
@@ -166,11 +156,6 @@ TEMPLATES = {  # with a system message: the prompt, and the answer
     "by name": ({"default": CHAT, "tool_use": STRICT}, *WRITTEN),
     "refuses system": (STRICT, "[INST] Be brief.\n\nWhy? [/INST]", " So. <|text|>"),
     "skips system": (TURNS, "U: Be brief.\n\nWhy?\nA:", " So.<|end|>"),
-    "thinks": (
-        TURNS.replace("A: ", THOUGHT),
-        f"U: Be brief.\n\nWhy?\n{THOUGHT}",
-        "So.<|end|>",
-    ),
     "opens a thought": (f"{TURNS}{OPENED}", "U: Be brief.\n\nWhy?\nA:", " So.<|end|>"),
     "wants parts": (PARTS, "system: Be brief.<|end|>user: Why?<|end|>assistant:", " So.<|end|>"),
     "writes no end": (BARE, "Be brief.: Why?:", " So.<|text|>"),
@@ -194,7 +179,7 @@ def test_a_turn_ends_with_an_added_token_even_if_it_is_not_marked_as_special():
 
 
 def test_a_text_begins_once_where_tokenizer_and_template_both_write_the_beginning():
-    tokenizer = _begun("<|turn|>")
+    tokenizer = _begun()
     tokenizer.bos_token, tokenizer.chat_template = "<|turn|>", "{{ bos_token }}" + TURNS
     text = tokenizer.decode(_encode(tokenizer, "Why?", "So.").input_ids)
     assert text == "<|turn|>U: Why?\nA: So.<|end|>"
@@ -218,33 +203,17 @@ ONCE = "cannot be used .it does not write each message once.; mend it, or take i
 REFUSALS = {
     "no question": (_bytes, "", "So.", "row 0: 'question' must hold text, got ''"),
     "no answer": (_bytes, "Why?", " \n", "row 0: 'answer' must hold text"),
-    "nothing to see": (_bytes, "Why?", "\u200b", "row 0: 'answer' must hold text"),
-    "no text": (_bytes, "Why?", 5, "row 0: 'answer' must hold text, got 5"),
-    "half a character": (_bytes, "Why?", "\ud800x", "half a character"),
-    "no token": (
-        lambda: _normalized(normalizers.Replace("%", "")),
-        "Why?",
-        "%",
-        "no token for the answer '%'",
-    ),
     "no token, and text behind it": (
         lambda: _templated(_normalized(normalizers.Replace("%", "")), HASHED),
         "Why?",
         "%",
         "no token for the answer '%'",
     ),
-    "unknown": (lambda: _few("8", unknown="<unk>"), "8", "7 ?", "no token for the answer '7 .'"),
     "unknown, and text behind it": (
         lambda: _templated(_few("8#", unknown="<unk>"), HASHED),
         "8",
         "7",
         "no token for the answer '7'",
-    ),
-    "begins elsewhere": (
-        lambda: _few("78", kind=_Backwards),
-        "7",
-        "8",
-        "special tokens elsewhere than around a text; set its chat_template",
     ),
     "no end": (_without_end, "Why?", "So.", "no end-of-text token.* set eos_token"),
     "no default": (
@@ -254,7 +223,6 @@ REFUSALS = {
         "named rag, tool_use and none named default; set tokenizer.chat_template",
     ),
     "no syntax": (lambda: _bytes("{{ x"), "Why?", "So.", "cannot be used .unexpected"),
-    "changes texts": (lambda: _bytes("{{ messages[-2].content | upper }}"), "Why?", "So.", ONCE),
     "no reply": (lambda: _bytes(TURNS.replace("'assistant'", "''")), "Why?", "So.", ONCE),
     "reply twice": (lambda: _bytes(CHAT + "{{ messages[-1].content }}"), "Why?", "So.", ONCE),
 }
@@ -265,15 +233,6 @@ def test_refusals(name):
     make, question, answer, named = REFUSALS[name]
     with pytest.raises(ValueError, match=named):
         _encode(make(), question, answer)
-
-
-def test_remedies_work():
-    named = _bytes({"rag": CHAT, "tool_use": STRICT})
-    named.chat_template = named.chat_template["rag"]
-    broken, ended = _bytes("{{ x"), _without_end()
-    broken.chat_template, ended.eos_token = None, "<|end|>"
-    for tokenizer in (named, broken, ended):
-        assert _answer(tokenizer, _encode(tokenizer, "Why?", "So.")).strip().startswith("So.")
 
 
 @pytest.fixture(scope="module", params=[None, CHAT, STRICT], ids=["plain", "chat", "strict"])
@@ -296,13 +255,6 @@ def _answer(tokenizer, encoded):
     return tokenizer.decode([token for token, chosen in pairs if chosen])
 
 
-def test_the_prompt_does_not_depend_on_the_answer(tokenizer):
-    one, other = (_encode(tokenizer, "Why?", answer) for answer in ("7", "because of x"))
-    lengths = [item.answer_mask.index(True) for item in (one, other)]
-    assert lengths[0] == lengths[1]
-    assert one.input_ids[: lengths[0]] == other.input_ids[: lengths[0]]
-
-
 def test_batches_are_left_padded_and_hold_every_item_once(tokenizer):
     made = prompts.batches(tokenizer, ROWS, 7)
     index = torch.cat([batch["index"] for batch in made]).tolist()
@@ -318,24 +270,6 @@ def test_batches_are_left_padded_and_hold_every_item_once(tokenizer):
             assert batch["position_ids"][row][kept].tolist() == list(range(len(item.input_ids)))
             assert not batch["answer_mask"][row][~kept].any()
             assert not kept[: len(kept) - len(item.input_ids)].any()
-
-
-def test_a_dataset_gives_the_same_batches_as_a_list(chat):
-    for one, other in zip(
-        prompts.batches(chat, ROWS, 8),
-        prompts.batches(chat, Dataset.from_list(ROWS), 8),
-        strict=True,
-    ):
-        assert all(torch.equal(one[name], other[name]) for name in one)
-
-
-def test_sorting_saves_padding_and_can_be_turned_off(chat):
-    def padding(made):
-        return sum((batch["attention_mask"] == 0).sum().item() for batch in made)
-
-    plain = prompts.batches(chat, ROWS, 8, sort_by_length=False)
-    assert torch.cat([batch["index"] for batch in plain]).tolist() == list(range(len(ROWS)))
-    assert padding(prompts.batches(chat, ROWS, 8)) < padding(plain)
 
 
 @pytest.mark.filterwarnings("ignore:Left out")

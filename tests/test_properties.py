@@ -29,8 +29,6 @@ CALM = settings(
     max_examples=25,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-SOME = settings(CALM, max_examples=15)
-
 damages = st.one_of(
     st.tuples(st.just("cut"), st.floats(0, 1, exclude_max=True)),
     st.tuples(st.just("flip"), st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 7))),

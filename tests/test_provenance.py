@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 
 import actlib
-from actlib.study.presets import ROOT
 from actlib.study.provenance import FILE, digest_of, write_provenance
 
 COMMIT = "from actlib.study.provenance import commit; print(commit())"
@@ -145,9 +144,3 @@ def test_a_hooks_repository_is_not_mistaken_for_this_one(repository):
     stranger, *_ = repository("elsewhere")
     _, package, commit = repository()
     assert commit_in(stranger, package, GIT_DIR=str(stranger / ".git")) == commit
-
-
-def test_this_checkout_knows_its_own_commit(tmp_path):
-    if not (ROOT / ".git").exists():
-        pytest.skip("the tests do not run in a clone")
-    assert commit_in(tmp_path, ROOT).startswith(git(ROOT, "rev-parse", "HEAD"))

@@ -66,15 +66,9 @@ FILES = [  # what lies in a file, and what is read from it
     *[
         ("a.jsonl", [ROW | {"language": language, "answer": f"#### {text}"}], {"value": value})
         for language, text, value in [
-            ("de", "1.200", "1200"),
             ("German", "1.200", "1200"),
             ("de_AT", "1,200", "1.2"),
-            ("en", "1,200", "1200"),
-            ("en", "-$5", "-5"),
-            ("ar", "٤٢", "42"),
-            ("hi", "१२", "12"),
             ("xx", "1,200", ""),
-            ("en", "no", ""),
         ]
     ],
     *[
@@ -111,7 +105,6 @@ REFUSALS = [
     (PLAIN | {"answer": "\ud800x"}, "line 1: 'answer' holds half a character .*; write it again"),
     (PLAIN | {"split": "dev"}, "split 'dev' is none of train, validation, test"),
     (PLAIN | {"operands": [True]}, "'operands' must be a list of whole numbers, got .True"),
-    (PLAIN | {"operands": 2**63}, "'operands' must be a list of whole numbers"),
     ({"choices": {"A": "x"}, "answer": "A"}, "'question' must hold text, and is missing"),
     (PUBLISHED | {"info": {}}, "'language' must hold text, and is missing"),
     (PUBLISHED | {"question": {}}, "expected a row of EXAMS, got one without 'choices'"),

@@ -9,12 +9,10 @@ from torch import nn
 from actlib import kernels
 from actlib.activations import record_activations
 from actlib.channels import channel_modules
-from actlib.hooks import AnswerTokens, evaluating
+from actlib.hooks import AnswerTokens
 from actlib.masks import ChannelMask
 from actlib.parameters import weight_differences
 from actlib.recording import (
-    DifferenceSums,
-    collect_activations,
     record_differences,
     sum_tokens,
 )
@@ -42,30 +40,6 @@ def test_pooled_recordings_have_the_stds_of_one(pair, items, collate, architectu
         assert_close(getattr(pooled, part), expected[part])
 
 
-def test_stds_survive_a_channel_far_from_zero(pair, items, collate):
-    donor, target = pair("gpt2")
-    name = "transformer.h.0.mlp.c_fc"
-    with torch.no_grad():
-        donor.transformer.h[0].mlp.c_fc.bias[3] = 3e3
-    stds = record_differences(donor, target, collate(items), moments=True).stds[name]
-    expected = expected_scores(donor, target, items)["stds"][name].float()
-    assert expected[3] > 0.1
-    torch.testing.assert_close(stds, expected, rtol=2e-3, atol=0)
-
-
-def test_the_difference_and_magnitude_sums_alone_are_the_default(pair, batches):
-    for name in ("llama", "mixtral"):
-        donor, target = pair(name)
-        whole = record_differences(donor, target, batches, moments=True)
-        alone = record_differences(donor, target, batches)
-        for part in ("values", "magnitudes"):
-            ours, theirs = getattr(alone, part), getattr(whole, part)
-            assert all(torch.equal(ours[module], theirs[module]) for module in theirs)
-        assert (alone.means, alone.stds) == ({}, {})
-        with pytest.raises(ValueError, match="moments=True"):
-            alone.relative_to(alone).top(5, "relative")
-
-
 def test_constant_channels_have_no_std(pair, items, collate):
     donor, target = pair("gpt2")
     with torch.no_grad():
@@ -77,7 +51,7 @@ def test_constant_channels_have_no_std(pair, items, collate):
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize("size", [1, 2, 6])
+@pytest.mark.parametrize("size", [2, 6])
 def test_scores_do_not_depend_on_batch_size_padding_or_order(pair, items, collate, size, side):
     donor, target = pair("qwen2")
     one = record_differences(donor, target, collate(items, 1))
@@ -93,15 +67,6 @@ def test_answer_marks_on_padding_do_not_count(pair, batches):
     marked = record_differences(donor, target, noisy)
     assert_close(marked.values, clean.values, 0)
     assert marked.metadata["data_hash"] == clean.metadata["data_hash"]
-
-
-def test_low_precision_models_are_summed_in_float64(family, items, collate):
-    donor, target = family("llama", 1, torch.bfloat16), family("llama", 0, torch.bfloat16)
-    scores = record_differences(donor, target, collate(items * 40, 1))
-    values = expected_scores(donor, target, items)["values"]
-    # Sums of 600 tokens in bfloat16 would stall: its steps at 256 are 2.
-    assert_close(scores.values, values, 1e-4)
-    assert scores.metadata["dtype"] == "bfloat16"
 
 
 def test_nothing_outlives_its_batch(pair, batches, monkeypatch):
@@ -129,22 +94,6 @@ def test_nothing_outlives_its_batch(pair, batches, monkeypatch):
     assert alive[1] <= 2  # the locals of the last call at most
     assert hook_count(donor) == hook_count(target) == 0
     assert [[m.training for m in model.modules()] for model in (donor, target)] == flags
-
-
-@pytest.mark.parametrize("failing", [0, 1])
-def test_hooks_are_gone_after_an_exception(pair, batches, monkeypatch, failing):
-    models = pair()
-    models[1].train()
-
-    def explode(*_args, **_kwargs):
-        raise RuntimeError("forward")
-
-    monkeypatch.setattr(models[failing].model.layers[1].mlp, "forward", explode)
-    with pytest.raises(RuntimeError, match="forward"):
-        record_differences(*models, batches)
-    monkeypatch.undo()
-    assert hook_count(models[0]) == hook_count(models[1]) == 0
-    assert all(module.training for module in models[1].modules())
 
 
 @pytest.mark.parametrize("poison", [float("nan"), float("inf")])
@@ -249,27 +198,6 @@ def test_a_device_that_sums_in_float32_takes_dtypes_that_differ(dtypes):
     assert sum_tokens(donor, target, moments=True).shape == (4, 5)
 
 
-@pytest.mark.parametrize(
-    ("name", "wrong"),
-    [
-        ("lm_head", torch.zeros(14, 61)),
-        ("lm_head", torch.zeros(15, 60)),
-        ("model.layers.0.mlp.experts.down_proj", torch.zeros(15, 96)),
-    ],
-)
-def test_activations_of_other_tokens_or_another_kind_are_refused(pair, items, collate, name, wrong):
-    donor, target = pair("mixtral")
-    batch = collate(items, len(items))[0]
-    sums, tokens = DifferenceSums(channel_modules(target), False), AnswerTokens.of_batch(batch)
-    with evaluating(donor, target):
-        calls = collect_activations(donor, sums.modules, batch, tokens)
-        assert len(calls["lm_head"][0]) == 15
-        calls[name][0] = wrong
-        message = f"{name} gives .* in the donor and .* in the target"
-        with pytest.raises(ValueError, match=message):
-            sums.add_batch(target, batch, tokens, calls)
-
-
 @pytest.mark.parametrize("name", ["llama", "mixtral"])
 def test_scores_without_numba_are_the_same(pair, batches, monkeypatch, name):
     expected = record_differences(*pair(name), batches, moments=True)
@@ -328,5 +256,3 @@ def test_files_hold_names_and_no_paths(pair, batches, tmp_path):
     donor.config.name_or_path, target.config.name_or_path = str(tmp_path / "maths"), "org/base"
     scores = record_differences(donor, target, batches)
     assert (scores.metadata["donor"], scores.metadata["target"]) == ("maths", "org/base")
-    with pytest.raises(ValueError, match="metadata must not use the key 'actlib'"):
-        record_differences(donor, target, batches, metadata={"actlib": "x"})

@@ -13,7 +13,6 @@ from torch import nn
 
 from actlib.channels import uncovered_parameters
 from actlib.cli import main
-from actlib.pairs import check_pair
 from actlib.reports import FAR, describe_report, pair_report, relative_change
 
 
@@ -97,23 +96,6 @@ def test_norms_are_those_of_the_tensors(pair):
     assert len(rows) == 2 and all("up_proj" in name for name in rows.index)
 
 
-def break_weight(value):
-    def change(donor, target):
-        with torch.no_grad():
-            donor.model.norm.weight[0] = value
-
-    return change
-
-
-def rotate(donor, target):
-    donor.config.rope_parameters = {"rope_type": "default", "rope_theta": 1e6}
-
-
-def rotate_by_kind(donor, target):
-    for model, base in ((donor, 1e4), (target, 2e4)):
-        model.config.rope_parameters = {"full": {"rope_theta": 1e6}, "local": {"rope_theta": base}}
-
-
 def round_off(donor, target):
     target.bfloat16()
 
@@ -128,25 +110,19 @@ def add_gates(donor, target):
 
 
 @pytest.mark.parametrize(
-    ("change", "kind", "words"),
+    ("change", "words"),
     [
-        (break_weight(float("nan")), "mismatches", "entries in the donor's model.norm.weight"),
-        (break_weight(float("inf")), "mismatches", "entries in the donor's model.norm.weight"),
-        (rotate, "warnings", "rope_parameters.rope_theta 1000000.0 against 10000.0"),
-        (rotate_by_kind, "warnings", "rope_parameters.local.rope_theta 10000.0 against 20000.0"),
-        (round_off, "warnings", "dtype float32 against bfloat16"),
-        (equate, "warnings", "identical: there is nothing to transfer"),
-        (add_gates, "warnings", "2 parameters of no channel .* model.layers.1.gates.0"),
+        (round_off, "dtype float32 against bfloat16"),
+        (equate, "identical: there is nothing to transfer"),
+        (add_gates, "2 parameters of no channel .* model.layers.1.gates.0"),
     ],
 )
-def test_what_differs_is_told(tuned, change, kind, words):
+def test_what_differs_is_warned_of(tuned, change, words):
     donor, target = tuned("llama_tied")
     change(donor, target)
     found = report(donor, target)
-    assert any(re.search(words, each) for each in found.attrs[kind])
-    assert found.attrs["fits"] == (kind == "warnings")
-    label = {"mismatches": "mismatch", "warnings": "warning"}[kind]
-    assert re.search(f"^{label}: .*{words}", describe_report(found), re.MULTILINE)
+    assert found.attrs["fits"] and any(re.search(words, each) for each in found.attrs["warnings"])
+    assert re.search(f"^warning: .*{words}", describe_report(found), re.MULTILINE)
 
 
 @pytest.mark.parametrize(("percent", "is_far"), [(99 * FAR, False), (101 * FAR, True)])
@@ -161,37 +137,12 @@ def test_a_pair_too_far_apart_is_warned_of(tuned, percent, is_far):
     [
         (tokenizer("ba"), "mismatches", "2 tokens under other ids"),
         (tokenizer(template="{{ m }}"), "warnings", "chat templates differ"),
-        (tokenizer(template={"default": "{{ m }}"}), "warnings", "chat templates differ"),
     ],
 )
 def test_tokenizers_are_compared(tuned, other, kind, words):
     found = report(*tuned(), theirs=other)
     (clause,) = found.attrs["mismatches"] + found.attrs["warnings"]
     assert clause in found.attrs[kind] and words in clause
-
-
-def test_models_without_numbers_are_compared_in_all_else(family):
-    found = report(family("llama").to("meta"), family("llama"))
-    assert found.attrs["fits"] and found.empty
-    assert "the weights were not compared" in describe_report(found)
-
-
-def test_a_report_fits_where_the_quick_check_does(family):
-    names = ("qwen2", "llama", "llama_tied", "gpt2", "gpt_neox")
-    for models in [(family(ours), family(theirs)) for ours in names for theirs in names]:
-        assert pair_report(*models).attrs["fits"] == (check_pair(*models) == [])
-
-
-def test_the_rows_that_both_have_are_compared(tuned, folders):
-    donor, target = tuned()
-    donor.resize_token_embeddings(62, mean_resizing=False)
-    places = folders(donor, target)
-    saved_tokenizer(places[0], "abc")
-    found = pair_report(*places)
-    assert found.attrs["fits"] and found.attrs["relative_change"] == pytest.approx(0.01, rel=1e-3)
-    tokens, rows = found.attrs["warnings"]
-    assert "3 against 2 tokens" in tokens and "do not move, such as c" in tokens
-    assert rows == "vocabulary of 62 against 61 rows, of which the first 61 move"
 
 
 def test_the_command_prints_the_report_and_says_by_its_status_whether_the_pair_fits(

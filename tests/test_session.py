@@ -191,12 +191,6 @@ def test_sentences_are_held_to_their_numbers_in_the_kept_run_alone(study, monkey
         study.holds(lambda: False)
 
 
-def test_results_are_tables_with_their_provenance(study):
-    table = study.save_table(pd.DataFrame({"seed": [0], "x": [1 / 3]}), "tab03_x")
-    assert pd.read_csv(study.results / "tab03_x.csv").shape == table.shape
-    assert (study.results / "provenance.json").is_file()
-
-
 def test_the_tokenizer_is_of_the_models_that_are_asked_for(study, monkeypatch):
     """Not of the preset's first seed, whose models would be built for nothing."""
     seeds = []

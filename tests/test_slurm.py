@@ -124,30 +124,3 @@ def test_jobs_that_are_killed_are_submitted_again(started, slurm, tmp_path):
     assert (store / "scores/seed0.json").is_file()
     assert (store / "study/notebooks/01_concentration.ipynb").is_file()
     assert "results/fig01" in (store / "study/report.md").read_text()
-
-
-def test_it_leaves_no_daemon_behind():
-    try:
-        with one_node_slurm() as environment:
-            folder = Path(environment["SLURM_CONF"]).parent
-            alive = [pid for pid in processes("-D") if b"slurm" in command_line(pid)]
-            assert len(alive) == 2 and "node1" in nodes(environment)
-    except CannotStart as reason:
-        pytest.skip(f"no SLURM here: {reason}")
-    assert not folder.exists()
-    assert not [pid for pid in alive if Path(f"/proc/{pid}").exists()]
-
-
-def command_line(pid):
-    return Path(f"/proc/{pid}/cmdline").read_bytes()
-
-
-def nodes(environment):
-    command = ["sinfo", "--noheader", "--format=%N"]
-    return subprocess.run(command, env=environment, capture_output=True, text=True).stdout
-
-
-def test_where_it_is_not_installed_it_says_so(monkeypatch):
-    monkeypatch.setattr("one_node_slurm._program", lambda name: None)
-    with pytest.raises(CannotStart, match="not installed: munged, slurmctld"), one_node_slurm():
-        pass

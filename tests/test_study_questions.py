@@ -40,18 +40,3 @@ def test_a_question_stays_one_however_it_is_stored(text, form):
     assert cluster_of(one) == cluster_of(again) != cluster_of(other)
     purposes = [[p for p in PURPOSES if partition([row], p)] for row in (one, again)]
     assert purposes[0] == purposes[1] and len(purposes[0]) == 1
-
-
-def test_a_cluster_is_a_computation_where_there_is_one():
-    one = {"task": "sum", "question": "What is 2 plus 3?", "operands": [2, 3]}
-    assert cluster_of(one) == cluster_of({**one, "question": "Was ist 2 plus 3?"})
-    assert cluster_of(one) != cluster_of({**one, "operands": [2, 4]})
-
-
-@pytest.mark.parametrize(
-    ("arguments", "named"),
-    [({"split": "dev"}, "train, validation, test"), ({"folder": "nowhere"}, "nowhere")],
-)
-def test_what_is_not_there_is_refused_by_name(arguments, named):
-    with pytest.raises(ValueError, match=named):
-        load_items(**arguments)

@@ -67,19 +67,8 @@ def test_places_are_loaded_and_checked_before_any_work(pair, family, batches, tm
 
 def test_models_that_do_not_fit_are_refused(pair, family, batches, tmp_path):
     donor, _ = pair()
-    wide = family()
-    wide.resize_token_embeddings(70)
-    for other, reason in (
-        (family("llama"), "architecture Qwen2"),
-        (wide, ".*vocabulary of 61 against"),
-    ):
-        with pytest.raises(ValueError, match=f"do not fit: {reason}"):
-            record_differences_in_two_passes(
-                lambda: donor,
-                lambda: other,  # noqa: B023
-                batches,
-                tmp_path,
-            )
+    with pytest.raises(ValueError, match="do not fit: architecture Qwen2"):
+        record_differences_in_two_passes(lambda: donor, lambda: family("llama"), batches, tmp_path)
 
 
 @pytest.mark.parametrize(
