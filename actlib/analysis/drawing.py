@@ -9,7 +9,7 @@ Drawing again needs no model and no torch.
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -72,9 +72,7 @@ def draw_figure(
     for number, (ax, (title, group)) in enumerate(zip(axes.flat, groups, strict=False)):
         if not share and y in group and isinstance(group[y].dtype, pd.CategoricalDtype):
             group = group.assign(**{y: group[y].cat.remove_unused_categories()})
-        numbers = [options[key] for key in ("x", "y", "value") if options.get(key) in group]
-        if group[numbers].isna().any(axis=1).all():
-            ax.text(0.5, 0.5, "not defined", ha="center", va="center", transform=ax.transAxes)
+        _mark_undefined(ax, group, options)
         plot(group, ax, **options)
         letter = f"({chr(97 + number)}) " if len(groups) > 1 else ""
         ax.set_title(letter + style.label_of(title) if panels else "")
@@ -164,6 +162,13 @@ def _hide_inner_labels(ax: Axes, right: bool, above: bool, share: bool) -> None:
     if above and share:
         ax.set_xlabel("")
         ax.tick_params(labelbottom=False)
+
+
+def _mark_undefined(ax: Axes, table: pd.DataFrame, options: Mapping[str, Any]) -> None:
+    """Say so in a panel without a number, such as shares of a gap that is not there."""
+    numbers = [options[key] for key in ("x", "y", "value") if options.get(key) in table]
+    if table[numbers].isna().any(axis=1).all():
+        ax.text(0.5, 0.5, "not defined", ha="center", va="center", transform=ax.transAxes)
 
 
 def _has_names(table: pd.DataFrame, y: str) -> bool:
