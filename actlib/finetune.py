@@ -107,8 +107,8 @@ def finetune(
     Weights stay in the dtype of the model (float32 is expected, so that small updates are not
     rounded away); with ``mixed_precision`` the matrix products run in bfloat16, 24 times as slow on
     a CPU without instructions for it. AdamW, whose weight decay leaves norms and biases alone;
-    linear warm-up, cosine decay. Batches mix all items in an order fixed by ``seed`` (those of one
-    length would learn far slower). ``checkpoints`` is a folder to resume from.
+    linear warm-up, cosine decay. Batches mix all items, in an order fixed by ``seed``: the same
+    seed, data and threads give the same weights. ``checkpoints`` is a folder to resume from.
 
     With ``lora``, adapters are trained and then merged into the weights they adapt; their start is
     fixed by ``seed`` too. LoRA usually wants a learning rate about ten times that of full
