@@ -60,6 +60,7 @@ METHODS = {
     "task_vector": Look("#D21E3C", "*", "Task-vector entries"),
     "task_vector_equal": Look("#660000", "*", "Task-vector entries, same distance"),
     "random_matched": Look("#888888", "D", "Random, matched"),
+    "random_no_head": Look("#00D2C8", "D", "Random, no head"),
     "random_module": Look("#33525C", "s", "Random, per module"),
     "lowest_module": Look("#8C153D", "X", "Lowest, per module"),
     "random_equal_difference": Look("#BA21D9", "P", "Random, same difference"),

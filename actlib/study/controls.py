@@ -41,6 +41,9 @@ CHOICES: dict[str, Choice] = {
     "lowest_module": lambda scores, percent, draw: scores.bottom(percent, "module"),
     "random_module": lambda scores, percent, draw: random_like(scores.top(percent, "module"), draw),
     "random_matched": lambda scores, percent, draw: random_like(scores.top(percent), draw),
+    "random_no_head": lambda scores, percent, draw: random_like(
+        scores.top(percent, without=HEAD), draw
+    ),
     "random_uniform": lambda scores, percent, draw: random_like(
         scores.top(percent), draw, per_module=False
     ),
