@@ -54,21 +54,21 @@ def list_settings(family: str) -> str:
     between = rows["method"] == "all_rows"
     rows.loc[between, "top_percent"] = 100 * rows["scale"]
     rows["method"] = rows["method"].replace("all_rows", "interpolation")
-    on_lost, setting = rows["ability"].isin(lost), ["method", "top_percent"]
-    grouped = {"dropna": False, "sort": False}
-    means = rows[on_lost].groupby(setting, **grouped)[["exact", "nll"]].mean()
-    means["stays"] = rows[~on_lost].groupby(setting, **grouped)["exact"].mean()
-    sizes = ["parameters_percent", "displacement_percent"]
-    means = means.join(rows.groupby(setting, **grouped)[sizes].mean()).reset_index()
-    order = [*dict.fromkeys(means["method"])]
-    means = means.sort_values("method", key=lambda m: m.map(order.index), kind="stable")
-    head = ["moved", "%", "lost: exact match", "lost: NLL", "retained: exact match"]
-    head += ["parameters, %", "squared distance, %"]
+    rows["part"] = rows["ability"].isin(lost).map({True: "lost", False: "retained"})
+    rows["part"] += ", " + rows["ability"].str.partition("-")[2]
+    setting = [rows["method"], rows["top_percent"].fillna(0)]  # 0: the untouched models
+    exact = rows.groupby([*setting, "part"], sort=False)["exact"].mean().unstack()
+    sizes = rows.groupby(setting, sort=False)[["parameters_percent", "displacement_percent"]].mean()
+    table = exact.join(sizes).reset_index()
+    order = [*dict.fromkeys(table["method"])]
+    places = {"method": order.index, "top_percent": float}
+    table = table.sort_values([*places], key=lambda column: column.map(places[column.name]))
+    head = ["moved", "%", *exact, "parameters, %", "squared distance, %"]
     lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
-    for row in means.itertuples(index=False):
-        label = METHODS[row.method].label if row.method in METHODS else row.method
-        cells = [f"{row.top_percent:g}", f"{row.exact:.2f}", f"{row.nll:.2f}", f"{row.stays:.2f}"]
-        cells += [f"{row.parameters_percent:.1f}", f"{row.displacement_percent:.1f}"]
+    for method, percent, *numbers in table.itertuples(index=False, name=None):
+        label = METHODS[method].label if method in METHODS else method
+        cells = [f"{percent:g}" if percent else "–", *(f"{x:.2f}" for x in numbers[:-2])]
+        cells += [f"{x:.1f}" for x in numbers[-2:]]
         lines.append(f"| {' | '.join([label, *cells])} |".replace("nan", "–"))
     return "\n".join(lines)
 
