@@ -33,7 +33,7 @@ from actlib.study.sources import digest_modules, digest_text, home_of, syntax_of
 
 KEYS = ["_setting", "_syntax", "_code"]
 """Columns of the files: digests of what a call was given, of the function, and of what it runs."""
-_READ: dict[tuple[Path, int], pd.DataFrame] = {}
+_READ: dict[tuple[Path, int, int, int], pd.DataFrame] = {}
 _ANNOUNCED: set[str] = set()
 _FOLDERS: dict[str, Any] = {"cache": Path("artifacts/cache"), "committed": None}
 
@@ -210,7 +210,8 @@ def _find(path: Path, keys: Mapping[str, str], older: bool = False) -> pd.DataFr
 def _load(path: Path) -> pd.DataFrame | None:
     if not path.is_file():
         return None
-    key = path, path.stat().st_mtime_ns
+    state = path.stat()
+    key = path, state.st_mtime_ns, state.st_ino, state.st_size
     if key not in _READ:
         for old in [each for each in _READ if each[0] == path]:
             del _READ[old]
