@@ -112,7 +112,8 @@ def test_the_checks_of_labels_can_fail():
 def test_notebooks_save_every_kept_figure_and_each_has_its_call():
     for preset in PRESETS:
         calls = sorted(path.stem for path in (ROOT / "figures" / preset).glob("fig*.json"))
-        assert calls == sorted(tool.captions()) == [n for p, n in FIGURES if p == preset]
+        assert calls == [n for p, n in FIGURES if p == preset] and {*calls} <= {*tool.captions()}
+        assert preset != "tiny" or calls == sorted(tool.captions())  # others are run in part
 
 
 def test_a_saved_figure_is_drawn_again_as_it_was(tmp_path):
