@@ -8,13 +8,15 @@ import torch
 from slow_reference import hook_count, moving_elements
 from tiny_models import VOCAB, random_mask, tiny_model
 
+import actlib
 from actlib.attribution import record_attributions, sum_attributions
 from actlib.channels import channel_modules
 from actlib.evaluation import evaluate
-from actlib.masks import ChannelMask
+from actlib.masks import ChannelMask, random_like
 from actlib.parameters import weight_differences
 from actlib.recording import record_differences
 from actlib.scores import ChannelScores, pool
+from actlib.transfer import transferred
 
 TWO_POINTS = [(0.5 - 12**-0.5, 0.5), (0.5 + 12**-0.5, 0.5)]  # of Gauss and Legendre, with weights
 
@@ -113,6 +115,18 @@ def test_attributions_add_up_to_what_moving_all_channels_brings(trained, points,
     assert first != pytest.approx(gap, rel=0.2)
 
 
+@pytest.mark.parametrize("name", ["llama_tied", "gpt2"])
+def test_tied_elements_count_for_both_channels_and_once_in_the_sum(pair, batches, name):
+    donor, target = pair(name)
+    found = record_attributions(donor, target, batches, points=2)
+    embedding = next(n for n, role in found.roles.items() if role == "embedding")
+    columns, rows = found.values[embedding].sum(), found.values["lm_head"].sum()
+    assert rows.abs() > 0.01
+    torch.testing.assert_close(columns, rows, rtol=1e-4, atol=1e-5)
+    whole = sum(float(part.double().sum()) for part in found.values.values())
+    assert sum_attributions(found, target) == pytest.approx(whole - float(columns), rel=1e-6)
+
+
 def snapshot(model):
     """Everything of a model that a recording could leave changed."""
     parameters = list(model.named_parameters(remove_duplicate=False))
@@ -177,6 +191,31 @@ def test_batches_and_pools_weigh_every_answer_token_alike(pair, items, collate):
     assert pooled.top(5, "attribution_by_size").digest == whole.top(5, "attribution_by_size").digest
 
 
+def test_bfloat16_is_near_float32(trained):
+    donor, target, lost, _ = trained
+    wide = record_attributions(donor, target, lost)
+    models = (copy.deepcopy(model).bfloat16() for model in (donor, target))
+    narrow = record_attributions(*models, lost)
+    assert narrow.metadata["dtype"] == "bfloat16"
+    ours, theirs = (torch.cat([*each.values.values()]) for each in (wide, narrow))
+    assert ours.dtype == theirs.dtype == torch.float32
+    assert torch.corrcoef(torch.stack([ours, theirs]))[0, 1] > 0.99
+    assert wide.top(10, "attribution").jaccard(narrow.top(10, "attribution")) > 0.8
+
+
+def test_channels_that_rank_high_bring_the_ability_back_and_low_ones_do_not(trained):
+    donor, target, lost, _ = trained
+    found, nll = record_attributions(donor, target, lost), {}
+    for side, mask in (
+        ("top", found.top(20, "attribution")),
+        ("bottom", found.bottom(20, "attribution")),
+        ("random", random_like(found.top(20, "attribution"), 0, per_module=True)),
+    ):
+        with transferred(target, donor, mask, 1.0):
+            nll[side] = mean_nll(target, lost)
+    assert nll["top"] < nll["random"] < nll["bottom"]
+
+
 def test_retained_abilities_are_added_by_their_weight(trained):
     donor, target, lost, known = trained
     ours, theirs = (record_attributions(donor, target, each) for each in (lost, known))
@@ -231,8 +270,15 @@ def test_what_cannot_be_attributed_is_refused(pair, batches):
     donor, target = pair("llama")
     with pytest.raises(ValueError, match="points must be at least 1.* got -1"):
         record_attributions(donor, target, batches, points=-1)
+    with pytest.raises(ValueError, match="no batch"):
+        record_attributions(donor, target, [])
     with pytest.raises(ValueError, match="do not fit"):
         record_attributions(pair("llama_tied")[0], target, batches)
+    empty = [{**batches[0], "answer_mask": torch.zeros_like(batches[0]["answer_mask"])}]
+    with pytest.raises(ValueError, match="the answer span of item 0 is empty"):
+        record_attributions(donor, target, empty)
+    with pytest.raises(ValueError, match="follows at least one prompt token"):
+        record_attributions(donor, target, [{k: v[:, -1:] for k, v in batches[0].items()}])
     offloaded = copy.deepcopy(donor).to("meta")
     with pytest.raises(ValueError, match="offloaded"):
         record_attributions(offloaded, target, batches)
@@ -240,3 +286,14 @@ def test_what_cannot_be_attributed_is_refused(pair, batches):
         donor.model.norm.weight[3] = float("nan")
     with pytest.raises(ValueError, match="NaN or infinite.*actlib check"):
         record_attributions(donor, target, batches)
+
+
+def test_attributions_again_after_each_share_leave_what_has_moved(trained):
+    donor, target, lost, _ = trained
+    moved = actlib.record_attributions(donor, target, lost).top(5, "attribution")
+    with transferred(target, donor, moved, 1.0):
+        again = record_attributions(donor, target, lost)
+    for name, values in again.values.items():
+        if name not in ("lm_head", "model.embed_tokens"):  # whose elements are shared
+            assert (values[moved.channels[name]].abs() < 1e-6).all()  # but for rounding
+    assert not (again.top(5, "attribution") & moved).count

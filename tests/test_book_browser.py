@@ -1,7 +1,8 @@
-"""The book in a browser, wide and narrow: it fits, and its figures enlarge."""
+"""The book in a browser, wide and narrow: it fits, its menu, search and figures work, offline."""
 
 import functools
 import http.server
+import json
 import shutil
 import threading
 import time
@@ -38,11 +39,12 @@ def address(book):  # noqa: F811
 
 @pytest.fixture(scope="module")
 def browser():
-    """A headless browser."""
+    """A headless browser that writes down every request."""
     options = webdriver.ChromeOptions()
     options.binary_location = BROWSER
     for option in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
         options.add_argument(option)
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
     service = webdriver.ChromeService(executable_path=DRIVER)
     driver = webdriver.Chrome(options=options, service=service)
     yield driver
@@ -84,6 +86,20 @@ def test_no_page_is_wider_than_its_window(browser, address, book, width):  # noq
     assert not wide
 
 
+def test_the_menu_leads_to_a_notebook(browser, address, width):
+    browser.get(f"{address}/index.html")
+    links = "#pst-primary-sidebar a[href*='01_concentration'],"
+    links += "#pst-primary-sidebar-modal a[href*='01_concentration']"
+    shown = [link for link in _all(browser, links) if link.is_displayed()]
+    if width == "phone":
+        assert not shown
+        (toggle,) = [b for b in _all(browser, "button.primary-toggle") if b.is_displayed()]
+        toggle.click()
+        shown = _until(lambda: [link for link in _all(browser, links) if link.is_displayed()])
+    shown[0].click()
+    assert _until(lambda: "Concentration" in browser.title)
+
+
 def test_a_figure_enlarges_and_escape_puts_it_back(browser, address, width):
     browser.get(f"{address}/notebooks/03_sufficiency.html")
     figure = _all(browser, "article img.enlarges")[0]
@@ -96,3 +112,21 @@ def test_a_figure_enlarges_and_escape_puts_it_back(browser, address, width):
     assert large.get_attribute("src") == figure.get_attribute("src")
     webdriver.ActionChains(browser).send_keys("\ue00c").perform()  # Escape
     assert _until(lambda: not _all(browser, "dialog.enlarged[open]"))
+
+
+def test_the_search_finds_what_the_study_is_about(browser, address, width):
+    browser.get(f"{address}/search.html?q=channel")
+    assert _until(lambda: len(_all(browser, "#search-results li a")) > 5, seconds=30)
+
+
+def test_no_request_leaves_the_machine(browser, address):
+    browser.get_log("performance")
+    for page in ("index.html", "notebooks/02_disentanglement.html", "search.html?q=mask"):
+        browser.get(f"{address}/{page}")
+        time.sleep(0.3)
+    logged = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    asked = [
+        e["params"]["request"]["url"] for e in logged if "requestWillBeSent" == e["method"][8:]
+    ]
+    assert len(asked) > 10
+    assert not [url for url in asked if not url.startswith((address, "data:", "blob:"))]

@@ -14,6 +14,39 @@ from actlib.channels import (
 )
 
 
+def test_packed_parameters_are_reported(family):
+    model = family("llama")
+    model.model.layers[0].mlp.experts = nn.Parameter(torch.zeros(2, 16, 16))
+    assert uncovered_parameters(model) == ["model.layers.0.mlp.experts"]
+
+
+class Wrapped(nn.Linear):
+    """A linear layer that holds another, as an adapter does."""
+
+    def __init__(self):
+        super().__init__(2, 3)
+        self.inner = nn.Linear(2, 4)
+
+
+def test_parameters_of_a_module_within_are_those_of_the_module_within():
+    found = channel_modules(nn.ModuleDict({"outer": Wrapped()}))
+    assert {name: each.channels for name, each in found.items()} == {"outer": 3, "outer.inner": 4}
+    assert set(found["outer"].parameters()) == {"weight", "bias"}
+
+
+def test_modules_are_found_by_type_under_any_name():
+    model = nn.ModuleDict({"odd": nn.Linear(2, 3), "name": nn.LayerNorm(4), "act": nn.ReLU()})
+    assert {name: each.channels for name, each in channel_modules(model).items()} == {
+        "odd": 3,
+        "name": 4,
+    }
+
+
+@pytest.mark.parametrize(("name", "tied"), [("llama", False), ("llama_tied", True)])
+def test_tied_modules(family, name, tied):
+    assert tied_modules(family(name)) == ([("model.embed_tokens", "lm_head")] if tied else [])
+
+
 @pytest.mark.parametrize("name", ["llama", "llama_tied", "gpt2"])
 def test_offloaded_modules_stay_tied(family, name):
     expected = tied_modules(family(name))
@@ -29,8 +62,13 @@ def test_offloaded_modules_stay_tied(family, name):
     ("name", "layer", "kind"),
     [
         ("model.layers.13.self_attn.q_proj", 13, "self_attn.q_proj"),
+        ("transformer.h.0.ln_1", 0, "ln_1"),
         ("model.layers.2.mlp.experts.7.up", 2, "mlp.experts.up"),
+        ("model.layers.4.mlp.experts.gate_up_proj", 4, "mlp.experts.gate_up_proj"),
+        ("transformer.h.11.attn.c_attn", 11, "attn.c_attn"),
         ("transformer.wte", -1, "wte"),
+        ("gpt_neox.layers.5.attention.query_key_value", 5, "attention.query_key_value"),
+        ("gpt_neox.final_layer_norm", -1, "final_layer_norm"),
         ("model.language_model.layers.3.mlp.up_proj", 3, "mlp.up_proj"),
         (
             "model.vision_tower.vision_model.encoder.layers.3.mlp.fc1",
@@ -40,6 +78,7 @@ def test_offloaded_modules_stay_tied(family, name):
         ("audio_tower.norm", -1, "audio_tower.norm"),
         ("vision_blocks.3.mlp.fc1", 3, "vision_blocks.mlp.fc1"),
         ("model.layers.3.vision_proj", 3, "vision_proj"),
+        ("model.embed_tokens", -1, "embed_tokens"),
         ("lm_head", -1, "lm_head"),
     ],
 )
@@ -71,9 +110,17 @@ def test_experts_with_and_without_a_gate_are_packed(first):
     assert uncovered_parameters(held) == []
 
 
+def test_experts_that_hold_a_module_of_their_own_are_packed():
+    experts = Experts()
+    experts.activation = nn.PReLU()
+    assert list(channel_modules(experts)) == ["gate_up_proj", "down_proj"]
+    assert uncovered_parameters(experts) == ["activation.weight"]
+
+
 @pytest.mark.parametrize(
     "experts",
     [
+        Experts(is_transposed=True),
         Experts(is_transposed=None),  # of which nothing is said
         Experts(bias=True),
         Experts(has_post_expert_norm=True),

@@ -198,3 +198,21 @@ def test_the_page_on_adapting_a_figure_runs(tmp_path, monkeypatch):
     assert [name for name in made if name.endswith(".png")]
     assert width(tmp_path / "paper" / "recovery.png") == 909
     assert width(tmp_path / "paper" / "fig03_displacement.png") == 909
+
+
+def test_the_diagram_of_the_method_is_what_its_script_draws(tmp_path):
+    root = Path(__file__).resolve().parents[1]
+    spec = importlib.util.spec_from_file_location("draw_method", root / "docs" / "draw_method.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    style.set_theme("neurips")
+    script.draw(tmp_path / "method.svg")
+    assert (tmp_path / "method.svg").read_bytes() == script.OUT.read_bytes()
+
+
+def test_a_panel_without_a_number_says_so():
+    table = pd.DataFrame({"method": "union", "x": [1, 2] * 2, "part": list("aabb")})
+    table["y"] = [0.1, 0.2, None, None]
+    fig = draw_figure(plots.curves, table, x="x", y="y", panels="part")
+    texts = [[text.get_text() for text in ax.texts] for ax in fig.axes]
+    assert texts == [[], ["not defined"]]

@@ -83,6 +83,27 @@ def test_two_processes_give_the_scores_of_one(run_two, pair, items, collate):
     assert other == f"process 1 of 2 failed: ValueError: {own}"
 
 
+@pytest.mark.slow
+def test_accelerate_launches_two_processes_on_a_cpu(pair, items, collate, tmp_path):
+    donor, target = pair("llama")
+    batches = collate(items, 2)
+    torch.save((donor, target, batches), tmp_path / "given.pt")
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
+    command += ["--num_processes", "2", "--num_machines", "1", "--main_process_port", "0"]
+    command += ["--mixed_precision", "no", "--dynamo_backend", "no", str(SCRIPT), str(tmp_path)]
+    told = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    told["PYTHONPATH"] = str(SCRIPT.parents[1])
+    done = subprocess.run(command, env={**os.environ, **told}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    alone = record_differences(donor, target, batches)
+    for rank in range(2):
+        found = ChannelScores.load(tmp_path / f"three-{rank}.safetensors")
+        assert found.tokens == alone.tokens
+        for name, values in alone.values.items():
+            torch.testing.assert_close(found.values[name], values, rtol=1e-6, atol=1e-7)
+    assert (tmp_path / "failure-1.txt").read_text() == "the answer span of item 2 is empty"
+
+
 def test_a_process_alone_has_everything(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "4")  # a cluster that names no launcher is not joined
     assert processes.rank_and_count() == (0, 1) and all(map(processes.is_own_batch, range(5)))

@@ -9,6 +9,7 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 from packaging.requirements import Requirement
@@ -159,6 +160,19 @@ def kept_tables():
 
 
 @pytest.mark.usefixtures("kept_tables")
+def test_sentences_on_the_seed_of_smol_quote_its_table():
+    table = pd.read_csv(ROOT / "figures/smol/fig03_attribution.csv").set_index("method")
+    page = (ROOT / "docs/findings.md").read_text("utf-8").replace("−", "-")
+    quoted = {"act_no_head": 20, "act_module": 50, "attribution": 5, "attribution_by_size": 5}
+    for method, percent in [*quoted.items(), *(("interpolation", n) for n in (30, 50, 70))]:
+        rows = table.loc[method]
+        numbers = rows[rows["top_percent"].round() == percent][["recovery", "low", "high"]]
+        text = "{:.2f} [{:.2f}, {:.2f}]".format(*numbers.iloc[0])
+        assert text in page, f"{method} {percent}: {text}"
+        if method == "attribution":
+            assert text in (ROOT / "README.md").read_text("utf-8")
+
+
 def test_the_findings_are_those_of_the_kept_tables():
     command = [sys.executable, "tools/write_findings.py", "--check"]
     assert subprocess.run(command, cwd=ROOT, check=False).returncode == 0
