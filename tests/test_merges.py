@@ -232,7 +232,7 @@ def test_refusals_leave_the_base_as_it_was(family, trio):
     before, half = state_of(base), {"percent": 50}
     masks = settings_of("union", base, 2)["masks"]
     cases = [
-        (donors, "soup", {}, "unknown method 'soup', expected one of union"),
+        (donors, "soup", {}, "method 'soup' is none of union"),
         ([], "ties", half, "no donor"),
         ([donors[0], family("llama")], "ties", half, "donor and target do not fit"),
         (donors, "task_arithmetic", {"scale": float("nan")}, "finite number"),

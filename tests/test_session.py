@@ -174,7 +174,7 @@ def test_single_parameters_move_and_come_back(study):
     [
         (lambda s: s.group(0, "nobody"), "unknown model 'nobody'"),
         (lambda s: s.questions.items("fr-maths", "training"), "purpose .training. is none of"),
-        (lambda s: controls.choose("best", 5, s.scores(s.pair(), "fr-maths")), "unknown method"),
+        (lambda s: controls.choose("best", 5, s.scores(s.pair(), "fr-maths")), "'best' is none of"),
         (lambda s: controls.choose_entries(*s.models(s.pair())), "either a count"),
         (lambda s: controls.choose_entries(*s.models(s.pair()), count=10**9), "count must be"),
     ],

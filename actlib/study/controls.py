@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from actlib.masks import ChannelMask, random_like
 from actlib.scores import ChannelScores
 from actlib.transfer import as_matrix, interpolate, selections
+from actlib.wording import require_known
 
 HEAD = ("head", "embedding")
 """Roles of the modules that a ranking without head leaves out."""
@@ -67,8 +68,7 @@ def choose(method: str, top_percent: float, scores: ChannelScores, draw: int = 0
     Raises:
         ValueError: the method is unknown, or as `ChannelScores.top`.
     """
-    if method not in CHOICES:
-        raise ValueError(f"unknown method {method!r}: expected one of {', '.join(CHOICES)}")
+    require_known("method", [method], CHOICES)
     return CHOICES[method](scores, top_percent, draw)
 
 

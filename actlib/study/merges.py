@@ -29,6 +29,7 @@ from actlib.merging import merge_
 from actlib.pairs import require_pair
 from actlib.transfer import require_scale
 from actlib.weights import require_in_memory
+from actlib.wording import require_known
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -179,8 +180,7 @@ def _require_valid(
     percent: float,
     masks: Sequence[ChannelMask],
 ) -> None:
-    if method not in MERGES:
-        raise ValueError(f"unknown method {method!r}, expected one of {', '.join(MERGES)}")
+    require_known("method", [method], MERGES)
     if not donors:
         raise ValueError("there is no donor to merge")
     for donor in donors:
