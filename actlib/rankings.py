@@ -169,6 +169,15 @@ def divide_by_root_of_size(scores: "ChannelScores") -> "Values":
     return {name: s / scores.sizes[name] ** 0.5 for name, s in scores.values.items()}
 
 
+@ranking("attribution_per_parameter", needs=("sizes",), of="attributions")
+def divide_by_size(scores: "ChannelScores") -> "Values":
+    """s_i / n_i, with n_i the number of the channel's parameters. Ours.
+
+    Its best channels are those that add most for a given share of the parameters.
+    """
+    return {name: s / scores.sizes[name] for name, s in scores.values.items()}
+
+
 def _module_means(part: "Values") -> "dict[str, Tensor]":
     """Mean over the channels of each module."""
     return {name: values.float().mean() for name, values in part.items()}

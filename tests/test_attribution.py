@@ -232,7 +232,7 @@ def test_retained_abilities_are_added_by_their_weight(trained):
         pool([both, both])
 
 
-def test_rankings_by_value_and_by_the_root_of_the_size(pair, batches, tmp_path):
+def test_rankings_by_value_and_by_size(pair, batches, tmp_path):
     donor, target = pair("gpt2")
     found = record_attributions(donor, target, batches, metadata={"ability": "fr", "method": "x"})
     found.save(tmp_path / "scores")
@@ -241,8 +241,9 @@ def test_rankings_by_value_and_by_the_root_of_the_size(pair, batches, tmp_path):
     assert loaded.sizes == found.sizes and loaded.roles == found.roles
     assert loaded.sizes["transformer.h.0.attn.c_attn"] == 17  # 16 inputs and a bias
     assert loaded.ranked("attribution") == loaded.values
-    for name, values in loaded.ranked("attribution_by_size").items():
-        torch.testing.assert_close(values * found.sizes[name] ** 0.5, found.values[name])
+    for ranking, power in {"attribution_by_size": 0.5, "attribution_per_parameter": 1}.items():
+        for name, values in loaded.ranked(ranking).items():
+            torch.testing.assert_close(values * found.sizes[name] ** power, found.values[name])
     mask = loaded.top(5, "attribution_by_size", without="head")
     assert mask.metadata["method"] == "attribution" and not mask.channels["lm_head"].any()
     assert "method attribution" in repr(loaded)

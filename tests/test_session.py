@@ -150,6 +150,20 @@ def test_the_size_of_a_mask(study):
     assert full["displacement_percent"] == pytest.approx(100)
 
 
+def test_the_largest_mask_within_a_budget(study):
+    donor, target = study.models(study.pair())
+    scores = study.scores(study.pair(), study.lost)
+
+    def size_of(mask):
+        return max(controls.measure_size(target, donor, mask).values())
+
+    for method in ("act_global", "act_module"):
+        mask = controls.choose_within(method, 30, scores, donor, target)
+        assert size_of(mask) <= 30 < size_of(controls.choose(method, mask.percent + 2, scores))
+    with pytest.raises(ValueError, match="channels by act_global moves more than 1e-09 %"):
+        controls.choose_within("act_global", 1e-9, scores, donor, target)
+
+
 def test_single_parameters_move_and_come_back(study):
     donor, target = study.models(study.pair())
     before = [parameter.clone() for parameter in target.parameters()]

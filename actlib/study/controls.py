@@ -36,6 +36,9 @@ CHOICES: dict[str, Choice] = {
     # rankings of attributions (ours); given a reference, they spare the retained ability
     "attribution": lambda scores, percent, draw: scores.top(percent, "attribution"),
     "attribution_by_size": lambda scores, percent, draw: scores.top(percent, "attribution_by_size"),
+    "attribution_per_parameter": lambda scores, percent, draw: scores.top(
+        percent, "attribution_per_parameter"
+    ),
     # rankings by what differs between the weights
     "weight_difference": lambda scores, percent, draw: scores.top(percent, "module"),
     # controls
@@ -70,6 +73,43 @@ def choose(method: str, top_percent: float, scores: ChannelScores, draw: int = 0
     """
     require_known("method", [method], CHOICES)
     return CHOICES[method](scores, top_percent, draw)
+
+
+def choose_within(
+    method: str,
+    limit: float,
+    scores: ChannelScores,
+    donor: nn.Module,
+    target: nn.Module,
+    draw: int = 0,
+) -> ChannelMask:
+    """The largest mask of a method that moves at most a share of the model, by both its sizes.
+
+    So methods whose channels differ in size are compared at one budget. Found by bisection over the
+    percent of the channels, to a thousandth of them.
+
+    Args:
+        method: as for `choose`.
+        limit: percent of the parameters, and of the squared distance, that may move.
+        scores: as for `choose`.
+        donor: the sizes are of a transfer from it, see `measure_size`.
+        target: likewise.
+        draw: as for `choose`.
+
+    Raises:
+        ValueError: as `choose`, or a thousandth of the channels moves more.
+    """
+    within, above, largest = 0, 1024, None
+    while above - within > 1:
+        middle = (within + above) // 2
+        mask = choose(method, 100 * middle / 1024, scores, draw)
+        if max(measure_size(target, donor, mask).values()) <= limit:
+            within, largest = middle, mask
+        else:
+            above = middle
+    if largest is None:
+        raise ValueError(f"a thousandth of the channels by {method} moves more than {limit} %")
+    return largest
 
 
 def kind_of(method: str) -> str:
