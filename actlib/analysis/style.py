@@ -54,7 +54,7 @@ METHODS = {
     "act_contrast": Look("#1E00B4", "h", "ACT, contrast"),
     "attribution": Look("#B4005A", "^", "Attribution (ours)"),
     "attribution_by_size": Look("#2A00FF", "v", "Attribution by size (ours)"),
-    "attribution_per_parameter": Look("#7A9A00", "D", "Attribution per parameter (ours)"),
+    "attribution_per_parameter": Look("#FF6A00", "D", "Attribution per parameter (ours)"),
     "attribution_again": Look("#401A39", "<", "Attribution, again (ours)"),
     "attribution_retention": Look("#98D957", ">", "Attribution, retention (ours)"),
     "weight_difference": Look("#E69F00", "v", "Weight difference"),
