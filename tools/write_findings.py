@@ -1,4 +1,4 @@
-"""Write the tables of docs/findings.md: verdicts of `tiny`, and one seed of `smol`; none is typed.
+"""Write the tables of docs/findings.md: verdicts of `tiny`, and seeds of `smol`; none is typed.
 
 python tools/write_findings.py            # rewrite what is between the markers
 python tools/write_findings.py --check    # exit status 1 if it is out of date
@@ -7,8 +7,11 @@ python tools/write_findings.py --check    # exit status 1 if it is out of date
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
+from actlib.analysis import stats
+from actlib.analysis.contrasts import student_interval
 from actlib.analysis.style import METHODS
 from actlib.files import write_text
 from actlib.study.claims import Claims, apply_rule, give_verdicts, load_claims, read_contrasts
@@ -20,11 +23,11 @@ PAGE = ROOT / "docs" / "findings.md"
 
 def list_verdicts(rules: Claims, table: pd.DataFrame) -> str:
     """Every claim with its contrast, margin and verdict."""
-    lines = ["| claim (notebook) | statement | contrast | margin | verdict |", "| --- " * 5 + "|"]
+    lines = start_table("claim (notebook)", "statement", "contrast", "margin", "verdict")
     for key, claim in rules.claims.items():
         measure = ", ".join(filter(None, [claim.measure, claim.sizes]))
         cells = [f"{claim.title} ({claim.notebook:02d})", f"{claim.statement} ({claim.source})"]
-        arms = [METHODS[x].label if x in METHODS else x for x in (claim.treatment, claim.control)]
+        arms = [label_of(each) for each in (claim.treatment, claim.control)]
         cells += [f"{arms[0]}, minus {arms[1]}: {measure}"]
         cells += ["–" if claim.test == "none" else f"{claim.margin:g}"]
         cells += [describe(table.loc[key])]
@@ -42,20 +45,33 @@ def describe(row: pd.Series) -> str:
     return f"**{row['verdict']}**: {numbers}, {row['seeds']:.0f} seeds"
 
 
-def list_settings(family: str) -> str:
-    """Every setting of notebook 03: what came back, what stayed, and how far it moved."""
-    lost, parts = load_preset(family).lost, []
-    for function in ("reference_items", "transfer_items", "entry_items", "again_items"):
+def read_items(family: str) -> pd.DataFrame:
+    """Rows of single questions out of notebook 03, with `method` and `top_percent` as it draws."""
+    parts = []
+    for kind in ("reference", "transfer", "entry", "budget"):
+        function = f"{kind}_items"
         for path in sorted((ROOT / "data/items" / family / function).glob("*.parquet")):
             parts.append(pd.read_parquet(path))
     rows = pd.concat(parts, ignore_index=True)
-    names = {"count": "task_vector", "distance": "task_vector_equal"}
-    rows["method"] = rows["method"].fillna(rows["matched"].map(names))
+    if "matched" in rows:
+        names = {"count": "task_vector", "distance": "task_vector_equal"}
+        rows["method"] = rows["method"].fillna(rows["matched"].map(names))
+    if "budget" in rows:  # as many channels as fit: of each seed another number
+        rows.loc[rows["retention"] == True, "method"] = "attribution_retention"  # noqa: E712
+        fitting = rows[rows["budget"].notna()]
+        counts = fitting.groupby("method")["channels_percent"].transform("mean")
+        rows.loc[fitting.index, "top_percent"] = counts
     between = rows["method"] == "all_rows"
     rows.loc[between, "top_percent"] = 100 * rows["scale"]
     rows["method"] = rows["method"].replace("all_rows", "interpolation")
-    rows["part"] = rows["ability"].isin(lost).map({True: "lost", False: "retained"})
-    rows["part"] += ", " + rows["ability"].str.partition("-")[2]
+    return rows
+
+
+def list_settings(family: str, rows: pd.DataFrame) -> str:
+    """Every setting of notebook 03: what came back, what stayed, and how far it moved."""
+    rows["part"] = (
+        rows["ability"].isin(load_preset(family).lost).map({True: "lost", False: "retained"})
+    )
     setting = [rows["method"], rows["top_percent"].fillna(0)]  # 0: the untouched models
     exact = rows.groupby([*setting, "part"], sort=False)["exact"].mean().unstack()
     sizes = rows.groupby(setting, sort=False)[["parameters_percent", "displacement_percent"]].mean()
@@ -63,14 +79,79 @@ def list_settings(family: str) -> str:
     order = [*dict.fromkeys(table["method"])]
     places = {"method": order.index, "top_percent": float}
     table = table.sort_values([*places], key=lambda column: column.map(places[column.name]))
-    head = ["moved", "%", *exact, "parameters, %", "squared distance, %"]
-    lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
+    lines = start_table("moved", "%", *exact, "parameters, %", "squared distance, %")
     for method, percent, *numbers in table.itertuples(index=False, name=None):
-        label = METHODS[method].label if method in METHODS else method
-        cells = [f"{percent:g}" if percent else "–", *(f"{x:.2f}" for x in numbers[:-2])]
+        cells = [f"{percent:.3g}" if percent else "–", *(f"{x:.2f}" for x in numbers[:-2])]
         cells += [f"{x:.1f}" for x in numbers[-2:]]
-        lines.append(f"| {' | '.join([label, *cells])} |".replace("nan", "–"))
+        lines.append(f"| {' | '.join([label_of(method), *cells])} |".replace("nan", "–"))
     return "\n".join(lines)
+
+
+def list_readings(family: str, rows: pd.DataFrame) -> str:
+    """What was to be read of a family before it was measured (LOG.md), by training seed."""
+    lost = rows[rows["ability"].isin(load_preset(family).lost)]
+    setting = ["method", "top_percent", "seed"]
+    table = stats.recovery(lost, setting, "exact", resamples=2).set_index(setting)
+    table["far"] = lost.groupby(setting)["displacement_percent"].mean()
+    share, far = (table[name].unstack([0, 1]).sort_index(axis=1) for name in ("recovery", "far"))
+    sizes = [20, 50, 80]
+    heights = {
+        method: np.trapezoid(share[method][sizes], sizes, axis=1) / 60
+        for method in ("act_module", "random_module")
+    }
+    text = f"{label_of('act_module')}, minus random channels of each module, height from 20 to 80 %"
+    readings = {text: pd.Series(heights["act_module"] - heights["random_module"], share.index)}
+    for n in (20, 50):
+        text = f"{label_of('act_no_head')}, minus random channels of its modules, {n} %"
+        readings[text] = share["act_no_head", n] - share["random_no_head", n]
+    moved = {"act_no_head": 20, "act_module": 50, "attribution": 5, "attribution_by_size": 5}
+    fitting = "attribution_per_parameter"  # as many channels as the budget allows
+    moved[fitting] = share[fitting].columns[0]
+    for method, n in moved.items():
+        lines = [
+            (far.loc[seed, "interpolation"], share.loc[seed, "interpolation"]) for seed in far.index
+        ]
+        as_far = [
+            np.interp(x, [0, *xs], [0, *ys])
+            for x, (xs, ys) in zip(far[method, n], lines, strict=True)
+        ]
+        text = f"{label_of(method)}, {n:.3g} %, minus interpolation as far"
+        text += f" ({far[method, n].mean():.0f} % of the squared distance)"
+        readings[text] = share[method, n] - as_far
+    lines = start_table("difference of the recovered shares", "mean", "of each seed")
+    for text, values in readings.items():
+        mean, low, high = student_interval(values)
+        seeds = ", ".join(f"{value:.2f}" for value in values)
+        lines.append(f"| {text} | {mean:.2f} [{low:.2f}, {high:.2f}] | {seeds} |")
+    return "\n".join(lines).replace("-0.", "−0.")
+
+
+def list_budget(family: str) -> str:
+    """Every way to choose at each budget of notebook 03: share recovered, exact match retained."""
+    table = pd.read_csv(ROOT / "figures" / family / "fig03_budget.csv")
+    table = table.set_index(["panel", "method", "budget"])
+    share, stays = (table.loc[name] for name in ("Recovered share, lost", "Exact match, retained"))
+    methods, budgets = (share.index.unique(level) for level in ("method", "budget"))
+    lines = start_table("moved", *(f"at most {budget:g} %" for budget in budgets))
+    for method in methods:
+        cells = [label_of(method)]
+        for budget in budgets:
+            mean, low, high = share.loc[(method, budget), ["mean", "low", "high"]]
+            cells += [
+                f"{mean:.2f} [{low:.2f}, {high:.2f}], {stays.loc[(method, budget), 'mean']:.2f}"
+            ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines).replace("-0.", "−0.")
+
+
+def start_table(*heads: str) -> list[str]:
+    """The first two lines of a table in Markdown."""
+    return [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
+
+
+def label_of(method: str) -> str:
+    """Name of a method as figures have it."""
+    return METHODS[method].label if method in METHODS else method
 
 
 def main(check: bool) -> int:
@@ -79,7 +160,9 @@ def main(check: bool) -> int:
     contrasts = read_contrasts(ROOT / "figures/tiny", rules)
     tests = {key: apply_rule(rules, key, contrasts) for key in rules.claims}
     blocks = {"findings": list_verdicts(rules, give_verdicts(rules, tests).set_index("claim"))}
-    blocks["smol"] = list_settings("smol")
+    rows = read_items("smol")
+    blocks |= {"readings": list_readings("smol", rows), "smol": list_settings("smol", rows)}
+    blocks |= {f"budget of {name}": list_budget(name) for name in ("smol", "tiny")}
     text = fresh = PAGE.read_text(encoding="utf-8")
     for name, block in blocks.items():
         start, end = (f"<!-- {name}: {each} -->\n" for each in ("start", "end"))
