@@ -1,12 +1,12 @@
 """Attributes what a donor brings on given answers to the channels that would move. Ours.
 
     lost = record_attributions(donor, target, batches)              # nats per answer token
-    mask = lost.top(5, "attribution")                               # or "attribution_by_size"
+    mask = lost.top(5, "attribution_per_parameter")                 # where little may move
     mask = lost.with_retention(retained).top(5, "attribution")      # spares another ability
 
 ACT ranks channels by how much they differ, these scores rank them by what moving them would do.
-Shares of a joint move are right for that move. To move few channels, attribute again what is left
-after each part of them:
+Shares of a joint move are right for that move. What is left after a part of it can be attributed
+again:
 
     mask = lost.top(2.5, "attribution_by_size")
     for _ in range(3):
