@@ -170,7 +170,8 @@ OTHER = {
     "methods": METHODS,
     "others": [],
 }
-OTHER |= {"ours": ["attribution"], "interpolations": [0.5], "draws": 1, "rounds": 1, "map_items": 9}
+OTHER |= {"ours": ["attribution"], "interpolations": [0.5], "budgets": [10]}
+OTHER |= {"draws": 1, "rounds": 1, "map_items": 9}
 
 
 @pytest.mark.skipif(not EXECUTED, reason="nothing ran on the tiny family yet; `make test` does")
