@@ -160,17 +160,30 @@ def kept_tables():
 
 
 @pytest.mark.usefixtures("kept_tables")
-def test_sentences_on_the_seed_of_smol_quote_its_table():
+def test_sentences_on_smol_quote_its_tables():
+    page, readme = (_text(name).replace("−", "-") for name in ("docs/findings.md", "README.md"))
+    prose = page[page.index("## Three training seeds") : page.index("<!-- readings: start")]
     table = pd.read_csv(ROOT / "figures/smol/fig03_attribution.csv").set_index("method")
-    page = (ROOT / "docs/findings.md").read_text("utf-8").replace("−", "-")
-    quoted = {"act_no_head": 20, "act_module": 50, "attribution": 5, "attribution_by_size": 5}
-    for method, percent in [*quoted.items(), *(("interpolation", n) for n in (30, 50, 70))]:
-        rows = table.loc[method]
-        numbers = rows[rows["top_percent"].round() == percent][["recovery", "low", "high"]]
-        text = "{:.2f} [{:.2f}, {:.2f}]".format(*numbers.iloc[0])
-        assert text in page, f"{method} {percent}: {text}"
-        if method == "attribution":
-            assert text in (ROOT / "README.md").read_text("utf-8")
+    shares = [
+        table.loc[method][table.loc[method, "top_percent"].round() == percent]
+        for method, percent in {"act_no_head": 5, "act_global": 5, "act_module": 5}.items()
+    ]
+    shares += [table[table["top_percent"].round() == 50].loc[["interpolation"]]]
+    shares += [table[table["top_percent"] == 20].loc[["attribution_per_parameter"]]]
+    budget = pd.read_csv(ROOT / "figures/smol/fig03_budget.csv").rename(
+        columns={"mean": "recovery"}
+    )
+    budget = budget[budget["panel"].str.startswith("Recovered")].set_index("method")
+    ours = [f"attribution{each}" for each in ("", "_by_size", "_per_parameter", "_retention")]
+    shares += [budget.loc[[method]] for method in ["interpolation", *ours]]
+    for rows in shares:
+        text = "{:.2f} [{:.2f}, {:.2f}]".format(*rows.iloc[0][["recovery", "low", "high"]])
+        assert text in prose, f"{rows.index[0]}: {text}"
+    for method in ("interpolation", "attribution_per_parameter"):
+        assert (
+            "{:.2f} [{:.2f}, {:.2f}]".format(*budget.loc[method, ["recovery", "low", "high"]])
+            in readme
+        )
 
 
 def test_the_findings_are_those_of_the_kept_tables():

@@ -106,14 +106,14 @@ def list_readings(family: str, rows: pd.DataFrame) -> str:
         readings[text] = share["act_no_head", n] - share["random_no_head", n]
     moved = {"act_no_head": 20, "act_module": 50, "attribution": 5, "attribution_by_size": 5}
     fitting = "attribution_per_parameter"  # as many channels as the budget allows
-    moved[fitting] = share[fitting].columns[0]
+    fits = (rows["method"] == fitting) & rows["budget"].notna()
+    moved[fitting] = rows.loc[fits, "top_percent"].iloc[0]
     for method, n in moved.items():
-        lines = [
-            (far.loc[seed, "interpolation"], share.loc[seed, "interpolation"]) for seed in far.index
-        ]
         as_far = [
-            np.interp(x, [0, *xs], [0, *ys])
-            for x, (xs, ys) in zip(far[method, n], lines, strict=True)
+            np.interp(
+                x, [0, *far.loc[seed, "interpolation"]], [0, *share.loc[seed, "interpolation"]]
+            )
+            for seed, x in far[method, n].items()
         ]
         text = f"{label_of(method)}, {n:.3g} %, minus interpolation as far"
         text += f" ({far[method, n].mean():.0f} % of the squared distance)"
