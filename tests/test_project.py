@@ -170,7 +170,7 @@ def test_sentences_on_smol_quote_its_tables():
     ]
     shares += [table[table["top_percent"].round() == 50].loc[["interpolation"]]]
     shares += [table[table["top_percent"] == 20].loc[["attribution_per_parameter"]]]
-    budget = pd.read_csv(ROOT / "figures/smol/fig03_budget.csv").rename(
+    budget = pd.read_csv(ROOT / "figures/smol/tab03_budget.csv").rename(
         columns={"mean": "recovery"}
     )
     budget = budget[budget["panel"].str.startswith("Recovered")].set_index("method")

@@ -128,7 +128,8 @@ def list_readings(family: str, rows: pd.DataFrame) -> str:
 
 def list_budget(family: str) -> str:
     """Every way to choose at each budget of notebook 03: share recovered, exact match retained."""
-    table = pd.read_csv(ROOT / "figures" / family / "fig03_budget.csv")
+    (path,) = (ROOT / "figures" / family).glob("*03_budget.csv")  # of one budget no figure is kept
+    table = pd.read_csv(path)
     table = table.set_index(["panel", "method", "budget"])
     share, stays = (table.loc[name] for name in ("Recovered share, lost", "Exact match, retained"))
     methods, budgets = (share.index.unique(level) for level in ("method", "budget"))
