@@ -128,8 +128,7 @@ def list_readings(family: str, rows: pd.DataFrame) -> str:
 
 def list_budget(family: str) -> str:
     """Every way to choose at each budget of notebook 03: share recovered, exact match retained."""
-    (path,) = (ROOT / "figures" / family).glob("*03_budget.csv")  # of one budget no figure is kept
-    table = pd.read_csv(path)
+    table = pd.read_csv(ROOT / "figures" / family / "tab03_budget.csv")
     table = table.set_index(["panel", "method", "budget"])
     share, stays = (table.loc[name] for name in ("Recovered share, lost", "Exact match, retained"))
     methods, budgets = (share.index.unique(level) for level in ("method", "budget"))
@@ -137,10 +136,9 @@ def list_budget(family: str) -> str:
     for method in methods:
         cells = [label_of(method)]
         for budget in budgets:
-            mean, low, high = share.loc[(method, budget), ["mean", "low", "high"]]
-            cells += [
-                f"{mean:.2f} [{low:.2f}, {high:.2f}], {stays.loc[(method, budget), 'mean']:.2f}"
-            ]
+            interval = share.loc[(method, budget), ["mean", "low", "high"]]
+            numbers = np.round([*interval, stays.loc[(method, budget), "mean"]], 2)  # as pandas
+            cells += ["{:.2f} [{:.2f}, {:.2f}], {:.2f}".format(*numbers)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines).replace("-0.", "−0.")
 
