@@ -201,8 +201,7 @@ def test_the_page_on_adapting_a_figure_runs(tmp_path, monkeypatch):
 
 
 def test_the_diagram_of_the_method_is_what_its_script_draws(tmp_path):
-    root = Path(__file__).resolve().parents[1]
-    spec = importlib.util.spec_from_file_location("draw_method", root / "docs" / "draw_method.py")
+    spec = importlib.util.spec_from_file_location("draw_method", ROOT / "docs" / "draw_method.py")
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     style.set_theme("neurips")

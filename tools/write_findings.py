@@ -53,14 +53,12 @@ def read_items(family: str) -> pd.DataFrame:
         for path in sorted((ROOT / "data/items" / family / function).glob("*.parquet")):
             parts.append(pd.read_parquet(path))
     rows = pd.concat(parts, ignore_index=True)
-    if "matched" in rows:
-        names = {"count": "task_vector", "distance": "task_vector_equal"}
-        rows["method"] = rows["method"].fillna(rows["matched"].map(names))
-    if "budget" in rows:  # as many channels as fit: of each seed another number
-        rows.loc[rows["retention"] == True, "method"] = "attribution_retention"  # noqa: E712
-        fitting = rows[rows["budget"].notna()]
-        counts = fitting.groupby("method")["channels_percent"].transform("mean")
-        rows.loc[fitting.index, "top_percent"] = counts
+    names = {"count": "task_vector", "distance": "task_vector_equal"}
+    rows["method"] = rows["method"].fillna(rows["matched"].map(names))
+    rows.loc[rows["retention"].eq(True), "method"] = "attribution_retention"
+    fitting = rows[rows["budget"].notna()]  # as many channels as fit: of each seed another number
+    counts = fitting.groupby("method")["channels_percent"].transform("mean")
+    rows.loc[fitting.index, "top_percent"] = counts
     between = rows["method"] == "all_rows"
     rows.loc[between, "top_percent"] = 100 * rows["scale"]
     rows["method"] = rows["method"].replace("all_rows", "interpolation")
