@@ -174,7 +174,7 @@ def test_sentences_on_smol_quote_its_tables():
         columns={"mean": "recovery"}
     )
     budget = budget[budget["panel"].str.startswith("Recovered")].set_index("method")
-    ours = [f"attribution{each}" for each in ("", "_by_size", "_per_parameter", "_retention")]
+    ours = [f"attribution{each}" for each in ("", "_by_size", "_per_parameter", "_per_parameter_retention")]
     shares += [budget.loc[[method]] for method in ["interpolation", *ours]]
     for rows in shares:
         text = "{:.2f} [{:.2f}, {:.2f}]".format(*rows.iloc[0][["recovery", "low", "high"]])
@@ -184,6 +184,22 @@ def test_sentences_on_smol_quote_its_tables():
             "{:.2f} [{:.2f}, {:.2f}]".format(*budget.loc[method, ["recovery", "low", "high"]])
             in readme
         )
+
+
+def test_the_verdicts_of_the_readme_are_those_of_the_kept_table():
+    readme = _text("README.md").replace("−", "-")
+    table = pd.read_csv(ROOT / "figures/tiny/tab07_claims.csv")
+    rows = {line.split(" | ")[0].strip("| "): line for line in readme.splitlines() if "|" in line}
+    tested = table[table["verdict"] != "not tested"]
+    assert len(tested) == 8
+    for claim in tested.itertuples():
+        (line,) = [line for title, line in rows.items() if title and claim.title.startswith(title)]
+        digits = 3 if claim.margin < 0.1 else 2
+        numbers = "{0:.{3}f} [{1:.{3}f}, {2:.{3}f}]".format(
+            claim.estimate, claim.low, claim.high, digits
+        )
+        assert (numbers if claim.estimate else "both at the floor") in line, claim.title
+        assert line.endswith(f"| {claim.verdict} |"), claim.title
 
 
 def test_the_findings_are_those_of_the_kept_tables():

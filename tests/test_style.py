@@ -47,6 +47,18 @@ def test_names_and_looks_do_not_depend_on_what_is_drawn_beside():
     assert {key: style.label_of(key) for key in names} == names
 
 
+def test_tables_for_readers_name_methods_in_index_columns_and_cells():
+    table = pd.DataFrame({"ties": ["union", "fr-maths"], "n": [1.0, 2.0]}, index=["donor", "all"])
+    expected = pd.DataFrame(
+        {"TIES": ["ACT, union", "fr-maths"], "n": [1.0, 2.0]}, index=["Donor", "all"]
+    )
+    pd.testing.assert_frame_equal(style.named(table), expected)
+    wide = table.set_axis([20, 50], axis="columns")  # sizes
+    assert [*style.named(wide)[20]] == ["ACT, union", "fr-maths"] and wide.index[0] == "donor"
+    levels = table.set_index("ties", append=True)
+    assert [*style.named(levels).index[0]] == ["Donor", "ACT, union"]
+
+
 @pytest.mark.parametrize(("like", "key"), [("scaled", "act_own"), ("attribution", "own")])
 def test_a_new_ranking_is_named_at_once_and_looks_like_no_method(monkeypatch, like, key):
     monkeypatch.setitem(RANKINGS, "own", replace(RANKINGS[like], name="own", legend="Squared"))

@@ -41,11 +41,13 @@ def cleaned(notebook: dict) -> dict:
             lines = [line.rstrip() for line in cell["source"] if not line.startswith("#")]
             run = ", ".join(f"`{line}`" for line in lines)
             text = f"The sentences below are of a run with {run}; so are the outputs, unless you "
-            text += "ran it yourself."
+            text += "ran it yourself. `study.holds(...)` holds the sentence beside it to these "
+            text += "numbers; in any other run it does nothing."
             cells[index] = {"cell_type": "markdown", "id": "kept-run", "metadata": {}}
             cells[index]["source"] = [text]
             continue
-        cell["metadata"] = {"tags": tags} if tags else {}
+        kept = {"tags": tags, "jupyter": cell["metadata"].get("jupyter")}
+        cell["metadata"] = {name: value for name, value in kept.items() if value}
         if "outputs" in cell:
             counter += 1
             cell["execution_count"] = counter

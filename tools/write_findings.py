@@ -55,7 +55,7 @@ def read_items(family: str) -> pd.DataFrame:
     rows = pd.concat(parts, ignore_index=True)
     names = {"count": "task_vector", "distance": "task_vector_equal"}
     rows["method"] = rows["method"].fillna(rows["matched"].map(names))
-    rows.loc[rows["retention"].eq(True), "method"] = "attribution_retention"
+    rows.loc[rows["retention"].eq(True), "method"] = "attribution_per_parameter_retention"
     fitting = rows[rows["budget"].notna()]  # as many channels as fit: of each seed another number
     counts = fitting.groupby("method")["channels_percent"].transform("mean")
     rows.loc[fitting.index, "top_percent"] = counts

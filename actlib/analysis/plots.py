@@ -80,7 +80,7 @@ def ccdf(table: pd.DataFrame, ax: Axes, *, by: str = "ranking") -> None:
         points: dict[str, Any] = {"marker": marker, "markevery": 0.12, "markeredgewidth": 0}
         ax.plot(line["value_over_mean"], line["ccdf"], color=color, label=label, **points)
     null = table[table["null_ccdf"] > 0].sort_values("value_over_mean")
-    ax.plot(null["value_over_mean"], null["null_ccdf"], **NULL, label="Half-normal (chance)")
+    ax.plot(null["value_over_mean"], null["null_ccdf"], **NULL, label="Half-normal (reference)")
     left = max(0.01, table["value_over_mean"].min() / 1.2)
     ax.set(xscale="log", yscale="log", xlim=(left, None), ylim=(table["ccdf"].min() / 1.5, 1.5))
     _set_log_ticks(ax)

@@ -12,6 +12,7 @@ that every machine draws the same.
 
 from typing import Any, NamedTuple
 
+import pandas as pd
 import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.artist import Artist
@@ -57,6 +58,7 @@ METHODS = {
     "attribution_per_parameter": Look("#FF6A00", "D", "Attribution per parameter (ours)"),
     "attribution_again": Look("#401A39", "<", "Attribution, again (ours)"),
     "attribution_retention": Look("#98D957", ">", "Attribution, retention (ours)"),
+    "attribution_per_parameter_retention": Look("#8FA800", ">", "Per parameter, retention (ours)"),
     "weight_difference": Look("#E69F00", "v", "Weight difference"),
     "task_vector": Look("#D21E3C", "*", "Task-vector entries"),
     "task_vector_equal": Look("#660000", "*", "Task-vector entries, same distance"),
@@ -122,6 +124,15 @@ def label_of(key: object) -> str:
     if (rule := _ranking_of(key)) and rule.legend:
         return rule.legend
     return text if len(text) <= 3 or set("-.") & set(text) else text[0].upper() + text[1:]
+
+
+def named(table: pd.DataFrame) -> pd.DataFrame:
+    """A table for readers: names of methods in place of their keys, wherever these stand."""
+    names = {key: look.label for key, look in METHODS.items()}
+    table = table.rename(index=names, columns=names)
+    for column in table.select_dtypes(exclude="number"):
+        table[column] = table[column].replace(names)
+    return table
 
 
 def look_of(key: object, position: int = 0) -> Look:
