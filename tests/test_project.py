@@ -174,7 +174,8 @@ def test_sentences_on_smol_quote_its_tables():
         columns={"mean": "recovery"}
     )
     budget = budget[budget["panel"].str.startswith("Recovered")].set_index("method")
-    ours = [f"attribution{each}" for each in ("", "_by_size", "_per_parameter", "_per_parameter_retention")]
+    endings = ("", "_by_size", "_per_parameter", "_per_parameter_retention")
+    ours = [f"attribution{each}" for each in endings]
     shares += [budget.loc[[method]] for method in ["interpolation", *ours]]
     for rows in shares:
         text = "{:.2f} [{:.2f}, {:.2f}]".format(*rows.iloc[0][["recovery", "low", "high"]])
