@@ -19,7 +19,6 @@ change allocation (Lan et al. 2019) takes them along a training's own path. docs
 more about its relatives.
 """
 
-import copy
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
@@ -35,13 +34,13 @@ from actlib.activations import require_sound
 from actlib.channels import channel_modules, tied_modules, unwrapped
 from actlib.files import require_metadata
 from actlib.forward import answer_logits
-from actlib.hooks import mark_answers
+from actlib.hooks import KEYS, mark_answers
 from actlib.pairs import require_pair
 from actlib.processes import add_up, failing_together, is_own_batch
 from actlib.recording import describe_items, describe_pair, digest_items, own_batches
 from actlib.scores import ATTRIBUTION, ChannelScores, require_differing
 from actlib.transfer import as_matrix, interpolate
-from actlib.weights import require_in_memory
+from actlib.weights import copied, require_in_memory
 
 Sums = dict[str, Float[Tensor, " channels"]]
 Ends = dict[str, tuple[Tensor, Tensor]]
@@ -82,8 +81,9 @@ def record_attributions(
 
     Raises:
         ValueError: the models do not fit, weights are offloaded or quantized, there is no batch, an
-            answer span is empty or follows no prompt, the NLL or a score is NaN or infinite, or the
-            recording failed in another process.
+            answer span is empty or follows no prompt, the NLL or a score is NaN or infinite, the
+            target cannot be `copied`, gradients are cut off, or the recording failed in another
+            process.
     """
     donor, target = unwrapped(donor), unwrapped(target)
     require_pair(donor, target)
@@ -148,22 +148,57 @@ def _sum_over_path(
 
     A pass is a point on the path, 0 to 1, its weight and a batch; equal points in succession.
     """
-    path = copy.deepcopy(target).to(device).eval().requires_grad_(False)
+    path = copied(target).to(device).eval().requires_grad_(False)
     sums, ends = _sum_gradients(path, target, donor)
     matrices = {name: as_matrix(path.get_parameter(name)) for name in ends}
-    point = 0.0
-    for lam, weight, batch in passes:
+    unreached = dict.fromkeys(ends)
+    for name in ends:
+        path.get_parameter(name).register_post_accumulate_grad_hook(
+            lambda _parameter, name=name: unreached.pop(name, None)
+        )
+    point, batch = 0.0, dict[str, Tensor]()
+    for lam, weight, given in passes:
         if lam != point:  # target + lam * (donor - target), as `transfer_` would
             for name, (start, stop) in ends.items():
                 for rows in _chunks(start):
                     matrices[name][rows] = interpolate(start[rows], stop[rows], lam)
             point = lam
+            torch.clear_autocast_cache()  # in which the old values would live on
+        batch = {key: given[key].clone() for key in KEYS}  # out of inference mode
         _, logits, labels = answer_logits(path, batch)
         nll = nn.functional.cross_entropy(logits, labels, reduction="sum")
         require_sound(nll, f"the NLL of a batch at lam = {lam:.3g} is")
         if nll.requires_grad:
             (weight * nll).backward()
+    if batch:
+        moving = [n for n in unreached if (ends[n][0] != ends[n][1].to(ends[n][0])).any()]
+        _require_unused(path, batch, {name: (matrices[name], ends[name][0]) for name in moving})
     return sums
+
+
+@torch.no_grad()
+def _require_unused(
+    path: nn.Module, batch: Mapping[str, Tensor], unreached: dict[str, tuple[Tensor, Tensor]]
+) -> None:
+    """Refuse parameters that no gradient reaches, though NaN in them reaches the logits.
+
+    Of experts to which no token was sent, and of modules that never run, it does not. Each comes
+    with its numbers, which are put back one by one, last first, to find the first to blame.
+    """
+    for matrix, _ in unreached.values():
+        matrix.fill_(math.nan)
+    cut = None
+    for name, (matrix, numbers) in reversed(unreached.items()):
+        torch.clear_autocast_cache()
+        if not answer_logits(path, batch)[1].isnan().any():
+            break
+        matrix.copy_(numbers)
+        cut = name
+    if cut:
+        raise ValueError(
+            f"no gradient reaches {cut}, on which the logits depend, so that it would score 0; "
+            "take away what cuts it off: torch.no_grad() or detach() in a forward or a hook"
+        )
 
 
 def _sum_gradients(path: nn.Module, target: nn.Module, donor: nn.Module) -> tuple[Sums, Ends]:

@@ -34,6 +34,8 @@ from actlib.masks import ChannelMask
 from actlib.pairs import require_pair
 from actlib.stored import (
     DTYPES,
+    INDEX,
+    SINGLE,
     StoredParameter,
     StoredTensor,
     stored_parameters,
@@ -76,6 +78,8 @@ class Checkpoint(Mapping[str, Tensor]):
             for names in _aliases(self.model)
             if (copies := [parameters[name] for name in names if name in parameters])
         }
+        for copies in self._copies.values():  # the coarsest first, whose values all can hold
+            copies.sort(key=lambda each: each.dtype)
 
     def __getitem__(self, name: str) -> Tensor:
         """A parameter: mapped from its file, or put together of several tensors."""
@@ -129,18 +133,27 @@ class Checkpoint(Mapping[str, Tensor]):
         tied parameter that is stored twice changes. `change` is called from several threads.
 
         Raises:
-            ValueError: a file is a link to one outside the folder, which may be private.
+            ValueError: a file is a link to one outside the folder, which may be private, or the
+                output lies in a model folder.
         """
+        for above in output.resolve().parents:
+            if any((above / file).is_file() for file in (SINGLE, INDEX)):
+                raise ValueError(
+                    f"the output {output} lies in the model folder {above}, which stays as it is; "
+                    "name a place outside"
+                )
         carried, left = split_files(self.folder, self.files)
         if left:
             text = f"left out of the copy of {self.folder}, as no part of the model: "
             warnings.warn(text + list_first(left, 9), stacklevel=3)
         files = [path.relative_to(self.folder) for path in carried] + [*map(Path, self.files)]
         parts = [
-            (name, first, part)
+            (name, first, part, source)
             for name in names
-            for stored in self._copies[name]
-            for first, part in stored.located()
+            for copied in self._copies[name]
+            for (first, part), source in zip(
+                copied.located(), self._copies[name][0].parts, strict=True
+            )
         ]
 
         with atomic_folder(output) as unfinished:
@@ -149,12 +162,12 @@ class Checkpoint(Mapping[str, Tensor]):
                 (unfinished / file).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(self.folder / file, unfinished / file)  # within the kernel
 
-            def write(part: tuple[str, int, StoredTensor]) -> None:
-                name, first, stored = part
+            def write(part: tuple[str, int, StoredTensor, StoredTensor]) -> None:
+                name, first, stored, source = part
                 matrix = as_matrix(stored.open(unfinished, writable=True))
                 # read from the source, whose pages map faster than those of the copy
-                for index, values in change(name, first, as_matrix(stored.open(self.folder))):
-                    matrix[index] = values
+                for index, values in change(name, first, as_matrix(source.open(self.folder))):
+                    matrix[index] = values.to(matrix.dtype)
 
             _run_all(copy, files)
             _run_all(write, parts)

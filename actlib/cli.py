@@ -7,6 +7,7 @@ once. `terminal` has the exit statuses.
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -95,7 +96,6 @@ def record(
         raise ValueError("--attribution records no activations, so leave out --moments")
     if points is not None and not attribution:
         raise ValueError("--points lie on the path of --attribution; give both or neither")
-    points = 5 if points is None else points
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -105,10 +105,12 @@ def record(
     from actlib.prompts import batches
     from actlib.questions import load_questions
     from actlib.recording import record_differences
+    from actlib.stored import stored_tensors
     from actlib.vocabulary import fit_vocabulary_
 
     rows, tokenizer = load_questions(questions)[:limit], load_tokenizer(target)
     if tokenizer is None:
+        stored_tensors(Path(target))  # what is no model at all has another remedy
         raise ValueError(f"the model folder {target} holds no tokenizer; save one there")
     encoded = batches(tokenizer, rows, batch_size)
     options = {"dtype": getattr(torch, dtype)} | ({"device_map": device_map} if device_map else {})
@@ -119,11 +121,10 @@ def record(
     for batch in encoded:  # here, where a question still has its name
         names = [f"the question {rows[n]['id']} of {questions}" for n in batch["index"].tolist()]
         require_room(target_model, batch, names.__getitem__)
-    scores = (
-        record_attributions(donor_model, target_model, encoded, points=points, progress=True)
-        if attribution
-        else record_differences(donor_model, target_model, encoded, moments=moments, progress=True)
-    )
+    record_ = partial(record_differences, moments=moments)
+    if attribution:
+        record_ = partial(record_attributions, points=5 if points is None else points)
+    scores = record_(donor_model, target_model, encoded, progress=True)
     scores.save(out)
     result = {"out": out, "answer_tokens": scores.tokens, "questions": len(rows)}
     result |= {"channels": sum(map(len, scores.values.values()))}

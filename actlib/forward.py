@@ -101,9 +101,9 @@ _SAME: WeakKeyDictionary[nn.Module, dict[str, bool]] = WeakKeyDictionary()
 def _require_causal(model: nn.Module, batch: Mapping[str, Tensor]) -> None:
     """Refuse a model that reads ahead, and left padding where it changes what a model computes.
 
-    The model is asked about up to eight tokens alone, and again with as many behind them: a causal
-    one says the same of the first ones. Where a batch is padded on the left, it is then asked with
-    four pads before them.
+    The model is asked about up to eight tokens before as many others, and again before different
+    ones: a causal one says the same of the first ones. Where a batch is padded on the left, it is
+    then asked with four pads behind them and before them.
     """
     name, config = type(model).__name__, getattr(model, "config", None)
     if getattr(config, "is_encoder_decoder", False):
@@ -113,8 +113,9 @@ def _require_causal(model: nn.Module, batch: Mapping[str, Tensor]) -> None:
     real = batch["attention_mask"][item].bool()
     ids, one = batch["input_ids"][item][real][:8], torch.ones_like
     if "before others" not in tried:
-        longer = torch.cat([ids, ids.flip(0)])
-        tried["before others"] = _says_the_same(model, ids, longer, one(longer))
+        # what comes after differs at each place
+        texts = [torch.cat([ids, each]) for each in (ids, (ids == 0).to(ids))]
+        tried["before others"] = _says_the_same(model, *((text, one(text)) for text in texts))
     if not tried["before others"]:
         raise ValueError(
             f"expected a causal language model, and what {name} says of a token depends on later "
@@ -122,8 +123,9 @@ def _require_causal(model: nn.Module, batch: Mapping[str, Tensor]) -> None:
         )
     if padded.any() and "padded" not in tried:
         padding = batch["input_ids"][item, :1].expand(4)
+        left, right = torch.cat([padding, ids]), torch.cat([ids, padding])
         mask = torch.cat([torch.zeros_like(padding), one(ids)])
-        tried["padded"] = _says_the_same(model, ids, torch.cat([padding, ids]), mask)
+        tried["padded"] = _says_the_same(model, (right, mask.flip(0)), (left, mask))
     if padded.any() and not tried["padded"]:
         raise ValueError(
             f"{name} computes something else where an item is padded on the left; use a batch size "
@@ -132,25 +134,26 @@ def _require_causal(model: nn.Module, batch: Mapping[str, Tensor]) -> None:
 
 
 @torch.no_grad()
-def _says_the_same(model: nn.Module, ids: Tensor, others: Tensor, mask: Tensor) -> bool:
-    """Whether some tokens have the same logits alone as at the start of the real ones of others.
+def _says_the_same(model: nn.Module, *texts: tuple[Tensor, Tensor]) -> bool:
+    """Whether the first eight real tokens of two texts, ids and mask [seq], have the same logits.
 
-    Rounding, and in a mixture of experts a token that is sent elsewhere for it, leave the median
-    of the errors small. A model without logits is asked for its last states.
+    Texts of one length are rounded alike, whatever the precision of the model's own autocast. What
+    rounding is left, and in a mixture of experts a token that is sent elsewhere for it, leave the
+    median of the errors small. A model without logits is asked for its last states.
     """
     with rehearsing(trial=True), torch.autocast(input_device(model).type, enabled=False):
-        outputs = [
-            _call(model, ids[None], torch.ones_like(ids)[None]),
-            _call(model, others[None], mask[None]),
-        ]
-    alone, among = (
+        outputs = [_call(model, ids[None], mask[None]) for ids, mask in texts]
+    given = [
         getattr(output, "logits", getattr(output, "last_hidden_state", output))
         for output in outputs
-    )
-    if not isinstance(alone, Tensor) or alone.shape[:2] != (1, len(ids)):
+    ]
+    if not isinstance(given[0], Tensor) or given[0].shape[:2] != (1, len(texts[0][0])):
         return True  # no model whose logits can be asked
-    alone, among = alone[0].float(), among[0][mask.bool().to(among.device)][: len(ids)].float()
-    errors = ((among - alone).norm(dim=-1) / alone.norm(dim=-1)).nan_to_num()
+    first, second = (
+        each[0][mask.bool().to(each.device)][:8].float()
+        for each, (_, mask) in zip(given, texts, strict=True)
+    )
+    errors = ((second - first).norm(dim=-1) / first.norm(dim=-1)).nan_to_num()
     is_wide = next(model.parameters()).dtype in (torch.float32, torch.float64)
     return bool(errors.median() < (0.001 if is_wide else 0.05))
 
@@ -211,7 +214,8 @@ def require_room(
     positions answers nonsense there. What the configuration does not say is not checked.
 
     Raises:
-        ValueError: says the limit, and which item (as `named` calls it) is beyond it.
+        ValueError: says the limit, and which item (as `named` calls it) is beyond it; or items lie
+            on both sides of the length at which longrope takes other factors.
     """
     config: Any = getattr(model, "config", None)
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
@@ -221,6 +225,13 @@ def require_room(
         raise ValueError(
             f"{named(int(lengths.argmax()))} has {int(lengths.max())} tokens with its answer, and "
             f"the model takes {most} (max_position_embeddings); shorten it or leave it out"
+        )
+    rope = getattr(config, "rope_parameters", None) or {}
+    limit = rope.get("rope_type") == "longrope" and rope["original_max_position_embeddings"]
+    if limit and int(lengths.min()) <= limit < int(lengths.max()):
+        raise ValueError(
+            f"a batch holds items of up to {limit} tokens and longer ones, and with longrope the "
+            "longest sets the rotary factors of all; use a batch size of 1 (--batch-size 1)"
         )
     known, (least, largest) = getattr(config, "vocab_size", None), batch["input_ids"].aminmax()
     if least < 0 or (isinstance(known, int) and 0 < known <= largest):

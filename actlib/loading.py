@@ -181,13 +181,22 @@ def have_same_tokenizer(one: Path, other: Path) -> bool:
 
 
 def _class_of(config: Any) -> Any:
-    """The class that loads a language model, whether or not it takes images beside text."""
+    """The class that loads a language model, whether or not it takes images beside text.
+
+    Raises:
+        ValueError: it has an encoder of text.
+    """
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
     with_images = AutoModelForImageTextToText._model_mapping
     is_plain = type(config) in AutoModelForCausalLM._model_mapping
     if not is_plain and hasattr(config, "text_config") and type(config) in with_images:
         return AutoModelForImageTextToText
+    if getattr(config, "is_encoder_decoder", False):
+        raise ValueError(
+            f"{config.name_or_path!r} is an encoder-decoder model ({config.model_type}), which is "
+            "not supported; take a decoder-only language model"
+        )
     return AutoModelForCausalLM
 
 
@@ -216,7 +225,7 @@ def _sentence(what: str, source: Path | str, error: Exception) -> str:
     if isinstance(error, ImportError):
         remedy = "install that package, or take a model that needs none"
     elif "Unrecognized configuration class" in message:
-        remedy = "load both models by their own class, and hand them to record_differences"
+        remedy = "load both models by their own class, and hand them over in memory"
     elif Path(source).is_dir():
         remedy = "look at these files, or copy or download the folder again"
     where = "" if what else " from a folder or the Hub"

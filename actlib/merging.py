@@ -9,7 +9,6 @@ the collision rule. Models in memory and folders go through the same functions a
 bits.
 """
 
-import copy
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,6 +40,7 @@ from actlib.transfer import (
     write_,
 )
 from actlib.vocabulary import shared_rows
+from actlib.weights import copied
 from actlib.wording import require_known
 
 RULES = ("sum", "average", "largest")
@@ -80,11 +80,19 @@ def merge(
 ) -> MergeReport:
     """Merge into a copy of the base; see `merge_`.
 
+    Edits of the base's outputs, as within `ablated`, are no part of the copy.
+
     Raises:
-        ValueError: as `merge_`.
+        ValueError: as `merge_` and `copied`.
     """
     _require_valid(base, contributions, collisions)  # before the costly copy
-    return merge_(copy.deepcopy(base), contributions, collisions)
+    model = copied(base)
+    for module in model.modules():
+        for hooks in (module._forward_hooks, module._forward_pre_hooks):
+            for key, hook in [*hooks.items()]:
+                if str(getattr(hook, "__module__", "")).startswith("actlib."):
+                    del hooks[key]
+    return merge_(model, contributions, collisions)
 
 
 def merge_(

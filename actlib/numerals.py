@@ -1,4 +1,4 @@
-"""Read numbers as languages write them: decimal marks, groups of digits, digits of any script.
+r"""Read numbers as languages write them: decimal marks, groups of digits, digits of any script.
 
     parse_number("1.200,5", "de")  # 1200.5
     find_numbers("Also 3 + 4 = 7.", "de")  # [3, 4, 7]
@@ -10,6 +10,9 @@ A mark between digits is read by the first rule that fits:
 3. A point or comma that cannot group, since no three digits follow it, or a zero or more than three
    digits stand before it, is the decimal mark: `3,5` is 3.5 in English too.
 4. Else, as in `1,200`, the language decides. Where it is unknown, the text has no value.
+
+What is part of a number has no value either: the 3 of `3/4`, `3 ½` and `\frac{3}{4}`, the 2 of
+`2 million`, `2 × 10^5` and `\sqrt{2}`.
 """
 
 import re
@@ -27,35 +30,53 @@ _POINT = frozenset(
 )
 _PLACES = dict.fromkeys(
     "az-Arab az-Cyrl de-CH de-LI es-419 es-BR es-BZ es-CU es-DO es-GT es-HN es-MX es-NI es-PA "
-    "es-PE es-PR es-SV es-US it-CH kk-Arab".split(),
+    "es-PE es-PR es-SV es-US it-CH kk-Arab".lower().split(),
     ".",
 ) | dict.fromkeys(
     "en-AT en-BE en-CZ en-DE en-DK en-ES en-FI en-FR en-HU en-ID en-IT en-NL en-NO en-PL en-PT "
-    "en-RO en-SE en-SI en-SK en-ZA ms-Arab-BN ms-BN ms-ID sw-CD".split(),
+    "en-RO en-SE en-SI en-SK en-ZA ms-Arab-BN ms-BN ms-ID sw-CD".lower().split(),
     ",",
 )
 """Places that write another decimal mark than their language; from CLDR."""
 _SAME = str.maketrans(
     {
-        **dict.fromkeys("\u2212\u2010\u2011\u2013\ufe63\uff0d", "-"),
-        **dict.fromkeys("\u2019\uff07\u066c", "'"),
+        **{chr(0xFF01 + n): chr(0x21 + n) for n in range(94)},  # full width
+        **dict.fromkeys("\u2212\u2010\u2011\u2013\ufe63", "-"),
+        **dict.fromkeys("\u2019\u066c", "'"),
+        **dict.fromkeys("\u2044\u2215", "/"),
         **dict.fromkeys("\u00a0\u2007\u2009", "\u202f"),
         **dict.fromkeys("\u200e\u200f\u061c", None),  # marks of direction
-        **{"\uff0c": ",", "\u060c": ",", "\uff0e": "."},
+        "\u060c": ",",
     }
 )
-_SIGN = r"(?:(?<![\w)])-|(?<==\x20)-\x20)(?:[$\u00a2-\u00a5\u09f3\u0e3f\u20a0-\u20c0\uff04]\s?)?"
+_SIGN = r"(?:(?<![\w)])-|(?<==\x20)-\x20)(?:[$\u00a2-\u00a5\u09f3\u0e3f\u20a0-\u20c0]\s?)?"
 """A minus, not one between two terms; a currency's symbol may follow it."""
-_DIGITS = r"(?:(?<![\w.])\.)?\d+(?:[.,'\u202f\u066b]\d+)*"
+_DIGITS = r"(?:(?<![\w.])\.|(?<![^\s=-]),)?\d+(?:[.,'\u202f\u066b]\d+)*"
 _SPACED = r"(?<!\d)\d{1,3}(?:\x20\d{3})+(?!\d)(?:[.,]\d+)?"
 _NUMBER = {
     ",": re.compile(f"({_SIGN})?({_SPACED}|{_DIGITS})"),
     ".": re.compile(f"({_SIGN})?({_DIGITS})"),
 }
 """Numbers where the decimal mark is a comma, and plain spaces may group digits; and elsewhere."""
-_PART_AFTER = re.compile(r"\d(?:[/:^_]|[eE][+-]?)$")  # of a fraction, a time, a power
+_FRACTION = re.compile(
+    r"[\u00bc-\u00be\u2150-\u215e]|\\[cdt]?frac\s*" + r"(?:\{(?:[^{}]|\{[^{}]*\})*\}|\d)" * 2
+)
+_SCALE = (
+    r"(?:m|b|tr)il+(?:[ijy]{1,2}[aá]r|[ijy]{0,2}[oóu]|h[ãõ])|mi(?:i|l|la|lle)\b|(?:mio|mln|mld|mrd|tsd)\b"
+    r"|thousand|tausend|duizend|tus[ei]n|tuhat|tys|tis[ií]c|tisu[cć]|tūkst|mijë|ezer|bin\b|nghìn|ngàn"
+    "|triệu|tỷ|ribu|juta|hund(?:red|ert)|lakh|crore|(?:м|б|тр)[иі]л+[иьйј]*(?:[оу]н|[ая]рд)|млн|млрд|т[иы]с|хиљ|хиля"
+    r"|илјад|χιλιάδ|[εδτ]\w*κατομμ|ألف|آلاف|مليون|ملايين|مليار|هزار|میلی(?:ون|ارد)|हज.?ार|लाख|करोड|अरब"
+    "|হাজার|লাখ|লক্ষ|কোটি|వేల|లక్ష|కోట|మిలియ|బిలియ|พัน(?!ธ)|หมื่น|แสน|ล้าน"
+)
+"""How words for thousands and more begin after digits."""
+_PART_AFTER = re.compile(  # of a fraction, a time, a power, a root
+    r"(?:\d(?:[:_]|\x20?/\x20?)|\^|\\sqrt|\u221a|\d[eE][+-]?)\{?$|(?:elfu|[bm]ilioni)\x20$"
+)
 _PART_BEFORE = re.compile(
-    r"[/:^_]\d|[eE][+-]?\d|[十百千万亿億萬兆\u00b2\u00b3\u00b9\u00bc-\u00be\u2070-\u2089\u2150-\u215e]"
+    r"(?:[:_]|\x20?/\x20?)\{?\d|\^|e[+-]?\d|[十百万亿億萬兆]|千(?![克米瓦])"
+    r"|[\u00b2\u00b3\u00b9\u2070-\u2089]|[\x20\u202f-]*(?:\d+\x20?/\x20?\d|\\sqrt|\\pi|[\u221aπ]"
+    r"|(?:[x×*·\u22c5]|\\times|\\cdot)\s*10\s*[\^\u00b2\u00b3\u00b9\u2070-\u207f]|" + _SCALE + ")",
+    re.IGNORECASE,
 )
 
 
@@ -102,7 +123,8 @@ def format_number(number: int | float) -> str:
 def _plain(text: str) -> str:
     """A text whose digits are those of ASCII, and whose signs have one form each."""
     text = "".join(str(unicodedata.decimal(letter, letter)) for letter in text)
-    return text.replace("{,}", ",").translate(_SAME)  # as LaTeX writes a comma in a number
+    text = text.replace("{,}", ",").translate(_SAME)  # as LaTeX writes a comma in a number
+    return _FRACTION.sub(" 1/2", text)  # whatever it is: it has no value
 
 
 def _pattern(language: str) -> re.Pattern[str]:
@@ -111,17 +133,16 @@ def _pattern(language: str) -> re.Pattern[str]:
 
 def _decimal_mark(language: str) -> str | None:
     """Decimal mark of a language, or None where it is unknown."""
-    parts = language.replace("_", "-").split("-")
+    parts = language.lower().replace("_", "-").split("-")
     for code in ("-".join(parts), "-".join(parts[:2])):
         if code in _PLACES:
             return _PLACES[code]
-    base = parts[0].lower()
-    return "," if base in _COMMA else "." if base in _POINT else None
+    return "," if parts[0] in _COMMA else "." if parts[0] in _POINT else None
 
 
 def _read(text: str, match: re.Match[str], language: str) -> int | float | None:
     """Value of a number in a text."""
-    before = text[max(0, match.start() - 3) : match.start()]
+    before = text[max(0, match.start() - 8) : match.start()]
     if _PART_AFTER.search(before) or _PART_BEFORE.match(text, match.end()):
         return None
     sign, body = -1 if match[1] else 1, match[2]
@@ -157,4 +178,4 @@ def _grouped(sizes: list[int]) -> bool:
     """Whether digits stand in groups of three, or, as in India, of two and a last one of three."""
     first, *middle, last = sizes
     size = middle[0] if middle else 3
-    return last == 3 and first <= size and size in (2, 3) and set(middle) <= {size}
+    return last == 3 and 0 < first <= size and size in (2, 3) and set(middle) <= {size}

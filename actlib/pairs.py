@@ -36,18 +36,19 @@ _DECISIVE = frozenset(
     "moe_router_logit_softcapping scale_embedding scale_emb scale_depth embedding_scale "
     "qk_scale_factor attention_value_scale attention_in_multiplier attention_out_multiplier "
     "key_multiplier mlp_multipliers ssm_multipliers ssm_in_multiplier ssm_out_multiplier "
-    "lm_head_multiplier output_multiplier logits_mup_width_multiplier routed_scaling_factor "
-    "router_scaling_factor moe_routed_scaling_factor moe_router_scaling_factor route_scale "
-    "n_group topk_group topk_method scoring_func".split()
+    "lm_head_multiplier output_multiplier output_gate_type logits_mup_width_multiplier "
+    "routed_scaling_factor router_scaling_factor moe_routed_scaling_factor "
+    "moe_router_scaling_factor route_scale n_group topk_group topk_method scoring_func".split()
 )
 # Settings that say nothing of what a model computes, or of which shapes and ties say more.
 _SILENT = frozenset(
     "architectures dtype torch_dtype use_cache vocab_size tie_word_embeddings return_dict "
     "transformers_version max_position_embeddings id2label label2id problem_type "
     "quantization_config per_layer_config chunk_size_feed_forward auto_map tokenizer_class "
-    "gradient_checkpointing pretraining_tp unsloth_version unsloth_fixed".split()
+    "gradient_checkpointing pretraining_tp unsloth_version unsloth_fixed "
+    "output_attentions output_hidden_states output_router_logits".split()
 )
-_SILENT_PARTS = ("_token_id", "dropout", "pdrop", "initializer", "output_", "router_aux")
+_SILENT_PARTS = ("_token_id", "dropout", "pdrop", "initializer", "router_aux")
 
 
 def check_pair(
@@ -91,7 +92,8 @@ def check_pair(
     if rows[0] != rows[1] and is_open:
         mismatches.append(
             f"vocabulary of {rows[0]} against {rows[1]} rows; if one tokenizer only adds tokens, "
-            "save the tokenizers beside the models, or of models in memory use fit_vocabulary_"
+            "save the tokenizers beside the models; of models in memory use fit_vocabulary_; two "
+            "passes take one size, so cut the larger model by resize_token_embeddings first"
         )
     return mismatches
 

@@ -19,6 +19,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from actlib.cards import describe_step, read_steps
@@ -75,8 +76,8 @@ def make_patch(
             the file has half the size.
 
     Raises:
-        ValueError: as `transfer_` or `transfer_checkpoint`; the mask is empty, or the metadata hold
-            a path of this machine, see `shareable`, or a reserved name.
+        ValueError: as `transfer_` or `transfer_checkpoint`; the mask is empty, no number changes,
+            or the metadata hold a path of this machine, see `shareable`, or a reserved name.
     """
     if Path(path).is_dir():
         raise ValueError(f"a patch is one file, and {path} is a folder")
@@ -87,19 +88,25 @@ def make_patch(
     stated = shareable(step, metadata or {})
     model, target_rows, donor_rows, selected = _open_pair(target, donor, mask)
     stated |= {"format": FORMAT, "parameters": str(sum(p.numel() for p in model.parameters()))}
-    tensors, hashes = dict[str, Tensor](), dict[str, str]()
+    tensors, hashes, is_idle = dict[str, Tensor](), dict[str, str](), True
     for name, selection in selected.items():
         matrix = target_rows(name, 0, len(selection.rows))
         before = gather(matrix, selection)
         donated = gather(shared_rows(donor_rows(name, 0, len(matrix)), matrix), selection)
         after = interpolate(before, donated, scale)
         require_finite(name, after, {"the donor": donated, "the target": before}, scale)
+        is_idle = is_idle and torch.equal(after, before)
         tensors |= {f"{name}.rows": selection.rows, f"{name}.columns": selection.columns}
         tensors[f"{name}.after"] = after
         if reversible:
             tensors[f"{name}.before"] = before
         else:
             hashes[name] = digest(before)
+    if is_idle:
+        raise ValueError(
+            "there is no difference between donor and target in the masked channels that changes a "
+            "number of the target; take another donor, mask or scale"
+        )
     stated |= {} if reversible else {"before_sha256": json.dumps(hashes)}
     save_tensors(path, KIND, tensors, stated)
     return inspect_patch(path)

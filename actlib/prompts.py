@@ -12,6 +12,7 @@ import os
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from reprlib import Repr
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -65,8 +66,8 @@ def encode_rows(
 
     Raises:
         ValueError: a question or an answer is empty, the tokenizer has no token to end with or none
-            for an answer, its template cannot be used, or it has none and puts special tokens
-            elsewhere than around a text.
+            for an answer, its template cannot be used or rewrites a row, such as one with thoughts,
+            or it has none and puts special tokens elsewhere than around a text.
     """
     pairs = []
     for number, row in enumerate(rows):
@@ -74,7 +75,7 @@ def encode_rows(
         pairs.append((row["question"].strip(), row["answer"].strip()))
     if not pairs:
         return []
-    frame = _frame(tokenizer, system_prompt)
+    frame = _frame(tokenizer, system_prompt, pairs)
     asked = [f"{frame.before}{question}{frame.between}" for question, _ in pairs]
     texts = [f"{ask}{answer}{frame.after}" for ask, (_, answer) in zip(asked, pairs, strict=True)]
     options = {"add_special_tokens": False, "return_attention_mask": False}
@@ -187,11 +188,13 @@ def _within(encoded: list[Encoded], max_tokens: int | None) -> list[int]:
     return fitting
 
 
-def _frame(tokenizer: PreTrainedTokenizerBase, system_prompt: str) -> _Frame:
+def _frame(
+    tokenizer: PreTrainedTokenizerBase, system_prompt: str, pairs: list[tuple[str, str]]
+) -> _Frame:
     """What a tokenizer's template, or the plain form, writes around question and answer."""
     template = _chat_template(tokenizer)
     if template:
-        before, between, tail = _render(tokenizer, template, system_prompt)
+        before, between, tail = _render(tokenizer, template, system_prompt, pairs)
     else:
         opening = f"{system_prompt}\n\n" if system_prompt else ""
         before, between, tail = f"{opening}Question: ", "\nAnswer: ", ""
@@ -234,35 +237,47 @@ def _chat_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
 
 
 def _render(
-    tokenizer: PreTrainedTokenizerBase, template: str, system_prompt: str
+    tokenizer: PreTrainedTokenizerBase,
+    template: str,
+    system_prompt: str,
+    pairs: list[tuple[str, str]],
 ) -> tuple[str, str, str]:
-    """Text of the chat template before the question, up to the answer, and after it."""
+    """What the chat template writes before the question, up to the answer, and after it."""
+
+    def write(turns: Mapping[str, str], as_parts: bool) -> str:
+        parts = {r: [{"type": "text", "text": t}] if as_parts else t for r, t in turns.items()}
+        messages: list[Any] = [{"role": role, "content": part} for role, part in parts.items()]
+        options: dict[str, Any] = {"chat_template": template, "tokenize": False}
+        return cast(str, tokenizer.apply_chat_template(messages, **options))
+
     folded = f"{system_prompt}\n\n{_QUESTION}".strip()
     separate = {"system": system_prompt, "user": _QUESTION, "assistant": _ANSWER}
-    reason = "it does not write each message once"
+    name, reason = tokenizer.name_or_path, "it does not write each message once"
     # Some templates refuse or skip a system message, and some want a message as a list of parts.
     for as_parts in (False, True):
         for turns in (separate, {"user": folded, "assistant": _ANSWER}):
-            messages: list[Any] = [
-                {"role": role, "content": [{"type": "text", "text": text}] if as_parts else text}
-                for role, text in turns.items()
-            ]
             try:
-                written = tokenizer.apply_chat_template(
-                    messages, chat_template=template, tokenize=False
-                )
+                text = write(turns, as_parts)
+                before, _, rest = text.partition(_QUESTION)
+                between, _, tail = rest.partition(_ANSWER)
+                once = [text.count(part) for part in (_QUESTION, _ANSWER)] == [1, 1]
+                if not (once and _ANSWER in rest and system_prompt.strip() in before):
+                    continue
+                for question, answer in pairs:
+                    user = turns["user"].replace(_QUESTION, question)
+                    written = write({**turns, "user": user, "assistant": answer}, as_parts)
+                    if not written.endswith(f"{question}{between}{answer}{tail}"):
+                        row = " or its answer ".join(map(Repr().repr, (question, answer)))
+                        raise ValueError(
+                            f"The chat template of the tokenizer {name} rewrites {row}; leave out "
+                            "what it rewrites, such as <think>, or take the template away."
+                        )
+                return before, between, tail
             except (TemplateError, TypeError) as error:
                 reason = reason if as_parts else str(error)
-                continue
-            text = cast(str, written)
-            before, _, rest = text.partition(_QUESTION)
-            between, _, tail = rest.partition(_ANSWER)
-            once = [text.count(part) for part in (_QUESTION, _ANSWER)] == [1, 1]
-            if once and _ANSWER in rest and system_prompt.strip() in before:
-                return before, between, tail
     raise ValueError(
-        f"The chat template of the tokenizer {tokenizer.name_or_path} cannot be used ({reason}); "
-        "mend it, or take it away to ask without one."
+        f"The chat template of the tokenizer {name} cannot be used ({reason}); mend it, or take it "
+        "away to ask without one."
     )
 
 

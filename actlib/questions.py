@@ -160,7 +160,7 @@ def _complete_rows(file: str, rows: Rows) -> Iterator[dict]:
         for where, row in rows.items()
         if not any(map(row.get, ("ability", "language", "domain")))
     ]
-    if format == "own" and 0 < len(unnamed) < len(rows):
+    if format in ("own", "gsm8k") and 0 < len(unnamed) < len(rows):
         raise ValueError(
             f"{unnamed[0]}: needs 'ability' (or 'language' or 'domain'), as other lines of the "
             "file have."
@@ -230,6 +230,8 @@ def _value(row: Mapping, language: str) -> str:
         number = parse_number(final, language) if marked else None
         return "" if number is None else format_number(number)
     number = parse_number(value, language) if isinstance(value, str) else value
+    if number is None and parse_number(value, "en") is not None:  # it depends on the language
+        return ""
     if isinstance(number, bool) or not isinstance(number, int | float) or not abs(number) < 1e300:
         return str(value)
     return format_number(number)

@@ -17,7 +17,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from actlib.channels import channel_modules, kind_of, layer_of, tower_of, uncovered_parameters
+from actlib.channels import (
+    channel_modules,
+    kind_of,
+    layer_of,
+    tower_of,
+    uncovered_parameters,
+    unwrapped,
+)
 from actlib.checkpoint import Checkpoint
 from actlib.loading import load_tokenizer, local_folder
 from actlib.pairs import check_pair, compare_settings
@@ -135,6 +142,7 @@ def _open(
 ) -> tuple[nn.Module, PreTrainedTokenizerBase | None, Mapping[str, Tensor]]:
     """A model, its tokenizer, and its parameters by name, in memory or mapped from files."""
     if isinstance(source, nn.Module):
+        source = unwrapped(source)
         return source, tokenizer, dict(source.named_parameters())
     checkpoint = Checkpoint(local_folder(source))
     return checkpoint.model, tokenizer or load_tokenizer(checkpoint.folder), checkpoint

@@ -83,7 +83,7 @@ class ChannelScores:
         The rankings "relative" and "contrast" compare to it.
 
         Raises:
-            ValueError: the reference is of another model or without tokens, or one of the two holds
+            ValueError: the reference is of another pair or without tokens, or one of the two holds
                 attributions.
         """
         _require_reference(self, off, "differences", "relative_to")
@@ -265,9 +265,15 @@ def require_differing(values: Mapping[str, Tensor], reason: str) -> None:
 
 
 def _require_reference(scores: ChannelScores, other: ChannelScores, kind: str, use: str) -> None:
-    """Refuse a reference of another model or without tokens, and scores of another kind."""
+    """Refuse a reference of another pair or without tokens, and scores of another kind."""
     complaint = "the reference is a recording of another model"
     require_same_channels(scores.values, other.values, complaint)
+    for role in ("donor", "target"):
+        own, others = (each.metadata.get(role) for each in (scores, other))
+        if own and others and own != others:
+            raise ValueError(
+                f"{complaint}: {role} {others} instead of {own}; record both of one pair"
+            )
     if not other.tokens:
         raise ValueError("the reference must be a recording with answer tokens, and has none")
     if {scores.kind, other.kind} != {kind}:

@@ -214,6 +214,7 @@ def write_(model: nn.Module, names: Iterable[str], change: Change) -> None:
     ]
     for matrix, index, values in changes:
         matrix[index] = values.to(matrix)
+    torch.clear_autocast_cache()  # in which the old values would live on
 
 
 def rows_of(model: nn.Module) -> Rows:
@@ -235,13 +236,15 @@ def take_elements(matrix: Shaped[Tensor, "rows columns"], index: Index) -> Shape
 
 
 def require_movable(donor: nn.Module, target: nn.Module) -> None:
-    """Raise ValueError for models that do not fit, are offloaded, or are one and the same."""
-    if unwrapped(donor) is unwrapped(target):
-        raise ValueError(
-            "donor and target are the same model, so nothing would move; name another as the donor"
-        )
+    """Raise ValueError for models that do not fit, are offloaded, or share all their tensors."""
     require_pair(donor, target)
     require_in_memory(donor, target)
+    pairs = zip(donor.parameters(), target.parameters(), strict=False)
+    if all(ours.data_ptr() == theirs.data_ptr() for ours, theirs in pairs):
+        raise ValueError(
+            "donor and target are the same model, or share all tensors, so nothing would move; "
+            "name another as the donor"
+        )
 
 
 def require_finite(

@@ -4,12 +4,15 @@
     require_float_weights(model)             # before any weight is read
     require_in_memory(donor, target)
     require_writable(target)                 # before any weight is written
+    copied(model)                            # instead of copy.deepcopy
 
 Codes of a quantized weight mean nothing without their scales, and a weight below an adapter or a
 parametrization is not the one that the model computes with.
 """
 
+import copy
 from collections.abc import Mapping
+from types import FunctionType
 
 import torch
 from torch import Tensor, nn
@@ -75,6 +78,38 @@ def require_writable(model: nn.Module) -> None:
                 f"parameter {name} was made in inference mode and cannot be changed outside of it; "
                 "change the model under torch.inference_mode(), or load it outside"
             )
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A deep copy that runs its own weights.
+
+    Raises:
+        ValueError: a module's forward was replaced by a function that runs the module itself, such
+            as `torch.compile` of it gives, since such functions are not copied.
+    """
+    for name, module in unwrapped(model).named_modules():
+        for own in (vars(module).get("forward"), vars(module).get("_old_forward")):  # accelerate's
+            inner = getattr(own, "__func__", getattr(own, "func", None))  # of a method or partial
+            if isinstance(own, FunctionType) or _holds_module(inner):
+                raise ValueError(
+                    f"the forward of {_called(name)} was replaced by a function that a copy would "
+                    "share; take it away (del module.forward), and compile by module.compile()"
+                )
+    made = copy.deepcopy(model)
+    for name in ("to", "cuda"):  # of accelerate, which move the original
+        vars(unwrapped(made)).pop(name, None)
+    return made
+
+
+def _holds_module(function: object) -> bool:
+    """Whether a module or its method is in the closure or the defaults of a function, or below."""
+    held = [function]
+    for each in held:  # which grows meanwhile
+        if isinstance(each, FunctionType):
+            new = [cell.cell_contents for cell in each.__closure__ or ()]
+            new += [*(each.__defaults__ or ()), *(each.__kwdefaults__ or {}).values()]
+            held += [value for value in new if not any(value is known for known in held)]
+    return any(isinstance(getattr(each, "__self__", each), nn.Module) for each in held)
 
 
 def describe_fault(model: nn.Module) -> str | None:

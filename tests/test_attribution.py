@@ -2,11 +2,14 @@
 
 import copy
 import gc
+from types import MethodType
 
+import accelerate
 import pytest
 import torch
 from slow_reference import hook_count, moving_elements
-from tiny_models import VOCAB, random_mask, tiny_model
+from tiny_models import VOCAB, random_mask, same_bits, state_of, tiny_model
+from torch import nn
 
 import actlib
 from actlib.attribution import record_attributions, sum_attributions
@@ -159,6 +162,50 @@ def test_neither_model_is_changed_not_even_by_a_failure_halfway(pair, batches, f
         after, *others = snapshot(model)
         assert rest == others and state.keys() == after.keys()
         assert all(map(torch.equal, state.values(), after.values()))
+
+
+def test_autocasts_cache_and_batches_of_inference_mode_change_nothing(pair, batches):
+    donor, target = pair("llama")
+    found = []
+    for is_cached in (True, False):
+        with torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=is_cached):
+            found.append(record_attributions(donor, target, batches).values)
+    assert same_bits(*found)
+    with torch.inference_mode():
+        made = [{key: part.clone() for key, part in batch.items()} for batch in batches]
+        found = record_attributions(donor, target, made).values
+    assert same_bits(found, record_attributions(donor, target, batches).values)
+
+
+def test_a_model_that_accelerate_dispatched_is_copied_too(pair, batches):
+    donor, target = pair("llama")
+    expected, before = record_attributions(donor, target, batches), state_of(target)
+    accelerate.dispatch_model(target, {"": "cpu"}, force_hooks=True)
+    assert same_bits(record_attributions(donor, target, batches).values, expected.values)
+    assert same_bits(state_of(target), before)
+
+
+def detach(_module, _inputs, output):
+    return output.detach()
+
+
+@pytest.mark.parametrize("how", ["no_grad", "a hook"])
+def test_what_cuts_gradients_off_is_refused_and_what_never_runs_is_not(pair, batches, how):
+    donor, target = pair("llama")
+    expected = record_attributions(donor, target, batches, points=1)
+    for model in (donor, target):  # before all others, and after them
+        model.model.spare, model.spare = nn.Linear(3, 2), nn.Linear(3, 2)
+    found = record_attributions(donor, target, batches, points=1).values
+    assert not found["spare"].any() and found.keys() - expected.values.keys()
+    assert all(torch.equal(found[name], values) for name, values in expected.values.items())
+    mlp = target.model.layers[1].mlp
+    if how == "no_grad":
+        mlp.forward = MethodType(torch.no_grad()(type(mlp).forward), mlp)
+    else:
+        mlp.register_forward_hook(detach)
+    message = r"reaches model.layers.1.mlp.gate_proj.weight, on .* torch.no_grad\(\) or detach\(\)"
+    with pytest.raises(ValueError, match=message):
+        record_attributions(donor, target, batches, points=1)
 
 
 def test_the_path_is_freed_at_once_without_collecting_garbage(pair, batches):

@@ -115,6 +115,15 @@ def test_taken_output_is_refused_and_kept(folders, tmp_path):
     assert (tmp_path / "file").read_text() == "mine"
 
 
+@pytest.mark.parametrize("role", ["donor", "target"])
+def test_an_output_within_a_folder_of_the_pair_is_refused(folders, tmp_path, role):
+    _, target = folders()
+    before = contents(tmp_path / role)
+    with pytest.raises(ValueError, match=f"lies in the model folder .*{role}, which stays as it"):
+        run(tmp_path, random_mask(target), output_dir=f"{role}/new/out")
+    assert contents(tmp_path / role) == before
+
+
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
 def test_nothing_half_made_is_left_after_an_error(folders, tmp_path, monkeypatch, error):
     _, target = folders()

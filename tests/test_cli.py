@@ -85,6 +85,20 @@ def test_from_questions_to_a_moved_folder(folders, tmp_path, capsys):
     capsys.readouterr()
 
 
+def test_record_says_of_what_is_no_model_more_than_that_a_tokenizer_lacks(
+    folders, tmp_path, capsys
+):
+    (tmp_path / "own.jsonl").write_text('{"question": "what is 2", "answer": "it is 2"}\n')
+    (tmp_path / "trained" / "checkpoint-5").mkdir(parents=True)
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    for name, words in (("trained", "holds checkpoint-5"), ("adapter", "merge_and_unload")):
+        given = ["--donor", folders["donor"], "--target", str(tmp_path / name)]
+        given += ["--questions", str(tmp_path / "own.jsonl"), "--out", str(tmp_path / "scores")]
+        assert main(["record", *given]) == 1
+        assert words in capsys.readouterr().err
+
+
 def test_attributions_are_recorded_and_ranked_by_their_own_rankings(folders, tmp_path, capsys):
     questions, scores, mask = (str(tmp_path / name) for name in ("own.jsonl", "scores", "mask"))
     Path(questions).write_text('{"question": "what is 3", "answer": "it is 3"}\n')

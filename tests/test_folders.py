@@ -122,6 +122,21 @@ def test_a_head_in_the_files_counts_as_transformers_loads_it(tmp_path, donor, ta
     assert not list(uses(tmp_path, mask))[3]()
 
 
+@pytest.mark.parametrize("wide", [EMBEDDING, HEAD])
+def test_copies_of_a_tied_tensor_in_two_dtypes_stay_equal(tmp_path, wide):
+    def store(tensors):
+        tensors.update({name: each.bfloat16() for name, each in tensors.items()})
+        tensors[HEAD] = tensors[EMBEDDING].clone()
+        tensors[wide] = tensors[wide].float()
+
+    mask = write_pair(tmp_path)
+    for role in BOTH:
+        change_weights(tmp_path / role, store)
+        change_config(tmp_path / role, dtype="bfloat16")
+    require_memory_bits(tmp_path, mask)
+    assert not pair_report(tmp_path / "donor", tmp_path / "moved").attrs["mismatches"]
+
+
 @pytest.mark.parametrize("alone", BOTH)
 def test_a_head_of_its_own_on_one_side_is_refused_until_the_other_has_one(tmp_path, alone):
     mask = write_pair(tmp_path)
@@ -285,6 +300,18 @@ def test_a_folder_of_another_kind_of_model_is_named(tmp_path):
     model.save_pretrained(tmp_path / "target")
     for use in (*uses(tmp_path, mask), lambda: load(tmp_path / "target")):
         with pytest.raises(ValueError, match="hold no tensor lm_head.*of a classifier"):
+            use()
+
+
+@pytest.mark.parametrize("kind", ["T5", "Bart"])
+def test_an_encoder_decoder_folder_is_called_what_it_is(tmp_path, kind):
+    mask = write_pair(tmp_path)
+    sizes = {"vocab_size": 61, "d_model": 16, "num_layers": 1, "decoder_layers": 1}
+    config = getattr(transformers, f"{kind}Config")(**sizes, decoder_start_token_id=0)
+    model = getattr(transformers, f"{kind}ForConditionalGeneration")(config)
+    model.save_pretrained(tmp_path / "target")
+    for use in (*uses(tmp_path, mask), lambda: load(tmp_path / "target")):
+        with pytest.raises(ValueError, match="target' is an encoder-decoder model .* not supp"):
             use()
 
 

@@ -200,6 +200,9 @@ READ = [  # value, language, text, number after the equals sign, last number
     ("200", "ar", "= ١،٢٠٠", 0, 0),
     ("1200", "en", "= \\$1{,}200", 1, 1),
     ("5", "fr", "", 0, 0),
+    ("3", "en", "x = \\frac{3}{4}", 0, 0),
+    ("2", "en", "= 2 million", 0, 0),
+    ("7", "ja", "３＋４＝７", 1, 1),
 ]
 
 
@@ -283,7 +286,7 @@ def test_models_in_turn_and_nothing_of_them_changes(build, tokenizer, data):
     with transferred(target, donor, mask, scale=1.0):
         inside = ask(target)
     assert inside == pytest.approx(ask(donor), abs=1e-5) and inside != before
-    assert ask(target) == before
+    assert ask(target) == before == ask(torch.nn.DataParallel(target))
     assert target.lm_head.weight is not target.get_input_embeddings().weight
     assert target.training and tokenizer.pad_token is None
     assert random.getstate() == states[0] and torch.equal(torch.get_rng_state(), states[1])

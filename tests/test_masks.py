@@ -90,6 +90,13 @@ def test_a_mask_holds_rows_of_yes_and_no(tmp_path, tensor):
         ChannelMask.load(tmp_path / "mask")
 
 
+def test_a_module_that_json_lists_twice_is_refused(tmp_path):
+    one, other = (f'"a": {{"channels": 3, "masked": [{number}]}}' for number in (0, 1))
+    (tmp_path / "mask.json").write_text(f'{{"modules": {{{one}, {other}}}}}')
+    with pytest.raises(ValueError, match="is no mask in JSON: a is listed twice"):
+        ChannelMask.load(tmp_path / "mask.json")
+
+
 @pytest.mark.parametrize("per_module", [True, False])
 def test_random_controls_match_the_count_and_follow_the_seed(per_module):
     mask = mask_of(1)

@@ -5,6 +5,8 @@ import pytest
 import torch
 from tiny_models import random_mask, same_bits, state_of
 
+from actlib.evaluation import evaluate
+from actlib.interventions import ablated, patched
 from actlib.masks import ChannelMask
 from actlib.merging import merge, merge_
 from actlib.transfer import transfer_
@@ -86,6 +88,16 @@ def test_collisions_follow_their_rule(family, rule, architecture, name, read):
         }[rule]()
         torch.testing.assert_close(merged[channel], before[channel] + expected)
         assert steps or torch.equal(merged[channel], before[channel])
+
+
+def test_a_merge_within_an_ablation_gives_a_model_that_is_not_ablated(family, batches):
+    base, contributions = contributions_for(family, count=1)
+    donor, mask, _ = contributions[0]
+    expected = evaluate(merge(base, contributions).model, batches)["nll"].tolist()
+    for context in (ablated(base, mask, "zero"), patched(base, donor, mask)):
+        with context:
+            model, edited = merge(base, contributions).model, evaluate(base, batches)
+        assert evaluate(model, batches)["nll"].tolist() == expected != edited["nll"].tolist()
 
 
 def test_equal_donors_average_to_one_of_them(family):

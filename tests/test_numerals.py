@@ -4,7 +4,7 @@ import re
 
 import pytest
 from babel import Locale, localedata
-from babel.numbers import format_decimal
+from babel.numbers import format_compact_decimal, format_decimal
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,6 +14,7 @@ from actlib.numerals import find_numbers, format_number, parse_number
 READ = """
 3,5 de 3.5;       1.200 de 1200;     1,200 de 1.2;        1'200.5 de-CH 1200.5;  1,200 es-MX 1200
 1,200 en 1200;    1.200 en 1.2;      1200 und 1200;       $1,450,000 en 1450000; 1,234.5 und 1234.5
+,5 de 0.5;        -,5 fr -0.5;       .5 de 0.5;           1,200 es-mx 1200;    1.200 de-ch 1.2
 3,5 en 3.5;       0.125 de 0.125;    -.5 en -0.5;         1,2345 de 1.2345;      2010,5 fr 2010.5
 """  # of the last line: a mark that cannot group is the decimal mark
 
@@ -34,12 +35,42 @@ def test_a_number_is_read_by_its_locale(words):
             for text in ("3,5,7", "1.2.3", "12,345,6", "1 200", "5-3", "1e5", "18 cats")
         ],
         ("1.000.00", "de"),
+        (",500,000", "en"),
         ("8万", "zh"),
         ("1,2’3", "de"),
     ],
 )
 def test_what_is_unclear_has_no_value(text, language):
     assert parse_number(text, language) is None
+
+
+PARTS = r"""
+\frac{3}{4}; 3\frac{1}{2}; \dfrac34; \frac{\sqrt{3}}{2}; 3 1/2; 3-1/2; 3 ½; 3½; ½; 3 / 4; ３／４
+3⁄4; 2 × 10^5; 2*10^5; 2 \times 10^{-5}; 2·10⁵; 2^{10}; 2^n
+\sqrt{2}; √2; 3√2; 2\pi; 2 million; 2-billion; 2万
+"""
+
+
+@pytest.mark.parametrize("text", re.split(r"[;\n]\s*", PARTS.strip()))
+def test_a_part_of_a_number_is_none(text):
+    assert set(find_numbers(f"x = {text}, so", "en")) == {None}
+
+
+@pytest.mark.parametrize(
+    "code", "de en es fr ru sw bn te th ar sq bg hr hu it lt mk pl pt sr tr vi".split()
+)
+def test_a_number_that_a_word_multiplies_is_none(code):
+    for number in (2_000, 2_000_000, 2_000_000_000):
+        text = format_compact_decimal(number, locale=code, format_type="long")
+        assert set(find_numbers(text, code)) == {None}, text
+
+
+@pytest.mark.parametrize(
+    "text",
+    "5 billes;5 millas;5 milligrammes;5 miles;5 cents;5千克;5 พันธุ์;5 m²;**5**;\\boxed{5}".split(";"),
+)
+def test_a_unit_multiplies_nothing(text):
+    assert find_numbers(text, "und") == [5]
 
 
 NUMBERS = (7, 1200, 3.5, 1234.5, 1234567, 0.125, -42, 12.345, 200000)

@@ -114,6 +114,8 @@ def test_other_architecture_and_other_ties_are_named(family):
         ("qwen3", "head_dim", 3),
         ("llama", "rope_parameters", {"rope_theta": 1e4, "partial_rotary_factor": 0.5}),
         ("mixtral", "num_experts_per_tok", 3),
+        ("llama", "output_logit_soft_cap", 30.0),
+        ("llama", "output_gate_type", "swish"),
     ],
 )
 def test_a_setting_that_leaves_shapes_alone_is_named(family, architecture, setting, value):
@@ -134,6 +136,7 @@ def test_a_setting_that_leaves_shapes_alone_is_named(family, architecture, setti
         ("gemma3", "sliding_window", None, "sliding_window None against 4"),
         ("qwen2", "head_dim", 4, ""),  # as computed where it is left out
         ("llama", "unsloth_version", "2026", ""),
+        ("llama", "output_hidden_states", True, ""),
     ],
 )
 def test_settings_in_which_working_pairs_differ_are_warned_of(

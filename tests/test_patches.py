@@ -1,5 +1,6 @@
 """Patches: the same bits as a transfer, taken back bit for bit; refused where they do not fit."""
 
+import copy
 import json
 from dataclasses import replace
 
@@ -305,6 +306,13 @@ def test_making_refuses_what_cannot_be_made_or_shared(folders, make, tmp_path, o
     with pytest.raises(ValueError, match="both be folders, or both be models in memory"):
         make_patch(tmp_path / "target", donor, mask_for(target), tmp_path / "patches" / "p")
     assert not any((tmp_path / "patches").iterdir())
+
+
+def test_a_patch_that_would_change_no_number_is_refused(folders, tmp_path):
+    _, target = folders()
+    with pytest.raises(ValueError, match="no difference between donor and target"):
+        make_patch(target, copy.deepcopy(target), mask_for(target), tmp_path / "patch")
+    assert not (tmp_path / "patch").exists()
 
 
 @pytest.mark.parametrize("note", ["Q: which?", "~5 %", "...", "a/b", "see /home/me"])

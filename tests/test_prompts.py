@@ -147,6 +147,12 @@ PARTS = (
 )
 HASHED = "{% for m in messages %}{{ m.content }} ###<|end|>{% endfor %}"
 BARE = "{% for m in messages %}{{ m.content }}: {% endfor %}"
+# In the manner of Qwen 3: a block of thoughts, those of the answer or empty.
+THINKS = (
+    "{% for m in messages %}<|turn|>{{ m.role }}\n{% if m.role == 'assistant' %}<think>\n"
+    "{% if '</think>' in m.content %}{{ m.content.split('</think>')[0].split('<think>')[-1] }}"
+    "{% endif %}\n</think>\n\n{% endif %}{{ m.content.split('</think>')[-1] }}<|end|>\n{% endfor %}"
+)
 WRITTEN = (
     "<|turn|>system\nBe brief.<|end|>\n<|turn|>user\nWhy?<|end|>\n<|turn|>assistant\n",
     "So.<|end|>",
@@ -158,6 +164,11 @@ TEMPLATES = {  # with a system message: the prompt, and the answer
     "skips system": (TURNS, "U: Be brief.\n\nWhy?\nA:", " So.<|end|>"),
     "opens a thought": (f"{TURNS}{OPENED}", "U: Be brief.\n\nWhy?\nA:", " So.<|end|>"),
     "wants parts": (PARTS, "system: Be brief.<|end|>user: Why?<|end|>assistant:", " So.<|end|>"),
+    "writes a thought": (
+        THINKS,
+        f"{WRITTEN[0]}<think>\n</think>\n\n",
+        WRITTEN[1],
+    ),
     "writes no end": (BARE, "Be brief.: Why?:", " So.<|text|>"),
 }
 
@@ -222,6 +233,12 @@ REFUSALS = {
         "So.",
         "named rag, tool_use and none named default; set tokenizer.chat_template",
     ),
+    "thoughts": (
+        lambda: _bytes(THINKS),
+        "Why?",
+        "<think>Hm</think>So.",
+        "rewrites 'Why.' or its answer '<think>.*; leave out what it rewrites, .* or take the",
+    ),
     "no syntax": (lambda: _bytes("{{ x"), "Why?", "So.", "cannot be used .unexpected"),
     "no reply": (lambda: _bytes(TURNS.replace("'assistant'", "''")), "Why?", "So.", ONCE),
     "reply twice": (lambda: _bytes(CHAT + "{{ messages[-1].content }}"), "Why?", "So.", ONCE),
@@ -233,6 +250,13 @@ def test_refusals(name):
     make, question, answer, named = REFUSALS[name]
     with pytest.raises(ValueError, match=named):
         _encode(make(), question, answer)
+
+
+def test_thoughts_are_kept_without_a_template_and_where_it_writes_them_as_they_are():
+    for template in (None, CHAT):
+        tokenizer = _bytes(template)
+        written = _answer(tokenizer, _encode(tokenizer, "Why?", "<think>Hm</think>So."))
+        assert written.strip().startswith("<think>Hm</think>So.")
 
 
 @pytest.fixture(scope="module", params=[None, CHAT, STRICT], ids=["plain", "chat", "strict"])

@@ -69,7 +69,13 @@ FILES = [  # what lies in a file, and what is read from it
             ("German", "1.200", "1200"),
             ("de_AT", "1,200", "1.2"),
             ("xx", "1,200", ""),
+            ("es-mx", "1,200", "1200"),
+            ("de", ",5", "0.5"),
         ]
+    ],
+    *[
+        ("a.jsonl", [ROW | {"language": language, "value": "1.200"}], {"value": value})
+        for language, value in [("ar", ""), ("xx", ""), ("de", "1200")]
     ],
     *[
         ("a.jsonl", [ROW | {"language": "de", "value": given}], {"value": value})
@@ -132,10 +138,10 @@ def test_names_of_abilities_differ_by_more_than_case_and_all_rows_have_one(tmp_p
     path = tmp_path / "rows.jsonl"
     with pytest.raises(ValueError, match="'fr-Poésie' and 'fr-poésie' differ in case alone; write"):
         load_questions(_write(path, [ROW | {"ability": f"fr-{p}oésie"} for p in "pP"]))
-    with pytest.raises(ValueError, match="line 2: needs 'ability'.*as other lines of the file"):
-        load_questions(
-            _write(path, [{**row, "answer": "x"} for row in (ROW | {"domain": "a"}, ROW)])
-        )
+    for answer in ("x", "x\n#### 3,5"):
+        rows = [{**row, "answer": answer} for row in (ROW | {"domain": "a"}, ROW)]
+        with pytest.raises(ValueError, match="line 2: needs 'ability'.*as other lines of the file"):
+            load_questions(_write(path, rows))
 
 
 @pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="the public benchmarks are not here")

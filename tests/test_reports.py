@@ -96,6 +96,14 @@ def test_norms_are_those_of_the_tensors(pair):
     assert len(rows) == 2 and all("up_proj" in name for name in rows.index)
 
 
+@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile])
+def test_a_wrapped_model_is_compared_as_the_one_inside(pair, wrap):
+    donor, target = pair("llama")
+    expected = report(donor, target)
+    for found in (report(wrap(donor), target), report(donor, wrap(target))):
+        assert found.equals(expected) and found.attrs == expected.attrs
+
+
 def round_off(donor, target):
     target.bfloat16()
 

@@ -254,6 +254,16 @@ def test_references_of_other_layouts_or_without_tokens_are_refused():
         scores.relative_to(replace(scores, tokens=0))
 
 
+@pytest.mark.parametrize("role", ["donor", "target"])
+def test_a_reference_of_another_pair_is_refused(role):
+    ours, theirs, unnamed = (
+        replace(random_scores(), metadata={role: name}) for name in ("one", "other", "")
+    )
+    with pytest.raises(ValueError, match=f"another model: {role} other instead of one; record"):
+        ours.relative_to(theirs)
+    assert ours.relative_to(unnamed).off is unnamed and unnamed.relative_to(ours).off is ours
+
+
 def test_neither_files_nor_pools_keep_the_reference(tmp_path):
     scores = random_scores().relative_to(random_scores())
     scores.save(tmp_path / "scores")

@@ -7,6 +7,8 @@ the plain pair), or the sentence that refuses all of these.
 
 import copy
 import warnings
+from functools import partial
+from types import MethodType
 
 import accelerate
 import peft
@@ -273,6 +275,91 @@ def test_situations(name, expected, batches, tmp_path):
                 run()
         assert bool(actlib.check_pair(*pair)) == (outcome != "right")
     assert not (tmp_path / "patch").exists() or outcome == "right"
+
+
+def wrap(forward):
+    return lambda self, *args, forward=forward, **options: forward(*args, **options)
+
+
+FORWARDS = {  # what takes the place of a layer's forward, and whether a copy gets its own
+    "compiled": (lambda layer: torch.compile(layer.forward, backend="eager"), False),
+    "method of a closure": (lambda layer: MethodType(wrap(layer.forward), layer), False),
+    "partial of a closure": (lambda layer: partial(wrap(layer.forward), layer), False),
+    "method": (lambda layer: MethodType(type(layer).forward, layer), True),
+    "method, compiled": (
+        lambda layer: MethodType(torch.compile(type(layer).forward, backend="eager"), layer),
+        True,
+    ),
+    "partial": (lambda layer: partial(type(layer).forward, layer), True),
+}
+
+
+@pytest.mark.parametrize("name", FORWARDS)
+def test_forwards_that_a_copy_would_share_are_refused_and_the_remedy_works(name, expected, batches):
+    change, is_copied = FORWARDS[name]
+    mask, values = expected
+    donor, target = family(seed=1), family()
+    runs = {
+        "attributions": lambda: actlib.record_attributions(donor, target, batches, points=0).values,
+        "merge": lambda: state_of(
+            actlib.merge(target, [(donor, mask, 0.4), (donor, mask, 0.3)], "largest").model
+        ),
+    }
+    layers = target.model.layers
+    for layer in layers:
+        layer.forward = change(layer)
+    if not is_copied:
+        for run in runs.values():
+            with pytest.raises(ValueError, match=r"layers.0 was replaced by .*del module.forward"):
+                run()
+        for layer in layers:
+            del layer.forward
+            layer.compile(backend="eager")
+    for use, run in runs.items():
+        for key, value in run().items():
+            torch.testing.assert_close(value, values[use][key], rtol=1e-5, atol=1e-5)
+
+
+@pytest.fixture
+def new_accelerator():
+    """Accelerate keeps one state a process, which forbids another precision."""
+    reset = partial(accelerate.state.AcceleratorState._reset_state, reset_partial_state=True)
+    reset()
+    yield partial(accelerate.Accelerator, cpu=True)
+    reset()
+
+
+def test_rounding_of_a_models_own_autocast_is_no_sight_of_later_tokens(batches, new_accelerator):
+    prepare = new_accelerator(mixed_precision="bf16").prepare_model
+    for seed in range(8):
+        plain, model = family(seed=seed), prepare(family(seed=seed))
+        expected = evaluate(plain, batches)["nll"].to_numpy()
+        assert evaluate(model, batches)["nll"].to_numpy() == pytest.approx(expected, rel=0.1)
+    torch.manual_seed(0)
+    model = prepare(transformers.BertForMaskedLM(transformers.BertConfig(**SMALL)))
+    for parameter in model.parameters():
+        parameter.data += torch.randn_like(parameter) / 2
+    with pytest.raises(ValueError, match="expected a causal language model"):
+        evaluate(model, batches)
+
+
+def test_items_on_both_sides_of_longropes_limit_run_apart(items, collate):
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "factor": 8.0, "long_factor": [8.0, 8.0]}
+    rope |= {"short_factor": [1.0, 1.0], "original_max_position_embeddings": 20}
+    limit = {"original_max_position_embeddings": 20, "eos_token_id": 1}
+    config = transformers.Phi3Config(**SMALL, **limit, rope_parameters=rope)
+    torch.manual_seed(0)
+    model = transformers.Phi3ForCausalLM(config).eval()
+    for parameter in model.parameters():
+        parameter.data += torch.randn_like(parameter) / 3
+    items = [(ids.repeat(3), torch.cat([answer * False] * 2 + [answer])) for ids, answer in items]
+    alone = evaluate(model, collate(items, 1))["nll"].to_numpy()
+    with pytest.raises(ValueError, match=r"up to 20 tokens and longer .* \(--batch-size 1\)"):
+        evaluate(model, collate(items))
+    for is_short in (True, False):
+        own = [n for n, (ids, _) in enumerate(items) if (len(ids) <= 20) == is_short]
+        together = evaluate(model, collate([items[n] for n in own], 6))["nll"].to_numpy()
+        assert together == pytest.approx(alone[own], abs=1e-4)
 
 
 def test_tensors_of_inference_mode_are_read_and_written_within_it_alone(

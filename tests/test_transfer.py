@@ -1,9 +1,12 @@
+from functools import partial
+
 import pytest
 import torch
 from slow_reference import moving_elements
 from tiny_models import random_mask, same_bits, state_of
 from torch import nn
 
+from actlib.evaluation import evaluate
 from actlib.masks import ChannelMask
 from actlib.transfer import (
     as_matrix,
@@ -65,7 +68,10 @@ def test_refusals_leave_the_target_as_it_was(pair, family):
         transfer_(target, donor, random_mask(family("gpt2")))
     with pytest.raises(ValueError, match="donor and target do not fit"):
         transfer_(target, family("llama"), mask)
-    for donated in (target, torch.nn.DataParallel(target)):
+    shared = family("qwen2")
+    for name, parameter in target.named_parameters():
+        shared.get_parameter(name).data = parameter.data
+    for donated in (target, torch.nn.DataParallel(target), shared):
         with pytest.raises(ValueError, match="donor and target are the same model"):
             transfer_(target, donated, mask)
     for scale in (float("nan"), float("inf")):
@@ -74,6 +80,22 @@ def test_refusals_leave_the_target_as_it_was(pair, family):
     with pytest.raises(ValueError, match="another model"), preserved(target, ChannelMask({})):
         pass
     assert same_bits(state_of(target), before)
+
+
+def test_a_forward_in_the_same_autocast_block_sees_what_has_moved(pair, batches):
+    def nll():
+        return evaluate(target, batches)["nll"].tolist()
+
+    donor, target = pair("llama")
+    mask = random_mask(target)
+    autocast = partial(torch.autocast, "cpu", dtype=torch.bfloat16)
+    with transferred(target, donor, mask, 1.0), autocast():
+        moved = nll()
+    with autocast():
+        before = nll()
+        with transferred(target, donor, mask, 1.0):
+            assert nll() == moved != before
+        assert nll() == before
 
 
 def test_modules_that_share_rows_move_the_union_of_their_rows():

@@ -71,6 +71,19 @@ def test_models_that_do_not_fit_are_refused(pair, family, batches, tmp_path):
         record_differences_in_two_passes(lambda: donor, lambda: family("llama"), batches, tmp_path)
 
 
+def test_vocabularies_of_two_sizes_are_refused_until_the_larger_is_cut(pair, batches, tmp_path):
+    donor, target = pair()
+    donor.resize_token_embeddings(64, mean_resizing=False)
+    places = [tmp_path / "donor", tmp_path / "target"]
+    for place, model in zip(places, (donor, target), strict=True):
+        model.save_pretrained(place)
+    with pytest.raises(ValueError, match="two passes .* cut the larger .* resize_token_embeddings"):
+        record_differences_in_two_passes(*places, batches, tmp_path)
+    donor.resize_token_embeddings(61, mean_resizing=False)
+    donor.save_pretrained(places[0])
+    assert record_differences_in_two_passes(*places, batches, tmp_path).tokens
+
+
 @pytest.mark.parametrize(
     ("second", "message"),
     [

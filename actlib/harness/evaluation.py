@@ -29,6 +29,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
+from actlib.channels import unwrapped
 from actlib.harness.local_tasks import Folders, require_harness, write_tasks
 from actlib.hooks import evaluating
 from actlib.loading import load_pretrained
@@ -186,6 +187,7 @@ def _harness_model(
             f"asking by chat needs a chat template, and the tokenizer {tokenizer.name_or_path} has "
             "none; leave out --chat (chat=True), or give it one"
         )
+    model = unwrapped(model)
     # the harness changes the tokenizer, and ties a head that is rightly untied
     model.tie_weights = lambda: None
     try:

@@ -165,7 +165,7 @@ def number_scores(row: Mapping[str, str], results: Sequence[str]) -> dict[str, f
     """
     (text,) = results
     right, language = float(row["value"]), row["language"]
-    _, equals, answer = text.partition("=")
+    _, equals, answer = text.replace("\uff1d", "=").partition("=")
     after = find_numbers(equals + answer, language)[:1]
     last = find_numbers(text, language)[-1:]
     return {

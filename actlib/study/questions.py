@@ -36,11 +36,15 @@ def data_folder(data: Data) -> Path:
 
 
 def data_digest(data: Data) -> str:
-    """Digest of the questions themselves, so that a change of the files is noticed."""
+    """Digest of the questions, so that a change of the files, and a move of one, is noticed.
+
+    Of the shipped ones, to which kept rows refer, the contents alone.
+    """
     source = data_folder(data)
     inside = sorted([*source.rglob("*.jsonl"), *source.rglob("*.tsv")])
-    files = [source] if source.is_file() else inside
-    parts = [hashlib.sha256(path.read_bytes()).digest() for path in files]
+    root, files = (source.parent, [source]) if source.is_file() else (source, inside)
+    named = [("" if data.path is None else f"{p.relative_to(root)}\0", p) for p in files]
+    parts = [hashlib.sha256(name.encode() + path.read_bytes()).digest() for name, path in named]
     return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
 
 

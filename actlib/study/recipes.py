@@ -51,8 +51,9 @@ def training_code() -> str:
 def content_digest(preset: Preset, name: str, seed: int) -> str:
     """Digest of what a model is made of: its settings and data, or what a folder holds.
 
-    Of a folder the names, sizes and times of its files, so that weights that are trained again in
-    the same place have another; of a model of the Hub its id and revision.
+    Of a folder the names, sizes and times of its files, without those in hidden folders, so that
+    weights that are trained again in the same place have another; of a model of the Hub its id and
+    revision.
     """
     spec = preset.models[name]
     if not isinstance(spec, LoadedModel):
@@ -60,6 +61,8 @@ def content_digest(preset: Preset, name: str, seed: int) -> str:
     folder = Path(spec.load)
     if not folder.is_dir():
         return f"{spec.load}@{spec.revision or 'main'}"
-    files = {path: path.stat() for path in sorted(folder.iterdir()) if path.is_file()}
-    facts = [f"{p.name} {s.st_size} {s.st_mtime_ns}" for p, s in files.items()]
+    paths = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()]
+    paths = [path for path in paths if not any(part[0] == "." for part in path.parts[:-1])]
+    stats = [(folder / path).stat() for path in paths]
+    facts = [f"{p} {s.st_size} {s.st_mtime_ns}" for p, s in zip(paths, stats, strict=True)]
     return digest_text(str(folder.resolve()), *facts)
