@@ -65,19 +65,19 @@ def read_items(family: str) -> pd.DataFrame:
     return rows
 
 
-def list_settings(family: str, rows: pd.DataFrame) -> str:
-    """Every setting of notebook 03: what came back, what stayed, and how far it moved."""
+def list_settings(family: str, rows: pd.DataFrame, heads: dict[str, tuple[str, str]]) -> str:
+    """Every setting of notebook 03: by head a measure of a part of the abilities, and sizes."""
     rows["part"] = (
         rows["ability"].isin(load_preset(family).lost).map({True: "lost", False: "retained"})
     )
     setting = [rows["method"], rows["top_percent"].fillna(0)]  # 0: the untouched models
-    exact = rows.groupby([*setting, "part"], sort=False)["exact"].mean().unstack()
+    means = rows.groupby([*setting, "part"], sort=False)[["exact", "nll"]].mean().unstack()
     sizes = rows.groupby(setting, sort=False)[["parameters_percent", "displacement_percent"]].mean()
-    table = exact.join(sizes).reset_index()
+    table = means[[*heads.values()]].set_axis([*heads], axis="columns").join(sizes).reset_index()
     order = [*dict.fromkeys(table["method"])]
     places = {"method": order.index, "top_percent": float}
     table = table.sort_values([*places], key=lambda column: column.map(places[column.name]))
-    lines = start_table("moved", "%", *exact, "parameters, %", "squared distance, %")
+    lines = start_table("moved", "%", *heads, "parameters, %", "squared distance, %")
     for method, percent, *numbers in table.itertuples(index=False, name=None):
         cells = [f"{percent:.3g}" if percent else "–", *(f"{x:.2f}" for x in numbers[:-2])]
         cells += [f"{x:.1f}" for x in numbers[-2:]]
@@ -141,6 +141,20 @@ def list_budget(family: str) -> str:
     return "\n".join(lines).replace("-0.", "−0.")
 
 
+def list_few(families: list[str]) -> str:
+    """Exact match, lost and retained, by few questions: within a budget, and by fine-tuning."""
+    tables = [pd.read_csv(ROOT / f"figures/{f}/tab05_few_budget.csv") for f in families]
+    lines = []
+    for family, table in zip(families, tables, strict=True):
+        wide = table.pivot(index="questions", columns=["method", "panel"], values="mean")
+        methods = [*dict.fromkeys(table["method"])]
+        lines = lines or start_table("family", "questions", *map(label_of, methods))
+        for questions, row in wide.iterrows():
+            cells = ["{:.2f}, {:.2f}".format(*np.round(row[m].sort_index(), 2)) for m in methods]
+            lines.append(f"| {' | '.join([f'`{family}`', str(questions), *cells])} |")
+    return "\n".join(lines)
+
+
 def start_table(*heads: str) -> list[str]:
     """The first two lines of a table in Markdown."""
     return [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
@@ -158,8 +172,11 @@ def main(check: bool) -> int:
     tests = {key: apply_rule(rules, key, contrasts) for key in rules.claims}
     blocks = {"findings": list_verdicts(rules, give_verdicts(rules, tests).set_index("claim"))}
     rows = read_items("smol")
-    blocks |= {"readings": list_readings("smol", rows), "smol": list_settings("smol", rows)}
+    answered = {"lost": ("exact", "lost"), "retained": ("exact", "retained")}
+    blocks |= {"readings": list_readings("smol", rows)}
+    blocks |= {"smol": list_settings("smol", rows, answered)}
     blocks |= {f"budget of {name}": list_budget(name) for name in ("smol", "tiny")}
+    blocks |= {"few": list_few(["tiny", "smol"])}
     text = fresh = PAGE.read_text(encoding="utf-8")
     for name, block in blocks.items():
         start, end = (f"<!-- {name}: {each} -->\n" for each in ("start", "end"))
