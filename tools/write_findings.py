@@ -1,4 +1,4 @@
-"""Write the tables of docs/findings.md: verdicts of `tiny`, and seeds of `smol`; none is typed.
+"""Write the tables of docs/findings.md: verdicts of `tiny`, `smol` and `gemma`; none is typed.
 
 python tools/write_findings.py            # rewrite what is between the markers
 python tools/write_findings.py --check    # exit status 1 if it is out of date
@@ -175,6 +175,9 @@ def main(check: bool) -> int:
     answered = {"lost": ("exact", "lost"), "retained": ("exact", "retained")}
     blocks |= {"readings": list_readings("smol", rows)}
     blocks |= {"smol": list_settings("smol", rows, answered)}
+    by_nll = {"NLL, lost": ("nll", "lost"), "NLL, retained": ("nll", "retained")}
+    by_nll |= {"exact, retained": ("exact", "retained")}
+    blocks |= {"gemma": list_settings("gemma", read_items("gemma"), by_nll)}
     blocks |= {f"budget of {name}": list_budget(name) for name in ("smol", "tiny")}
     blocks |= {"few": list_few(["tiny", "smol"])}
     text = fresh = PAGE.read_text(encoding="utf-8")
