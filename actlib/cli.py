@@ -121,10 +121,10 @@ def record(
     for batch in encoded:  # here, where a question still has its name
         names = [f"the question {rows[n]['id']} of {questions}" for n in batch["index"].tolist()]
         require_room(target_model, batch, names.__getitem__)
-    record_ = partial(record_differences, moments=moments)
+    recorder = partial(record_differences, moments=moments)
     if attribution:
-        record_ = partial(record_attributions, points=5 if points is None else points)
-    scores = record_(donor_model, target_model, encoded, progress=True)
+        recorder = partial(record_attributions, points=5 if points is None else points)
+    scores = recorder(donor_model, target_model, encoded, progress=True)
     scores.save(out)
     result = {"out": out, "answer_tokens": scores.tokens, "questions": len(rows)}
     result |= {"channels": sum(map(len, scores.values.values()))}
