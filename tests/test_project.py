@@ -163,14 +163,14 @@ def kept_tables():
 def test_sentences_on_smol_quote_its_tables():
     page, readme = (_text(name).replace("−", "-") for name in ("docs/findings.md", "README.md"))
     prose = page[page.index("## Three training seeds") : page.index("<!-- readings: start")]
-    table = pd.read_csv(ROOT / "figures/smol/fig03_attribution.csv").set_index("method")
+    table = pd.read_csv(ROOT / "figures/smol/fig08_attribution.csv").set_index("method")
     shares = [
         table.loc[method][table.loc[method, "top_percent"].round() == percent]
         for method, percent in {"act_no_head": 5, "act_global": 5, "act_module": 5}.items()
     ]
     shares += [table[table["top_percent"].round() == 50].loc[["interpolation"]]]
     shares += [table[table["top_percent"] == 20].loc[["attribution_per_parameter"]]]
-    budget = pd.read_csv(ROOT / "figures/smol/tab03_budget.csv").rename(
+    budget = pd.read_csv(ROOT / "figures/smol/tab08_budget.csv").rename(
         columns={"mean": "recovery"}
     )
     budget = budget[budget["panel"].str.startswith("Recovered")].set_index("method")

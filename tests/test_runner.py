@@ -25,7 +25,6 @@ QUICK = {
     "percents": [20],
     "methods": ["act_module", "random_module"],
     "others": [],
-    "ours": ["attribution"],
 }
 QUICK |= {"interpolations": [0.5], "draws": 1}
 PAIR = """\

@@ -64,7 +64,7 @@ def test_a_pair_of_ones_own_runs_what_applies(own, tmp_path, monkeypatch):
     path = own()
     monkeypatch.chdir(tmp_path)
     run = plan("mine.yaml")
-    assert [name[:2] for name in run.notebooks] == ["00", "01", "02", "03", "04", "05"]
+    assert [name[:2] for name in run.notebooks] == ["00", "01", "02", "03", "04", "05", "08"]
     assert run.choice == path  # absolute, since the notebooks run elsewhere
     assert run.folder == tmp_path / "store" / "mine" / "study"
     assert run.questions["de-maths"]["test"] > 0
@@ -75,7 +75,7 @@ def test_a_pair_of_ones_own_runs_what_applies(own, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("numbers", "named"),
     [
-        ("8", "expected numbers of 00, 01"),
+        ("9", "expected numbers of 00, 01"),
         ("05-01", "expected numbers of 00"),
         ("1-", "like 01-05"),
         ("06-07", "nothing to run; left out are 06: merging needs a base"),

@@ -125,8 +125,8 @@ def list_readings(family: str, rows: pd.DataFrame) -> str:
 
 
 def list_budget(family: str) -> str:
-    """Every way to choose at each budget of notebook 03: share recovered, exact match retained."""
-    table = pd.read_csv(ROOT / "figures" / family / "tab03_budget.csv")
+    """Every way to choose at each budget of notebook 08: share recovered, exact match retained."""
+    table = pd.read_csv(ROOT / "figures" / family / "tab08_budget.csv")
     table = table.set_index(["panel", "method", "budget"])
     share, stays = (table.loc[name] for name in ("Recovered share, lost", "Exact match, retained"))
     methods, budgets = (share.index.unique(level) for level in ("method", "budget"))
@@ -143,7 +143,7 @@ def list_budget(family: str) -> str:
 
 def list_few(families: list[str]) -> str:
     """Exact match, lost and retained, by few questions: within a budget, and by fine-tuning."""
-    tables = [pd.read_csv(ROOT / f"figures/{f}/tab05_few_budget.csv") for f in families]
+    tables = [pd.read_csv(ROOT / f"figures/{f}/tab08_few_budget.csv") for f in families]
     lines = []
     for family, table in zip(families, tables, strict=True):
         wide = table.pivot(index="questions", columns=["method", "panel"], values="mean")

@@ -18,7 +18,7 @@ COMMITTED = sorted((ROOT / "notebooks").glob("*.ipynb"))
 TINY = Path(os.environ.get("ACT_STORE", ROOT / "artifacts")) / "tiny"
 EXECUTED = sorted((TINY / "study/notebooks").glob("*.ipynb"))
 NAMES = ("models_and_data", "concentration", "disentanglement", "sufficiency", "stability")
-NAMES += ("transfer", "merging", "claims")
+NAMES += ("transfer", "merging", "claims", "attribution")
 MOST_LINES = 25
 MOST_BYTES = 500_000
 # /home/ada/x, C:\x, ~/x; but neither https://a.b/home/x nor and/or.
@@ -80,7 +80,7 @@ def _errors(notebook):
     return [out["ename"] for c in _code(notebook) for out in c["outputs"] if "ename" in out]
 
 
-def test_there_are_eight_notebooks_numbered_in_their_order():
+def test_there_are_nine_notebooks_numbered_in_their_order():
     expected = [f"{number:02d}_{name}" for number, name in enumerate(NAMES)]
     assert [path.stem for path in COMMITTED] == expected
 
@@ -170,8 +170,7 @@ OTHER = {
     "methods": METHODS,
     "others": [],
 }
-OTHER |= {"ours": ["attribution"], "interpolations": [0.5], "budgets": [10]}
-OTHER |= {"draws": 1, "rounds": 1, "map_items": 9}
+OTHER |= {"interpolations": [0.5], "draws": 1, "map_items": 9}
 
 
 @pytest.mark.skipif(not EXECUTED, reason="nothing ran on the tiny family yet; `make test` does")
