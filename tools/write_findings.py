@@ -143,7 +143,7 @@ def list_budget(family: str) -> str:
 
 def list_few(families: list[str]) -> str:
     """Exact match, lost and retained, by few questions: within a budget, and by fine-tuning."""
-    tables = [pd.read_csv(ROOT / f"figures/{f}/tab08_few_budget.csv") for f in families]
+    tables = [pd.read_csv(ROOT / f"figures/{f}/tab08_few.csv") for f in families]
     lines = []
     for family, table in zip(families, tables, strict=True):
         wide = table.pivot(index="questions", columns=["method", "panel"], values="mean")

@@ -57,7 +57,6 @@ METHODS = {
     "attribution_by_size": Look("#2A00FF", "v", "Attribution by size (ours)"),
     "attribution_per_parameter": Look("#FF6A00", "D", "Attribution per parameter (ours)"),
     "attribution_again": Look("#401A39", "<", "Attribution, again (ours)"),
-    "attribution_retention": Look("#98D957", ">", "Attribution, retention (ours)"),
     "attribution_per_parameter_retention": Look("#D4008C", ">", "Per parameter, retention (ours)"),
     "weight_difference": Look("#E69F00", "v", "Weight difference"),
     "task_vector": Look("#D21E3C", "*", "Task-vector entries"),
