@@ -18,7 +18,7 @@ from actlib.study.presets import ROOT, load_preset
 
 pytestmark = pytest.mark.slow
 
-MOST_SECONDS = 1800  # of any wait; the whole took 27 minutes on two cores with two trainings on them
+MOST_SECONDS = 1800  # of any wait; the whole took 27 minutes beside two trainings on two cores
 
 
 @pytest.fixture
