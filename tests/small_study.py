@@ -42,6 +42,14 @@ PRESET = {
     "sweep": {"seeds": [0]},
 }
 
+QUICK = {  # parameters of notebook 03
+    "percents": [20],
+    "methods": ["act_module", "random_module"],
+    "others": [],
+    "interpolations": [0.5],
+    "draws": 1,
+}
+
 
 def write_data(folder: Path) -> Path:
     """Some of the shipped questions of two languages, laid out like the shipped data."""

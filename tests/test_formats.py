@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from tiny_models import random_mask
 
 import actlib
+from actlib.checkpoint import transfer_checkpoint
 from actlib.masks import ChannelMask
 from actlib.patches import make_patch
 from actlib.sparse import patch_of_sparse, sparse_values
@@ -100,3 +101,16 @@ def test_sparse_values_that_are_no_patch_of_the_target_are_refused(folders, tmp_
     save_file(weights, tmp_path / "target" / "model.safetensors")
     with pytest.raises(ValueError, match=f"target's files .*{name}"):
         patch_of_sparse(tmp_path / "target", good, tmp_path / "patch.safetensors")
+
+
+def test_task_arithmetic_of_a_transferred_folder_is_a_transfer(folders, tmp_path):
+    _, target = folders("llama")
+    mask = random_mask(target, 0.3, 5)
+    for name, scale in (("moved", 1.0), ("scaled", 0.4)):
+        transfer_checkpoint(tmp_path / "target", tmp_path / "donor", mask, tmp_path / name, scale)
+    models = ("target", "moved", "scaled")
+    base, moved, scaled = (load_file(tmp_path / each / "model.safetensors") for each in models)
+    for name in base:
+        merged = base[name] + 0.4 * (moved[name] - base[name])
+        torch.testing.assert_close(merged, scaled[name], rtol=1e-6, atol=1e-7)
+    assert not all(moved[name].equal(base[name]) for name in base)

@@ -134,7 +134,7 @@ def test_workflows_call_make_test_and_nothing_else_on_the_pythons_that_are_named
 
 
 def test_the_license_is_the_one_that_is_named():
-    named = {PROJECT["license"]["text"], yaml.safe_load(_text("CITATION.cff"))["license"]}
+    named = {PROJECT["license"], yaml.safe_load(_text("CITATION.cff"))["license"]}
     assert named == {"Apache-2.0"}
     assert "Apache License\n" in _text("LICENSE") and "Version 2.0" in _text("LICENSE")
 

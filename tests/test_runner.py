@@ -16,17 +16,11 @@ import pandas as pd
 import pytest
 import yaml
 from safetensors.torch import load_file
-from small_study import write_pair, write_preset
+from small_study import QUICK, write_pair, write_preset
 
 from actlib.study import sources
 from actlib.study.presets import ROOT, load_preset
 
-QUICK = {
-    "percents": [20],
-    "methods": ["act_module", "random_module"],
-    "others": [],
-}
-QUICK |= {"interpolations": [0.5], "draws": 1}
 PAIR = """\
 donor: donor
 target: target

@@ -1,4 +1,4 @@
-"""A study runs through SLURM, and jobs that are killed are submitted again until all is there."""
+"""A sweep runs through SLURM, two jobs at once; jobs that are killed are submitted again."""
 
 import os
 import re
@@ -6,19 +6,19 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 import yaml
 from one_node_slurm import CannotStart, one_node_slurm
-from small_study import write_preset
+from small_study import FAMILY, QUICK, ROLES, write_preset
 
 from actlib.study.presets import ROOT, load_preset
 
 pytestmark = pytest.mark.slow
 
-MOST_SECONDS = 1800  # of any wait; the whole took 10 minutes on two cores shared with much else
+MOST_SECONDS = 1800  # of any wait; the whole took 27 minutes beside two trainings on two cores
 
 
 @pytest.fixture
@@ -38,7 +38,8 @@ def profile(tmp_path):
     changed = {"slurm-status-command": "squeue", "slurm-no-account": True}
     changed |= {"slurm-init-seconds-before-status-checks": 3, "latency-wait": 5}
     changed["slurm-logdir"] = str(tmp_path / "logs")
-    changed["default-resources"] = ["gpu=1", "mem_mb=5120", "runtime=60"]
+    changed["default-resources"] = ["mem_mb=5120", "runtime=60"]
+    changed["set-resources"] = {"scores": {"gpu": 1}}
     (tmp_path / "profile").mkdir()
     text = yaml.safe_dump(shipped | changed)
     (tmp_path / "profile" / "config.yaml").write_text(text, encoding="utf-8")
@@ -46,27 +47,41 @@ def profile(tmp_path):
 
 
 @pytest.fixture
-def started(slurm, profile, small_preset, tmp_path):
-    """A run of the small study on SLURM: its process, its preset and the file of its words."""
+def sweep(small_preset, tmp_path):
+    """Preset of three models on two seeds, and Snakemake's options for a sweep of notebook 03."""
     data = Path(load_preset(small_preset).data.path)
-    preset = write_preset(tmp_path / "killed.yaml", data)
-    command = [sys.executable, "-m", "actlib", "run", preset, "--notebooks", "01"]
-    command += ["--profile", profile]
-    environment = slurm | {"ACT_STORE": str(tmp_path / "store"), "OMP_NUM_THREADS": "1"}
-    said = tmp_path / "said.txt"
+    changes = {"sweep": {"seeds": [0, 1], "parameters": {"03": QUICK}}}
+    changes["models"] = {name: FAMILY[name] for name in ROLES.values()}
+    changes["roles"] = ROLES | {"specialists": ["multilingual", "forgetful"]}
+    preset = write_preset(tmp_path / "swept.yaml", data, **changes)
+    (tmp_path / "notebooks").mkdir()
+    for path in ROOT.glob("notebooks/03_*.ipynb"):
+        (tmp_path / "notebooks" / path.name).symlink_to(path)
+    options = ["--snakefile", str(ROOT / "Snakefile"), "--directory", str(tmp_path)]
+    options += ["--config", f"preset={preset}", "--", "sweep"]
+    return preset, options
+
+
+@contextmanager
+def started(name, profile, options, folder, environment):
+    """Snakemake with a profile and a store of its own: its process and the file of its output."""
+    said = folder / f"{name}.txt"
+    own = {"ACT_STORE": str(folder / name), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     with said.open("w") as output:
         run = subprocess.Popen(
-            command,
+            [sys.executable, "-m", "snakemake", "--workflow-profile", str(profile), *options],
             cwd=ROOT,
-            env=environment,
+            env=environment | own,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    yield run, preset, said
-    with suppress(ProcessLookupError):  # Snakemake too, where the test failed
-        os.killpg(run.pid, signal.SIGTERM)
-    run.wait(timeout=120)
+    try:
+        yield run, said
+    finally:
+        with suppress(ProcessLookupError):  # its jobs too, where the test failed
+            os.killpg(run.pid, signal.SIGKILL)
+        run.wait()
 
 
 def first(look, run):
@@ -84,43 +99,52 @@ def running_jobs(slurm):
     return subprocess.run(command, env=slurm, capture_output=True, text=True).stdout.split()
 
 
-def asked(job, slurm):
+def described(job, slurm):
     command = ["scontrol", "show", "job", job]
     return subprocess.run(command, env=slurm, capture_output=True, text=True).stdout
 
 
-def processes(*words):
-    """Processes that have all these words in their command lines, each as one argument."""
+def processes(*parts):
+    """Processes that have all these parts in their command lines, each as one argument."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             given = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
         except OSError:  # it has ended meanwhile
             continue
-        if set(words) <= set(given):
+        if set(parts) <= set(given):
             found.append(int(folder.name))
     return found
 
 
-def test_jobs_that_are_killed_are_submitted_again(started, slurm, tmp_path):
-    run, preset, said = started
-    job = first(lambda: running_jobs(slurm), run)[0]
-    told = asked(job, slurm)
-    assert "TresPerJob=gres:gpu:1" in told and "mem=5G" in told, told
-    subprocess.run(["scancel", job], env=slurm, check=True)
-    (killed,) = first(lambda: processes("step", "record", preset), run)
-    os.kill(killed, signal.SIGKILL)
+def tables(store):
+    """Text of every table and figure's numbers that notebooks left, by its place in the store."""
+    return {str(path.relative_to(store)): path.read_text() for path in store.rglob("results/*.csv")}
 
-    status = run.wait(timeout=MOST_SECONDS)
-    assert status == 0, said.read_text()[-3000:]
-    store = tmp_path / "store" / "small"
-    told = (store / "study/logs/snakemake.log").read_text()
-    assert f"SLURM-job '{job}' failed, SLURM status is: 'CANCELLED'" in told
-    assert len(re.findall(r"^Trying to restart job", told, re.MULTILINE)) == 2
-    # Four models, the scores and the notebook; two of them twice.
-    assert len(re.findall(r"has been submitted with SLURM jobid", told)) == 6 + 2
-    for name in ("base", "multilingual", "forgetful", "maths"):
-        assert (store / f"models/{name}-seed0/built.json").is_file()
-    assert (store / "scores/seed0.json").is_file()
-    assert (store / "study/notebooks/01_concentration.ipynb").is_file()
-    assert "results/fig01" in (store / "study/report.md").read_text()
+
+def test_a_sweep_whose_jobs_are_killed_gives_the_tables_of_one_without_slurm(
+    slurm, profile, sweep, tmp_path
+):
+    preset, options = sweep
+    with started("cluster", profile, options, tmp_path, slurm) as (run, said):
+        both = first(lambda: len(jobs := running_jobs(slurm)) == 2 and jobs, run)
+        assert both, said.read_text()[-3000:]
+        subprocess.run(["scancel", both[0]], env=slurm, check=True)
+        (killed,) = first(lambda: processes("step", "record", preset), run)
+        # the one GPU is counted out to this job alone
+        asked = [described(job, slurm) for job in running_jobs(slurm)]
+        assert ["gres:gpu:1" in each and "mem=5G" in each for each in asked].count(True) == 1, asked
+        os.kill(killed, signal.SIGKILL)
+        assert run.wait(timeout=MOST_SECONDS) == 0, said.read_text()[-3000:]
+
+    text = said.read_text()
+    assert f"SLURM-job '{both[0]}' failed, SLURM status is: 'CANCELLED'" in text
+    assert len(re.findall(r"^Trying to restart job", text, re.MULTILINE)) == 2
+    # Three models, the scores and the notebook of each seed, the notebook of both; two jobs twice.
+    assert len(re.findall(r"has been submitted with SLURM jobid", text)) == 2 * 5 + 1 + 2
+
+    with started("alone", ROOT / "profiles/default", options, tmp_path, os.environ) as (run, said):
+        assert run.wait(timeout=MOST_SECONDS) == 0, said.read_text()[-3000:]
+    ours, theirs = tables(tmp_path / "cluster"), tables(tmp_path / "alone")
+    assert {name.split("/")[1] for name in ours} == {"sweep"} and len(ours) > 10
+    assert ours == theirs

@@ -111,8 +111,8 @@ def installed(tmp_path_factory):
     environment = folder / "environment"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
     (site,) = environment.glob("lib/python3.*/site-packages")
-    install = ["--python", environment / "bin/python", "install", "--no-deps", "--no-index", wheel]
-    subprocess.run([*pip, *install], check=True)
+    install = ["install", "--ignore-installed", "--no-deps", "--no-index", wheel]  # see PYTHONPATH
+    subprocess.run([*pip, "--python", environment / "bin/python", *install], check=True)
     names = [each.name for each in asked_by(site) if not each.marker]
     for package in needed(names).values():
         link(package, site)

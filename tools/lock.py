@@ -16,7 +16,7 @@ import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterable
-from importlib.metadata import metadata
+from importlib.metadata import distribution
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -44,8 +44,9 @@ dependencies:
 LICENSES = """\
 # Licenses
 
-Of every package in `requirements.lock` and `requirements-torch.lock`, as its own metadata state it.
-Written by `tools/lock.py`. NVIDIA's runtime, which some builds of torch bring, is not listed.
+Of every package in `requirements.lock` and `requirements-torch.lock`, as its own metadata
+or license file states it. Written by `tools/lock.py`. NVIDIA's runtime, which some builds of torch
+bring, is not listed.
 
 | license | packages |
 | --- | --- |
@@ -121,11 +122,13 @@ def write_pages(pins: Iterable[str]) -> None:
 
 
 def license_of(name: str) -> str:
-    """An installed package's license by its expression, its classifiers or its own words."""
-    stated = metadata(name)
+    """An installed package's license by its expression, its classifiers, its words or its file."""
+    package = distribution(name)
+    stated, file = package.metadata, package.read_text("licenses/LICENSE")
+    file = file or package.read_text("LICENSE") or "not stated there"
     classifiers = (each.split(" :: ") for each in stated.get_all("Classifier") or [])
     named = [parts[-1] for parts in classifiers if parts[0] == "License"]
-    licenses = named or (stated["License"] or "not stated there").splitlines()[:1]
+    licenses = named or (stated["License"] or file).splitlines()[:1]
     return stated["License-Expression"] or ", ".join(SHORT.get(each, each) for each in licenses)
 
 
