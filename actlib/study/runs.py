@@ -24,7 +24,7 @@ from actlib.loading import empty_model, load_tokenizer
 from actlib.pairs import require_pair
 from actlib.prompts import drop_long
 from actlib.questions import abilities_of, normalize_text
-from actlib.study.locking import claim
+from actlib.study.locking import locked
 from actlib.study.preset_files import read_yaml
 from actlib.study.presets import ROOT, SHIPPED, Preset, load_preset, preset_file
 from actlib.study.questions import PURPOSES, Questions
@@ -223,7 +223,8 @@ def execute(
     Raises:
         ValueError: another run works in the preset's folder, or it cannot be written.
     """
-    claim(run.folder.with_name(".lock"), f"run of {run.preset.name}").release()
+    with locked(run.folder.with_name(".lock"), f"running {run.preset.name}", wait=False):
+        pass  # Snakemake takes it for the run
     write_text(run.folder.with_name("preset.txt"), run.choice)
     log = run.log("snakemake")
     log.parent.mkdir(parents=True, exist_ok=True)
