@@ -292,8 +292,9 @@ def test_the_report_says_why_a_number_is_not_there(finished):
 
 def test_the_report_shows_what_was_given_and_what_the_run_used(finished):
     text = write_report(finished, {"01_concentration": DONE}, 90).read_text(encoding="utf-8")
-    _, given = text.split("## The YAML, as given\n\n")
-    assert yaml.safe_load(given) == finished.yaml_content and "evaluation: {test_items: 3}" in given
+    _, yaml_text = text.split("## The YAML, as given\n\n")
+    assert yaml.safe_load(yaml_text) == finished.yaml_content
+    assert "evaluation: {test_items: 3}" in yaml_text
     assert "| de-maths (lost) | questions: 18 for recording, 8 for validation, 3 for test |" in text
     head = text.split("## The gap")[0]
     assert not [each for each in ("seed", "base", "second_donor", "None") if each in head]

@@ -154,9 +154,9 @@ def _describe(run: Run, seconds: float) -> pd.DataFrame:
     return pd.DataFrame(rows.items(), columns=["what", "of this run"])
 
 
-def _short_name(place: str) -> str:
+def _short_name(source: str) -> str:
     """A path without the folders of this machine; a Hub id as it is."""
-    return Path(place).name if Path(place).is_absolute() else place
+    return Path(source).name if Path(source).is_absolute() else source
 
 
 def _gap(run: Run, states: Mapping[str, str]) -> Iterator[str]:
@@ -205,8 +205,9 @@ def _answers(run: Run, states: Mapping[str, str], broken: dict[str, str]) -> Ite
         if state in (DONE, EARLIER):
             text = answer(run, name) or "no contrast; see its tables"
             when = f" ({state})" * (state == EARLIER)
-            given = ", ".join(f"{key} = {value}" for key, value in overrides.items())
-            settings = f"; settings of the YAML, in place of the rule's: {given}" * bool(given)
+            settings = ", ".join(f"{key} = {value}" for key, value in overrides.items())
+            if settings:
+                settings = f"; settings of the YAML, in place of the rule's: {settings}"
             settings = escape(settings, quote=False)
             yield f"- [{title(path)}]({_link(path, run)}){when}: {text}{settings}"
         else:
