@@ -5,9 +5,7 @@ import torch
 from tiny_models import random_mask
 
 from actlib.masks import ChannelMask
-from actlib.merging import merge, merge_checkpoint
-
-RULES = ("sum", "average", "largest")
+from actlib.merging import RULES, merge, merge_checkpoint
 
 
 @pytest.fixture
