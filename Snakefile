@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from actlib.study.families import model_folder
-from actlib.study.locking import claim
+from actlib.study.locking import locked
 from actlib.study.presets import SHIPPED, load_preset, preset_file
 from actlib.study.questions import data_digest
 from actlib.study.recipes import content_digest, recipe
@@ -29,8 +29,8 @@ if all(Path(spec.load).exists() for spec in PRESET.loaded.values()):
 # One run at a time in a preset's folder. Snakemake's own locks outlive a killed run, this does not.
 if workflow.is_main_process and not {"-n", "--dry-run", "--dryrun", "--lint"} & set(sys.argv):
     try:
-        RUN_LOCK = claim(OUT / ".lock", f"run of {PRESET.name}")
-    except ValueError as error:
+        RUN_LOCK = locked(OUT / ".lock", f"running {PRESET.name}", wait=False)
+    except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
 
 PATHS = {path.stem: str(path) for path in sorted(Path("notebooks").glob("*.ipynb"))}

@@ -10,6 +10,7 @@ with transformers, and hands the loaded model over.
 """
 
 import filecmp
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,18 @@ _NOT_CARRIED = (
 )
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
 _OF_TOKENIZERS = ("*token*", "vocab*", "merges.txt", "*.model", "*.tiktoken", "*.bpe")
+# Pattern of an error that names no remedy, in lower case, and the remedy.
+_REMEDIES = {
+    "repo id must": "there is no such folder here, and this is no id of the Hub",
+    "couldn't connect": "there is no such folder here, and for a Hub id go online (unset "
+    "HF_HUB_OFFLINE)",
+    "trust_remote_code": "code of its own (auto_map) is never run here: take a model of a family "
+    "that transformers knows, or load it and hand it over",
+    "unrecognized configuration class": "load both models by their own class, and hand them over",
+    "ignore_mismatched_sizes": "its weights have other shapes than its config.json says",
+    r"memoryerror\(|allocate memory": "take a smaller dtype, a larger device, or "
+    'device_map="auto", which offloads',
+}
 
 
 def load_pretrained(kind: Any, source: Path | str, **options: Any) -> Any:
@@ -65,7 +78,7 @@ def load_pretrained(kind: Any, source: Path | str, **options: Any) -> Any:
         loaded = kind.from_pretrained(source, **{**options, **SAFE})
     except Exception as error:  # damaged files make the libraries raise almost anything
         what = "the tokenizer of " if getattr(kind, "__name__", "") == "AutoTokenizer" else ""
-        raise ValueError(_sentence(what, source, error)) from error
+        raise ValueError(_load_failure(what, source, error)) from error
     if not is_model:
         return loaded
     model, info = loaded
@@ -97,7 +110,7 @@ def empty_model(source: Path | str, **options: Any) -> "PreTrainedModel":
             return kind.from_config(config, **SAFE)
     except Exception as error:
         what = f"a causal language model of the type {config.model_type!r} from "
-        raise ValueError(_sentence(what, source, error)) from error
+        raise ValueError(_load_failure(what, source, error)) from error
 
 
 def describe_absent(names: Iterable[str], model: "PreTrainedModel") -> str:
@@ -138,7 +151,7 @@ def local_folder(source: Path | str) -> Path:
     try:
         folder = snapshot_download(str(source), allow_patterns=patterns, ignore_patterns="*/*")
     except Exception as error:
-        raise ValueError(_sentence("", source, error)) from error
+        raise ValueError(_load_failure("", source, error)) from error
     return Path(folder)
 
 
@@ -200,33 +213,11 @@ def _class_of(config: Any) -> Any:
     return AutoModelForCausalLM
 
 
-def _sentence(what: str, source: Path | str, error: Exception) -> str:
-    """What was to be loaded, why that failed, and what can be done."""
-    message, causes = str(error), f"{error} {error.__cause__}".lower()
-    no_room = ("out of memory", "can't allocate memory", "not enough memory")
-    if isinstance(error, MemoryError) or any(each in causes for each in no_room):
-        return (
-            f"there is not enough memory to load {what}{str(source)!r}; take a smaller dtype, a "
-            'larger device, or device_map="auto", which offloads what does not fit'
-        )
-    if "Repo id must" in message or "Incorrect path_or_model_id" in message:  # no id of the Hub
-        return f"there is no model folder {str(source)!r}; look for a slip in the path"
-    if "trust_remote_code" in message:
-        return (
-            f"{str(source)!r} asks to run code of its own (auto_map), which is never done here; "
-            "take a model of a family that transformers knows, or load it and hand it over"
-        )
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
+def _load_failure(what: str, source: Path | str, error: Exception) -> str:
+    """What could not be loaded, why by the first line of the error, and what can be done."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     lines = lines or [type(error).__name__]
     reason = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
-    if "ignore_mismatched_sizes" in message:
-        reason = "its weights have other shapes than its config.json says"
-    remedy = "there is no such folder here, and for a Hub id go online (unset HF_HUB_OFFLINE)"
-    if isinstance(error, ImportError):
-        remedy = "install that package, or take a model that needs none"
-    elif "Unrecognized configuration class" in message:
-        remedy = "load both models by their own class, and hand them over in memory"
-    elif Path(source).is_dir():
-        remedy = "look at these files, or copy or download the folder again"
-    where = "" if what else " from a folder or the Hub"
-    return f"cannot load {what}{str(source)!r}{where}: {reason.rstrip('.')}; {remedy}"
+    whole = f"{error!r} {error.__cause__!r}".lower()
+    remedy = next((f"; {text}" for words, text in _REMEDIES.items() if re.search(words, whole)), "")
+    return f"cannot load {what}{str(source)!r}: {reason.rstrip('.')}{remedy}"

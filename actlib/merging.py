@@ -119,7 +119,7 @@ def merge_(
     """
     _require_valid(base, contributions, collisions)
     donors = {f"donor {n}": rows_of(donor) for n, (donor, *_) in enumerate(contributions, start=1)}
-    union, collided, change = _settle(base, rows_of(base), donors, contributions, collisions)
+    union, collided, change = _combine(base, rows_of(base), donors, contributions, collisions)
     write_(base, selections(base, union), change)
     return MergeReport(union, collided, collisions, model=base)
 
@@ -152,7 +152,7 @@ def merge_checkpoint(
     for number, (donor_dir, mask, _) in enumerate(contributions, start=1):
         donor, _ = open_donor(donor_dir, base, mask)
         donors[f"donor {number} ({donor.folder})"] = donor.rows
-    union, collided, change = _settle(base.model, base.rows, donors, contributions, collisions)
+    union, collided, change = _combine(base.model, base.rows, donors, contributions, collisions)
     settled = {"collisions": collisions, "collided_channels": collided}
     steps = read_steps(base.folder) + [
         describe_step("merge", base.folder, donor, mask, scale, **settled)
@@ -162,7 +162,7 @@ def merge_checkpoint(
     return MergeReport(union, collided, collisions, folder=output_dir)
 
 
-def _settle(
+def _combine(
     model: nn.Module,
     base: Rows,
     donor_rows: Mapping[str, Rows],

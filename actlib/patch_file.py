@@ -71,7 +71,7 @@ class Edit:
         """Whether a parameter of the target, if it is there, has a side's values, bit by bit."""
         if parameter is None or (*as_matrix(parameter).shape, parameter.dtype) != self.form:
             return False
-        values = gather(parameter, self.selection)
+        values = selected_values(parameter, self.selection)
         if side not in self.values:
             return digest(values) == self.sha256
         return torch.equal(values.view(torch.uint8), self.values[side].view(torch.uint8))
@@ -131,7 +131,7 @@ def load_patch(path: Path) -> tuple[PatchInfo, dict[str, Edit]]:
     return PatchInfo(metadata, sizes, elements, percent, reversible, size), edits
 
 
-def gather(parameter: Tensor, selection: Selection) -> Values:
+def selected_values(parameter: Tensor, selection: Selection) -> Values:
     """A parameter's selected elements in the order of a patch, on the CPU."""
     matrix = as_matrix(parameter)
     return torch.cat(

@@ -27,7 +27,7 @@ from actlib.channels import unwrapped
 from actlib.checkpoint import Checkpoint, open_donor
 from actlib.files import require_free, save_tensors
 from actlib.masks import ChannelMask
-from actlib.patch_file import FORMAT, KIND, Edit, PatchInfo, digest, gather, load_patch
+from actlib.patch_file import FORMAT, KIND, Edit, PatchInfo, digest, load_patch, selected_values
 from actlib.transfer import (
     Index,
     Rows,
@@ -91,8 +91,8 @@ def make_patch(
     tensors, hashes, is_idle = dict[str, Tensor](), dict[str, str](), True
     for name, selection in selected.items():
         matrix = target_rows(name, 0, len(selection.rows))
-        before = gather(matrix, selection)
-        donated = gather(shared_rows(donor_rows(name, 0, len(matrix)), matrix), selection)
+        before = selected_values(matrix, selection)
+        donated = selected_values(shared_rows(donor_rows(name, 0, len(matrix)), matrix), selection)
         after = interpolate(before, donated, scale)
         require_finite(name, after, {"the donor": donated, "the target": before}, scale)
         is_idle = is_idle and torch.equal(after, before)
@@ -135,7 +135,7 @@ def apply_patch(
             made for (the tensor is named), the patch is already applied, the model is offloaded, or
             the output is taken. Nothing is changed then.
     """
-    return _switch(target, Path(path), out, "before", "after")
+    return _replace_values(target, Path(path), out, "before", "after")
 
 
 def revert_patch(
@@ -147,7 +147,7 @@ def revert_patch(
         ValueError: as `apply_patch`; the patch is not applied, or was made without the original
             values. Nothing is changed then.
     """
-    return _switch(target, Path(path), out, "after", "before")
+    return _replace_values(target, Path(path), out, "after", "before")
 
 
 def inspect_patch(path: str | os.PathLike) -> PatchInfo:
@@ -159,7 +159,7 @@ def inspect_patch(path: str | os.PathLike) -> PatchInfo:
     return load_patch(Path(path))[0]
 
 
-def _switch(
+def _replace_values(
     target: Model, path: Path, out: str | os.PathLike | None, old: str, new: str
 ) -> Path | None:
     """Take a target from one side of a patch ("before", "after") to the other."""

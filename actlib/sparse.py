@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from actlib.channels import unwrapped
 from actlib.checkpoint import Checkpoint
 from actlib.files import save_tensors
-from actlib.patch_file import FORMAT, KIND, PatchInfo, gather, load_patch
+from actlib.patch_file import FORMAT, KIND, PatchInfo, load_patch, selected_values
 from actlib.patches import shareable
 from actlib.transfer import Selection, require_finite, rows_of
 from actlib.weights import require_in_memory
@@ -97,8 +97,8 @@ def patch_of_sparse(
         after.view(-1)[indices] = values
         require_finite(name, values, {"the sparse state dict": values}, "of the values")
         parts |= {f"{name}.rows": selection.rows, f"{name}.columns": selection.columns}
-        parts |= {f"{name}.before": gather(before, selection)}
-        parts |= {f"{name}.after": gather(after, selection)}
+        parts |= {f"{name}.before": selected_values(before, selection)}
+        parts |= {f"{name}.after": selected_values(after, selection)}
     total = sum(each.numel() for each in parameters.values())
     save_tensors(path, KIND, parts, stated | {"format": FORMAT, "parameters": str(total)})
     return load_patch(Path(path))[0]

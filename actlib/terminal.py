@@ -67,7 +67,7 @@ def run_app(app: typer.Typer, arguments: Sequence[str]) -> int:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
-            status = app(spread(arguments), prog_name="actlib", standalone_mode=False) or 0
+            status = app(repeat_options(arguments), prog_name="actlib", standalone_mode=False) or 0
         sys.stdout.flush()
         return status
     except typer.TyperException as error:  # words that are no command, option or value
@@ -78,19 +78,19 @@ def run_app(app: typer.Typer, arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left to flush
         return UNREAD
     except (ValueError, OSError) as error:  # the latter: a file that cannot be read or written
-        print(f"error: {_sentence(error)}", file=sys.stderr)
+        print(f"error: {_one_line(error)}", file=sys.stderr)
         return 1
     except Exception as error:
         if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # of torch
             remedy = "take a smaller --batch-size or --dtype, or a larger device"
-            print(f"error: {_sentence(error)}; {remedy}", file=sys.stderr)
+            print(f"error: {_one_line(error)}; {remedy}", file=sys.stderr)
             return 1
         traceback.print_exc()
         print("error: this was not foreseen; report it with the lines above", file=sys.stderr)
         return DEFECT
 
 
-def spread(arguments: Sequence[str]) -> list[str]:
+def repeat_options(arguments: Sequence[str]) -> list[str]:
     """``--tasks a b`` as ``--tasks a --tasks b``, since typer takes one word an option."""
     result: list[str] = []
     option = ""
@@ -103,7 +103,7 @@ def spread(arguments: Sequence[str]) -> list[str]:
     return result
 
 
-def _sentence(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     """An error as one line; one of the system names its file and what to try."""
     if isinstance(error, OSError) and error.errno is not None:
         path = error.filename2 or error.filename or "a file"

@@ -1,4 +1,7 @@
-"""Words of messages: a long list, cut short, and a value that is no choice."""
+"""A long list cut short for a message, and the refusal of a value that is no choice.
+
+The words of each other refusal stand where it is raised.
+"""
 
 import reprlib
 from collections.abc import Collection, Iterable, Sequence

@@ -5,9 +5,7 @@ import torch
 from tiny_models import random_mask
 
 from actlib.masks import ChannelMask
-from actlib.merging import merge, merge_checkpoint
-
-RULES = ("sum", "average", "largest")
+from actlib.merging import RULES, merge, merge_checkpoint
 
 
 @pytest.fixture
@@ -17,18 +15,21 @@ def specialists(family, tmp_path):
     def make(architecture="llama_tied", count=3, dtype=torch.float32, shard_size="1GB"):
         base = family(architecture, 0, dtype)
         base.save_pretrained(tmp_path / "base", max_shard_size=shard_size)
-        given = []
+        contributions = []
         for seed in range(1, count + 1):
             donor = family(architecture, seed, dtype)
             donor.save_pretrained(tmp_path / f"donor{seed}", max_shard_size="9KB")
-            given.append((donor, random_mask(base, 0.4, seed), 0.2 + 0.3 * seed))
-        return base, given
+            contributions.append((donor, random_mask(base, 0.4, seed), 0.2 + 0.3 * seed))
+        return base, contributions
 
     return make
 
 
-def stored(tmp_path, given):
-    return [(tmp_path / f"donor{i + 1}", mask, scale) for i, (_, mask, scale) in enumerate(given)]
+def stored(tmp_path, contributions):
+    return [
+        (tmp_path / f"donor{i + 1}", mask, scale)
+        for i, (_, mask, scale) in enumerate(contributions)
+    ]
 
 
 def weights(folder):
@@ -47,10 +48,12 @@ def weights(folder):
 def test_same_bytes_and_report_as_in_memory(
     specialists, tmp_path, rule, architecture, dtype, shard_size
 ):
-    base, given = specialists(architecture, 3, dtype, shard_size)
-    expected = merge(base, given, rule)
+    base, contributions = specialists(architecture, 3, dtype, shard_size)
+    expected = merge(base, contributions, rule)
     expected.model.save_pretrained(tmp_path / "memory", max_shard_size=shard_size)
-    report = merge_checkpoint(tmp_path / "base", stored(tmp_path, given), tmp_path / "out", rule)
+    report = merge_checkpoint(
+        tmp_path / "base", stored(tmp_path, contributions), tmp_path / "out", rule
+    )
     assert report.folder == tmp_path / "out"
     assert (report.collisions, report.rule) == (expected.collisions, rule)
     assert report.union.digest == expected.union.digest
@@ -58,20 +61,20 @@ def test_same_bytes_and_report_as_in_memory(
 
 
 def test_the_folder_says_what_was_merged(specialists, tmp_path):
-    _, given = specialists("llama", 2)
-    report = merge_checkpoint(tmp_path / "base", stored(tmp_path, given), tmp_path / "out")
+    _, contributions = specialists("llama", 2)
+    report = merge_checkpoint(tmp_path / "base", stored(tmp_path, contributions), tmp_path / "out")
     steps = json.loads((tmp_path / "out" / "actlib.json").read_text())
     note = steps[0]
     assert (note["method"], note["target"], note["collisions"]) == ("merge", "base", "sum")
     assert note["collided_channels"] == report.collisions > 0
     assert [each["donor"] for each in steps] == ["donor1", "donor2"]
-    assert [each["mask_sha256"] for each in steps] == [mask.digest for _, mask, _ in given]
+    assert [each["mask_sha256"] for each in steps] == [mask.digest for _, mask, _ in contributions]
     assert str(tmp_path) not in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_refusals_write_nothing(specialists, tmp_path):
-    _, given = specialists("llama", 2)
-    places = stored(tmp_path, given)
+    _, contributions = specialists("llama", 2)
+    places = stored(tmp_path, contributions)
     _, mask, _ = places[0]
     before = sorted(path.name for path in tmp_path.iterdir())
     cases = [

@@ -20,7 +20,7 @@ from actlib.masks import ChannelMask
 from actlib.scores import ChannelScores
 from actlib.study.presets import load_preset
 from actlib.study.recorded import PARTS
-from actlib.terminal import spread
+from actlib.terminal import repeat_options
 from actlib.transfer import transfer_
 
 
@@ -93,9 +93,9 @@ def test_record_says_of_what_is_no_model_more_than_that_a_tokenizer_lacks(
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
     for name, words in (("trained", "holds checkpoint-5"), ("adapter", "merge_and_unload")):
-        given = ["--donor", folders["donor"], "--target", str(tmp_path / name)]
-        given += ["--questions", str(tmp_path / "own.jsonl"), "--out", str(tmp_path / "scores")]
-        assert main(["record", *given]) == 1
+        options = ["--donor", folders["donor"], "--target", str(tmp_path / name)]
+        options += ["--questions", str(tmp_path / "own.jsonl"), "--out", str(tmp_path / "scores")]
+        assert main(["record", *options]) == 1
         assert words in capsys.readouterr().err
 
 
@@ -130,13 +130,13 @@ def test_a_patch_is_made_inspected_applied_and_reverted(pair, tmp_path, capsys):
     )
     make = ["make", "--target", target, "--donor", donor, "--mask", mask, "--out", patch]
     assert main(["patch", *make, "--scale", "0.5", "--metadata", "license=mit", "year=2026"]) == 0
-    made = capsys.readouterr().out
+    printed = capsys.readouterr().out
     assert main(["patch", "inspect", patch, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["metadata"]["scale"], told["metadata"]["license"]) == ("0.5", "mit")
-    assert made.startswith(f"{told['elements']} elements of {len(told['tensors'])} tensors")
+    assert printed.startswith(f"{told['elements']} elements of {len(told['tensors'])} tensors")
     assert main(["patch", "inspect", patch]) == 0
-    assert {made.strip(), "license: mit"} < set(capsys.readouterr().out.splitlines())
+    assert {printed.strip(), "license: mit"} < set(capsys.readouterr().out.splitlines())
     assert main(["patch", "apply", patch, "--target", target, "--out", moved]) == 0
     assert main(["patch", "revert", patch, "--target", moved, "--out", back]) == 0
     assert capsys.readouterr().out.split() == [moved, back]
@@ -161,7 +161,7 @@ def test_the_help_of_every_command_ends_with_a_valid_example(words, command, cap
     assert main([*words, "--help"]) == 0
     example = shlex.split(capsys.readouterr().out.partition("example:\n")[2])
     assert example[: len(words) + 1] == ["actlib", *words]
-    command.make_context("actlib", spread(example[len(words) + 1 :]))  # no usage error
+    command.make_context("actlib", repeat_options(example[len(words) + 1 :]))  # no usage error
 
 
 def test_help_imports_no_heavy_module():

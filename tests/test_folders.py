@@ -195,7 +195,7 @@ QUANTIZED = {
 )
 def test_a_quantized_folder_is_refused_by_all_that_moves(tmp_path, method, stated, roles):
     mask = write_pair(tmp_path)
-    made = make_patch(tmp_path / "target", tmp_path / "donor", mask, tmp_path / "patch")
+    info = make_patch(tmp_path / "target", tmp_path / "donor", mask, tmp_path / "patch")
     plain = {role: (tmp_path / role / SINGLE).read_bytes() for role in roles}
     for role in roles:
         change_weights(tmp_path / role, QUANTIZED[method])
@@ -211,7 +211,7 @@ def test_a_quantized_folder_is_refused_by_all_that_moves(tmp_path, method, state
         (tmp_path / role / SINGLE).write_bytes(plain[role])
         change_config(tmp_path / role, quantization_config=None)
     require_memory_bits(tmp_path, mask)
-    assert made.elements
+    assert info.elements
 
 
 # What else is no folder of a model

@@ -56,8 +56,8 @@ def folder(family, tmp_path):
 
 def changed(path, **entries):
     """Write entries over those of a JSON file, which may be new."""
-    held = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps(held | entries))
+    before = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(before | entries))
 
 
 # Pickles
@@ -108,9 +108,7 @@ def test_code_that_a_configuration_names_is_not_run(folder, mark):
         lambda: empty_model(folder),
         lambda: load_pretrained(AutoModelForCausalLM, folder),
     ):
-        with pytest.raises(
-            ValueError, match="code of its own .auto_map., which is never done here"
-        ):
+        with pytest.raises(ValueError, match="code of its own .auto_map. is never run here"):
             load()
 
 
@@ -181,8 +179,8 @@ def test_what_a_link_leads_to_is_not_carried_along(folder, tmp_path):
     (folder / "private").symlink_to(tmp_path, target_is_directory=True)  # a folder is not entered
     (folder / "same.json").symlink_to(folder / "config.json")
     Checkpoint(folder).rewrite(tmp_path / "out", [], lambda *_: [], [{"method": "none"}])
-    held = {path.name for path in (tmp_path / "out").iterdir()}
-    assert {"config.json", "same.json"} <= held and "private" not in held
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"config.json", "same.json"} <= names and "private" not in names
 
 
 def test_links_in_the_cache_of_the_hub_are_carried(family, tmp_path):

@@ -7,31 +7,26 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
-from filelock import SoftFileLock
 
 from actlib.study import locking
-from actlib.study.locking import claim, locked
+from actlib.study.locking import locked
 from actlib.study.runs import execute, plan
 
+pytestmark = pytest.mark.filterwarnings("ignore:flock not supported")
 HOLD = """
 import errno, fcntl, sys, time
 from pathlib import Path
-from actlib.study.locking import claim, locked
-path, how, refused = sys.argv[1:]
-if refused:
+from actlib.study.locking import locked
+path, seconds, has_flock = sys.argv[1:]
+if has_flock == "no":
     def refuse(*_arguments):
-        raise OSError(int(refused), "refused")
+        raise OSError(errno.ENOSYS, "refused")
     fcntl.flock = refuse
-if how == "claim":
-    lock = claim(Path(path), "run of tiny")
+with locked(Path(path), "building", wait=False):
     print("held", flush=True)
-    time.sleep(60)
-with locked(Path(path), "building"):
-    print("held", flush=True)
-    time.sleep(float(how))
+    time.sleep(float(seconds))
 """
 ADD = """
 import sys
@@ -42,25 +37,25 @@ for number in range(10):
 """
 
 
-@pytest.fixture(params=[None, errno.ENOLCK, errno.ENOSYS], ids=["flock", "ENOLCK", "ENOSYS"])
-def refused(request, monkeypatch):
-    """The error that the file system answers `flock` with, as NFS and Lustre may."""
-    if request.param is not None:
+@pytest.fixture(params=["yes", "no"])
+def has_flock(request, monkeypatch):
+    """Whether the file system has `flock`, which Lustre may be mounted without."""
+    if request.param == "no":
 
         def refuse(*_arguments):
-            raise OSError(request.param, "refused")
+            raise OSError(errno.ENOSYS, "refused")
 
         monkeypatch.setattr(fcntl, "flock", refuse)
-    return str(request.param or "")
+    return request.param
 
 
 @pytest.fixture
 def other(tmp_path):
-    """`other("claim")` or `other("0.5")`: a process that holds the lock, for so many seconds."""
+    """`other(0.5)`: a process that has the lock of a folder, for so many seconds."""
     started = []
 
-    def start(how, refused=""):
-        command = [sys.executable, "-c", HOLD, str(tmp_path / ".lock"), how, refused]
+    def start(seconds, has_flock="yes", folder=tmp_path):
+        command = [sys.executable, "-c", HOLD, str(folder / ".lock"), str(seconds), has_flock]
         started.append(subprocess.Popen(command, stdout=subprocess.PIPE))
         assert started[-1].stdout.readline() == b"held\n"
         return started[-1]
@@ -71,60 +66,44 @@ def other(tmp_path):
         process.wait()
 
 
-def test_the_second_waits_and_says_for_what(other, refused, tmp_path, capsys):
-    process = other("1.0", refused)
+def test_the_second_waits_and_says_for_what(other, has_flock, tmp_path, capsys):
+    process = other(1.0, has_flock)
     with locked(tmp_path / ".lock", "building"):
         assert process.wait(5) == 0
-    assert "waiting for another process, building (lock " in capsys.readouterr().err
+    expected = f"waiting: another process is building (lock {tmp_path / '.lock'})\n"
+    assert capsys.readouterr().err == expected
 
 
-@pytest.mark.parametrize("how", ["claim", "60"])
-def test_a_killed_process_holds_nothing(other, refused, tmp_path, how):
-    process = other(how, refused)
+def test_a_killed_process_holds_nothing(other, has_flock, tmp_path):
+    process = other(60, has_flock)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    with locked(tmp_path / ".lock", "building"):
-        pass
-    claim(tmp_path / ".lock", "run").release()
-
-
-def test_a_second_run_is_refused_in_one_sentence(other, refused, tmp_path):
-    other("claim", refused)
-    with pytest.raises(ValueError, match=rf"another run of tiny works in {tmp_path}: wait until"):
-        claim(tmp_path / ".lock", "run of tiny")
-
-
-def test_what_another_machine_left_is_not_waited_for_forever(tmp_path, monkeypatch):
-    def refuse(*_arguments):
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(fcntl, "flock", refuse)
-    monkeypatch.setattr(locking, "PATIENCE", 1.0)
-    with locked(tmp_path / ".lock", "building"):
-        (marker,) = tmp_path.glob("*.marker")
-        words = marker.read_text().splitlines()
-    marker.write_text("\n".join([words[0], "another-machine", *words[2:]]) + "\n")
-    began = time.monotonic()
-    with pytest.raises(ValueError, match=f"building .* remove {marker}"):
-        with locked(tmp_path / ".lock", "building"):
+    for _ in range(2):
+        with locked(tmp_path / ".lock", "building", wait=False):
             pass
-    assert time.monotonic() - began < 10
-    with pytest.raises(ValueError, match=f"if none is alive, remove {marker}"):
-        claim(tmp_path / ".lock", "run of tiny")
-    SoftFileLock(marker).break_lock()
-    claim(tmp_path / ".lock", "run of tiny").release()
 
 
-def test_a_run_of_the_command_line_is_refused_while_another_works(other, tmp_path, monkeypatch):
+@pytest.mark.parametrize("has_flock", ["no"], indirect=True)
+def test_what_another_machine_left_is_not_waited_for_forever(
+    other, has_flock, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(locking, "PATIENCE", 0.5)
+    other(60, has_flock)
+    path = tmp_path / ".lock"
+    pid, _, *rest = path.read_text().splitlines()
+    path.write_text("\n".join([pid, "another-machine", *rest]) + "\n")
+    with pytest.raises(TimeoutError, match=f"{path}.* held by pid {pid} on another-machine"):
+        locked(path, "building")
+
+
+def test_a_second_run_is_refused_in_one_sentence(other, has_flock, tmp_path, monkeypatch):
     monkeypatch.setenv("ACT_STORE", str(tmp_path))
     run = plan("tiny")
-    lock = run.folder.with_name(".lock")
-    lock.parent.mkdir()
-    lock.touch()
-    os.link(lock, tmp_path / ".lock")
-    other("claim")
-    with pytest.raises(ValueError, match="wait until it has ended"):
+    other(60, has_flock, folder=run.folder.parent)
+    words = rf"is running tiny \(lock {run.folder.parent}/.lock\); wait until it has ended"
+    with pytest.raises(ValueError, match=words):
         execute(run, 1)
+    assert not run.log("snakemake").exists()
 
 
 def test_two_processes_lose_no_entry_of_one_file(tmp_path):

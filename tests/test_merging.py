@@ -8,10 +8,8 @@ from tiny_models import random_mask, same_bits, state_of
 from actlib.evaluation import evaluate
 from actlib.interventions import ablated, patched
 from actlib.masks import ChannelMask
-from actlib.merging import merge, merge_
+from actlib.merging import RULES, merge, merge_
 from actlib.transfer import transfer_
-
-RULES = ("sum", "average", "largest")
 
 
 def contributions_for(family, architecture="qwen2", count=3, dtype=torch.float32):

@@ -16,7 +16,7 @@ from actlib.cli import main
 from actlib.study import runs
 from actlib.study.presets import ROOT, load_preset
 from actlib.study.report import is_trained, write_report
-from actlib.study.runs import DONE, FAILED, NOT_REACHED, execute, plan, profile_folder
+from actlib.study.runs import DONE, EARLIER, FAILED, NOT_REACHED, execute, plan, profile_folder
 
 
 @pytest.fixture
@@ -152,30 +152,35 @@ def test_two_presets_of_one_name_do_not_share_a_folder(own, tmp_path, snakemake)
 def test_states_and_progress_come_from_what_snakemake_says(own, snakemake):
     run = plan(own(), "01-04")
     first, second, third, fourth = run.notebooks
-    for name in (first, third):  # of an earlier run, and not stale: models are there
+    for name, when in ((first, 4e9), (third, 0)):
         run.executed(name).parent.mkdir(parents=True, exist_ok=True)
         run.executed(name).touch()
+        os.utime(run.executed(name), (when, when))
     run.log(second).parent.mkdir()
     run.log(second).write_text("Traceback\n\x1b[31mValueError\x1b[0m: the mask is empty\n\n")
     log = f"    log: {run.log(second)} (check log file(s) for error details)"
     snakemake(1, f"Job 3: Notebook {first}", "1 of 4 steps (25%) done", "Using shell", log)
     progress = io.StringIO()
     states = execute(run, 1, progress=progress)
-    assert states == {first: DONE, second: FAILED, third: DONE, fourth: NOT_REACHED}
+    assert states == {first: DONE, second: FAILED, third: EARLIER, fourth: NOT_REACHED}
     assert progress.getvalue() == f"Notebook {first}\n1 of 4 steps (25%) done\n"
     assert "Using shell" in run.log("snakemake").read_text()
     why = f" (ValueError: the mask is empty); its log: {run.log(second)}"
     assert runs.failures(run) == {second: why}
+    run.executed(second).touch()  # at a second try
+    assert second not in runs.failures(run)
 
 
 def test_without_its_models_no_notebook_is_reached(own, snakemake):
     run = plan(own(), "01")
-    run.executed(run.notebooks[0]).parent.mkdir(parents=True)
-    run.executed(run.notebooks[0]).touch()
-    os.utime(run.executed(run.notebooks[0]), (0, 0))
     snakemake(1, "    log: /store/logs/scores-seed0.log (check log file(s) for error details)")
     assert set(execute(run, 1, progress=io.StringIO()).values()) == {NOT_REACHED}
     assert list(runs.failures(run)) == ["scores-seed0"]
+    executed_notebook(run.executed("01_concentration"))
+    os.utime(run.executed("01_concentration"), (0, 0))
+    states = execute(run, 1, progress=io.StringIO())
+    text = write_report(run, states, 1).read_text(encoding="utf-8")
+    assert "(of an earlier run): " in text and "- scores-seed0: **failed** (no word)" in text
     snakemake(1, "error: no such profile")
     execute(run, 1, progress=io.StringIO())
     assert runs.failures(run)["snakemake"].startswith(" (error: no such profile); its log: ")
@@ -287,8 +292,9 @@ def test_the_report_says_why_a_number_is_not_there(finished):
 
 def test_the_report_shows_what_was_given_and_what_the_run_used(finished):
     text = write_report(finished, {"01_concentration": DONE}, 90).read_text(encoding="utf-8")
-    _, given = text.split("## The YAML, as given\n\n")
-    assert yaml.safe_load(given) == finished.yaml_content and "evaluation: {test_items: 3}" in given
+    _, yaml_text = text.split("## The YAML, as given\n\n")
+    assert yaml.safe_load(yaml_text) == finished.yaml_content
+    assert "evaluation: {test_items: 3}" in yaml_text
     assert "| de-maths (lost) | questions: 18 for recording, 8 for validation, 3 for test |" in text
     head = text.split("## The gap")[0]
     assert not [each for each in ("seed", "base", "second_donor", "None") if each in head]

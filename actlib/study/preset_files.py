@@ -3,14 +3,12 @@
 content = complete_preset(read_yaml(path), path, root, taken=["tiny"])
 """
 
-import difflib
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from actlib.questions import abilities_of, load_questions
 
@@ -49,8 +47,7 @@ def read_yaml(path: Path) -> Any:
     # Values that a tag of YAML does not suit end in errors of Python's own.
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
         problem = " ".join(str(error).replace('"<unicode string>", ', "").split())
-        remedy = "; indent with spaces, not with a tab" if r"'\t'" in problem else ""
-        raise ValueError(f"preset {path.name} is not valid YAML: {problem}{remedy}") from error
+        raise ValueError(f"preset {path.name} is not valid YAML: {problem}") from error
 
 
 def complete_preset(content: object, path: Path, root: Path, taken: Iterable[str]) -> dict:
@@ -105,10 +102,7 @@ def _require_keys(content: Mapping, folder: Path) -> None:
     missing = [key for key in NEEDED if content.get(key) in (None, "", [])]
     if not missing:
         return
-    problem = f"missing: {', '.join(missing)}; a pair of your own needs {', '.join(NEEDED)}"
-    for key in missing:
-        slips = difflib.get_close_matches(key, map(str, {*content} - {*NEEDED, *PAIR}), n=1)
-        problem += f"; did you mean {key!r} by {slips[0]!r}?" if slips else ""
+    problem = f"missing: {', '.join(missing)}; a pair needs {', '.join(NEEDED)}"
     if content.get("questions"):
         rows = load_questions(_questions(content["questions"], folder))
         problem += f"; the questions hold the abilities {', '.join(abilities_of(rows))}"
@@ -131,30 +125,17 @@ def _from_folder(source: str, folder: Path) -> str:
     return str(path.resolve()) if path.exists() else source
 
 
-def explain(error: ValidationError, sections: type[BaseModel]) -> str:
-    """What is wrong with a preset, in one sentence that names keys and remedies.
-
-    Args:
-        error: of pydantic.
-        sections: base class of all sections, for the keys that there are.
-    """
-    known = {*NEEDED, *PAIR, *SHARED}
-    known |= {key for section in sections.__subclasses__() for key in section.model_fields}
+def explain(error: ValidationError) -> str:
+    """What is wrong with a preset, in one sentence: the keys, what was expected and what came."""
     problems = []
     for problem in error.errors():
-        tags = ("wheel", "load", "scratch", "start", "[key]")
-        parts = [str(part) for part in problem["loc"] if part not in tags]
-        key_path, value = ".".join(parts) or "preset", problem["input"]
+        parts, value = [*problem["loc"]], problem["input"]
+        if parts[0:1] == ["models"]:
+            del parts[2:3]  # which sort of model it was taken for
+        message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
-            close = difflib.get_close_matches(parts[-1], known - {parts[-1]}, n=1)
-            remedy = f"; did you mean {close[0]!r}?" if close else ""
-            problems.append(f"unknown key {key_path!r}{remedy}")
-        elif problem["type"] in ("string_type", "list_type") and not isinstance(value, list | dict):
-            remedy = "quote it" if value else 'quote the word, as in "no"'
-            problems.append(f"{key_path}: YAML reads this as {value} and not as text; {remedy}")
-        elif problem["type"] == "string_pattern_mismatch" and key_path == "name":
-            expected = "letters, digits, points, hyphens and underscores"
-            problems.append(f"name: expected {expected}, got {value!r}; give the preset a `name`")
-        else:
-            problems.append(f"{key_path}: {re.sub('^Value error, ', '', problem['msg'])}")
+            message = "there is no such key"
+        elif isinstance(value, str | int | float | None):
+            message += f", got {value!r}"
+        problems.append(f"{'.'.join(map(str, parts)) or 'preset'}: {message}")
     return "; ".join(dict.fromkeys(problems))

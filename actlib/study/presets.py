@@ -273,6 +273,6 @@ def load_preset(preset: str = "tiny") -> Preset:
     try:
         return Preset.model_validate(complete_preset(content, path, ROOT, SHIPPED))
     except ValidationError as error:
-        raise ValueError(f"preset {path.name}: {explain(error, Strict)}") from None
+        raise ValueError(f"preset {path.name}: {explain(error)}") from None
     except ValueError as error:
         raise ValueError(f"preset {path.name}: {error}") from None

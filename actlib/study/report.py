@@ -23,12 +23,11 @@ from actlib.analysis.drawing import read_captions
 from actlib.files import write_text
 from actlib.study.claims import load_claims
 from actlib.study.provenance import device
-from actlib.study.runs import DONE, PATHS, Run, describe_counts, failures
+from actlib.study.runs import DONE, EARLIER, PATHS, Run, describe_counts, failures
 
 MOST_ROWS = 16
 FEW_ITEMS = 12
 PACKAGES = ("actlib", "torch", "transformers", "datasets", "numpy", "pandas")
-EARLIER = "of an earlier run"
 MEASURES = {"exact": "exact match (share of questions)", "nll": "NLL (nats per answer token)"}
 UNITS = {
     r"nll": "nats per answer token",
@@ -64,10 +63,11 @@ def write_report(run: Run, states: Mapping[str, str], seconds: float) -> Path:
     """
     names = [path.stem for path in PATHS.values()]
     there = {name: EARLIER for name in names if run.executed(name).is_file()}
+    broken = failures(run) if {*states.values()} - {DONE} else {}
     states = dict(sorted({**there, **states}.items()))
     parts = [f"# {run.preset.name}", escape(run.yaml_content.get("description", ""), quote=False)]
     parts += [markdown_table(_describe(run, seconds)), "## The gap", *_gap(run, states)]
-    parts += ["## Answers", "\n".join(_answers(run, states))]
+    parts += ["## Answers", "\n".join(_answers(run, states, broken))]
     for name, state in states.items():
         if state in (DONE, EARLIER):
             parts += [f"## {title(run.executed(name))}", *_results(run, name)]
@@ -154,9 +154,9 @@ def _describe(run: Run, seconds: float) -> pd.DataFrame:
     return pd.DataFrame(rows.items(), columns=["what", "of this run"])
 
 
-def _short_name(place: str) -> str:
+def _short_name(source: str) -> str:
     """A path without the folders of this machine; a Hub id as it is."""
-    return Path(place).name if Path(place).is_absolute() else place
+    return Path(source).name if Path(source).is_absolute() else source
 
 
 def _gap(run: Run, states: Mapping[str, str]) -> Iterator[str]:
@@ -199,15 +199,15 @@ def _warnings(table: pd.DataFrame) -> Iterator[str]:
             yield sentence.format(MEASURES[str(measure)].split(" (")[0], ", ".join(part["ability"]))
 
 
-def _answers(run: Run, states: Mapping[str, str]) -> Iterator[str]:
-    broken = {} if {*states.values()} <= {DONE, EARLIER} else failures(run)
+def _answers(run: Run, states: Mapping[str, str], broken: dict[str, str]) -> Iterator[str]:
     for name, state in states.items():
         path, overrides = run.executed(name), run.preset.study.parameters.get(name[:2], {})
         if state in (DONE, EARLIER):
             text = answer(run, name) or "no contrast; see its tables"
             when = f" ({state})" * (state == EARLIER)
-            given = ", ".join(f"{key} = {value}" for key, value in overrides.items())
-            settings = f"; settings of the YAML, in place of the rule's: {given}" * bool(given)
+            settings = ", ".join(f"{key} = {value}" for key, value in overrides.items())
+            if settings:
+                settings = f"; settings of the YAML, in place of the rule's: {settings}"
             settings = escape(settings, quote=False)
             yield f"- [{title(path)}]({_link(path, run)}){when}: {text}{settings}"
         else:

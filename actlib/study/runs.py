@@ -10,7 +10,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -24,13 +23,13 @@ from actlib.loading import empty_model, load_tokenizer
 from actlib.pairs import require_pair
 from actlib.prompts import drop_long
 from actlib.questions import abilities_of, normalize_text
-from actlib.study.locking import claim
+from actlib.study.locking import locked
 from actlib.study.preset_files import read_yaml
 from actlib.study.presets import ROOT, SHIPPED, Preset, load_preset, preset_file
 from actlib.study.questions import PURPOSES, Questions
 from actlib.study.recorded import PARTS
 
-DONE, FAILED, NOT_REACHED = "done", "failed", "not reached"
+DONE, FAILED, EARLIER, NOT_REACHED = "done", "failed", "of an earlier run", "not reached"
 PATHS = {path.stem[:2]: path for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
 """The notebooks, by number."""
 LEAST = {"recording": PARTS, "validation": 1, "test": 1}
@@ -218,14 +217,16 @@ def execute(
         progress: gets a line for each job as it starts; the whole goes to a log.
 
     Returns:
-        Notebook -> ``done``, ``failed`` or ``not reached`` (what it needs could not be made).
+        Notebook -> ``done``, or where something failed: ``failed``, ``of an earlier run`` (not
+        executed in this one) or ``not reached`` (what it needs could not be made).
 
     Raises:
         ValueError: another run works in the preset's folder, or it cannot be written.
     """
-    claim(run.folder.with_name(".lock"), f"run of {run.preset.name}").release()
-    write_text(run.folder.with_name("preset.txt"), run.choice)
-    log = run.log("snakemake")
+    with locked(run.folder.with_name(".lock"), f"running {run.preset.name}", wait=False):
+        pass  # Snakemake takes it for the run
+    note, log = run.folder.with_name("preset.txt"), run.log("snakemake")
+    write_text(note, run.choice)
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
     command += ["--directory", str(ROOT)] + ["--cores", str(cores)] * (cores is not None)
@@ -233,7 +234,6 @@ def execute(
     # The notebooks come before the settings, which take all words that follow.
     command += [str(run.executed(name)) for name in run.notebooks]
     command += ["--config", f"preset={run.choice}"]
-    started = time.time() - 1  # some file systems keep whole seconds
     with (
         log.open("w", encoding="utf-8") as log_file,
         subprocess.Popen(
@@ -251,30 +251,21 @@ def execute(
                 print(message[1] or message[2], file=progress, flush=True)
     if process.returncode == 0:
         return dict.fromkeys(run.notebooks, DONE)
-    failed = _failed_logs(run)
-    # Models and scores are there.
-    alone = bool(failed) and failed <= {run.log(name) for name in run.notebooks}
-    return {name: _state(run, name, failed, alone, started) for name in run.notebooks}
-
-
-def _failed_logs(run: Run) -> set[Path]:
-    """Logs of the jobs that failed, by what Snakemake said."""
-    text = run.log("snakemake").read_text("utf-8", errors="replace")
-    return {Path(each) for each in re.findall(r"log: (.+?) \(check log file", text)}
-
-
-def _state(run: Run, name: str, failed: set[Path], alone: bool, started: float) -> str:
-    path = run.executed(name)
-    if not path.is_file():
-        return FAILED if run.log(name) in failed else NOT_REACHED
-    fresh = path.stat().st_mtime >= started
-    return DONE if fresh or (alone and name[:2] != "07") else NOT_REACHED
+    started, failed, states = note.stat().st_mtime, failures(run), {}
+    for name in run.notebooks:
+        states[name] = FAILED if name in failed else NOT_REACHED
+        if (path := run.executed(name)).is_file():  # Snakemake deletes it before it is made again
+            states[name] = DONE if path.stat().st_mtime >= started else EARLIER
+    return states
 
 
 def failures(run: Run) -> dict[str, str]:
     """What failed in the last run -> the last line of its log, and where the log is."""
+    said = run.log("snakemake").read_text("utf-8", errors="replace")
+    logs = {Path(each) for each in re.findall(r"log: (.+?) \(check log file", said)}
+    logs = {log for log in logs if not run.executed(log.stem).is_file()}  # at a second try
     reasons = {}
-    for log in sorted(_failed_logs(run)) or [run.log("snakemake")]:
+    for log in sorted(logs) or [run.log("snakemake")]:
         text = log.read_text("utf-8", errors="replace") if log.is_file() else ""
         lines = re.sub(r"\x1b\[[\d;]*m", "", text).strip().splitlines() or ["no word"]
         reasons[log.stem] = f" ({lines[-1].strip()[:300]}); its log: {log}"

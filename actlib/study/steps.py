@@ -71,30 +71,30 @@ def run(
     Example:
         actlib run mine.yaml --notebooks 01,03 --cores 4 --json
     """
+    from actlib.study import runs
     from actlib.study.report import answer, write_report
-    from actlib.study.runs import DONE, describe_counts, execute, failures, plan, profile_folder
 
-    folder = profile and profile_folder(profile)
+    folder = profile and runs.profile_folder(profile)
     if cores is None and not folder:
         cores = len(os.sched_getaffinity(0))
-    run, started = plan(preset, notebooks), time.monotonic()
+    run, started = runs.plan(preset, notebooks), time.monotonic()
     # Where a program reads the result, the progress goes where people can still see it.
     progress = sys.stderr if as_json else sys.stdout
     for ability, counts in run.questions.items():
-        print(f"questions of {ability}: {describe_counts(counts)}", file=progress, flush=True)
-    states = execute(run, cores, folder, progress)
+        print(f"questions of {ability}: {runs.describe_counts(counts)}", file=progress, flush=True)
+    states = runs.execute(run, cores, folder, progress)
     report = write_report(run, states, time.monotonic() - started)
     result: dict = {"preset": run.preset.name, "notebooks": {}, "left_out": run.left_out}
     for name, state in states.items():
         result["notebooks"][name] = {"state": state, "log": str(run.log(name))}
-        if state == DONE:
+        if state in (runs.DONE, runs.EARLIER):
             more = {"notebook": str(run.executed(name)), "answer": answer(run, name)}
             result["notebooks"][name] |= more
     result |= {"results": str(run.folder / "results"), "report": str(report)}
     left_out = [f"notebook {number} left out: {why}" for number, why in run.left_out.items()]
     show(as_json, result, "\n".join([*left_out, f"report: {report}"]))
-    if set(states.values()) == {DONE}:
+    if set(states.values()) == {runs.DONE}:
         return 0
-    failed = "; ".join(f"{what} failed{why}" for what, why in failures(run).items())
+    failed = "; ".join(f"{what} failed{why}" for what, why in runs.failures(run).items())
     print(f"error: {failed}", file=sys.stderr)
     return NOTEBOOK_FAILED
