@@ -73,11 +73,11 @@ class Codes(nn.Module):
 
 
 class Packed(nn.Module):
-    """As GPTQ and AWQ: packed codes in a buffer, and no weight."""
+    """As GPTQ, AWQ and QuIP#: packed codes in a buffer, and no weight."""
 
-    def __init__(self, linear):
+    def __init__(self, linear, dtype=torch.int32):
         super().__init__()
-        self.register_buffer("qweight", (linear.weight * 9).round().to(torch.int32))
+        self.register_buffer("qweight", (linear.weight * 9).round().to(dtype))
         self.register_buffer("scales", torch.full((1, 24), 1 / 9))
 
     def forward(self, x):
@@ -184,6 +184,7 @@ SITUATIONS = {
     ),
     "HQQ": (with_layers(Codes), QUANTIZED.format("W_q as uint8")),
     "GPTQ": (with_layers(Packed), QUANTIZED.format("qweight as int32")),
+    "QuIP": (with_layers(partial(Packed, dtype=torch.int64)), QUANTIZED.format("qweight as int64")),
     "4 bit": (with_layers(Bytes), QUANTIZED.format("weight as Params4bit")),
     "FP8": (with_layers(to_8_bits), QUANTIZED.format("weight as float8_e4m3fn")),
     "a scale": (with_layers(lambda linear: Scaled(linear)), BESIDE),
@@ -191,7 +192,7 @@ SITUATIONS = {
     "FSDP2": (shard, SHARDED),
     "FSDP": (shard_flat, SHARDED),
 }
-READABLE = [SITUATIONS[name][1] for name in ("HQQ", "GPTQ", "4 bit", "FP8")] + [BESIDE]
+READABLE = [SITUATIONS[name][1] for name in ("HQQ", "GPTQ", "QuIP", "4 bit", "FP8")] + [BESIDE]
 """Outcomes of models whose weights are what is wrong, and not the outputs of their modules."""
 
 
