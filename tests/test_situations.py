@@ -356,11 +356,15 @@ def test_items_on_both_sides_of_longropes_limit_run_apart(items, collate):
     items = [(ids.repeat(3), torch.cat([answer * False] * 2 + [answer])) for ids, answer in items]
     alone = evaluate(model, collate(items, 1))["nll"].to_numpy()
     with pytest.raises(ValueError, match=r"up to 20 tokens and longer .* \(--batch-size 1\)"):
-        evaluate(model, collate(items))
+        evaluate(nn.DataParallel(model), collate(items))
     for is_short in (True, False):
         own = [n for n, (ids, _) in enumerate(items) if (len(ids) <= 20) == is_short]
-        together = evaluate(model, collate([items[n] for n in own], 6))["nll"].to_numpy()
-        assert together == pytest.approx(alone[own], abs=1e-4)
+        (batch,) = collate([items[n] for n in own], 6, "right")
+        wide = {key: nn.functional.pad(each, (0, 25)) for key, each in batch.items()}
+        for whole in (collate([items[n] for n in own], 6), [batch], [wide]):
+            for each in (model, nn.DataParallel(model)):
+                together = evaluate(each, whole)["nll"].to_numpy()
+                assert together == pytest.approx(alone[own], abs=1e-4)
 
 
 def test_tensors_of_inference_mode_are_read_and_written_within_it_alone(
