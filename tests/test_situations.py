@@ -527,6 +527,14 @@ BATCHES = {
         lambda batch: batch | {"input_ids": batch["input_ids"] - 100},
         "holds the token -98, and the model knows 61",
     ),
+    "labels": (
+        lambda batch: batch | {"answer_mask": batch["input_ids"].where(batch["answer_mask"], -100)},
+        "answer_mask must hold 0 and 1 alone, and holds -100",
+    ),
+    "packed items": (
+        lambda batch: batch | {"attention_mask": batch["attention_mask"].cumsum(1)},
+        "attention_mask must hold 0 and 1 alone, and holds 2",
+    ),
     "an entry is missing": (lambda batch: {"input_ids": batch["input_ids"]}, "a batch lacks att"),
     "a name": (lambda batch: "input_ids", "a batch lacks input_ids, attention_mask, answer_mask"),
 }
