@@ -109,7 +109,7 @@ def _sum_by_item(
     if activations.is_sparse:
         routed = activations.coalesce()
         token, expert = routed.indices()
-        sums = torch.zeros(items, *routed.shape[1:], device=device)
+        sums = routed.values().new_zeros(items, *routed.shape[1:], dtype=torch.float32)
         sums.index_put_((rows[token], expert), routed.values().float(), accumulate=True)
         counts = torch.bincount(rows, minlength=items)[:, None]
         return torch.cat([counts, sums.flatten(1)[:, index]], dim=1)

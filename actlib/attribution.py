@@ -149,14 +149,9 @@ def _sum_over_path(
     A pass is a point on the path, 0 to 1, its weight and a batch; equal points in succession.
     """
     path = copied(target).to(device).eval().requires_grad_(False)
-    sums, ends = _sum_gradients(path, target, donor)
+    sums, ends, unreached = _sum_gradients(path, target, donor)
     matrices = {name: as_matrix(path.get_parameter(name)) for name in ends}
-    unreached = dict.fromkeys(ends)
-    for name in ends:
-        path.get_parameter(name).register_post_accumulate_grad_hook(
-            lambda _parameter, name=name: unreached.pop(name, None)
-        )
-    point, batch = 0.0, dict[str, Tensor]()
+    point, batches = 0.0, dict[int, dict[str, Tensor]]()
     for lam, weight, given in passes:
         if lam != point:  # target + lam * (donor - target), as `transfer_` would
             for name, (start, stop) in ends.items():
@@ -165,47 +160,56 @@ def _sum_over_path(
             point = lam
             torch.clear_autocast_cache()  # in which the old values would live on
         batch = {key: given[key].clone() for key in KEYS}  # out of inference mode
+        batches[id(given)] = batch
         _, logits, labels = answer_logits(path, batch)
         nll = nn.functional.cross_entropy(logits, labels, reduction="sum")
         require_sound(nll, f"the NLL of a batch at lam = {lam:.3g} is")
         if nll.requires_grad:
             (weight * nll).backward()
-    if batch:
-        moving = [n for n in unreached if (ends[n][0] != ends[n][1].to(ends[n][0])).any()]
-        _require_unused(path, batch, {name: (matrices[name], ends[name][0]) for name in moving})
+    moving = [n for n in unreached if (ends[n][0] != ends[n][1].to(ends[n][0])).any()]
+    if moving:
+        _require_unused(path, batches.values(), {n: (matrices[n], ends[n][0]) for n in moving})
     return sums
 
 
 @torch.no_grad()
 def _require_unused(
-    path: nn.Module, batch: Mapping[str, Tensor], unreached: dict[str, tuple[Tensor, Tensor]]
+    path: nn.Module,
+    batches: Iterable[Mapping[str, Tensor]],
+    unreached: dict[str, tuple[Tensor, Tensor]],
 ) -> None:
     """Refuse parameters that no gradient reaches, though NaN in them reaches the logits.
 
     Of experts to which no token was sent, and of modules that never run, it does not. Each comes
     with its numbers, which are put back one by one, last first, to find the first to blame.
     """
+
+    def depends(batch: Mapping[str, Tensor]) -> bool:
+        torch.clear_autocast_cache()
+        return bool(answer_logits(path, batch)[1].isnan().any())
+
     for matrix, _ in unreached.values():
         matrix.fill_(math.nan)
-    cut = None
+    if (batch := next(filter(depends, batches), None)) is None:
+        return
     for name, (matrix, numbers) in reversed(unreached.items()):
-        torch.clear_autocast_cache()
-        if not answer_logits(path, batch)[1].isnan().any():
+        if not depends(batch):
             break
         matrix.copy_(numbers)
         cut = name
-    if cut:
-        raise ValueError(
-            f"no gradient reaches {cut}, on which the logits depend, so that it would score 0; "
-            "take away what cuts it off: torch.no_grad() or detach() in a forward or a hook"
-        )
+    raise ValueError(
+        f"no gradient reaches {cut}, on which the logits depend, so that it would score 0; take "
+        "away what cuts it off: torch.no_grad() or detach() in a forward or a hook"
+    )
 
 
-def _sum_gradients(path: nn.Module, target: nn.Module, donor: nn.Module) -> tuple[Sums, Ends]:
+def _sum_gradients(
+    path: nn.Module, target: nn.Module, donor: nn.Module
+) -> tuple[Sums, Ends, dict[str, None]]:
     """Let the path add each gradient to the sums of its channels, and drop it, once it is there.
 
-    The hooks refer to sums, zeros by module, and to ends, the target's and the donor's numbers of
-    each parameter; not to the path, so that it goes when its owner does.
+    The hooks refer to sums, zeros by module, to ends, the target's and the donor's numbers of each
+    parameter, and to those that are unreached; not to the path, so that it goes with its owner.
     """
     sums: Sums = {}
     parts: dict[int, list[tuple[Tensor, int]]] = {}
@@ -215,24 +219,29 @@ def _sum_gradients(path: nn.Module, target: nn.Module, donor: nn.Module) -> tupl
         sums[name] = torch.zeros(module.channels, dtype=wide, device=device)
         for parameter, dimension in module.parameters().values():
             parts.setdefault(id(parameter), []).append((sums[name], dimension))
-    ends = {}
+    ends, unreached = Ends(), dict[str, None]()
     starts, stops = dict(target.named_parameters()), dict(donor.named_parameters())
     for name, parameter in path.named_parameters():
         if id(parameter) in parts:
-            ends[name] = as_matrix(starts[name]), as_matrix(stops[name])
-            add = partial(_add_gradient, ends=ends[name], parts=parts[id(parameter)])
+            ends[name], unreached[name] = (as_matrix(starts[name]), as_matrix(stops[name])), None
+            add = partial(_add_gradient, name, ends[name], parts[id(parameter)], unreached)
             parameter.requires_grad_(True).register_post_accumulate_grad_hook(add)
-    return sums, ends
+    return sums, ends, unreached
 
 
 def _add_gradient(
-    parameter: nn.Parameter, ends: tuple[Tensor, Tensor], parts: list[tuple[Tensor, int]]
+    name: str,
+    ends: tuple[Tensor, Tensor],
+    parts: list[tuple[Tensor, int]],
+    unreached: dict[str, None],
+    parameter: nn.Parameter,
 ) -> None:
     """Add gradient * (donor - target), summed over each channel, to sums; drop the gradient.
 
     `parts` are the sums of each module that it belongs to, [channels], with the dimension of the
-    parameter's matrix along which the channels lie.
+    parameter's matrix along which the channels lie. The name goes from those that are `unreached`.
     """
+    unreached.pop(name, None)
     start, stop = ends
     gradient = cast(Tensor, parameter.grad).reshape(start.shape)
     wide = torch.promote_types(gradient.dtype, torch.float32)

@@ -65,7 +65,7 @@ def _evaluate_batch(model: nn.Module, batch: Mapping[str, Tensor]) -> pd.DataFra
     loss = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
     wrong = (logits.argmax(dim=-1) != labels).float()
     # sum over the answer tokens of each item
-    sums = torch.zeros(len(lengths), 2, device=logits.device)
+    sums = loss.new_zeros(len(lengths), 2)
     sums.index_add_(0, tokens.rows, torch.stack([loss, wrong], dim=1))
     nll_sum, mistakes = sums.cpu().unbind(dim=1)
     columns = {"nll": nll_sum / lengths.cpu(), "nll_sum": nll_sum, "tokens": lengths.cpu()}

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from actlib.channels import end_of
+from actlib.channels import end_of, unwrapped
 from actlib.hooks import AnswerTokens, mark_answers, rehearsing
 
 
@@ -24,11 +24,11 @@ def position_ids_of(attention_mask: Int[Tensor, "batch seq"]) -> Int[Tensor, "ba
 def run_model(model: nn.Module, batch: Mapping[str, Tensor], tokens: AnswerTokens) -> Any:
     """One forward pass over a batch, with logits at answer positions only where the model can.
 
-    Positions are computed from the attention mask where padding or a gap comes before a token, and
-    else left to the model, whose family may count from another number than 0. What cannot be seen
-    from outside is tried once of each model, on a few tokens of the batch: whether later tokens
-    change what it says of earlier ones, and whether padding on the left does. Other entries of the
-    batch are ignored.
+    Positions are computed from the attention mask where padding or a gap comes before a token, or
+    where the last one sets rotary factors, and else left to the model, whose family may count from
+    another number than 0. What cannot be seen from outside is tried once of each model, on a few
+    tokens of the batch: whether later tokens change what it says of earlier ones, and whether
+    padding on the left does. Other entries of the batch are ignored.
 
     Returns:
         What the model returns; logits are [batch, seq, vocabulary] or [batch, positions,
@@ -86,7 +86,8 @@ def _call(model: nn.Module, ids: Tensor, attention_mask: Tensor, **options: Tens
     device, positions = input_device(model), position_ids_of(attention_mask)
     optional: dict[str, Any] = {key: value.to(device) for key, value in options.items()}
     optional["use_cache"] = False
-    if (positions != torch.arange(ids.shape[1], device=ids.device))[attention_mask.bool()].any():
+    moved = positions != torch.arange(ids.shape[1], device=ids.device)
+    if moved[attention_mask.bool()].any() or (moved.any() and _ropes(model, "longrope", "dynamic")):
         optional["position_ids"] = positions.to(device)
     accepted = _accepted_arguments(model)
     optional = {key: value for key, value in optional.items() if key in accepted}
@@ -217,8 +218,7 @@ def require_room(
         ValueError: says the limit, and which item (as `named` calls it) is beyond it; or items lie
             on both sides of the length at which longrope takes other factors.
     """
-    config: Any = getattr(model, "config", None)
-    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    config = _text_config(model)
     lengths = batch["attention_mask"].sum(dim=1)
     most = getattr(config, "max_position_embeddings", None)
     if isinstance(most, int) and 0 < most < int(lengths.max()):
@@ -226,16 +226,28 @@ def require_room(
             f"{named(int(lengths.argmax()))} has {int(lengths.max())} tokens with its answer, and "
             f"the model takes {most} (max_position_embeddings); shorten it or leave it out"
         )
-    rope = getattr(config, "rope_parameters", None) or {}
-    limit = rope.get("rope_type") == "longrope" and rope["original_max_position_embeddings"]
-    if limit and int(lengths.min()) <= limit < int(lengths.max()):
-        raise ValueError(
-            f"a batch holds items of up to {limit} tokens and longer ones, and with longrope the "
-            "longest sets the rotary factors of all; use a batch size of 1 (--batch-size 1)"
-        )
+    for rope in _ropes(model, "longrope"):
+        limit = rope["original_max_position_embeddings"]
+        if int(lengths.min()) <= limit < int(lengths.max()):
+            raise ValueError(
+                f"a batch holds items of up to {limit} tokens and longer ones, and with longrope "
+                "the longest sets the rotary factors of all; use a batch size of 1 (--batch-size 1)"
+            )
     known, (least, largest) = getattr(config, "vocab_size", None), batch["input_ids"].aminmax()
     if least < 0 or (isinstance(known, int) and 0 < known <= largest):
         raise ValueError(
             f"a batch holds the token {int(least if least < 0 else largest)}, and the model knows "
             f"{known} tokens (vocab_size); use the tokenizer that belongs to the model"
         )
+
+
+def _text_config(model: nn.Module) -> Any:
+    config: Any = getattr(unwrapped(model), "config", None)
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
+
+
+def _ropes(model: nn.Module, *kinds: str) -> list[Mapping[str, Any]]:
+    """Settings of a model's rotary positions that are of some kinds: of all layers, or by type."""
+    rope = getattr(_text_config(model), "rope_parameters", None) or {}
+    parts = [rope, *(each for each in rope.values() if isinstance(each, Mapping))]
+    return [each for each in parts if each.get("rope_type") in kinds]

@@ -265,7 +265,8 @@ def mark_answers(batch: Mapping[str, Tensor]) -> Bool[Tensor, "batch seq"]:
     """True at real tokens of the answer.
 
     Raises:
-        ValueError: an entry is missing or no tensor, their shapes differ, or there is no item.
+        ValueError: an entry is missing or no tensor, shapes differ, there is no item, or a mask
+            holds more than 0 and 1.
     """
     missing = [key for key in KEYS if not isinstance(batch, Mapping) or key not in batch]
     if missing:
@@ -274,6 +275,13 @@ def mark_answers(batch: Mapping[str, Tensor]) -> Bool[Tensor, "batch seq"]:
     if len(set(shapes)) > 1 or len(shapes[0]) != 2 or not math.prod(shapes[0]):
         names = ", ".join(KEYS)
         raise ValueError(f"{names} must be tensors of one shape, batch x seq, and have {shapes}")
+    for key in KEYS[1:]:
+        others = batch[key][(batch[key] != 0) & (batch[key] != 1)]
+        if len(others):
+            raise ValueError(
+                f"{key} must hold 0 and 1 alone, and holds {others[0].item()}; it takes no labels, "
+                "additive masks or numbers of packed items"
+            )
     return batch["answer_mask"].bool() & batch["attention_mask"].bool()
 
 

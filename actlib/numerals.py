@@ -9,10 +9,11 @@ A mark between digits is read by the first rule that fits:
 2. Two kinds of marks: the last one is the decimal mark. One mark several times: it groups.
 3. A point or comma that cannot group, since no three digits follow it, or a zero or more than three
    digits stand before it, is the decimal mark: `3,5` is 3.5 in English too.
-4. Else, as in `1,200`, the language decides. Where it is unknown, the text has no value.
+4. Else, as in `1,200`, the language decides. Where it is unknown, the text has no value; nor has
+   `1 200`, but where the decimal mark is a comma.
 
-What is part of a number has no value either: the 3 of `3/4`, `3 ½` and `\frac{3}{4}`, the 2 of
-`2 million`, `2 × 10^5` and `\sqrt{2}`.
+What is part of a number has no value either: the 3 of `3/4`, `3 ½`, `3 and 1/2`, `3 and a half` and
+`\frac{3}{4}`, the 2 of `2 million`, `2k`, `2 dozen`, `minus 2`, `2 × 10^5` and `\sqrt{2}`.
 """
 
 import re
@@ -53,29 +54,53 @@ _SIGN = r"(?:(?<![\w)])-|(?<==\x20)-\x20)(?:[$\u00a2-\u00a5\u09f3\u0e3f\u20a0-\u
 """A minus, not one between two terms; a currency's symbol may follow it."""
 _DIGITS = r"(?:(?<![\w.])\.|(?<![^\s=-]),)?\d+(?:[.,'\u202f\u066b]\d+)*"
 _SPACED = r"(?<!\d)\d{1,3}(?:\x20\d{3})+(?!\d)(?:[.,]\d+)?"
-_NUMBER = {
-    ",": re.compile(f"({_SIGN})?({_SPACED}|{_DIGITS})"),
-    ".": re.compile(f"({_SIGN})?({_DIGITS})"),
-}
-"""Numbers where the decimal mark is a comma, and plain spaces may group digits; and elsewhere."""
+_NUMBER = re.compile(f"({_SIGN})?({_SPACED}|{_DIGITS})")
 _FRACTION = re.compile(
     r"[\u00bc-\u00be\u2150-\u215e]|\\[cdt]?frac\s*" + r"(?:\{(?:[^{}]|\{[^{}]*\})*\}|\d)" * 2
 )
-_SCALE = (
-    r"(?:m|b|tr)il+(?:[ijy]{1,2}[aá]r|[ijy]{0,2}[oóu]|h[ãõ])|mi(?:i|l|la|lle)\b|(?:mio|mln|mld|mrd|tsd)\b"
-    r"|thousand|tausend|duizend|tus[ei]n|tuhat|tys|tis[ií]c|tisu[cć]|tūkst|mijë|ezer|bin\b|nghìn|ngàn"
-    "|triệu|tỷ|ribu|juta|hund(?:red|ert)|lakh|crore|(?:м|б|тр)[иі]л+[иьйј]*(?:[оу]н|[ая]рд)|млн|млрд|т[иы]с|хиљ|хиля"
-    r"|илјад|χιλιάδ|[εδτ]\w*κατομμ|ألف|آلاف|مليون|ملايين|مليار|هزار|میلی(?:ون|ارد)|हज.?ार|लाख|करोड|अरब"
-    "|হাজার|লাখ|লক্ষ|কোটি|వేల|లక్ష|కోట|మిలియ|బిలియ|พัน(?!ธ)|หมื่น|แสน|ล้าน"
+_SCALE = "|".join(
+    r"""
+    (?:m|b|tr|[ckq][uv]a[dt]r|[kq][uv]int)il+(?:[ijy]{0,2}[aá]r|[ijy]{1,2}[oóu]|[oó]n|h[ãõ])
+    mi(?:i|e|la?|lle|lers?|lliers?|gliaia)\b (?:[mb]io|[mb]ln|trln|ml?r?d|mjd|[bt]n|tsd|t[iyú]s)\b
+    thousand tausend dui[sz]end [tþ][uú]s[eiu]n tuhat tysi tis[ií]c tiso[čć] tisu[cć] tūkst mijë
+    hiljad ezer bin\b nghìn ngàn triệu tỷ trăm ribu ratus juta lakh crore száz(?!al) yüz\b honderd
+    hund(?:r|ert) cientos? cent(?:ain|ena|inai) dozens?\b docena douzain dutzend dizain decena
+    halves thirds (?:four|fif|six|eigh|ten)ths einhalb drittel viertel zehntel (?:cinqu|dix)ièmes
+    (?:м|б|тр|квадр|квинт)[иіы]л+[иьйј]*(?:[оёу]н|[ая]рд) (?:м|б|тр)лн млрд т[иы]с(?:\b|яч)
+    хил[.я] хиљ илјад сот(?:н|ен\b) дюжин десят(?:к|ок) м[ыи]ң мянг сая\b тэрбум их\x20наяд ҳазор
+    χιλ(?:ιάδ|\.) [εδτ]\w*κατομμ հազար (?:մ|տր)իլի ათას (?:მ|ტრ)ილი אלף אלפים (?:מ|ב|טר)ילי[וא]
+    ሺ (?:ሚ|ቢ|ትሪ)ሊ ألف آلاف (?:م|ب|تري)لي(?:ون|ار) ملايين مئة مائة
+    [هہ]زار (?:م|ب|تر)یلی(?:ون|ارد) لاکھ کروڑ ارب\b کھرب ٹریلین
+    हज.?ार लाख करोड अरब खरब शंख कोटी अब्ज खर्व पद्म হাজার লাখ লক্ষ কোটি હજાર લાખ કરોડ અબજ
+    નિખર્વ મહાપદ્મ શંકુ જલધિ ਹਜ.?ਾਰ ਲੱਖ ਕਰੋੜ ਅਰਬ ਖਰਬ ਨੀਲ
+    వే(?:యి|ల) వంద లక్ష కోట (?:మి|బి|ట్రి)లియ ಸಾವಿರ ಲಕ್ಷ (?:ಮಿ|ಬಿ|ಟ್ರಿ)ಲಿಯ
+    ஆயிர லட்ச (?:மி|பி|டிரி)ல்லிய ആയിര ലക്ഷ ദശല (?:ബി|ട്രി)ല്യ พัน(?!ธ) ร้อย หมื่น แสน ล้าน
+    [十万亿億萬兆] 百(?!分) 千(?![克米瓦]) [십백천만억] 조(?!각)
+    """.split()
 )
-"""How words for thousands and more begin after digits."""
-_PART_AFTER = re.compile(  # of a fraction, a time, a power, a root
-    r"(?:\d(?:[:_]|\x20?/\x20?)|\^|\\sqrt|\u221a|\d[eE][+-]?)\{?$|(?:elfu|[bm]ilioni)\x20$"
+"""How words begin that multiply or divide the number before them.
+
+Thousands and more as CLDR writes them in the languages above, but for az, my, si, tk, uz, yo and
+zu; tens, dozens, hundreds and parts in those of the study, and what more came up.
+"""
+_AND = r"(?:\x20+(?:and|et|und|y|e|и|с|en|og|och|ja|és|ve|và|dan)\x20+|\x20?[又とو]\x20?)"
+_BROKEN = (
+    r"(?:(?:an?|en|one|two|three|une?|deux|trois|eine?|zwei|drei|una?|dos|tres|одна|две|три)\x20)?"
+    r"(?:hal[bfv]|third|quarter|demi|tiers|quart|drittel|viertel|medi[ao]|mei[ao]|terci|полов|трет|четв)"
+)
+_PART_AFTER = re.compile(  # of a fraction, a time, a power, a root, a larger number; or negated
+    r"(?:\d(?:[:_]|\x20?/\x20?|\x20?\\over\x20)|\^|\\sqrt|\u221a|\d[eE][+-]?)\{?$"
+    r"|(?:elfu|laki|(?:[bm]|tr)ilioni)[\x20\u202f]$"
+    r"|(?:negative|(?<![\d)]\x20)(?:minus|moins|menos|минус))\x20$"
+    rf"|\d[\x20\u202f-]*(?:{_SCALE})[^\W\d]*(?:{_AND}|\x20?)$",
+    re.IGNORECASE,
 )
 _PART_BEFORE = re.compile(
-    r"(?:[:_]|\x20?/\x20?)\{?\d|\^|e[+-]?\d|[十百万亿億萬兆]|千(?![克米瓦])"
-    r"|[\u00b2\u00b3\u00b9\u2070-\u2089]|[\x20\u202f-]*(?:\d+\x20?/\x20?\d|\\sqrt|\\pi|[\u221aπ]"
-    r"|(?:[x×*·\u22c5]|\\times|\\cdot)\s*10\s*[\^\u00b2\u00b3\u00b9\u2070-\u207f]|" + _SCALE + ")",
+    r"(?:[:_]|\x20?/\x20?|\x20?\\over\x20)\{?\d|\^|e[+-]?\d|(?-i:[kKMBT]\b)"
+    rf"|[\u00b2\u00b3\u00b9\u2070-\u2089]|{_AND}{_BROKEN}"
+    rf"|[\x20\u202f-]*(?:(?:{_AND})?\x20*\d+\x20?/\x20?\d|\\sqrt|\\pi|[\u221aπ]"
+    r"|(?:[x×*·\u22c5]|\\times|\\cdot)\s*10\s*[\^\u00b2\u00b3\u00b9\u2070-\u207f]"
+    rf"|(?:de\x20)?(?:{_SCALE}))",
     re.IGNORECASE,
 )
 
@@ -94,7 +119,7 @@ def parse_number(text: str, language: str = "und") -> int | float | None:
     (3.5, 1200, None)
     """
     text = re.sub(r"^\s*-\s+", "-", _plain(text))
-    matches = list(_pattern(language).finditer(text))
+    matches = list(_NUMBER.finditer(text))
     if len(matches) != 1:
         return None
     beside = text[: matches[0].start()] + text[matches[0].end() :]
@@ -106,7 +131,7 @@ def parse_number(text: str, language: str = "und") -> int | float | None:
 def find_numbers(text: str, language: str = "und") -> list[int | float | None]:
     """Every number of a text, in order, each as in `parse_number`; None for one without a value."""
     text = _plain(text)
-    return [_read(text, match, language) for match in _pattern(language).finditer(text)]
+    return [_read(text, match, language) for match in _NUMBER.finditer(text)]
 
 
 def format_number(number: int | float) -> str:
@@ -123,12 +148,10 @@ def format_number(number: int | float) -> str:
 def _plain(text: str) -> str:
     """A text whose digits are those of ASCII, and whose signs have one form each."""
     text = "".join(str(unicodedata.decimal(letter, letter)) for letter in text)
-    text = text.replace("{,}", ",").translate(_SAME)  # as LaTeX writes a comma in a number
+    text = (
+        text.replace("{,}", ",").replace("\\,", "\u202f").translate(_SAME)
+    )  # as LaTeX groups digits
     return _FRACTION.sub(" 1/2", text)  # whatever it is: it has no value
-
-
-def _pattern(language: str) -> re.Pattern[str]:
-    return _NUMBER[_decimal_mark(language) or "."]
 
 
 def _decimal_mark(language: str) -> str | None:
@@ -142,12 +165,12 @@ def _decimal_mark(language: str) -> str | None:
 
 def _read(text: str, match: re.Match[str], language: str) -> int | float | None:
     """Value of a number in a text."""
-    before = text[max(0, match.start() - 8) : match.start()]
+    before = text[max(0, match.start() - 40) : match.start()]
     if _PART_AFTER.search(before) or _PART_BEFORE.match(text, match.end()):
         return None
     sign, body = -1 if match[1] else 1, match[2]
     mark = _mark_of(body, language)
-    if mark is None:
+    if mark is None or (" " in body and _decimal_mark(language) != ","):
         return None
     whole, _, fraction = body.rpartition(mark) if mark else (body, "", "")
     kinds = set(re.sub(r"\d", "", whole))

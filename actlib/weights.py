@@ -11,6 +11,7 @@ parametrization is not the one that the model computes with.
 """
 
 import copy
+import re
 from collections.abc import Mapping
 from types import FunctionType
 
@@ -21,8 +22,10 @@ from actlib.channels import channel_modules, own_parameters, unwrapped
 
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 """Types of numbers that can be moved."""
-# Types in which buffers hold codes; int64 positions and bool masks are none.
+# Types in which buffers hold codes. Those of int64 do beside scales, where there is no weight, and
+# else hold positions, indices, counts or masks.
 _CODES = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.float8_e4m3fn, torch.float8_e5m2)
+_QUANTIZATION = re.compile("scale|absmax|codebook|centroid|pack|weight", re.IGNORECASE)
 _ADAPTER = (
     "is wrapped by peft ({}), so that its weights are not those that it computes with; merge the "
     "adapter into them by peft.PeftModel.from_pretrained(model, adapter).merge_and_unload(), or of "
@@ -155,10 +158,15 @@ def _describe_tensors(module: nn.Module) -> str | None:
         return f"holds packed integers ({type(module).__name__}), {_UNQUANTIZED}"
     # codes are in buffers (GPTQ, AWQ), in a parameter of a class of its own (bitsandbytes, torchao,
     # quanto) or in one of integers or of 8 bits (HQQ, FP8)
+    buffers = {name: tensor for name, tensor in module._buffers.items() if tensor is not None}
+    lasting = buffers.keys() - module._non_persistent_buffers_set
+    is_quantized = "weight" not in own and any(map(_QUANTIZATION.search, [*own, *lasting]))
     codes = {
         name: tensor
-        for name, tensor in module._buffers.items()
-        if tensor is not None and tensor.dtype in _CODES and (tensor.ndim > 1 or name == "weight")
+        for name, tensor in buffers.items()
+        if (tensor.dtype in _CODES and (tensor.ndim > 1 or name == "weight"))
+        or (tensor.dtype == torch.int64 and tensor.ndim > 1 and len(tensor) > 1)
+        and (is_quantized and name in lasting)
     }
     for name, tensor in {**own, **codes}.items():
         kind, is_plain = type(tensor).__name__, type(tensor) in (nn.Parameter, Tensor)

@@ -208,6 +208,30 @@ def test_what_cuts_gradients_off_is_refused_and_what_never_runs_is_not(pair, bat
         record_attributions(donor, target, batches, points=1)
 
 
+class WithRare(nn.Module):
+    """A feed-forward layer beside an expert that batches of one shape use, without gradients."""
+
+    def __init__(self, mlp, shape):
+        super().__init__()
+        self.mlp, self.rare, self.shape = mlp, nn.Linear(16, 16), shape
+
+    def forward(self, x):
+        return self.mlp(x) + (self.rare(x).detach() if x.shape[:2] == self.shape else 0)
+
+
+def test_what_is_cut_off_in_one_batch_alone_is_refused(pair, items, collate):
+    donor, target = pair("llama")
+    batches = [*collate(items[:2], 2), *collate(items[2:], 4)]
+    for model in (donor, target):
+        layer = model.model.layers[0]
+        layer.mlp = WithRare(layer.mlp, batches[0]["input_ids"].shape)
+    found = record_attributions(donor, target, batches[1:], points=1).values
+    assert not found["model.layers.0.mlp.rare"].any()
+    for given in (batches, batches[::-1]):
+        with pytest.raises(ValueError, match="no gradient reaches model.layers.0.mlp.rare.weight"):
+            record_attributions(donor, target, given, points=2)
+
+
 def test_the_path_is_freed_at_once_without_collecting_garbage(pair, batches):
     def count():
         return sum(type(each) is type(target) for each in gc.get_objects())

@@ -5,6 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import transformers
+from tiny_models import _GROUPED, _WINDOW
 from torch import nn
 from torch.nn.utils import parametrizations
 
@@ -99,6 +101,12 @@ def test_positions_and_masks_in_buffers_are_no_codes(pair):
     for model in models:
         model.register_buffer("position_ids", torch.arange(8)[None])
         model.register_buffer("bias", torch.ones(1, 1, 8, 8).tril().bool())
+        model.model.rotary_emb.register_buffer("mask", torch.ones(8, 8).tril().long())
+        for module in (model, model.lm_head, model.model.norm):  # beside scales
+            module.register_buffer("scale", torch.ones(1))
+            module.register_buffer(
+                "counts", torch.ones(2, 4).long(), persistent=module is not model
+            )
     assert check_pair(*models) == []
 
 
@@ -126,6 +134,17 @@ def test_a_setting_that_leaves_shapes_alone_is_named(family, architecture, setti
     assert mismatches and all(
         f" {value} against" in f" {each}" or "head_dim" in each for each in mismatches
     )
+
+
+def test_settings_that_a_configuration_has_by_layer_are_compared_layer_by_layer():
+    def gemma(**settings):
+        both = {"hidden_size_per_layer_input": 4, "vocab_size_per_layer_input": 61, "head_dim": 4}
+        config = transformers.Gemma4TextConfig(**_GROUPED, **_WINDOW, **both, **settings)
+        return transformers.AutoModelForCausalLM.from_config(config)
+
+    assert check_pair(gemma(global_head_dim=8), gemma(global_head_dim=8)) == []
+    mismatches = check_pair(gemma(global_head_dim=8), gemma(global_head_dim=4))
+    assert any("head_dim of layer 1 8 against 4" in each for each in mismatches)
 
 
 @pytest.mark.parametrize(

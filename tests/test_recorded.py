@@ -26,6 +26,15 @@ def test_every_portion_has_all_tasks_and_each_item_lies_in_one(study):
     assert sorted(int(row["question"]) for part in parts for row in part) == [*range(24)]
 
 
+def test_what_is_too_long_is_left_out_before_the_portions(study, monkeypatch):
+    too_long = recorded.batches_of_part(study, "fr-maths", 0)  # all of one
+    monkeypatch.setattr(
+        recorded, "drop_long", lambda _, rows, most: [row for row in rows if row not in too_long]
+    )
+    parts = [recorded.batches_of_part(study, "fr-maths", n) for n in range(recorded.PARTS)]
+    assert [len(part) for part in parts] == [4, 4, 3, 3, 3, 3]
+
+
 def test_of_two_pairs_each_has_its_own_column(tmp_path):
     pair, other = (recorded.Group(seed, ("donor",), (str(seed),)) for seed in (3, 4))
 

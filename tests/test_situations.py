@@ -73,11 +73,11 @@ class Codes(nn.Module):
 
 
 class Packed(nn.Module):
-    """As GPTQ and AWQ: packed codes in a buffer, and no weight."""
+    """As GPTQ, AWQ and QuIP#: packed codes in a buffer, and no weight."""
 
-    def __init__(self, linear):
+    def __init__(self, linear, dtype=torch.int32):
         super().__init__()
-        self.register_buffer("qweight", (linear.weight * 9).round().to(torch.int32))
+        self.register_buffer("qweight", (linear.weight * 9).round().to(dtype))
         self.register_buffer("scales", torch.full((1, 24), 1 / 9))
 
     def forward(self, x):
@@ -184,6 +184,7 @@ SITUATIONS = {
     ),
     "HQQ": (with_layers(Codes), QUANTIZED.format("W_q as uint8")),
     "GPTQ": (with_layers(Packed), QUANTIZED.format("qweight as int32")),
+    "QuIP": (with_layers(partial(Packed, dtype=torch.int64)), QUANTIZED.format("qweight as int64")),
     "4 bit": (with_layers(Bytes), QUANTIZED.format("weight as Params4bit")),
     "FP8": (with_layers(to_8_bits), QUANTIZED.format("weight as float8_e4m3fn")),
     "a scale": (with_layers(lambda linear: Scaled(linear)), BESIDE),
@@ -191,7 +192,7 @@ SITUATIONS = {
     "FSDP2": (shard, SHARDED),
     "FSDP": (shard_flat, SHARDED),
 }
-READABLE = [SITUATIONS[name][1] for name in ("HQQ", "GPTQ", "4 bit", "FP8")] + [BESIDE]
+READABLE = [SITUATIONS[name][1] for name in ("HQQ", "GPTQ", "QuIP", "4 bit", "FP8")] + [BESIDE]
 """Outcomes of models whose weights are what is wrong, and not the outputs of their modules."""
 
 
@@ -355,11 +356,15 @@ def test_items_on_both_sides_of_longropes_limit_run_apart(items, collate):
     items = [(ids.repeat(3), torch.cat([answer * False] * 2 + [answer])) for ids, answer in items]
     alone = evaluate(model, collate(items, 1))["nll"].to_numpy()
     with pytest.raises(ValueError, match=r"up to 20 tokens and longer .* \(--batch-size 1\)"):
-        evaluate(model, collate(items))
+        evaluate(nn.DataParallel(model), collate(items))
     for is_short in (True, False):
         own = [n for n, (ids, _) in enumerate(items) if (len(ids) <= 20) == is_short]
-        together = evaluate(model, collate([items[n] for n in own], 6))["nll"].to_numpy()
-        assert together == pytest.approx(alone[own], abs=1e-4)
+        (batch,) = collate([items[n] for n in own], 6, "right")
+        wide = {key: nn.functional.pad(each, (0, 25)) for key, each in batch.items()}
+        for whole in (collate([items[n] for n in own], 6), [batch], [wide]):
+            for each in (model, nn.DataParallel(model)):
+                together = evaluate(each, whole)["nll"].to_numpy()
+                assert together == pytest.approx(alone[own], abs=1e-4)
 
 
 def test_tensors_of_inference_mode_are_read_and_written_within_it_alone(
@@ -521,6 +526,14 @@ BATCHES = {
     "a token below 0": (
         lambda batch: batch | {"input_ids": batch["input_ids"] - 100},
         "holds the token -98, and the model knows 61",
+    ),
+    "labels": (
+        lambda batch: batch | {"answer_mask": batch["input_ids"].where(batch["answer_mask"], -100)},
+        "answer_mask must hold 0 and 1 alone, and holds -100",
+    ),
+    "packed items": (
+        lambda batch: batch | {"attention_mask": batch["attention_mask"].cumsum(1)},
+        "attention_mask must hold 0 and 1 alone, and holds 2",
     ),
     "an entry is missing": (lambda batch: {"input_ids": batch["input_ids"]}, "a batch lacks att"),
     "a name": (lambda batch: "input_ids", "a batch lacks input_ids, attention_mask, answer_mask"),

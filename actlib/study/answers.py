@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pandas as pd
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from actlib.evaluation import evaluate
 from actlib.forward import input_device
@@ -29,6 +29,8 @@ def generate_answers(
 ) -> pd.DataFrame:
     """Greedy outputs, at most eight tokens longer than the longest right answer.
 
+    Of the model's own settings of generation, only the tokens that end an output count.
+
     Returns:
         One row a question: ``ability``, ``question``, ``answer`` (the right one), ``output``, and
         ``language`` of the output (`guess_language`).
@@ -38,12 +40,17 @@ def generate_answers(
     pairs = zip(encoded, lengths, strict=True)
     prompts = [Encoded(e.input_ids[:-n], e.answer_mask[:-n]) for e, n in pairs]
     batch = pad_left(prompts)
-    written = cast(Any, model).generate(
-        **{key: batch[key].to(input_device(model)) for key in ("input_ids", "attention_mask")},
-        do_sample=False,
-        max_new_tokens=8 + max(lengths),
-        pad_token_id=tokenizer.pad_token_id or 0,
-    )
+    own = model.generation_config
+    try:
+        model.generation_config = GenerationConfig(eos_token_id=own.eos_token_id)
+        written = cast(Any, model).generate(
+            **{key: batch[key].to(input_device(model)) for key in ("input_ids", "attention_mask")},
+            do_sample=False,
+            max_new_tokens=8 + max(lengths),
+            pad_token_id=tokenizer.pad_token_id or 0,
+        )
+    finally:
+        model.generation_config = own
     new = written[:, batch["input_ids"].shape[1] :]
     outputs = [text.strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
     table = pd.DataFrame(list(rows))[["ability", "question", "answer"]]
