@@ -162,7 +162,7 @@ def kept_tables():
 @pytest.mark.usefixtures("kept_tables")
 def test_sentences_on_smol_quote_its_tables():
     page, readme = (_text(name).replace("−", "-") for name in ("docs/findings.md", "README.md"))
-    prose = page[page.index("## Three training seeds") : page.index("<!-- readings: start")]
+    prose = page[page.index("## Five training seeds") : page.index("<!-- readings: start")]
     table = pd.read_csv(ROOT / "figures/smol/fig08_attribution.csv").set_index("method")
     shares = [
         table.loc[method][table.loc[method, "top_percent"].round() == percent]
@@ -177,12 +177,13 @@ def test_sentences_on_smol_quote_its_tables():
     endings = ("", "_by_size", "_per_parameter", "_per_parameter_retention")
     ours = [f"attribution{each}" for each in endings]
     shares += [budget.loc[[method]] for method in ["interpolation", *ours]]
+    columns = ["recovery", "low", "high"]
     for rows in shares:
-        text = "{:.2f} [{:.2f}, {:.2f}]".format(*rows.iloc[0][["recovery", "low", "high"]])
+        text = "{:.2f} [{:.2f}, {:.2f}]".format(*rows.iloc[0][columns].astype(float).round(2))
         assert text in prose, f"{rows.index[0]}: {text}"
     for method in ("interpolation", "attribution_per_parameter"):
         assert (
-            "{:.2f} [{:.2f}, {:.2f}]".format(*budget.loc[method, ["recovery", "low", "high"]])
+            "{:.2f} [{:.2f}, {:.2f}]".format(*budget.loc[method, columns].astype(float).round(2))
             in readme
         )
 
