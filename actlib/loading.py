@@ -220,4 +220,6 @@ def _load_failure(what: str, source: Path | str, error: Exception) -> str:
     reason = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
     whole = f"{error!r} {error.__cause__!r}".lower()
     remedy = next((f"; {text}" for words, text in _REMEDIES.items() if re.search(words, whole)), "")
+    if not remedy and Path(source).is_dir():
+        remedy = "; look at these files, or copy or download the folder again"
     return f"cannot load {what}{str(source)!r}: {reason.rstrip('.')}{remedy}"

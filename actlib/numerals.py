@@ -148,9 +148,8 @@ def format_number(number: int | float) -> str:
 def _plain(text: str) -> str:
     """A text whose digits are those of ASCII, and whose signs have one form each."""
     text = "".join(str(unicodedata.decimal(letter, letter)) for letter in text)
-    text = (
-        text.replace("{,}", ",").replace("\\,", "\u202f").translate(_SAME)
-    )  # as LaTeX groups digits
+    text = text.replace("{,}", ",").replace("\\,", "\u202f")  # as LaTeX groups digits
+    text = text.translate(_SAME)
     return _FRACTION.sub(" 1/2", text)  # whatever it is: it has no value
 
 

@@ -165,8 +165,11 @@ def _describe_tensors(module: nn.Module) -> str | None:
         name: tensor
         for name, tensor in buffers.items()
         if (tensor.dtype in _CODES and (tensor.ndim > 1 or name == "weight"))
-        or (tensor.dtype == torch.int64 and tensor.ndim > 1 and len(tensor) > 1)
-        and (is_quantized and name in lasting)
+        or (
+            is_quantized
+            and name in lasting
+            and (tensor.dtype == torch.int64 and tensor.ndim > 1 and len(tensor) > 1)
+        )
     }
     for name, tensor in {**own, **codes}.items():
         kind, is_plain = type(tensor).__name__, type(tensor) in (nn.Parameter, Tensor)

@@ -138,7 +138,6 @@ CASES = [
     (MOVE, "mask empty", empty_mask),
     (MERGE.replace("0.4", "much"), "donor much number", None),
     (MERGE.replace("mask 0.4", "mask"), "DONOR MASK SCALE", None),
-    (MERGE + " --collisions most", "most sum average largest", None),
     (MAKE.replace("out new", "out mask"), "mask another", None),
     (MAKE + " --metadata license", "KEY=TEXT license", None),
     (RUN.replace("01", "77"), "notebooks 77 01", None),

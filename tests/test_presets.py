@@ -152,7 +152,7 @@ def test_what_is_missing_is_named_with_the_abilities_there_are(pair, key):
         ({"donor": {"load": 3}}, "models.donor.load: Input should be a valid string, got 3"),
         ({"retained": ["de-maths"]}, "name de-maths twice"),
         ({"sft": {"learning_rate": float("inf")}}, "sft.learning_rate: .*finite"),
-        ({"lost": [False]}, "lost.0: Input should be a valid string, got False"),
+        ({"lost": [False]}, "lost.0: Input should be a valid string, got False; quote it"),
     ],
 )
 def test_a_wrong_pair_is_refused_in_a_sentence(pair, change, named):

@@ -137,5 +137,7 @@ def explain(error: ValidationError) -> str:
             message = "there is no such key"
         elif isinstance(value, str | int | float | None):
             message += f", got {value!r}"
+            # such as `no`, which YAML reads as False
+            message += "; quote it" * (problem["type"] == "string_type" and value is not None)
         problems.append(f"{'.'.join(map(str, parts)) or 'preset'}: {message}")
     return "; ".join(dict.fromkeys(problems))
