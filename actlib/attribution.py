@@ -20,7 +20,7 @@ more about its relatives.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import cast
 
@@ -149,67 +149,75 @@ def _sum_over_path(
     A pass is a point on the path, 0 to 1, its weight and a batch; equal points in succession.
     """
     path = copied(target).to(device).eval().requires_grad_(False)
-    sums, ends, unreached = _sum_gradients(path, target, donor)
+    sums, ends, reached = _sum_gradients(path, target, donor)
     matrices = {name: as_matrix(path.get_parameter(name)) for name in ends}
-    point, batches = 0.0, dict[int, dict[str, Tensor]]()
+    point, missed = 0.0, dict[int, tuple[dict[str, Tensor], list[str]]]()
+
+    def place(name: str) -> None:  # target + point * (donor - target), as `transfer_` would
+        start, stop = ends[name]
+        for rows in _chunks(start):
+            matrices[name][rows] = interpolate(start[rows], stop[rows], point)
+
     for lam, weight, given in passes:
-        if lam != point:  # target + lam * (donor - target), as `transfer_` would
-            for name, (start, stop) in ends.items():
-                for rows in _chunks(start):
-                    matrices[name][rows] = interpolate(start[rows], stop[rows], lam)
+        if lam != point:
             point = lam
+            for name in ends:
+                place(name)
             torch.clear_autocast_cache()  # in which the old values would live on
         batch = {key: given[key].clone() for key in KEYS}  # out of inference mode
-        batches[id(given)] = batch
         _, logits, labels = answer_logits(path, batch)
         nll = nn.functional.cross_entropy(logits, labels, reduction="sum")
         require_sound(nll, f"the NLL of a batch at lam = {lam:.3g} is")
+        reached.clear()
         if nll.requires_grad:
             (weight * nll).backward()
-    moving = [n for n in unreached if (ends[n][0] != ends[n][1].to(ends[n][0])).any()]
-    if moving:
-        _require_unused(path, batches.values(), {n: (matrices[n], ends[n][0]) for n in moving})
+        missed[id(given)] = batch, [name for name in ends if name not in reached]
+    ever = {name for _, names in missed.values() for name in names}
+    differ = {name for name in ever if ends[name][0].ne(ends[name][1].to(ends[name][0])).any()}
+    for batch, names in missed.values():  # at the last point, where the path still is
+        moving = {name: matrices[name] for name in names if name in differ}
+        if moving:
+            _require_unused(path, batch, moving, place)
     return sums
 
 
 @torch.no_grad()
 def _require_unused(
     path: nn.Module,
-    batches: Iterable[Mapping[str, Tensor]],
-    unreached: dict[str, tuple[Tensor, Tensor]],
+    batch: Mapping[str, Tensor],
+    unreached: Mapping[str, Tensor],
+    restore: Callable[[str], None],
 ) -> None:
-    """Refuse parameters that no gradient reaches, though NaN in them reaches the logits.
+    """Refuse parameters that no gradient of a batch reaches, though NaN in them reaches its logits.
 
-    Of experts to which no token was sent, and of modules that never run, it does not. Each comes
-    with its numbers, which are put back one by one, last first, to find the first to blame.
+    Of experts to which no token was sent, and of modules that never run, it does not. All are put
+    back one by one, last first, to find the first to blame.
     """
 
-    def depends(batch: Mapping[str, Tensor]) -> bool:
+    def depends() -> bool:
         torch.clear_autocast_cache()
         return bool(answer_logits(path, batch)[1].isnan().any())
 
-    for matrix, _ in unreached.values():
+    for matrix in unreached.values():
         matrix.fill_(math.nan)
-    if (batch := next(filter(depends, batches), None)) is None:
-        return
-    for name, (matrix, numbers) in reversed(unreached.items()):
-        if not depends(batch):
-            break
-        matrix.copy_(numbers)
-        cut = name
-    raise ValueError(
-        f"no gradient reaches {cut}, on which the logits depend, so that it would score 0; take "
-        "away what cuts it off: torch.no_grad() or detach() in a forward or a hook"
-    )
+    is_cut = depends()
+    for name in reversed(unreached):
+        restore(name)
+        if is_cut and not depends():
+            raise ValueError(
+                f"no gradient reaches {name} in a batch, on which its logits depend, so that it "
+                "would score too little; take away what cuts it off: torch.no_grad() or detach() in "
+                "a forward or a hook"
+            )
 
 
 def _sum_gradients(
     path: nn.Module, target: nn.Module, donor: nn.Module
-) -> tuple[Sums, Ends, dict[str, None]]:
+) -> tuple[Sums, Ends, set[str]]:
     """Let the path add each gradient to the sums of its channels, and drop it, once it is there.
 
     The hooks refer to sums, zeros by module, to ends, the target's and the donor's numbers of each
-    parameter, and to those that are unreached; not to the path, so that it goes with its owner.
+    parameter, and to those that are reached; not to the path, so that it goes with its owner.
     """
     sums: Sums = {}
     parts: dict[int, list[tuple[Tensor, int]]] = {}
@@ -219,29 +227,29 @@ def _sum_gradients(
         sums[name] = torch.zeros(module.channels, dtype=wide, device=device)
         for parameter, dimension in module.parameters().values():
             parts.setdefault(id(parameter), []).append((sums[name], dimension))
-    ends, unreached = Ends(), dict[str, None]()
+    ends, reached = Ends(), set[str]()
     starts, stops = dict(target.named_parameters()), dict(donor.named_parameters())
     for name, parameter in path.named_parameters():
         if id(parameter) in parts:
-            ends[name], unreached[name] = (as_matrix(starts[name]), as_matrix(stops[name])), None
-            add = partial(_add_gradient, name, ends[name], parts[id(parameter)], unreached)
+            ends[name] = as_matrix(starts[name]), as_matrix(stops[name])
+            add = partial(_add_gradient, name, ends[name], parts[id(parameter)], reached)
             parameter.requires_grad_(True).register_post_accumulate_grad_hook(add)
-    return sums, ends, unreached
+    return sums, ends, reached
 
 
 def _add_gradient(
     name: str,
     ends: tuple[Tensor, Tensor],
     parts: list[tuple[Tensor, int]],
-    unreached: dict[str, None],
+    reached: set[str],
     parameter: nn.Parameter,
 ) -> None:
     """Add gradient * (donor - target), summed over each channel, to sums; drop the gradient.
 
     `parts` are the sums of each module that it belongs to, [channels], with the dimension of the
-    parameter's matrix along which the channels lie. The name goes from those that are `unreached`.
+    parameter's matrix along which the channels lie. The name joins those that are `reached`.
     """
-    unreached.pop(name, None)
+    reached.add(name)
     start, stop = ends
     gradient = cast(Tensor, parameter.grad).reshape(start.shape)
     wide = torch.promote_types(gradient.dtype, torch.float32)

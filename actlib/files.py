@@ -19,10 +19,10 @@ import re
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
@@ -189,3 +189,17 @@ def _is_running(process: int) -> bool:
     except (OSError, OverflowError):
         pass  # of another user, or no number of a process: left alone
     return True
+
+
+def unique_entries(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """The entries of an object of JSON, for the `object_pairs_hook` of `json.loads`.
+
+    Raises:
+        ValueError: two have the same name, of which json would take the last.
+    """
+    entries: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in entries:
+            raise ValueError(f"{name} is listed twice")
+        entries[name] = value
+    return entries

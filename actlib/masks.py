@@ -14,14 +14,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from actlib.channels import channel_modules
-from actlib.files import load_tensors, require_metadata, save_tensors, write_text
+from actlib.files import load_tensors, require_metadata, save_tensors, unique_entries, write_text
 from actlib.weights import require_unwrapped
 from actlib.wording import list_first
 
@@ -262,7 +261,7 @@ def _read_json(path: Path) -> ChannelMask:
     """The mask in a file of JSON."""
     try:
         text, channels = path.read_text(encoding="utf-8"), dict[str, Tensor]()
-        stated = json.loads(text, object_pairs_hook=_entries)
+        stated = json.loads(text, object_pairs_hook=unique_entries)
         for name, own in stated["modules"].items():
             channels[name] = torch.zeros(own["channels"], dtype=torch.bool)
             if not all(type(number) is int and number >= 0 for number in own["masked"]):
@@ -271,16 +270,6 @@ def _read_json(path: Path) -> ChannelMask:
         return ChannelMask(channels, stated.get("metadata", {}))
     except (*(OSError, ValueError, LookupError), TypeError, AttributeError, RuntimeError) as error:
         raise ValueError(f"{path} is no mask in JSON: {error}; see docs/formats.md") from error
-
-
-def _entries(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """The entries of an object of JSON, each under another name."""
-    entries: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in entries:
-            raise ValueError(f"{name} is listed twice")
-        entries[name] = value
-    return entries
 
 
 def _draw(total: int, count: int, generator: torch.Generator) -> Bool[Tensor, " total"]:

@@ -24,6 +24,10 @@ from actlib.questions import require_text
 
 _QUESTION = "QUESTION-GOES-HERE"
 _ANSWER = "ANSWER-GOES-HERE"
+_TODAY = (  # of templates that write the date; what Llama 3's fall back to
+    "{% macro strftime_now(form) %}{{ form | replace('%d', '26') | replace('%b', 'Jul') | "
+    "replace('%B', 'July') | replace('%m', '07') | replace('%Y', '2024') }}{% endmacro %}{{ '' }}"
+)
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,9 @@ def encode_rows(
 
     With a chat template, it writes the turns, with an explicit system message, empty or not, so
     that it adds no default of its own; of several named templates, the one named `default`. What it
-    writes before the answer, such as an empty block of thoughts, is the prompt's. Without, the form
-    is `Question: ...` and, on the next line, `Answer: ...`.
+    writes before the answer, such as an empty block of thoughts, is the prompt's; its today is
+    always 26 July 2024, so that a question is the same on every day. Without, the form is
+    `Question: ...` and, on the next line, `Answer: ...`.
 
     Args:
         tokenizer: of the model that the items are for.
@@ -159,12 +164,7 @@ def pad_left(encoded: list[Encoded]) -> dict[str, Tensor]:
     """Tensors of one batch, each batch x seq: input_ids, attention_mask, answer_mask, position_ids.
 
     Padding has the id 0, whatever token that is: the attention mask keeps it from being read.
-
-    Raises:
-        ValueError: there is no item.
     """
-    if not encoded:
-        raise ValueError("A batch needs at least one item.")
     width = max(len(item.input_ids) for item in encoded)
     padding = [width - len(item.input_ids) for item in encoded]
     items = list(zip(padding, encoded, strict=True))
@@ -194,6 +194,7 @@ def _frame(
     """What a tokenizer's template, or the plain form, writes around question and answer."""
     template = _chat_template(tokenizer)
     if template:
+        template = _TODAY * ("strftime_now" in template) + template
         before, between, tail = _render(tokenizer, template, system_prompt, pairs)
     else:
         opening = f"{system_prompt}\n\n" if system_prompt else ""

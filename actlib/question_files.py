@@ -9,6 +9,7 @@ import reprlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from actlib.files import unique_entries
 from actlib.numerals import parse_number
 
 Rows = dict[str, dict]
@@ -38,12 +39,12 @@ def json_lines(path: Path) -> Rows:
     """Objects of a JSON lines file; the keys say where each is, for messages.
 
     Raises:
-        ValueError: a line is not a JSON object in UTF-8; the sentence names it.
+        ValueError: a line is not a JSON object in UTF-8, or has a key twice; the sentence names it.
     """
     rows = {}
     for where, line in _lines(path):
         try:
-            row = json.loads(line)
+            row = json.loads(line, object_pairs_hook=unique_entries)
         except (ValueError, RecursionError) as error:
             reason = getattr(error, "msg", None) or str(error)
             raise ValueError(f"{where}: not JSON ({reason}); expected one object a line.") from None

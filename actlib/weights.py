@@ -28,8 +28,9 @@ _CODES = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.float8_e4m3fn
 _QUANTIZATION = re.compile("scale|absmax|codebook|centroid|pack|weight", re.IGNORECASE)
 _ADAPTER = (
     "is wrapped by peft ({}), so that its weights are not those that it computes with; merge the "
-    "adapter into them by peft.PeftModel.from_pretrained(model, adapter).merge_and_unload(), or of "
-    "a learned prompt, which no channel holds, take get_base_model()"
+    "adapter into them by peft.PeftModel.from_pretrained(model, adapter).merge_and_unload() (the "
+    "model loaded untied, as peft's warning shows, if the adapter is on a tied embedding or head), "
+    "or of a learned prompt, which no channel holds, take get_base_model()"
 )
 _SHARDED = "is sharded over processes ({}); load the whole model in each process"
 _WRAPPERS = {  # by package and class

@@ -203,7 +203,7 @@ def test_what_cuts_gradients_off_is_refused_and_what_never_runs_is_not(pair, bat
         mlp.forward = MethodType(torch.no_grad()(type(mlp).forward), mlp)
     else:
         mlp.register_forward_hook(detach)
-    message = r"reaches model.layers.1.mlp.gate_proj.weight, on .* torch.no_grad\(\) or detach\(\)"
+    message = r"reaches model.layers.1.mlp.gate_proj.weight .* torch.no_grad\(\) or detach\(\)"
     with pytest.raises(ValueError, match=message):
         record_attributions(donor, target, batches, points=1)
 
@@ -214,9 +214,12 @@ class WithRare(nn.Module):
     def __init__(self, mlp, shape):
         super().__init__()
         self.mlp, self.rare, self.shape = mlp, nn.Linear(16, 16), shape
+        self.others = False  # use it as well, with gradients
 
     def forward(self, x):
-        return self.mlp(x) + (self.rare(x).detach() if x.shape[:2] == self.shape else 0)
+        if x.shape[:2] == self.shape:
+            return self.mlp(x) + self.rare(x).detach()
+        return self.mlp(x) + (self.rare(x) if self.others else 0)
 
 
 def test_what_is_cut_off_in_one_batch_alone_is_refused(pair, items, collate):
@@ -227,8 +230,14 @@ def test_what_is_cut_off_in_one_batch_alone_is_refused(pair, items, collate):
         layer.mlp = WithRare(layer.mlp, batches[0]["input_ids"].shape)
     found = record_attributions(donor, target, batches[1:], points=1).values
     assert not found["model.layers.0.mlp.rare"].any()
+    refused = "no gradient reaches model.layers.0.mlp.rare.weight in a batch"
     for given in (batches, batches[::-1]):
-        with pytest.raises(ValueError, match="no gradient reaches model.layers.0.mlp.rare.weight"):
+        with pytest.raises(ValueError, match=refused):
+            record_attributions(donor, target, given, points=2)
+    for model in (donor, target):  # reached in the other batch, so that a part alone is missing
+        model.model.layers[0].mlp.others = True
+    for given in (batches, batches[::-1]):
+        with pytest.raises(ValueError, match=refused):
             record_attributions(donor, target, given, points=2)
 
 

@@ -9,8 +9,8 @@ ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted((ROOT / "actlib").rglob("*.py"))
 # The method, from top to bottom. A new file gets its place here.
 ORDER = """
-    wording numerals question_files questions rankings
-    channels weights files masks stored loading experts vocabulary scores pairs
+    wording files numerals question_files questions rankings
+    channels weights masks stored loading experts vocabulary scores pairs
     hooks forward alignment activations kernels processes recording
     transfer parameters two_passes interventions attribution patch_file cards checkpoint
     merging patches sparse

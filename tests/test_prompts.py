@@ -103,6 +103,12 @@ def test_a_text_begins_as_the_tokenizer_begins_it_whatever_letters_it_has():
     assert encoded.answer_mask == [False, False, True, True]
 
 
+def test_a_template_that_writes_the_date_gives_a_question_the_same_tokens_on_every_day():
+    dated = "{%- set today = strftime_now('%d %b %Y') %}{{ today }}" + TURNS
+    written = _encode(_bytes(dated), "Why?", "So.").input_ids
+    assert written == _encode(_bytes("26 Jul 2024" + TURNS), "Why?", "So.").input_ids
+
+
 TOKENIZERS = {
     "bytes": _bytes,
     "bytes, space before": lambda: _bytes(prefix=True),

@@ -117,6 +117,10 @@ REFUSALS = [
     (EXAMS | {"choices": ["this", "that"]}, "'choices' must hold texts by letter"),
     ([1, 2], "line 1: expected an object like"),
     (b'{"question": "a", "answer": "b"}\n{', "line 2: not JSON .*; expected one object a line"),
+    (
+        b'{"question": "a", "answer": "b", "answer": "c"}',
+        r"line 1: not JSON .answer is listed twice",
+    ),
     (b"\n\xe9", "line 2: not UTF-8 .*; save the file as UTF-8"),
     (b"[" * 100_000, "line 1: not JSON"),
     (b"\n \n", "no item in .*; it needs a question with its answer a line"),
