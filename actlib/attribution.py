@@ -185,7 +185,7 @@ def _sum_over_path(
 def _require_unused(
     path: nn.Module,
     batch: Mapping[str, Tensor],
-    unreached: Mapping[str, Tensor],
+    unreached: dict[str, Tensor],
     restore: Callable[[str], None],
 ) -> None:
     """Refuse parameters that no gradient of a batch reaches, though NaN in them reaches its logits.
@@ -205,9 +205,9 @@ def _require_unused(
         restore(name)
         if is_cut and not depends():
             raise ValueError(
-                f"no gradient reaches {name} in a batch, on which its logits depend, so that it "
-                "would score too little; take away what cuts it off: torch.no_grad() or detach() in "
-                "a forward or a hook"
+                f"no gradient reaches {name} in a batch whose logits depend on it, so that it "
+                "would score too little; take away what cuts it off: torch.no_grad() or detach() "
+                "in a forward or a hook"
             )
 
 
