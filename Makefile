@@ -1,7 +1,8 @@
 # make study [PRESET=tiny]    models, then every notebook on the first seed: artifacts/PRESET/study
 # make sweep [PRESET=tiny]    the same notebooks on all seeds and settings: artifacts/PRESET/sweep
 # make figures [VENUE=acl]    every kept figure from its table, no torch: artifacts/figures/VENUE
-# make test                   lint, types, unit tests, every notebook on the tiny family
+# make test                   lint, types, unit tests, every notebook on a family trained in haste
+# make test-all               the slow tests too, and every notebook on the tiny family
 # make lab                    JupyterLab on the first notebook
 # make book                   notebooks, figures, package and cards as a website in artifacts/book
 # make dist                   source archive and wheel of the package in artifacts/dist
@@ -20,6 +21,7 @@ BIN := .venv/bin
 READY := .venv/.ready-$(VERSION)
 SNAKEMAKE = $(BIN)/snakemake --cores $(CORES) --config preset=$(PRESET) --
 FAST := -m "not slow"
+FAMILY := quick
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Python caches the bytecode of what is used, rather than pip that of all that is installed.
@@ -59,10 +61,13 @@ book: $(READY)
 	@$(BIN)/python tools/book.py
 
 test test-all: export HF_HUB_OFFLINE := 1
+test test-all: export FAMILY := $(FAMILY)
 test-all: FAST :=
+test-all: FAMILY := tiny
 test test-all: lint
 	@$(BIN)/python -m pytest --numprocesses $(CORES) --ignore tests/notebooks $(FAST)
-	@$(BIN)/actlib run tiny --cores $(CORES)
+	@$(BIN)/python tests/quick_family.py artifacts/quick.yaml
+	@$(BIN)/actlib run $(FAMILY:quick=artifacts/quick.yaml) --cores $(CORES)
 	@$(BIN)/python -m pytest tests/notebooks $(FAST)
 
 lint: $(READY)

@@ -25,6 +25,19 @@ def test_set_operations_agree_with_python_sets():
     assert (a.count, a.total, a.percent) == (len(as_set(a)), 200, len(as_set(a)) / 2)
 
 
+def test_a_mask_shows_its_size_its_largest_modules_and_its_origin():
+    channels = {
+        name: torch.arange(9) < count
+        for name, count in {"a": 0, "b": 2, "c": 9, "d": 1, "e": 3}.items()
+    }
+    assert repr(ChannelMask(channels, {"ranking": "global", "percent": "33.3"})) == (
+        "ChannelMask of 15 among 45 channels, 33.3 %\n"
+        "  most in c (9), e (3), b (2)\n"
+        "  percent 33.3, ranking global"
+    )
+    assert repr(ChannelMask({})).splitlines()[1:] == ["  most in no module", "  of unknown origin"]
+
+
 def test_a_combined_mask_says_what_is_true_of_it():
     stated = [{"donor": "d", "ability": "maths"}, {"donor": "d", "ability": "french", "seed": "7"}]
     a, b = (ChannelMask(mask_of(n).channels, each) for n, each in enumerate(stated))
@@ -102,6 +115,9 @@ def test_random_controls_match_the_count_and_follow_the_seed(per_module):
     mask = mask_of(1)
     controls = [random_like(mask, seed, per_module) for seed in range(20)]
     assert all(control.count == mask.count for control in controls)
+    origin = {"control": "random per module" if per_module else "random uniform", "seed": "3"}
+    assert controls[3].metadata == mask.metadata | origin
+    assert not per_module or controls[3].digest == random_like(mask, 3).digest  # the default
     assert as_set(controls[0]) == as_set(random_like(mask, 0, per_module))
     assert len({control.digest for control in controls}) == 20
     matched = [

@@ -46,6 +46,9 @@ def test_a_percent_below_one_channel_of_every_module_is_refused_with_the_least_t
     with pytest.raises(ValueError, match="at least 3.3334 %"):
         uneven.bottom(3.3333, "module")
     assert picked(uneven.bottom(3.3334, "module")) == {"large": [0], "small": []}
+    for percent in (0, 100.5):
+        with pytest.raises(ValueError, match="percent must be above 0 and at most 100, got"):
+            uneven.top(percent)
 
 
 def test_scores_that_are_all_zero_are_refused():

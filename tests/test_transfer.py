@@ -1,3 +1,4 @@
+import copy
 from functools import partial
 
 import pytest
@@ -59,6 +60,22 @@ def test_channels_are_put_back_in_a_model_that_was_converted_meanwhile(pair, con
         convert(target)
     for name, tensor in target.state_dict().items():
         assert torch.equal(tensor.half(), before[name].half()), name
+
+
+def test_the_scale_is_two_fifths_unless_another_is_given(pair):
+    donor, target = pair("qwen2")
+    mask, expected = random_mask(target), copy.deepcopy(target)
+    transfer_(expected, donor, mask, 0.4)
+    transfer_(target, donor, mask)
+    assert same_bits(state_of(target), state_of(expected))
+
+
+def test_weights_of_either_side_that_are_offloaded_are_refused(pair):
+    donor, target = pair("qwen2")
+    mask, empty = random_mask(target), copy.deepcopy(donor).to("meta")
+    for sides in ((target, empty), (empty, donor)):
+        with pytest.raises(ValueError, match="is offloaded .on the meta device.; its weights"):
+            transfer_(*sides, mask)
 
 
 def test_refusals_leave_the_target_as_it_was(pair, family):

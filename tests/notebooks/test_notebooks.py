@@ -1,6 +1,7 @@
 """The notebooks: kept with the outputs of one clean run of the default, and run by `make test`.
 
-The second half judges what the runner left in `artifacts/tiny`; `make test` makes it first.
+The second half judges what the runner left in `artifacts/quick`, which `make test` makes first, or
+in `artifacts/tiny` after `make test-all`.
 """
 
 import ast
@@ -15,8 +16,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMITTED = sorted((ROOT / "notebooks").glob("*.ipynb"))
-TINY = Path(os.environ.get("ACT_STORE", ROOT / "artifacts")) / "tiny"
-EXECUTED = sorted((TINY / "study/notebooks").glob("*.ipynb"))
+FAMILY = os.environ.get("FAMILY", "quick")
+STORE = Path(os.environ.get("ACT_STORE", ROOT / "artifacts"))
+EXECUTED = sorted((STORE / FAMILY / "study/notebooks").glob("*.ipynb"))
 NAMES = ("models_and_data", "concentration", "disentanglement", "sufficiency", "stability")
 NAMES += ("transfer", "merging", "claims", "attribution")
 MOST_LINES = 25
@@ -29,6 +31,7 @@ OWN_PATH = re.compile(
 
 committed = pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
 executed = pytest.mark.parametrize("path", EXECUTED, ids=lambda path: path.stem)
+needs_run = pytest.mark.skipif(not EXECUTED, reason="no notebook ran yet; `make test` runs them")
 
 
 def _read(path):
@@ -150,21 +153,23 @@ def test_outputs_are_kept_from_one_run_without_errors(path):
     assert not _errors(notebook)
 
 
-@pytest.mark.skipif(not EXECUTED, reason="nothing ran on the tiny family yet; `make test` does")
-def test_every_notebook_ran_on_the_tiny_family():
+@needs_run
+def test_every_notebook_ran():
     assert [path.name for path in EXECUTED] == [path.name for path in COMMITTED]
 
 
 @executed
-def test_the_tiny_run_has_no_errors_and_ran_to_the_end(path):
+def test_the_run_has_no_errors_and_ran_to_the_end(path):
     notebook = _read(path)
     assert not _errors(notebook)
     assert all(cell["execution_count"] for cell in _code(notebook) if _source(cell).strip())
-    assert [cell for cell in _code(notebook) if 'preset = "tiny"' in _source(cell)]
+    injected = [c for c in _code(notebook) if "injected-parameters" in c["metadata"]["tags"]]
+    assert [cell for cell in injected if FAMILY in _source(cell)]
 
 
 METHODS = ["act_global", "act_module", "random_module"]
 OTHER = {
+    "preset": "tiny" if FAMILY == "tiny" else str(STORE / f"{FAMILY}.yaml"),
     "test_items": 4,
     "percents": [2, 10],
     "methods": METHODS,
@@ -173,7 +178,7 @@ OTHER = {
 OTHER |= {"interpolations": [0.5], "draws": 1, "map_items": 9}
 
 
-@pytest.mark.skipif(not EXECUTED, reason="nothing ran on the tiny family yet; `make test` does")
+@needs_run
 def test_a_notebook_runs_at_other_sizes_than_those_of_its_sentences(tmp_path, monkeypatch):
     monkeypatch.setenv("ACT_RESULTS", str(tmp_path))
     path = ROOT / "notebooks/03_sufficiency.ipynb"
@@ -182,9 +187,9 @@ def test_a_notebook_runs_at_other_sizes_than_those_of_its_sentences(tmp_path, mo
     assert {*table["top_percent"]} == {2, 10} and {*table["items"]} == {16}
 
 
-@pytest.mark.skipif(not EXECUTED, reason="nothing ran on the tiny family yet; `make test` does")
+@needs_run
 def test_figures_come_as_vectors_pictures_and_tables():
-    folder = TINY / "study/results"
+    folder = STORE / FAMILY / "study/results"
     drawn = {path.stem for path in folder.glob("*.pdf")}
     assert {path.stem[:2] for path in EXECUTED} <= {name[3:5] for name in drawn}
     for ending in ("png", "csv"):

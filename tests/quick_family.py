@@ -1,0 +1,54 @@
+"""Writes the family on which `make test` runs the notebooks.
+
+    python tests/quick_family.py artifacts/quick.yaml
+
+It is `tiny` with a quarter of its training and fewer settings to measure: most abilities are there
+in part, and what notebooks do about it is tested too. `make test-all` runs `tiny` itself.
+"""
+
+import sys
+from pathlib import Path
+
+import yaml
+
+TINY = Path(__file__).resolve().parents[1] / "configs/tiny.yaml"
+SWEEP = {"percents": [20, 50], "draws": 1}
+PARAMETERS = {
+    "02": {"draws": 1},
+    "03": {**SWEEP, "interpolations": [0.4, 0.7], "others": ["random_matched"], "map_items": 9},
+    "05": {
+        "percents": [20, 50],
+        "scales": [0.7, 1.0],
+        "sizes": [20, 50, 100],
+        "tuned_steps": [0, 10],
+    },
+    "06": {"percents": [50]},
+    "08": {
+        **SWEEP,
+        "interpolations": [0.4, 0.7],
+        "budgets": [10],
+        "rounds": 2,
+        "few_questions": [2, 8],
+        "few_passes": [1],
+    },
+}
+
+
+def main() -> None:
+    """Write the YAML to the path that is given."""
+    family = yaml.safe_load(TINY.read_text(encoding="utf-8"))
+    for model in family["models"].values():
+        model["steps"] //= 4
+    family["evaluation"] |= {"validation_items": 16, "test_items": 24}
+    changes = {
+        "name": "quick",
+        "description": "the family tiny after a quarter of its training, for tests",
+        "study": {"parameters": PARAMETERS},
+    }
+    path = Path(sys.argv[1])
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(yaml.safe_dump(family | changes, sort_keys=False), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
