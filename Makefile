@@ -27,7 +27,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Python caches the bytecode of what is used, rather than pip that of all that is installed.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: venv study sweep keep figures lab book dist test test-all lint bench coverage mutants audit lock clean
+.PHONY: venv study sweep keep figures lab book dist test test-all lint audit lock clean
 .DELETE_ON_ERROR:
 
 venv: $(READY)
@@ -74,23 +74,6 @@ lint: $(READY)
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
-
-bench: $(READY)
-	@for script in recording checkpoints patching; do $(BIN)/python benchmarks/$$script.py || exit 1; done
-
-# What holds the tests and the lock to account; see docs/testing.md.
-coverage mutants: export HF_HUB_OFFLINE := 1
-coverage: $(READY)
-	@$(BIN)/python -m pytest --numprocesses $(CORES) --ignore tests/notebooks -m "not slow" \
-		--cov=actlib --cov-report=term:skip-covered --cov-fail-under=90
-
-mutants: export OMP_NUM_THREADS := 1
-mutants: $(READY)
-	@$(BIN)/python -m venv artifacts/tools/mutmut
-	@artifacts/tools/mutmut/bin/pip install --quiet mutmut==3.8.1
-	@PYTHONPATH="$$(echo $(CURDIR)/.venv/lib/python3.*/site-packages)" \
-		artifacts/tools/mutmut/bin/mutmut run --max-children $(CORES)
-	@artifacts/tools/mutmut/bin/mutmut results
 
 audit: $(READY)
 	@$(BIN)/python -m venv artifacts/tools/audit

@@ -89,7 +89,7 @@ UNIMPORTED = {
     "mypy": "make lint",
     "pandas-stubs": "mypy",
     "pre-commit": ".pre-commit-config.yaml",
-    "pytest-cov": "make coverage",
+    "pytest-cov": "pytest --cov, in docs/testing.md",
     "pytest-xdist": "make test",
     "ruff": "make lint",
     "types-PyYAML": "mypy",
