@@ -76,7 +76,8 @@ def inputs_of(wildcards):
     run, stem = wildcards.run, wildcards.notebook
     seeds = parameters_of(wildcards)["seeds"]
     files = [file for seed in seeds for name in MODELS for file in built(name, seed)]
-    files += [str(OUT / f"scores/seed{seed}.json") for seed in seeds]
+    kinds = RECORDERS if stem.startswith("08") else ["differences"]
+    files += [str(OUT / f"scores/{kind}-seed{seed}.json") for kind in kinds for seed in seeds]
     if stem.startswith("07"):
         files += [str(OUT / run / f"notebooks/{each}.ipynb") for each in PATHS if each < stem]
     elif run in ("sweep", "keep"):
@@ -95,6 +96,7 @@ def digests_of(wildcards):
 wildcard_constraints:
     run=r"study|keep|sweep(/seed\d+)?",
     model=r"[^/]+",
+    kind="|".join(RECORDERS),
     seed=r"\d+",
 
 
@@ -120,14 +122,16 @@ rule model:
 
 
 rule scores:
-    message: "Scores of the channels, seed {wildcards.seed}"
+    message: "Recording {wildcards.kind}, seed {wildcards.seed}"
     input: lambda w: [file for name in NAMES for file in built(name, int(w.seed))]
-    output: OUT / "scores/seed{seed}.json"
-    log: OUT / "logs/scores-seed{seed}.log"
+    output: OUT / "scores/{kind}-seed{seed}.json"
+    log: OUT / "logs/{kind}-seed{seed}.log"
     params:
-        given=[*GIVEN, PRESET.evaluation.model_dump_json(), digest_modules(RECORDERS.values())],
+        given=[*GIVEN, PRESET.evaluation.model_dump_json()],
+        code=lambda w: digest_modules([RECORDERS[w.kind]]),
+        which=lambda w: f"--kind {w.kind} --seed {w.seed}",
     threads: THREADS
-    shell: PYTHON + "actlib step record --preset {CHOICE:q} --seed {wildcards.seed} > {log:q} 2>&1"
+    shell: PYTHON + "actlib step record --preset {CHOICE:q} {params.which} > {log:q} 2>&1"
 
 
 rule notebook:

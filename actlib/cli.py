@@ -7,6 +7,7 @@ once. `terminal` has the exit statuses.
 
 import json
 import sys
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -38,7 +39,7 @@ app.add_typer(steps.app, name="step", hidden=True)
 
 ModelArgument = Annotated[str, Argument(help="model folder or Hub id")]
 Model = Annotated[str, Option(help="model folder or Hub id")]
-Questions = Annotated[str, Option(help="JSON lines, or a file of MGSM, GSM8K or EXAMS")]
+Questions = Annotated[str, Option(help="JSON lines, or MGSM, GSM8K, EXAMS: file or folder")]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -75,7 +76,7 @@ def record(
     target: Model,
     questions: Questions,
     out: OutFile,
-    limit: Annotated[int | None, Option(min=1, help="use the first questions")] = None,
+    limit: Annotated[int | None, Option(min=1, help="first questions of each ability")] = None,
     batch_size: Annotated[int, Option(min=1, help="questions at a time")] = 16,
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16",
     device_map: Annotated[str, Option(help="as of transformers, such as auto")] = "",
@@ -103,12 +104,12 @@ def record(
     from actlib.forward import require_room
     from actlib.loading import load_pretrained, load_tokenizer
     from actlib.prompts import batches
-    from actlib.questions import load_questions
+    from actlib.questions import first_of_each, load_questions
     from actlib.recording import record_differences
     from actlib.stored import stored_tensors
     from actlib.vocabulary import fit_vocabulary_
 
-    rows, tokenizer = load_questions(questions)[:limit], load_tokenizer(target)
+    rows, tokenizer = first_of_each(load_questions(questions), limit), load_tokenizer(target)
     if tokenizer is None:
         stored_tensors(Path(target))  # what is no model at all has another remedy
         raise ValueError(f"the model folder {target} holds no tokenizer; save one there")
@@ -126,9 +127,13 @@ def record(
         recorder = partial(record_attributions, points=5 if points is None else points)
     scores = recorder(donor_model, target_model, encoded, progress=True)
     scores.save(out)
+    counts = Counter(row["ability"] for row in rows)
     result = {"out": out, "answer_tokens": scores.tokens, "questions": len(rows)}
-    result |= {"channels": sum(map(len, scores.values.values()))}
-    show(as_json, result, f"{out}: {scores.tokens} answer tokens of {len(rows)} questions")
+    result |= {"abilities": counts, "channels": sum(map(len, scores.values.values()))}
+    named = ", ".join(f"{count} of {ability}" for ability, count in counts.items())
+    show(
+        as_json, result, f"{out}: {scores.tokens} answer tokens of {len(rows)} questions ({named})"
+    )
 
 
 @command(app, "mask")
@@ -273,6 +278,8 @@ def evaluate(
         print(rows if as_json else scores.to_string(index=False))
     if out:
         write_text(Path(out), scores.to_csv(index=False) if out.endswith(".csv") else rows)
+        if not as_json:
+            print(f"{out}: {len(scores)} scores")
 
 
 command(app, "run")(steps.run)  # here, because help lists the commands in this order

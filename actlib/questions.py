@@ -13,6 +13,7 @@ import hashlib
 import re
 import reprlib
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -94,6 +95,16 @@ def normalize_name(name: object) -> str:
 def abilities_of(rows: Iterable[Mapping]) -> list[str]:
     """Abilities that rows are questions of, in the order in which they come."""
     return list(dict.fromkeys(row["ability"] for row in rows))
+
+
+def first_of_each(rows: Iterable[dict], count: int | None) -> list[dict]:
+    """The first rows of each ability, at most as many as the count, or all if it is None."""
+    seen, chosen = Counter[str](), []
+    for row in rows:
+        seen[row["ability"]] += 1
+        if count is None or seen[row["ability"]] <= count:
+            chosen.append(row)
+    return chosen
 
 
 def split_of(key: str) -> str:

@@ -24,20 +24,20 @@ from actlib.terminal import repeat_options
 from actlib.transfer import transfer_
 
 
-def test_record_leaves_scores_of_every_ability_and_a_note(
+def test_record_leaves_scores_of_one_kind_of_every_ability_and_a_note(
     small_preset, small_store, monkeypatch, tmp_path
 ):
     monkeypatch.setenv("ACT_STORE", str(small_store))
     preset = load_preset(small_preset)
     roles = {**preset.roles.model_dump(), "second_donor": "maths"}
     path = write_preset(tmp_path / "two.yaml", preset.data.path, roles=roles)
-    assert main(["step", "record", "--preset", path]) == 0
     folder = small_store / "small"
-    files = json.loads((folder / "scores" / "seed0.json").read_text())
-    kinds = [file.split("/")[1] for file in files]
-    assert kinds.count("differences") == 2 * len(preset.abilities) * PARTS  # of either donor
-    assert kinds.count("attributions") == len(preset.abilities) * PARTS
-    assert all((folder / file).is_file() for file in files)
+    for kind, donors in (("differences", 2), ("attributions", 1)):
+        assert main(["step", "record", "--preset", path, "--kind", kind]) == 0
+        files = json.loads((folder / "scores" / f"{kind}-seed0.json").read_text())
+        assert {file.split("/")[1] for file in files} == {kind}
+        assert len(files) == donors * len(preset.abilities) * PARTS
+        assert all((folder / file).is_file() for file in files)
 
 
 @pytest.fixture
@@ -48,11 +48,15 @@ def folders(small_preset, tmp_path):
 
 def test_from_questions_to_a_moved_folder(folders, tmp_path, capsys):
     questions = tmp_path / "own.jsonl"
-    rows = [{"question": f"what is {n}", "answer": f"it is {n}"} for n in range(5)]
+    names = ["fr-maths"] * 3 + ["ru-maths"] * 2  # of which two each are taken
+    rows = [
+        {"question": f"what is {n}", "answer": f"it is {n}", "ability": name}
+        for n, name in enumerate(names)
+    ]
     questions.write_text("".join(json.dumps(row) + "\n" for row in rows))
     scores, mask, out = (str(tmp_path / name) for name in ("scores", "mask", "out"))
     both = ["--donor", folders["donor"], "--target", folders["target"]]
-    found = ["--questions", str(questions), "--out", scores, "--dtype", "float32", "--limit", "4"]
+    found = ["--questions", str(questions), "--out", scores, "--dtype", "float32", "--limit", "2"]
     found += ["--moments"]
     assert main(["record", *both, *found, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)

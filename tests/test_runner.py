@@ -68,7 +68,8 @@ def test_make_plans_a_job_a_seed_and_notebook_and_then_one_that_reads_them(quick
     jobs = re.findall(r"Job \d+: (.+)", ran.stdout + ran.stderr)
     for folder in ("sweep", "sweep/seed0", "sweep/seed1"):
         assert f"Notebook 03_sufficiency ({folder})" in jobs
-    assert {f"Scores of the channels, seed {seed}" for seed in (0, 1)} <= set(jobs)
+    for kind in ("differences", "attributions"):
+        assert {f"Recording {kind}, seed {seed}" for seed in (0, 1)} <= set(jobs)
     assert {f"Model forgetful-seed{seed}" for seed in (0, 1)} <= set(jobs)
     assert not [job for job in jobs if "(study)" in job or "(keep)" in job]
 

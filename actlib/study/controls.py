@@ -39,6 +39,9 @@ CHOICES: dict[str, Choice] = {
     "attribution_per_parameter": lambda scores, percent, draw: scores.top(
         percent, "attribution_per_parameter"
     ),
+    "attribution_random": lambda scores, percent, draw: random_like(  # the control of the last
+        scores.top(percent, "attribution_per_parameter"), draw
+    ),
     # rankings by what differs between the weights
     "weight_difference": lambda scores, percent, draw: scores.top(percent, "module"),
     # controls

@@ -1,7 +1,7 @@
 """The steps of the study that its Snakefile calls, and `actlib run`, which calls Snakemake.
 
 actlib step build --preset tiny --model multilingual --seed 0
-actlib step record --preset tiny --seed 0
+actlib step record --preset tiny --kind differences --seed 0
 """
 
 import json
@@ -36,26 +36,32 @@ def build(
 
 
 @command(app, "record")
-def record(preset: Preset = "tiny", seed: Seed = 0) -> None:
-    """Record the scores of donor and target, and of a second donor the activation differences.
+def record(
+    preset: Preset = "tiny",
+    kind: Annotated[str, Option(help="differences or attributions")] = "differences",
+    seed: Seed = 0,
+) -> None:
+    """Record scores of donor and target, differences of a second donor too.
 
     Example:
-        actlib step record --preset tiny --seed 0
+        actlib step record --preset tiny --kind attributions --seed 0
     """
     from actlib.files import write_text
     from actlib.study.recorded import PARTS, RECORDERS, recorded_files
     from actlib.study.session import Study
+    from actlib.wording import require_known
 
+    require_known("kind", [kind], RECORDERS)
     study = Study.open(preset)
-    pairs = [(study.pair(seed), kind) for kind in RECORDERS]
-    if study.preset.roles.second_donor:
-        pairs.append((study.pair(seed, donor="second_donor"), "differences"))
+    pairs = [study.pair(seed)]
+    if kind == "differences" and study.preset.roles.second_donor:
+        pairs.append(study.pair(seed, donor="second_donor"))
     files = [
         str(path.relative_to(study.folder))
-        for pair, kind in pairs
+        for pair in pairs
         for path in recorded_files(study, pair, study.abilities, range(PARTS), kind)
     ]
-    note = study.folder / "scores" / f"seed{seed}.json"
+    note = study.folder / "scores" / f"{kind}-seed{seed}.json"
     write_text(note, json.dumps(files, indent=1) + "\n")
 
 
