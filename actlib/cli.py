@@ -122,9 +122,8 @@ def record(
     for batch in encoded:  # here, where a question still has its name
         names = [f"the question {rows[n]['id']} of {questions}" for n in batch["index"].tolist()]
         require_room(target_model, batch, names.__getitem__)
-    recorder = partial(record_differences, moments=moments)
-    if attribution:
-        recorder = partial(record_attributions, points=5 if points is None else points)
+    by_points = partial(record_attributions, points=5 if points is None else points)
+    recorder = by_points if attribution else partial(record_differences, moments=moments)
     scores = recorder(donor_model, target_model, encoded, progress=True)
     scores.save(out)
     counts = Counter(row["ability"] for row in rows)

@@ -2,7 +2,7 @@
 
     python tests/quick_family.py artifacts/quick.yaml
 
-It is `tiny` with a quarter of its training and fewer settings to measure: most abilities are there
+It is `tiny` with a sixth of its training and fewer settings to measure: most abilities are there
 in part, and what notebooks do about it is tested too. `make test-all` runs `tiny` itself.
 """
 
@@ -38,11 +38,11 @@ def main() -> None:
     """Write the YAML to the path that is given."""
     family = yaml.safe_load(TINY.read_text(encoding="utf-8"))
     for model in family["models"].values():
-        model["steps"] //= 4
+        model["steps"] //= 6
     family["evaluation"] |= {"validation_items": 16, "test_items": 24}
     changes = {
         "name": "quick",
-        "description": "the family tiny after a quarter of its training, for tests",
+        "description": "the family tiny after a sixth of its training, for tests",
         "study": {"parameters": PARAMETERS},
     }
     path = Path(sys.argv[1])
