@@ -130,9 +130,7 @@ def record(
     result = {"out": out, "answer_tokens": scores.tokens, "questions": len(rows)}
     result |= {"abilities": counts, "channels": sum(map(len, scores.values.values()))}
     named = ", ".join(f"{count} of {ability}" for ability, count in counts.items())
-    show(
-        as_json, result, f"{out}: {scores.tokens} answer tokens of {len(rows)} questions ({named})"
-    )
+    show(as_json, result, f"{out}: {scores.tokens} answer tokens of questions ({named})")
 
 
 @command(app, "mask")
