@@ -101,7 +101,8 @@ def answer(run: Run, notebook: str) -> str:
             numbers = f"{prefix}not compared with {rule.control}: {why}"
         elif is_trained(run):
             numbers += f", mean over {len(compared)} of {len(rows)} training seeds"
-        parts.append(f"*{rule.title}* ({rule.measure}): {numbers}")
+        measure = ", ".join(filter(None, [rule.measure, rule.sizes]))
+        parts.append(f"*{rule.title}* ({measure}): {numbers}")
     return "; ".join(parts)
 
 
