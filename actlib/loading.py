@@ -32,6 +32,7 @@ _CARRIED = (
 _NOT_CARRIED = (
     *("*.index.json", "trainer_state.json", "*_results.json", "params.json", "zero_to_fp32.py"),
     *("*.safetensors", "*.bin", "*.pt", "*.pth"),
+    "built.json",  # of a study's model, which says how that one was trained
 )
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
 _OF_TOKENIZERS = ("*token*", "vocab*", "merges.txt", "*.model", "*.tiktoken", "*.bpe")
