@@ -137,6 +137,7 @@ build(load_preset(sys.argv[1]), "base", 0, Path(sys.argv[2]))
 """
 
 
+@pytest.mark.slow
 def test_a_build_killed_in_training_leaves_no_model_and_then_makes_the_same(small_preset, tmp_path):
     models = {"base": {"scratch": SIZES, "vocabulary": 400, "abilities": ["en-science"]}}
     models["base"] |= {"steps": 150, "learning_rate": 3e-3, "batch_size": 8}
