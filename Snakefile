@@ -125,7 +125,7 @@ rule scores:
     message: "Recording {wildcards.kind}, seed {wildcards.seed}"
     input: lambda w: [file for name in NAMES for file in built(name, int(w.seed))]
     output: OUT / "scores/{kind}-seed{seed}.json"
-    log: OUT / "logs/{kind}-seed{seed}.log"
+    log: OUT / "logs/scores-{kind}-seed{seed}.log"
     params:
         given=[*GIVEN, PRESET.evaluation.model_dump_json()],
         code=lambda w: digest_modules([RECORDERS[w.kind]]),

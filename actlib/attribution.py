@@ -151,7 +151,7 @@ def _sum_over_path(
     path = copied(target).to(device).eval().requires_grad_(False)
     sums, ends, reached = _sum_gradients(path, target, donor)
     matrices = {name: as_matrix(path.get_parameter(name)) for name in ends}
-    point, missed = 0.0, dict[int, tuple[dict[str, Tensor], list[str]]]()
+    point, missed = 0.0, {}
 
     def place(name: str) -> None:  # target + point * (donor - target), as `transfer_` would
         start, stop = ends[name]
@@ -171,10 +171,10 @@ def _sum_over_path(
         reached.clear()
         if nll.requires_grad:
             (weight * nll).backward()
-        missed[id(given)] = batch, [name for name in ends if name not in reached]
-    ever = {name for _, names in missed.values() for name in names}
+        missed[id(given)] = given, batch, [name for name in ends if name not in reached]
+    ever = {name for *_, names in missed.values() for name in names}
     differ = {name for name in ever if ends[name][0].ne(ends[name][1].to(ends[name][0])).any()}
-    for batch, names in missed.values():  # at the last point, where the path still is
+    for _, batch, names in missed.values():  # at the last point, where the path still is
         moving = {name: matrices[name] for name in names if name in differ}
         if moving:
             _require_unused(path, batch, moving, place)

@@ -200,6 +200,6 @@ def unique_entries(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     entries: dict[str, Any] = {}
     for name, value in pairs:
         if name in entries:
-            raise ValueError(f"{name} is listed twice")
+            raise ValueError(f"{name} is listed twice; keep one")
         entries[name] = value
     return entries

@@ -24,10 +24,13 @@ from actlib.questions import require_text
 
 _QUESTION = "QUESTION-GOES-HERE"
 _ANSWER = "ANSWER-GOES-HERE"
-_TODAY = (  # of templates that write the date; what Llama 3's fall back to
-    "{% macro strftime_now(form) %}{{ form | replace('%d', '26') | replace('%b', 'Jul') | "
-    "replace('%B', 'July') | replace('%m', '07') | replace('%Y', '2024') }}{% endmacro %}{{ '' }}"
+_DATE = dict(  # for templates that write today's: what those of Llama 3.2 fall back to
+    pair.split("=")
+    for pair in "%F=2024-07-26 %Y=2024 %y=24 %m=07 %B=July %b=Jul %-d=26 %d=26 "
+    "%A=Friday %a=Fri %j=208 %H=00 %M=00 %S=00".split()
 )
+_REPLACED = "".join(f" | replace('{code}', '{text}')" for code, text in _DATE.items())
+_TODAY = f"{{% macro strftime_now(format) %}}{{{{ format{_REPLACED} }}}}{{% endmacro %}}\n"
 
 
 @dataclass(frozen=True)
@@ -137,9 +140,7 @@ def batches(
     encoded = encode_rows(tokenizer, rows, system_prompt)
     order = _within(encoded, max_tokens)
     if not order:
-        raise ValueError(
-            f"No item to batch: {len(encoded)} given, none within {max_tokens} tokens."
-        )
+        raise ValueError(f"No item to batch: {len(encoded)}, none within {max_tokens} tokens.")
     if sort_by_length:
         order.sort(key=lambda n: len(encoded[n].input_ids))
     starts = list(range(0, len(order), batch_size))

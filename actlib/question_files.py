@@ -45,9 +45,11 @@ def json_lines(path: Path) -> Rows:
     for where, line in _lines(path):
         try:
             row = json.loads(line, object_pairs_hook=unique_entries)
-        except (ValueError, RecursionError) as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             reason = getattr(error, "msg", None) or str(error)
             raise ValueError(f"{where}: not JSON ({reason}); expected one object a line.") from None
+        except ValueError as error:  # an entry given twice, or a number of thousands of digits
+            raise ValueError(f"{where}: {error}.") from None
         if not isinstance(row, dict):
             expected = 'an object like {"question": ..., "answer": ...}'
             raise ValueError(f"{where}: expected {expected}, got {reprlib.repr(row)}.")

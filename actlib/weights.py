@@ -29,7 +29,7 @@ _QUANTIZATION = re.compile("scale|absmax|codebook|centroid|pack|weight", re.IGNO
 _ADAPTER = (
     "is wrapped by peft ({}), so that its weights are not those that it computes with; merge the "
     "adapter into them by peft.PeftModel.from_pretrained(model, adapter).merge_and_unload() (the "
-    "model loaded untied, as peft's warning shows, if the adapter is on a tied embedding or head), "
+    "model loaded with tie_word_embeddings=False and its head a copy, if a tied one is adapted), "
     "or of a learned prompt, which no channel holds, take get_base_model()"
 )
 _SHARDED = "is sharded over processes ({}); load the whole model in each process"

@@ -107,6 +107,9 @@ def test_a_template_that_writes_the_date_gives_a_question_the_same_tokens_on_eve
     dated = "{%- set today = strftime_now('%d %b %Y') %}{{ today }}" + TURNS
     written = _encode(_bytes(dated), "Why?", "So.").input_ids
     assert written == _encode(_bytes("26 Jul 2024" + TURNS), "Why?", "So.").input_ids
+    dated = "  {% set today = strftime_now(format='%A, %-d %B %y') %}{{ today }}" + TURNS
+    written = _encode(_bytes(dated), "Why?", "So.").input_ids
+    assert written == _encode(_bytes("Friday, 26 July 24" + TURNS), "Why?", "So.").input_ids
 
 
 TOKENIZERS = {

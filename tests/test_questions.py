@@ -119,7 +119,7 @@ REFUSALS = [
     (b'{"question": "a", "answer": "b"}\n{', "line 2: not JSON .*; expected one object a line"),
     (
         b'{"question": "a", "answer": "b", "answer": "c"}',
-        r"line 1: not JSON .answer is listed twice",
+        r"line 1: answer is listed twice; keep one",
     ),
     (b"\n\xe9", "line 2: not UTF-8 .*; save the file as UTF-8"),
     (b"[" * 100_000, "line 1: not JSON"),

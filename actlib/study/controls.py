@@ -128,7 +128,7 @@ def settings(
     percents = list(percents)
     for method in methods:
         for percent in [100.0] if method == "all_rows" else percents:
-            for draw in range(draws if method.startswith("random") else 1):
+            for draw in range(draws if "random" in method else 1):
                 yield {"method": method, "top_percent": percent, "draw": draw}
 
 

@@ -101,8 +101,7 @@ def answer(run: Run, notebook: str) -> str:
             numbers = f"{prefix}not compared with {rule.control}: {why}"
         elif is_trained(run):
             numbers += f", mean over {len(compared)} of {len(rows)} training seeds"
-        measure = ", ".join(filter(None, [rule.measure, rule.sizes]))
-        parts.append(f"*{rule.title}* ({measure}): {numbers}")
+        parts.append(f"*{rule.title}* ({rule.measure}): {numbers}")
     return "; ".join(parts)
 
 

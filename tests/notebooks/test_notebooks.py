@@ -169,7 +169,7 @@ def test_the_run_has_no_errors_and_ran_to_the_end(path):
 
 METHODS = ["act_global", "act_module", "random_module"]
 OTHER = {
-    "preset": "tiny" if FAMILY == "tiny" else str(STORE / f"{FAMILY}.yaml"),
+    "preset": "tiny" if FAMILY == "tiny" else str(ROOT / f"artifacts/{FAMILY}.yaml"),
     "test_items": 4,
     "percents": [2, 10],
     "methods": METHODS,
