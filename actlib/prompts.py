@@ -193,8 +193,7 @@ def _frame(
     tokenizer: PreTrainedTokenizerBase, system_prompt: str, pairs: list[tuple[str, str]]
 ) -> _Frame:
     """What a tokenizer's template, or the plain form, writes around question and answer."""
-    template = _chat_template(tokenizer)
-    if template:
+    if template := _chat_template(tokenizer):
         template = _TODAY * ("strftime_now" in template) + template
         before, between, tail = _render(tokenizer, template, system_prompt, pairs)
     else:
