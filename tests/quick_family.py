@@ -2,8 +2,8 @@
 
     python tests/quick_family.py artifacts/quick.yaml
 
-It is `tiny` with a sixth of its training and fewer settings to measure: most abilities are there
-in part, and what notebooks do about it is tested too. `make test-all` runs `tiny` itself.
+It is `tiny` with a sixth of its training and fewer settings to measure. It answers few questions,
+so what notebooks do where numbers are not defined runs too. `make test-all` runs `tiny` itself.
 """
 
 import sys
