@@ -160,6 +160,12 @@ def rank_attributions(scores: "ChannelScores") -> "Values":
     return scores.values
 
 
+@ranking("attribution_absolute", of="attributions")
+def rank_magnitudes(scores: "ChannelScores") -> "Values":
+    """|s_i|, as attribution patching ranks: channels that matter, for better or worse. Ours."""
+    return {name: s.abs() for name, s in scores.values.items()}
+
+
 @ranking("attribution_by_size", needs=("sizes",), of="attributions")
 def divide_by_root_of_size(scores: "ChannelScores") -> "Values":
     """s_i / sqrt(n_i), with n_i the number of the channel's parameters. Ours.

@@ -28,8 +28,9 @@ def recording_ways(dtype: torch.dtype, tiny: bool) -> dict[str, Way]:
     ways: dict[str, Way] = {BARE: lambda: run_bare(pair, batches), "record": record}
     if "moments" in inspect.signature(actlib.record_differences).parameters:
         ways["record, with means and deviations"] = partial(record, moments=True)
-    if attribute := getattr(actlib, "record_attributions", None):  # forwards a point: ratio to BARE
-        ways["attributions, two points"] = partial(attribute, *pair, batches, points=2)
+    if attribute := getattr(actlib, "record_attributions", None):
+        # Forward passes a point are 2/5 of the ratio to BARE, which are two passes.
+        ways["attributions, five points"] = partial(attribute, *pair, batches, points=5)
     return ways
 
 

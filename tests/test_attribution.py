@@ -321,6 +321,9 @@ def test_rankings_by_value_and_by_size(pair, batches, tmp_path):
     assert loaded.sizes == found.sizes and loaded.roles == found.roles
     assert loaded.sizes["transformer.h.0.attn.c_attn"] == 17  # 16 inputs and a bias
     assert loaded.ranked("attribution") == loaded.values
+    for name, values in loaded.ranked("attribution_absolute").items():
+        assert torch.equal(values, found.values[name].abs())
+    assert any(values.min() < 0 for values in found.values.values())
     for ranking, power in {"attribution_by_size": 0.5, "attribution_per_parameter": 1}.items():
         for name, values in loaded.ranked(ranking).items():
             torch.testing.assert_close(values * found.sizes[name] ** power, found.values[name])

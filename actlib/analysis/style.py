@@ -54,6 +54,7 @@ METHODS = {
     "act_relative": Look("#6969FF", "<", "ACT, relative"),
     "act_contrast": Look("#1E00B4", "h", "ACT, contrast"),
     "attribution": Look("#B4005A", "^", "Attribution (ours)"),
+    "attribution_absolute": Look("#5F7A00", "p", "Attribution, absolute (ours)"),
     "attribution_by_size": Look("#2A00FF", "v", "Attribution by size (ours)"),
     "attribution_per_parameter": Look("#FF6A00", "D", "Attribution per parameter (ours)"),
     "attribution_again": Look("#401A39", "<", "Attribution, again (ours)"),

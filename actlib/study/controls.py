@@ -35,6 +35,9 @@ CHOICES: dict[str, Choice] = {
     "act_contrast": lambda scores, percent, draw: scores.top(percent, "contrast"),
     # rankings of attributions (ours); given a reference, they spare the retained ability
     "attribution": lambda scores, percent, draw: scores.top(percent, "attribution"),
+    "attribution_absolute": lambda scores, percent, draw: scores.top(
+        percent, "attribution_absolute"
+    ),
     "attribution_by_size": lambda scores, percent, draw: scores.top(percent, "attribution_by_size"),
     "attribution_per_parameter": lambda scores, percent, draw: scores.top(
         percent, "attribution_per_parameter"
