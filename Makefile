@@ -6,7 +6,7 @@
 # make lab                    JupyterLab on the first notebook
 # make book                   notebooks, figures, package and cards as a website in artifacts/book
 # make dist                   source archive and wheel of the package in artifacts/dist
-# make venv                   the environment alone, in .venv; each of the above makes it first
+# make venv                   the environment alone, in .venv, which each of the above makes first
 # Also: CORES=2, PYTHON=python3.12. PRESET is a name in configs/, or a YAML of a pair of your own.
 PRESET ?= tiny
 CORES ?= 2
@@ -21,14 +21,10 @@ BIN := .venv/bin
 READY := .venv/.ready-$(VERSION)
 SNAKEMAKE = $(BIN)/snakemake --cores $(CORES) --config preset=$(PRESET) --
 FAST := -m "not slow"
-FAMILY := quick
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-# Python caches the bytecode of what is used, rather than pip that of all that is installed.
-unexport PYTHONDONTWRITEBYTECODE
-
+unexport PYTHONDONTWRITEBYTECODE  # pip compiles nothing, so Python does what is used
 .PHONY: venv study sweep keep figures lab book dist test test-all lint audit lock clean
-.DELETE_ON_ERROR:
 
 venv: $(READY)
 
@@ -38,8 +34,7 @@ study: $(READY)
 sweep: $(READY)
 	@$(SNAKEMAKE) sweep
 
-# For maintainers, and the only target that changes files of the project: what the sweep left
-# becomes what readers see. Sentences of the notebooks that the numbers contradict stop it.
+# For maintainers, and alone in changing tracked files; stops at sentences that numbers contradict.
 keep: sweep
 	@$(SNAKEMAKE) keep
 	@$(BIN)/python tools/keep.py $(PRESET)
@@ -61,9 +56,9 @@ book: $(READY)
 	@$(BIN)/python tools/book.py
 
 test test-all: export HF_HUB_OFFLINE := 1
-test test-all: export FAMILY := $(FAMILY)
+test: export FAMILY := quick
+test-all: export FAMILY := tiny
 test-all: FAST :=
-test-all: FAMILY := tiny
 test test-all: lint
 	@$(BIN)/python -m pytest --numprocesses $(CORES) --ignore tests/notebooks $(FAST)
 	@$(BIN)/python tests/quick_family.py artifacts/quick.yaml
@@ -76,9 +71,8 @@ lint: $(READY)
 	@$(BIN)/mypy
 
 audit: $(READY)
-	@$(BIN)/python -m venv artifacts/tools/audit
-	@artifacts/tools/audit/bin/pip install --quiet pip-audit==2.10.1
-	@artifacts/tools/audit/bin/pip-audit --strict --no-deps --disable-pip \
+	@$(BIN)/python -m venv artifacts/audit && artifacts/audit/bin/pip install --quiet pip-audit==2.10.1
+	@artifacts/audit/bin/pip-audit --strict --no-deps --disable-pip \
 		--requirement requirements.lock --requirement requirements-torch.lock
 
 lock: $(READY)
@@ -89,8 +83,7 @@ clean:
 
 $(READY): requirements.lock requirements-torch.lock pyproject.toml
 	@test -n "$(VERSION)" || { echo "error: need Python 3.11 or newer with its venv module, as make PYTHON=..."; exit 1; }
-	@test -d .venv/lib/python$(VERSION) || rm -rf .venv
-	@"$(PYTHON)" -m venv .venv
+	@test -d .venv/lib/python$(VERSION) || rm -rf .venv; "$(PYTHON)" -m venv .venv
 	@$(BIN)/pip install --quiet --quiet --no-compile --no-deps --requirement requirements.lock
 	@$(BIN)/pip install --quiet --quiet --no-compile --requirement requirements-torch.lock
 	@$(BIN)/pip install --quiet --quiet --no-compile --no-deps --no-build-isolation --editable .

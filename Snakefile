@@ -1,7 +1,4 @@
-# The study as files: models, recorded scores, executed notebooks. Run by `make study`, or alone:
-#
-#     snakemake --cores 2 --config preset=tiny            # or: ... -- sweep, ... -- keep
-#
+# The study as files: `snakemake --cores 2 --config preset=tiny -- study`, or sweep, or keep.
 # Runs are `study` (section `study` of the preset), `sweep/seedN` (one seed of the section `sweep`,
 # which fills the cache), `sweep` (reads all seeds) and `keep` (the same, asserting the sentences).
 import json
@@ -11,32 +8,25 @@ from pathlib import Path
 
 from actlib.study.families import model_folder
 from actlib.study.locking import locked
-from actlib.study.presets import SHIPPED, load_preset, preset_file
+from actlib.study.presets import choice_of, load_preset
 from actlib.study.questions import data_digest
 from actlib.study.recipes import content_digest, recipe
 from actlib.study.recorded import RECORDERS
 from actlib.study.sources import digest_modules, digest_notebook
 
 try:
-    PRESET = load_preset(config.get("preset", "tiny"))
-except ValueError as error:
+    PRESET = load_preset(CHOICE := choice_of(config.get("preset", "tiny")))
+    OUT = Path(os.environ.get("ACT_STORE", "artifacts")).resolve() / PRESET.name
+    # One run at a time in a preset's folder. Snakemake's own locks outlive a killed run.
+    if workflow.is_main_process and not {"-n", "--dry-run", "--dryrun", "--lint"} & set(sys.argv):
+        RUN_LOCK = locked(OUT / ".lock", f"running {PRESET.name}", wait=False)
+except (ValueError, OSError) as error:
     sys.exit(f"error: {error}")
-CHOICE = PRESET.name if PRESET.name in SHIPPED else str(preset_file(config["preset"]).resolve())
-OUT = Path(os.environ.get("ACT_STORE", "artifacts")).resolve() / PRESET.name
 os.environ |= {"ACT_STORE": str(OUT.parent), "TOKENIZERS_PARALLELISM": "false"}
 if all(Path(spec.load).exists() for spec in PRESET.loaded.values()):
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# One run at a time in a preset's folder. Snakemake's own locks outlive a killed run, this does not.
-if workflow.is_main_process and not {"-n", "--dry-run", "--dryrun", "--lint"} & set(sys.argv):
-    try:
-        RUN_LOCK = locked(OUT / ".lock", f"running {PRESET.name}", wait=False)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-
-PATHS = {path.stem: str(path) for path in sorted(Path("notebooks").glob("*.ipynb"))}
-PATHS = {stem: path for stem, path in PATHS.items() if stem[:2] not in PRESET.left_out}
-NAMES = PRESET.roles.names
-MODELS = list(dict.fromkeys(sum(map(PRESET.ancestors, NAMES), NAMES)))
+STEMS = sorted(path.stem for path in Path("notebooks").glob("*.ipynb"))
+STEMS = [stem for stem in STEMS if stem[:2] not in PRESET.left_out]
 # What is not a file that a rule makes: the questions, and models that someone brings.
 GIVEN = [data_digest(PRESET.data), *(content_digest(PRESET, name, 0) for name in PRESET.loaded)]
 # Small models share the machine, one core a job; large ones that someone brings get it whole.
@@ -44,24 +34,15 @@ THREADS = (workflow.cores or 8) if PRESET.loaded else 1
 COUNTS = (f"{name}_NUM_THREADS={{threads}}" for name in ("OMP", "MKL", "OPENBLAS", "NUMEXPR"))
 PYTHON = f"export {' '.join(COUNTS)}\n{sys.executable} -m "
 
-
-def built(name, seed):
-    """The file that says a model is there; none for one that someone brings."""
-    folder = model_folder(PRESET, name, seed, OUT.parent)
-    return [] if name in PRESET.loaded else [str(folder / "built.json")]
-
+def built(names, seeds):
+    """Files that say that models are there; none for those that someone brings."""
+    made = [(name, seed) for seed in seeds for name in names if name not in PRESET.loaded]
+    return list(dict.fromkeys(f"{model_folder(PRESET, *m, OUT.parent)}/built.json" for m in made))
 
 def model_of(wildcards):
     """Name and training seed of a model's folder."""
     name, _, seed = wildcards.model.rpartition("-seed")
     return (name, int(seed)) if name else (seed, 0)
-
-
-def start_of(wildcards):
-    """The file that says that the model is there from which another is trained."""
-    name, seed = model_of(wildcards)
-    return [file for start in PRESET.ancestors(name)[:1] for file in built(start, seed)]
-
 
 def parameters_of(wildcards):
     """What papermill gives to a notebook."""
@@ -70,48 +51,26 @@ def parameters_of(wildcards):
     values = {"preset": CHOICE, "seeds": [int(one)] if one.isdigit() else run.seeds}
     return values | run.parameters.get(wildcards.notebook[:2], {})
 
-
 def inputs_of(wildcards):
     """Models and scores that a notebook reads, and notebooks whose results it reads."""
-    run, stem = wildcards.run, wildcards.notebook
-    seeds = parameters_of(wildcards)["seeds"]
-    files = [file for seed in seeds for name in MODELS for file in built(name, seed)]
+    run, stem, seeds = wildcards.run, wildcards.notebook, parameters_of(wildcards)["seeds"]
     kinds = RECORDERS if stem.startswith("08") else ["differences"]
-    files += [str(OUT / f"scores/{kind}-seed{seed}.json") for kind in kinds for seed in seeds]
+    files = [str(OUT / f"scores/{kind}-seed{seed}.json") for kind in kinds for seed in seeds]
     if stem.startswith("07"):
-        files += [str(OUT / run / f"notebooks/{each}.ipynb") for each in PATHS if each < stem]
+        files += [str(OUT / run / f"notebooks/{each}.ipynb") for each in STEMS if each < stem]
     elif run in ("sweep", "keep"):
         files += [str(OUT / f"sweep/seed{seed}/notebooks/{stem}.ipynb") for seed in seeds]
-    return list(dict.fromkeys(files))
+    return files + built(PRESET.roles.names, seeds)
 
-
-def digests_of(wildcards):
-    """What a notebook's outputs depend on besides: its text, the code it reaches, the preset."""
-    path = PATHS[wildcards.notebook]
-    cells = json.loads(Path(path).read_text("utf-8"))["cells"]
-    text = ["".join(cell["source"]) for cell in cells]
-    return [digest_notebook(Path(path)), text, PRESET.model_dump_json(), *GIVEN]
-
-
-wildcard_constraints:
-    run=r"study|keep|sweep(/seed\d+)?",
-    model=r"[^/]+",
-    kind="|".join(RECORDERS),
-    seed=r"\d+",
-
-
+wildcard_constraints: run=r"study|keep|sweep(/seed\d+)?", model=r"[^/]+", seed=r"\d+"
 for goal in ["study", "sweep", "keep"] if PRESET.sweep else ["study"]:
-
     rule:
-        name:
-            goal
-        input:
-            [str(OUT / goal / f"notebooks/{stem}.ipynb") for stem in PATHS],
-
+        name: goal
+        input: [str(OUT / goal / f"notebooks/{stem}.ipynb") for stem in STEMS]
 
 rule model:
     message: "Model {wildcards.model}"
-    input: start_of
+    input: lambda w: built(PRESET.ancestors(model_of(w)[0])[:1], [model_of(w)[1]])
     output: OUT / "models/{model}/built.json"
     log: OUT / "logs/{model}.log"
     params:
@@ -120,10 +79,9 @@ rule model:
     threads: THREADS
     shell: PYTHON + "actlib step build --preset {CHOICE:q} {params.which} > {log:q} 2>&1"
 
-
 rule scores:
     message: "Recording {wildcards.kind}, seed {wildcards.seed}"
-    input: lambda w: [file for name in NAMES for file in built(name, int(w.seed))]
+    input: lambda w: built(PRESET.roles.names, [int(w.seed)])
     output: OUT / "scores/{kind}-seed{seed}.json"
     log: OUT / "logs/scores-{kind}-seed{seed}.log"
     params:
@@ -133,23 +91,20 @@ rule scores:
     threads: THREADS
     shell: PYTHON + "actlib step record --preset {CHOICE:q} {params.which} > {log:q} 2>&1"
 
-
 rule notebook:
     message: "Notebook {wildcards.notebook} ({wildcards.run})"
     input: inputs_of
     output: OUT / "{run}/notebooks/{notebook}.ipynb"
     log: OUT / "{run}/logs/{notebook}.log"
     params:
-        path=lambda w: PATHS[w.notebook],
         partial=str(OUT / "{run}/logs/{notebook}.partial.ipynb"),
         results=lambda w: OUT / w.run / "results",
         asserting=lambda w: PRESET.name if w.run == "keep" else "",
-        parameters=lambda w: json.dumps(parameters_of(w)),
-        digests=digests_of,
+        values=lambda w: json.dumps(parameters_of(w)),
+        given=[*GIVEN, PRESET.model_dump_json()],
+        text=lambda w: digest_notebook(Path(f"notebooks/{w.notebook}.ipynb")),
     threads: THREADS
     shell:
-        "export ACT_RESULTS={params.results:q} ACT_KEPT_RUN={params.asserting} \n" + PYTHON + """\
-papermill {params.path} {params.partial:q} --cwd notebooks --kernel python3 \
-            -y {params.parameters:q} > {log:q} 2>&1
-        mv {params.partial:q} {output:q}
-        """
+        "export ACT_RESULTS={params.results:q} ACT_KEPT_RUN={params.asserting} \n" + PYTHON +
+        "papermill notebooks/{wildcards.notebook}.ipynb {params.partial:q} --cwd notebooks "
+        "--kernel python3 -y {params.values:q} > {log:q} 2>&1 && mv {params.partial:q} {output:q}"

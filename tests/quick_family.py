@@ -34,20 +34,22 @@ PARAMETERS = {
 }
 
 
-def main() -> None:
-    """Write the YAML to the path that is given."""
+def write_family(path: Path, share: int = 6, **changes: object) -> str:
+    """Write `tiny` after one of as many shares of its training, its keys changed; give the path."""
     family = yaml.safe_load(TINY.read_text(encoding="utf-8"))
     for model in family["models"].values():
-        model["steps"] //= 6
+        model["steps"] //= share
     family["evaluation"] |= {"validation_items": 16, "test_items": 24}
-    changes = {
-        "name": "quick",
-        "description": "the family tiny after a sixth of its training, for tests",
-        "study": {"parameters": PARAMETERS},
-    }
-    path = Path(sys.argv[1])
+    family |= {"name": path.stem, "description": "the family tiny trained in haste, for tests"}
+    family |= {"study": {"parameters": PARAMETERS}} | changes
     path.parent.mkdir(exist_ok=True)
-    path.write_text(yaml.safe_dump(family | changes, sort_keys=False), encoding="utf-8")
+    path.write_text(yaml.safe_dump(family, sort_keys=False), encoding="utf-8")
+    return str(path)
+
+
+def main() -> None:
+    """Write the YAML to the path that is given."""
+    write_family(Path(sys.argv[1]))
 
 
 if __name__ == "__main__":

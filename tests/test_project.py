@@ -162,7 +162,7 @@ def kept_tables():
 @pytest.mark.usefixtures("kept_tables")
 def test_sentences_on_smol_quote_its_tables():
     page, readme = (_text(name).replace("−", "-") for name in ("docs/findings.md", "README.md"))
-    prose = page[page.index("## Five training seeds") : page.index("<!-- readings: start")]
+    prose = page[page.index("## Five training seeds") : page.index("## Few questions")]
     table = pd.read_csv(ROOT / "figures/smol/fig08_attribution.csv").set_index("method")
     shares = [
         table.loc[method][table.loc[method, "top_percent"].round() == percent]

@@ -29,6 +29,7 @@ CONTENTS = {
     "The study": [
         "docs/how_act_works",
         "docs/findings",
+        "docs/findings_tables",
         "docs/failed_replication",
         "docs/first_study",
         "notebooks/*",

@@ -1,9 +1,10 @@
-"""Write the tables of docs/findings.md: verdicts of `tiny`, `smol` and `gemma`; none is typed.
+"""Write the tables of docs/findings.md and docs/findings_tables.md; none is typed.
 
 python tools/write_findings.py            # rewrite what is between the markers
 python tools/write_findings.py --check    # exit status 1 if it is out of date
 """
 
+import re
 import sys
 from pathlib import Path
 
@@ -18,7 +19,9 @@ from actlib.study.claims import Claims, apply_rule, give_verdicts, load_claims, 
 from actlib.study.presets import load_preset
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE = ROOT / "docs" / "findings.md"
+PAGES = [ROOT / "docs" / name for name in ("findings.md", "findings_tables.md")]
+
+BLOCK = re.compile(r"(<!-- ([\w ]+): start -->\n).*?(<!-- \2: end -->\n)", re.DOTALL)
 
 
 def list_verdicts(rules: Claims, table: pd.DataFrame) -> str:
@@ -180,14 +183,14 @@ def main(check: bool) -> int:
     blocks |= {"gemma": list_settings("gemma", read_items("gemma"), by_nll)}
     blocks |= {f"budget of {name}": list_budget(name) for name in ("smol", "tiny")}
     blocks |= {"few": list_few(["tiny", "smol"])}
-    text = fresh = PAGE.read_text(encoding="utf-8")
-    for name, block in blocks.items():
-        start, end = (f"<!-- {name}: {each} -->\n" for each in ("start", "end"))
-        before, rest = fresh.split(start)
-        fresh = f"{before}{start}\n{block}\n\n{end}{rest.split(end)[1]}"
-    if not check:
-        write_text(PAGE, fresh)
-    return int(check and fresh != text)
+    stale = False
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        fresh = re.sub(BLOCK, lambda found: f"{found[1]}\n{blocks[found[2]]}\n\n{found[3]}", text)
+        stale |= fresh != text
+        if not check:
+            write_text(page, fresh)
+    return int(check and stale)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import matplotlib as mpl
 import pandas as pd
 import seaborn.objects as so
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
 from actlib.analysis.heatmaps import composition, matrix
 from actlib.analysis.style import NULL, VERDICTS, label_of, look_of
@@ -61,7 +61,7 @@ def curves(
         aside: dict[str, Any] = {"xytext": (2, 0), "textcoords": "offset points", "va": "center"}
         ax.annotate(name, (1, level), xycoords=("axes fraction", "data"), color="#444444", **aside)
     if log:
-        _set_log_ticks(ax)
+        _set_log_ticks(ax, table[x].unique())
     _add_handles(table, ax, by)
 
 
@@ -230,10 +230,12 @@ def _keys(table: pd.DataFrame, name: str) -> list:
     return list(table[name].cat.categories if fixed else table[name].unique())
 
 
-def _set_log_ticks(ax: Axes) -> None:
-    """Logarithmic x axis, with ticks at round values."""
+def _set_log_ticks(ax: Axes, measured: Sequence[float] = ()) -> None:
+    """Logarithmic x axis, with ticks at what was measured if that is little, or at round values."""
     ax.set_xscale("log")
     low, high = ax.get_xlim()
-    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 300 * low else (1, 3)))
+    subs = (1, 2, 5) if high < 300 * low else (1, 3)
+    few = 0 < len(measured) <= 6
+    ax.xaxis.set_major_locator(FixedLocator(measured) if few else LogLocator(subs=subs))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

@@ -259,6 +259,15 @@ def preset_file(preset: str) -> Path:
     raise ValueError(f"unknown preset {preset!r}: expected one of {there}")
 
 
+def choice_of(preset: str) -> str:
+    """What names a preset wherever it is read from: a name in ``configs/``, or an absolute path.
+
+    Raises:
+        ValueError: as `preset_file`.
+    """
+    return preset if preset in SHIPPED else str(preset_file(preset).resolve())
+
+
 def load_preset(preset: str = "tiny") -> Preset:
     """Read and check a preset.
 

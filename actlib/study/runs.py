@@ -25,7 +25,7 @@ from actlib.prompts import drop_long
 from actlib.questions import abilities_of, normalize_text
 from actlib.study.locking import locked
 from actlib.study.preset_files import read_yaml
-from actlib.study.presets import ROOT, SHIPPED, Preset, load_preset, preset_file
+from actlib.study.presets import ROOT, Preset, choice_of, load_preset, preset_file
 from actlib.study.questions import PURPOSES, Questions
 from actlib.study.recorded import PARTS
 
@@ -97,7 +97,7 @@ def plan(preset: str, notebooks: str = "") -> Run:
     _require_parameters(loaded)
     questions = _count_questions(loaded, _require_models(loaded))
     store = Path(os.environ.get("ACT_STORE", ROOT / "artifacts")).resolve()
-    choice = preset if preset in SHIPPED else str(preset_file(preset).resolve())
+    choice = choice_of(preset)
     run = Run(loaded, read_yaml(preset_file(preset)), choice, chosen, left_out, store, questions)
     note = run.folder.with_name("preset.txt")
     other = note.read_text("utf-8") if note.is_file() else choice

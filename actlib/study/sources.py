@@ -92,12 +92,13 @@ def home_of(exported: str) -> str:
 
 
 def digest_notebook(path: Path) -> str:
-    """Digest of a notebook's code, and of the modules of actlib that it reaches."""
+    """Digest of a notebook's text, prose included, and of the modules of actlib that it reaches."""
     cells = json.loads(path.read_text("utf-8"))["cells"]
-    lines = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code").splitlines()
+    texts = ["".join(cell["source"]) for cell in cells]
+    code = "\n".join(t for t, c in zip(texts, cells, strict=True) if c["cell_type"] == "code")
     # no %magic and no !command
-    code = "\n".join(line for line in lines if not line.lstrip().startswith(("%", "!")))
-    return digest_text(syntax_of(code), digest_modules(imported_modules(ast.parse(code))))
+    lines = (line for line in code.splitlines() if not line.lstrip().startswith(("%", "!")))
+    return digest_text(*texts, digest_modules(imported_modules(ast.parse("\n".join(lines)))))
 
 
 @cache
