@@ -61,7 +61,7 @@ def curves(
         aside: dict[str, Any] = {"xytext": (2, 0), "textcoords": "offset points", "va": "center"}
         ax.annotate(name, (1, level), xycoords=("axes fraction", "data"), color="#444444", **aside)
     if log:
-        _set_log_ticks(ax, table[x].unique())
+        _set_log_ticks(ax, table[x].unique().tolist())
     _add_handles(table, ax, by)
 
 
@@ -236,6 +236,6 @@ def _set_log_ticks(ax: Axes, measured: Sequence[float] = ()) -> None:
     low, high = ax.get_xlim()
     subs = (1, 2, 5) if high < 300 * low else (1, 3)
     few = 0 < len(measured) <= 6
-    ax.xaxis.set_major_locator(FixedLocator(list(measured)) if few else LogLocator(subs=subs))
+    ax.xaxis.set_major_locator(FixedLocator(measured) if few else LogLocator(subs=subs))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
