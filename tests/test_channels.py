@@ -107,6 +107,8 @@ def test_experts_with_and_without_a_gate_are_packed(first):
     assert channels == {first: 12, "down_proj": 6}
     held = nn.ModuleDict({"mlp": Experts(first)})
     assert list(channel_modules(held)) == [f"mlp.{first}", "mlp.down_proj"]
+    deeper = channel_modules(nn.ModuleDict({"layer": held}))
+    assert [list(each.parameters()) for each in deeper.values()] == [[first], ["down_proj"]]
     assert uncovered_parameters(held) == []
 
 
@@ -167,10 +169,14 @@ def test_every_family_has_one_head_and_its_other_roles(family, any_architecture)
     assert len(routers) == moe
 
 
-def test_roles_go_by_what_a_module_is_and_not_by_its_name(family):
+@pytest.mark.parametrize(
+    ("router", "elsewhere"),
+    [(nn.Linear(4, 3), {"linear": 3}), (OddRouter(weight=(3, 4)), {"router": 1, "linear": 2})],
+)
+def test_roles_go_by_what_a_module_is_and_not_by_its_name(family, router, elsewhere):
     assert roles_of(family("gpt2"))["embedding"] == {"wte", "wpe"}
     experts = nn.ModuleList([nn.Sequential(nn.Linear(4, 4)) for _ in range(3)])
-    parts = {"chooses": nn.Linear(4, 3), "branches": experts, "other": nn.Linear(4, 4)}
+    parts = {"chooses": router, "branches": experts, "other": nn.Linear(4, 4)}
     roles = roles_of(nn.ModuleDict({"blocks": nn.ModuleList([nn.ModuleDict(parts)])}))
     assert {role: len(kinds) for role, kinds in roles.items()} == {
         "router": 1,
@@ -178,6 +184,6 @@ def test_roles_go_by_what_a_module_is_and_not_by_its_name(family):
         "linear": 1,
     }
     layers = roles_of(nn.ModuleDict(parts))  # which a model has beside as wide a projection
-    assert {role: len(kinds) for role, kinds in layers.items()} == {"linear": 3}
+    assert {role: len(kinds) for role, kinds in layers.items()} == elsewhere
     shared = channel_modules(family("qwen2_moe"))["model.layers.0.mlp.shared_expert.up_proj"]
     assert shared.role == "linear"

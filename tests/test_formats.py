@@ -16,11 +16,11 @@ from actlib.sparse import patch_of_sparse, sparse_values
 
 
 def test_a_mask_goes_to_json_and_back(tmp_path):
-    channels = {"zebra": torch.tensor([False, True, True]), "apple": torch.tensor([False] * 2)}
+    channels = {"zebra": torch.tensor([True, False, True]), "apple": torch.tensor([False] * 2)}
     mask, path = ChannelMask(channels, {"ability": "Übung"}), tmp_path / "mask.json"
     mask.save(path)
     modules = json.loads(path.read_text())["modules"]
-    assert modules["zebra"] == {"channels": 3, "masked": [1, 2]}
+    assert modules["zebra"] == {"channels": 3, "masked": [0, 2]}
     loaded = ChannelMask.load(path)
     assert loaded.digest == mask.digest and loaded.metadata == mask.metadata
     assert list(loaded.channels) == ["zebra", "apple"]
@@ -40,8 +40,17 @@ def test_a_mask_goes_to_json_and_back(tmp_path):
 )
 def test_what_is_no_mask_in_json_is_one_sentence(tmp_path, text):
     (tmp_path / "mask.json").write_text(text)
-    with pytest.raises(ValueError, match=r"mask.json is no mask in JSON: .*docs/formats.md"):
+    with pytest.raises(ValueError, match=r"is no mask in JSON: (?!None).*docs/formats.md"):
         ChannelMask.load(tmp_path / "mask.json")
+
+
+@pytest.mark.parametrize("metadata", [{}, {"ability": "Übung"}])
+def test_a_mask_of_another_tool_is_read_in_any_locale(tmp_path, monkeypatch, metadata):
+    stated = {"modules": {"a": {"channels": 1, "masked": [0]}}}
+    stated |= {"metadata": metadata} if metadata else {}
+    (tmp_path / "mask.json").write_text(json.dumps(stated, ensure_ascii=False), encoding="utf-8")
+    monkeypatch.setattr("io.text_encoding", lambda encoding, *_: encoding or "ascii")
+    assert ChannelMask.load(tmp_path / "mask.json").metadata == metadata
 
 
 @pytest.mark.parametrize("kind", ["llama_tied", "gpt2", "qwen3_moe"])

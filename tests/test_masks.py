@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from actlib.masks import ChannelMask, random_like, save_tensors
+from actlib.masks import ChannelMask, mark_best, random_like, save_tensors
 
 SIZES = {"zebra": 40, "apple": 100, "mango": 60}
 
@@ -141,9 +141,17 @@ def test_random_controls_leave_out_what_was_not_ranked(per_module):
     mask = ChannelMask(channels, {"without": "head,norm", "unranked": "head,norm"})
     drawn = random_like(mask, 0, per_module)
     assert list(drawn.channels) == list(channels) and drawn.count == mask.count
+    assert {own.dtype for own in drawn.channels.values()} == {torch.bool}
     assert not drawn.channels["head"].any() and not drawn.channels["norm"].any()
     channels["norm"] = ~channels["norm"]  # of another mask, by a union
     assert random_like(mask, 0, per_module).channels["norm"].any()
+
+
+def test_channels_are_marked_on_the_device_of_their_scores():
+    scores = {name: torch.empty(size, device="meta") for name, size in SIZES.items()}
+    for per_module in (True, False):
+        marked = mark_best(scores, 50, highest=True, per_module=per_module)
+        assert {own.device.type for own in marked.values()} == {"meta"}
 
 
 def test_views_of_one_tensor_can_be_saved(tmp_path):

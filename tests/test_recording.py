@@ -1,4 +1,5 @@
 import gc
+import hashlib
 import weakref
 
 import pytest
@@ -6,13 +7,14 @@ import torch
 from slow_reference import expected_scores, hook_count
 from torch import nn
 
-from actlib import kernels
+from actlib import kernels, processes
 from actlib.activations import record_activations
 from actlib.channels import channel_modules
 from actlib.hooks import AnswerTokens
 from actlib.masks import ChannelMask
 from actlib.parameters import weight_differences
 from actlib.recording import (
+    own_batches,
     record_differences,
     sum_tokens,
 )
@@ -33,7 +35,7 @@ def test_pooled_recordings_have_the_stds_of_one(pair, items, collate, architectu
     donor, target = pair(architecture)
     parts = [
         record_differences(donor, target, collate(chosen, 2, side), moments=True)
-        for chosen in (items[:1], items[1:4], items[4:])
+        for chosen in (items[:2], items[2:3], items[3:])  # the second has a single answer token
     ]
     pooled, expected = pool(parts), expected_scores(donor, target, items)
     for part in ("values", "means", "stds"):
@@ -115,9 +117,9 @@ def test_empty_answer_span_names_the_item(pair, items, collate):
 
 def test_no_batch_is_refused(pair):
     donor, target = pair()
-    with pytest.raises(ValueError, match="no batch"):
+    with pytest.raises(ValueError, match="^there is no batch to record$"):
         record_differences(donor, target, [])
-    with pytest.raises(ValueError, match="no batch"):
+    with pytest.raises(ValueError, match="^there is no batch to record$"):
         record_activations(target, [], weight_differences(donor, target).top(5))
 
 
@@ -126,9 +128,13 @@ def test_metadata_says_where_the_scores_come_from(pair, batches):
     donor.config.name_or_path, target.config._commit_hash = "the-donor", "abc"
     found = record_differences(donor, target, batches, metadata={"ability": "maths"}).metadata
     assert (found["donor"], found["target_revision"]) == ("the-donor", "abc")
+    assert (found["donor_revision"], found["target"]) == ("", "")
+    assert found["method"] == "activation difference"
     assert (found["tokens"], found["items"], found["dtype"]) == ("15", "6", "float32")
     assert found["ability"] == "maths"
     assert all(isinstance(value, str) for value in found.values())
+    mixed = record_differences(donor.bfloat16(), target, batches).metadata
+    assert mixed["dtype"] == "bfloat16/float32"
 
 
 def test_data_hash_follows_ids_and_answer_marks(pair, items, collate):
@@ -142,6 +148,8 @@ def test_data_hash_follows_ids_and_answer_marks(pair, items, collate):
         hash_of([(a, b), *items[1:]]) for a, b in ((ids, answer), (other, answer), (ids, moved))
     }
     assert len(hashes) == 3
+    each = (hashlib.sha256(torch.stack(item, dim=1).numpy().tobytes()).digest() for item in items)
+    assert hashlib.sha256(b"".join(sorted(each))).hexdigest() in hashes  # whatever the version
 
 
 def test_weight_differences_are_norms_over_each_channel(pair):
@@ -196,6 +204,20 @@ def test_the_kernel_gives_the_formula(monkeypatch, dtype, tokens, channels, rows
 def test_a_device_that_sums_in_float32_takes_dtypes_that_differ(dtypes):
     donor, target = (torch.empty(3, 5, dtype=dtype, device="meta") for dtype in dtypes)
     assert sum_tokens(donor, target, moments=True).shape == (4, 5)
+    assert sum_tokens(donor, target).shape == (2, 5)
+
+
+class Elsewhere(torch.Tensor):
+    """Numbers that say they are on no CPU."""
+
+    is_cpu = False
+
+
+def test_a_device_that_sums_in_float32_loses_no_more():
+    pair = torch.randn(2, 500, 6, generator=torch.Generator().manual_seed(0)).bfloat16()
+    expected = sum_tokens(*pair, moments=True)
+    sums = sum_tokens(*(each.as_subclass(Elsewhere) for each in pair), moments=True)
+    torch.testing.assert_close(sums.as_subclass(torch.Tensor), expected, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["llama", "mixtral"])
@@ -238,6 +260,44 @@ def test_outputs_that_are_written_over_are_recorded_as_they_were():
     torch.testing.assert_close(scores.values["layer"], (ours - theirs).abs().mean((0, 1)))
 
 
+def test_a_model_of_no_library_and_a_module_that_never_ran():
+    with pytest.warns(UserWarning, match="never ran on these inputs score 0: idle$") as caught:
+        scores = record_differences(Loop(), Loop(), [whole_batch()])
+    assert caught[0].filename == __file__
+    assert [scores.metadata[key] for key in ("donor", "target", "silent")] == ["", "", "idle"]
+    assert scores.means == scores.stds == {}
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_batch_with_nan_is_refused_at_once_if_it_is_the_first(is_first):
+    donor, target, batch = Loop(), Loop(), whole_batch()
+    with torch.no_grad():
+        donor.embed.weight[60] = torch.nan
+    poisoned = batch | {"input_ids": torch.full((1, 5), 60)}
+
+    def stream():
+        yield poisoned if is_first else batch
+        assert not is_first
+        yield poisoned
+
+    message = "^in donor or target the activations of module embed are NaN or infinite"
+    with pytest.raises(ValueError, match=message):
+        record_differences(donor, target, stream())
+
+
+class Heads(Loop):
+    """A model that runs its layer on each of some heads."""
+
+    def forward(self, input_ids, attention_mask):
+        return self.layer(self.embed(input_ids)[:, :, None].expand(-1, -1, self.times, -1))
+
+
+def test_outputs_of_two_shapes_are_refused():
+    message = r"^module layer gives \(10, 4\) in the donor and \(15, 4\) in the target; give both"
+    with pytest.raises(ValueError, match=message):
+        record_differences(Heads(2), Heads(3), [whole_batch()])
+
+
 @pytest.mark.parametrize(("times", "more"), [((2, 3), "target"), ((3, 2), "donor")])
 def test_calls_that_have_no_partner_are_refused(times, more):
     with pytest.raises(ValueError, match=f"layer runs more often in the {more}"):
@@ -247,8 +307,33 @@ def test_calls_that_have_no_partner_are_refused(times, more):
 def test_a_forward_that_bypasses_every_module_is_refused(family, batches):
     model = family("llama")
     model.forward = lambda input_ids, attention_mask: None
-    with pytest.raises(ValueError, match="run by other code than their modules"):
+    with pytest.raises(
+        ValueError, match="^donor and target are run by other code than their modules,"
+    ):
         record_differences(model, model, batches)
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_dropout_is_off_in_a_recording(pair, batches, side):
+    models = pair("gpt2")
+    expected = record_differences(*models, batches)
+    models[side].train()
+    assert_close(record_differences(*models, batches).values, expected.values, 0)
+
+
+def test_a_recording_shows_a_bar_if_it_is_asked_to(pair, batches, capsys):
+    record_differences(*pair(), batches)
+    assert capsys.readouterr().err == ""
+    record_differences(*pair(), batches, progress=True)
+    assert capsys.readouterr().err.lstrip().startswith("activation differences: ")
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_first_of_several_processes_shows_the_bar(batches, capsys, monkeypatch, rank):
+    monkeypatch.setattr(processes, "rank_and_count", lambda: (rank, 2))
+    assert len([*own_batches(batches)]) == 1 and capsys.readouterr().err == ""
+    assert len([*own_batches(batches, "bar")]) == 1
+    assert ("bar: 100%" in capsys.readouterr().err) == (rank == 0)
 
 
 def test_files_hold_names_and_no_paths(pair, batches, tmp_path):

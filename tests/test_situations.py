@@ -473,7 +473,7 @@ def test_scores_that_are_all_zero_are_refused(batches):
         lambda: actlib.record_attributions(family(), family(), batches),
         lambda: record_differences(family(), family(), batches),
     ):
-        with pytest.raises(ValueError, match="the same .* in every channel"):
+        with pytest.raises(ValueError, match="^donor and target .* the same .* in every channel, "):
             record()
 
 

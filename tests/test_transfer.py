@@ -11,6 +11,7 @@ from actlib.evaluation import evaluate
 from actlib.masks import ChannelMask
 from actlib.transfer import (
     as_matrix,
+    interpolate,
     preserved,
     selections,
     transfer_,
@@ -81,7 +82,7 @@ def test_weights_of_either_side_that_are_offloaded_are_refused(pair):
 def test_refusals_leave_the_target_as_it_was(pair, family):
     donor, target = pair("qwen2")
     before, mask = state_of(target), random_mask(target)
-    with pytest.raises(ValueError, match="the mask is of another model"):
+    with pytest.raises(ValueError, match="^the mask is of another model: "):
         transfer_(target, donor, random_mask(family("gpt2")))
     with pytest.raises(ValueError, match="donor and target do not fit"):
         transfer_(target, family("llama"), mask)
@@ -89,7 +90,8 @@ def test_refusals_leave_the_target_as_it_was(pair, family):
     for name, parameter in target.named_parameters():
         shared.get_parameter(name).data = parameter.data
     for donated in (target, torch.nn.DataParallel(target), shared):
-        with pytest.raises(ValueError, match="donor and target are the same model"):
+        message = "^donor and target are the same model.*; name another as the donor$"
+        with pytest.raises(ValueError, match=message):
             transfer_(target, donated, mask)
     for scale in (float("nan"), float("inf")):
         with pytest.raises(ValueError, match="scale must be a finite number"):
@@ -134,6 +136,7 @@ MIXED = [
     (torch.float32, torch.bfloat16),
     (torch.float16, torch.bfloat16),
     (torch.bfloat16, torch.float64),
+    (torch.float64, torch.float32),
 ]
 
 
@@ -149,6 +152,10 @@ def test_a_donor_of_another_dtype_gives_what_the_formula_gives(family, architect
             moved = (ours + 0.7 * (theirs - ours)).to(own)
             assert torch.equal(tensor, torch.where(moving[name], moved, before[name])), name
     assert same_bits(state_of(target), before) and same_bits(state_of(donor), other)
+
+
+def test_what_is_interpolated_is_where_the_target_is():
+    assert interpolate(torch.empty(3, device="meta"), torch.ones(3), 0.4).device.type == "meta"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a second device")
