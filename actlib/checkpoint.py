@@ -8,7 +8,6 @@ A mapped tensor is a tensor of torch, so that the function that computes new val
 so on disk. A model may be much larger than memory and cut into any number of files.
 """
 
-import math
 import os
 import shutil
 import warnings
@@ -37,7 +36,6 @@ from actlib.stored import (
     INDEX,
     SINGLE,
     StoredParameter,
-    StoredTensor,
     stored_parameters,
     stored_tensors,
 )
@@ -83,8 +81,7 @@ class Checkpoint(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         """A parameter: mapped from its file, or put together of several tensors."""
-        shape = self._copies[name][0].shape
-        return self.rows(name, 0, math.prod(shape)).view(shape)
+        return self._copies[name][0].open(self.folder)
 
     def __iter__(self) -> Iterator[str]:
         """Names of the parameters that are stored."""
@@ -93,10 +90,6 @@ class Checkpoint(Mapping[str, Tensor]):
     def __len__(self) -> int:
         """Number of parameters that are stored."""
         return len(self._copies)
-
-    def rows(self, name: str, start: int, stop: int) -> Tensor:
-        """Rows from `start` to before `stop` of a parameter as a matrix, fewer at its end."""
-        return self._copies[name][0].rows(self.folder, start, stop)
 
     def require(self, names: Iterable[str], role: str) -> None:
         """Refuse parameters that are not stored, or in another shape, form or type than expected.
@@ -147,30 +140,28 @@ class Checkpoint(Mapping[str, Tensor]):
             text = f"left out of the copy of {self.folder}, as no part of the model: "
             warnings.warn(text + list_first(left, 9), stacklevel=3)
         files = [path.relative_to(self.folder) for path in carried] + [*map(Path, self.files)]
-        parts = [
-            (name, first, part, source)
-            for name in names
-            for copied in self._copies[name]
-            for (first, part), source in zip(
-                copied.located(), self._copies[name][0].parts, strict=True
-            )
-        ]
-
         with atomic_folder(output) as unfinished:
 
             def copy(file: Path) -> None:
                 (unfinished / file).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(self.folder / file, unfinished / file)  # within the kernel
 
-            def write(part: tuple[str, int, StoredTensor, StoredTensor]) -> None:
-                name, first, stored, source = part
-                matrix = as_matrix(stored.open(unfinished, writable=True))
+            def write(name: str) -> None:
                 # read from the source, whose pages map faster than those of the copy
-                for index, values in change(name, first, as_matrix(source.open(self.folder))):
-                    matrix[index] = values.to(matrix.dtype)
+                matrix, copies = as_matrix(self[name]), self._copies[name]
+                parts = [part for each in copies for part in each.parts]
+                written = [as_matrix(part.open(unfinished, writable=True)) for part in parts]
+                is_whole = len(parts) == len(copies)
+                for index, values in change(name, matrix):
+                    for each in written if is_whole else [matrix]:  # no file's, as is a joined one
+                        each[index] = values.to(each.dtype)
+                if not is_whole:
+                    rows = matrix.split([*map(len, written)])
+                    for each, own in zip(written, rows, strict=True):
+                        each.copy_(own)
 
             _run_all(copy, files)
-            _run_all(write, parts)
+            _run_all(write, names)
             write_card(unfinished, steps)
 
 
@@ -234,7 +225,7 @@ def transfer_checkpoint(
     target = Checkpoint(target_dir)
     donor, selected = open_donor(donor_dir, target, mask)
     step = describe_step("transfer", target.folder, donor.folder, mask, scale)
-    change = interpolation(donor.rows, selected, scale)
+    change = interpolation(donor, selected, scale)
     target.rewrite(output_dir, selected, change, [*read_steps(target.folder), step])
     return output_dir
 
@@ -266,9 +257,9 @@ def _untie(model: Any, parameters: Mapping[str, StoredParameter], folder: Path) 
             one = copies[0][1]
             if not {one.dtype, other.dtype} <= DTYPES.keys():
                 continue  # `Checkpoint.require` refuses it
-            rows = [each.rows(folder, 0, math.prod(each.shape)) for each in (one, other)]
-            wide = torch.promote_types(*(each.dtype for each in rows))
-            if not torch.equal(*(each.to(wide) for each in rows)):
+            tensors = [each.open(folder) for each in (one, other)]
+            wide = torch.promote_types(*(each.dtype for each in tensors))
+            if not torch.equal(*(each.to(wide) for each in tensors)):
                 owner, _, own = name.rpartition(".")
                 empty = nn.Parameter(torch.empty(other.shape, device="meta"))
                 model.get_submodule(owner).register_parameter(own, empty)

@@ -22,19 +22,19 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from actlib.cards import describe_step, read_steps
+from actlib.channels import unwrapped
 from actlib.checkpoint import Checkpoint, open_donor
 from actlib.files import require_free
 from actlib.masks import ChannelMask, require_fit
-from actlib.parameters import channel_norms, differences
+from actlib.parameters import channel_norms
 from actlib.transfer import (
     Change,
     Index,
-    Rows,
     Selection,
+    as_matrix,
     require_finite,
     require_movable,
     require_scale,
-    rows_of,
     selections,
     take_elements,
     write_,
@@ -51,7 +51,7 @@ class Donor(NamedTuple):
     """What a merge needs of one donor: its name in messages, parameters, claims and scale."""
 
     name: str
-    rows: Rows
+    parameters: Mapping[str, Tensor]
     selected: Mapping[str, Selection]
     scale: float
 
@@ -118,8 +118,12 @@ def merge_(
             claimed parameter would be NaN or infinite. Nothing is changed then.
     """
     _require_valid(base, contributions, collisions)
-    donors = {f"donor {n}": rows_of(donor) for n, (donor, *_) in enumerate(contributions, start=1)}
-    union, collided, change = _combine(base, rows_of(base), donors, contributions, collisions)
+    parameters, *given = (
+        dict(unwrapped(model).named_parameters())
+        for model in (base, *(donor for donor, *_ in contributions))
+    )
+    donors = {f"donor {number}": own for number, own in enumerate(given, start=1)}
+    union, collided, change = _combine(base, parameters, donors, contributions, collisions)
     write_(base, selections(base, union), change)
     return MergeReport(union, collided, collisions, model=base)
 
@@ -148,11 +152,11 @@ def merge_checkpoint(
     output_dir = Path(output_dir)
     _require_mergeable(contributions, collisions)
     require_free(output_dir)
-    base, donors = Checkpoint(base_dir), dict[str, Rows]()
+    base, donors = Checkpoint(base_dir), dict[str, Checkpoint]()
     for number, (donor_dir, mask, _) in enumerate(contributions, start=1):
         donor, _ = open_donor(donor_dir, base, mask)
-        donors[f"donor {number} ({donor.folder})"] = donor.rows
-    union, collided, change = _combine(base.model, base.rows, donors, contributions, collisions)
+        donors[f"donor {number} ({donor.folder})"] = donor
+    union, collided, change = _combine(base.model, base, donors, contributions, collisions)
     settled = {"collisions": collisions, "collided_channels": collided}
     steps = read_steps(base.folder) + [
         describe_step("merge", base.folder, donor, mask, scale, **settled)
@@ -164,8 +168,8 @@ def merge_checkpoint(
 
 def _combine(
     model: nn.Module,
-    base: Rows,
-    donor_rows: Mapping[str, Rows],
+    base: Mapping[str, Tensor],
+    donor_parameters: Mapping[str, Mapping[str, Tensor]],
     contributions: Sequence[tuple],
     rule: str,
 ) -> tuple[ChannelMask, int, Change]:
@@ -180,24 +184,24 @@ def _combine(
     collided = sum(int((count > 1).sum()) for count in counts.values())
     if rule == "largest":
         shared = {name for name, count in counts.items() if (count > 1).any()}
-        norms = [channel_norms(model, differences(d, base), shared) for d in donor_rows.values()]
+        norms = [channel_norms(model, d, base, shared) for d in donor_parameters.values()]
         masks = _keep_largest(norms, masks, scales)
     selected = selections(model, union)
     donors = [
-        Donor(name, rows, selections(model, mask), scale)
-        for (name, rows), mask, scale in zip(donor_rows.items(), masks, scales, strict=True)
+        Donor(name, own, selections(model, mask), scale)
+        for (name, own), mask, scale in zip(donor_parameters.items(), masks, scales, strict=True)
     ]
 
-    def change(name: str, start: int, matrix: Tensor) -> Iterator[tuple[Index, Tensor]]:
-        stop = start + len(matrix)
+    def change(name: str, matrix: Tensor) -> Iterator[tuple[Index, Tensor]]:
         claimants = [donor for donor in donors if name in donor.selected]
-        donated = [shared_rows(donor.rows(name, start, stop), matrix) for donor in claimants]
-        claims = [donor.selected[name].between(start, stop) for donor in claimants]
-        for index in selected[name].between(start, stop).indices():
+        donated = [shared_rows(as_matrix(donor.parameters[name]), matrix) for donor in claimants]
+        for index in selected[name].indices():
             before = take_elements(matrix, index)
             wide = before.to(torch.promote_types(before.dtype, torch.float32))
             # scaled task vectors, 0 where a donor does not claim the element
-            claimed = torch.stack([claim.at(index).expand_as(before) for claim in claims])
+            claimed = torch.stack(
+                [donor.selected[name].at(index).expand_as(before) for donor in claimants]
+            )
             claimed = claimed.to(wide.device)
             deltas = [
                 (take_elements(rows, index).to(wide) - wide) * donor.scale

@@ -3,6 +3,8 @@
 control = weight_differences(donor, target)     # a control; control.top(5) is a mask
 """
 
+from collections.abc import Mapping
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -11,7 +13,7 @@ from actlib.channels import channel_modules, unwrapped
 from actlib.pairs import require_pair
 from actlib.recording import describe_pair
 from actlib.scores import ChannelScores, require_differing
-from actlib.transfer import Rows, as_matrix, rows_of
+from actlib.transfer import as_matrix
 from actlib.vocabulary import shared_rows
 from actlib.weights import require_in_memory
 
@@ -32,9 +34,9 @@ def weight_differences(donor: nn.Module, target: nn.Module) -> ChannelScores:
     donor, target = unwrapped(donor), unwrapped(target)
     require_pair(donor, target)
     require_in_memory(donor, target)
-    donor_rows, target_rows = rows_of(donor), rows_of(target)
-    readers = differences(donor_rows, target_rows), donor_rows, target_rows
-    values, donor_norms, target_norms = (channel_norms(target, rows) for rows in readers)
+    ours, theirs = dict(target.named_parameters()), dict(donor.named_parameters())
+    sides = (theirs, ours), (theirs,), (ours,)
+    values, donor_norms, target_norms = (channel_norms(target, *side) for side in sides)
     magnitudes = {name: (donor_norms[name] + target_norms[name]) / 2 for name in values}
     require_differing(values, "have the same parameters in every channel")
     metadata = {**describe_pair(donor, target), "method": "weight difference", "tokens": "0"}
@@ -42,23 +44,15 @@ def weight_differences(donor: nn.Module, target: nn.Module) -> ChannelScores:
     return ChannelScores(values, magnitudes, 0, metadata, roles=roles)
 
 
-def differences(donor: Rows, target: Rows) -> Rows:
-    """Donor minus target in float32, on the target's device, over the rows that both have."""
-
-    def rows(name: str, start: int, stop: int) -> Float[Tensor, "rows columns"]:
-        target_rows = target(name, start, stop)
-        donor_rows = shared_rows(donor(name, start, stop), target_rows).to(target_rows.device)
-        return donor_rows.float() - target_rows.float()
-
-    return rows
-
-
 def channel_norms(
-    model: nn.Module, rows: Rows, modules: set[str] | None = None
+    model: nn.Module,
+    parameters: Mapping[str, Tensor],
+    minus: Mapping[str, Tensor] | None = None,
+    modules: set[str] | None = None,
 ) -> dict[str, Float[Tensor, " channels"]]:
     """L2 norm over all parameters of each channel, of the named modules or all, on the CPU.
 
-    The numbers, such as differences of two models, are read a stretch of rows at a time.
+    Of the parameters, or of what they differ by from those of `minus`, over the rows of the latter.
     """
     names = {id(parameter): name for name, parameter in unwrapped(model).named_parameters()}
     norms = {}
@@ -67,12 +61,15 @@ def channel_norms(
             continue
         squares = torch.zeros(module.channels, dtype=torch.float64)
         for parameter, dimension in module.parameters().values():
-            length, columns = as_matrix(parameter).shape
-            step = max(1, _ELEMENTS // columns)
-            for start in range(0, length, step):
-                part = rows(names[id(parameter)], start, start + step).float().square()
+            name = names[id(parameter)]
+            matrix, other = as_matrix(parameters[name]), as_matrix((minus or parameters)[name])
+            matrix, step = shared_rows(matrix, other), max(1, _ELEMENTS // other.shape[1])
+            for start in range(0, len(other), step):
+                part = matrix[start : start + step].to(other.device).float()
+                if minus is not None:
+                    part = part - other[start : start + step].float()
                 # in float64 the order of the terms, which streaming changes, leaves no trace
-                sums = part.sum(dim=1 - dimension, dtype=torch.float64).cpu()
+                sums = part.square().sum(dim=1 - dimension, dtype=torch.float64).cpu()
                 (squares[start : start + step] if dimension == 0 else squares).add_(sums)
         norms[module_name] = squares.sqrt().float()
     return norms

@@ -76,26 +76,16 @@ class Edit:
             return digest(values) == self.sha256
         return torch.equal(values.view(torch.uint8), self.values[side].view(torch.uint8))
 
-    def between(self, start: int, stop: int, side: str) -> Iterator[tuple[Index, Values]]:
-        """Index and values of what is selected of the rows from `start` to before `stop`.
-
-        The values are those of all selected rows, then of each other row those in selected columns.
-        So this stretch begins in the first part after the selected rows above it, and in the second
-        after the other rows above it.
-        """
+    def changes(self, side: str) -> Iterator[tuple[Index, Values]]:
+        """Indices of the parameter's matrix, and the values of a side there."""
         rows, columns = self.selection.rows, self.selection.columns.nonzero().flatten()
-        width, is_selected = len(self.selection.columns), rows[start:stop]
-        selected, others = is_selected.nonzero().flatten(), (~is_selected).nonzero().flatten()
-        of_rows, of_columns = self.values[side].split(
-            [int(rows.sum()) * width, int((~rows).sum()) * len(columns)]
-        )
-        selected_above = int(rows[:start].sum())
-        others_above = start - selected_above
+        selected, others = rows.nonzero().flatten(), (~rows).nonzero().flatten()
+        sizes = len(selected) * len(self.selection.columns), len(others) * len(columns)
+        of_rows, of_columns = self.values[side].split(sizes)
         if len(selected):
-            yield (selected,), of_rows.view(-1, width)[selected_above:][: len(selected)]
+            yield (selected,), of_rows.view(len(selected), -1)
         if len(columns):
-            values = of_columns.view(-1, len(columns))[others_above:][: len(others)]
-            yield (others[:, None], columns), values
+            yield (others[:, None], columns), of_columns.view(-1, len(columns))
 
 
 def load_patch(path: Path) -> tuple[PatchInfo, dict[str, Edit]]:

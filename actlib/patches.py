@@ -30,13 +30,11 @@ from actlib.masks import ChannelMask
 from actlib.patch_file import FORMAT, KIND, Edit, PatchInfo, digest, load_patch, selected_values
 from actlib.transfer import (
     Index,
-    Rows,
     Selection,
     interpolate,
     require_finite,
     require_movable,
     require_scale,
-    rows_of,
     selections,
     write_,
 )
@@ -86,13 +84,12 @@ def make_patch(
     require_scale(scale)
     step = describe_step("patch", _name(target), _name(donor), mask, scale)
     stated = shareable(step, metadata or {})
-    model, target_rows, donor_rows, selected = _open_pair(target, donor, mask)
+    model, old, given, selected = _open_pair(target, donor, mask)
     stated |= {"format": FORMAT, "parameters": str(sum(p.numel() for p in model.parameters()))}
     tensors, hashes, is_idle = dict[str, Tensor](), dict[str, str](), True
     for name, selection in selected.items():
-        matrix = target_rows(name, 0, len(selection.rows))
-        before = selected_values(matrix, selection)
-        donated = selected_values(shared_rows(donor_rows(name, 0, len(matrix)), matrix), selection)
+        before = selected_values(old[name], selection)
+        donated = selected_values(shared_rows(given[name], old[name]), selection)
         after = interpolate(before, donated, scale)
         require_finite(name, after, {"the donor": donated, "the target": before}, scale)
         is_idle = is_idle and torch.equal(after, before)
@@ -170,8 +167,8 @@ def _replace_values(
     if new == "before" and not info.reversible:
         raise ValueError(f"{path} cannot be reverted: it was made without the original values")
 
-    def change(name: str, start: int, matrix: Tensor) -> Iterator[tuple[Index, Tensor]]:
-        return edits[name].between(start, start + len(matrix), new)
+    def change(name: str, _matrix: Tensor) -> Iterator[tuple[Index, Tensor]]:
+        return edits[name].changes(new)
 
     if isinstance(target, nn.Module):
         target = unwrapped(target)
@@ -234,16 +231,17 @@ def shareable(step: Mapping[str, Any], metadata: Mapping[str, str]) -> dict[str,
 
 def _open_pair(
     target: Model, donor: Model, mask: ChannelMask
-) -> tuple[nn.Module, Rows, Rows, dict[str, Selection]]:
+) -> tuple[nn.Module, Mapping[str, Tensor], Mapping[str, Tensor], dict[str, Selection]]:
     """The target's structure, the parameters of both, and what moves."""
     if isinstance(target, nn.Module) and isinstance(donor, nn.Module):
         require_movable(donor, target)
-        return target, rows_of(target), rows_of(donor), selections(target, mask)
+        old, given = (dict(unwrapped(model).named_parameters()) for model in (target, donor))
+        return target, old, given, selections(target, mask)
     if isinstance(target, nn.Module) or isinstance(donor, nn.Module):
         raise ValueError("target and donor must both be folders, or both be models in memory")
-    target_checkpoint = Checkpoint(target)
-    donor_checkpoint, selected = open_donor(donor, target_checkpoint, mask)
-    return target_checkpoint.model, target_checkpoint.rows, donor_checkpoint.rows, selected
+    folder = Checkpoint(target)
+    donor_folder, selected = open_donor(donor, folder, mask)
+    return folder.model, folder, donor_folder, selected
 
 
 def _name(model: Model) -> str | os.PathLike:

@@ -20,7 +20,7 @@ from actlib.checkpoint import Checkpoint
 from actlib.files import save_tensors
 from actlib.patch_file import FORMAT, KIND, PatchInfo, load_patch, selected_values
 from actlib.patches import shareable
-from actlib.transfer import Selection, require_finite, rows_of
+from actlib.transfer import Selection, as_matrix, require_finite
 from actlib.weights import require_in_memory
 from actlib.wording import list_first
 
@@ -35,7 +35,7 @@ def sparse_values(path: str | os.PathLike) -> dict[str, Tensor]:
     for name, edit in load_patch(Path(path))[1].items():
         selected = edit.selection.at()
         after = torch.empty(selected.shape, dtype=edit.values["after"].dtype)
-        for index, values in edit.between(0, len(after), "after"):
+        for index, values in edit.changes("after"):
             after[index] = values
         tensors[f"{name}.indices"] = selected.flatten().nonzero().flatten()
         tensors[f"{name}.values"] = after[selected]
@@ -70,15 +70,16 @@ def patch_of_sparse(
         )
     if isinstance(target, nn.Module):
         require_in_memory(target)
-        parameters, read = dict(unwrapped(target).named_parameters()), rows_of(target)
+        parameters = dict(unwrapped(target).named_parameters())
+        stored: Mapping[str, Tensor] = parameters
     else:
-        folder = Checkpoint(target)
-        parameters, read = dict(folder.model.named_parameters()), folder.rows
+        stored = folder = Checkpoint(target)
+        parameters = dict(folder.model.named_parameters())
         folder.require([name for name in names if name in parameters], "target")
     for name in names:
         if name not in parameters:
             raise ValueError(f"the target has no parameter {name}; take the model it was made for")
-        before = read(name, 0, parameters[name].numel())
+        before = as_matrix(stored[name])
         indices, values = tensors[f"{name}.indices"], tensors[f"{name}.values"]
         is_matched = 0 < len(indices) == len(values) and len(indices.unique()) == len(indices)
         if not (is_matched and 0 <= indices.min() and indices.max() < before.numel()):

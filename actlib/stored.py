@@ -11,16 +11,13 @@ stored one by one. transformers keeps the list of both, and it is asked here.
 """
 
 import json
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -49,11 +46,6 @@ class StoredTensor:
     offset: int
     size: int
 
-    @property
-    def rows(self) -> int:
-        """Rows as a matrix [all dimensions but the last, last]; of a vector, entries."""
-        return math.prod(self.shape[:-1] or self.shape)
-
     def open(self, folder: Path, *, writable: bool = False) -> Tensor:
         """The tensor, mapped from the file; what is written to it reaches the file if `writable`.
 
@@ -69,11 +61,7 @@ class StoredTensor:
 
 @dataclass(frozen=True)
 class StoredParameter:
-    """One parameter of a model in its files.
-
-    The rows of its parts, one after the other, are those of the parameter as a matrix [all
-    dimensions but the last, last].
-    """
+    """One parameter of a model in its files: a tensor, or matrices with its rows in their order."""
 
     shape: tuple[int, ...]
     parts: tuple[StoredTensor, ...]
@@ -83,20 +71,10 @@ class StoredParameter:
         """Type of the numbers by its safetensors name; several names where the parts differ."""
         return "/".join(sorted({part.dtype for part in self.parts}))
 
-    def located(self) -> Iterator[tuple[int, StoredTensor]]:
-        """Each part, after the number of its first row in the parameter."""
-        firsts = accumulate((part.rows for part in self.parts[:-1]), initial=0)
-        return zip(firsts, self.parts, strict=True)
-
-    def rows(self, folder: Path, start: int, stop: int) -> Float[Tensor, "rows columns"]:
-        """Rows from `start` to before `stop` as a matrix: mapped, or put together of several."""
-        columns = self.shape[-1] if len(self.shape) > 1 else 1
-        pieces = [
-            part.open(folder).view(-1, columns)[max(start - first, 0) : stop - first]
-            for first, part in self.located()
-            if len(self.parts) == 1 or (first < stop and start < first + part.rows)
-        ]
-        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+    def open(self, folder: Path) -> Tensor:
+        """The parameter, mapped from its file, or put together of several tensors."""
+        parts = [part.open(folder) for part in self.parts]
+        return (parts[0] if len(parts) == 1 else torch.cat(parts)).view(self.shape)
 
 
 def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
@@ -238,9 +216,9 @@ def _join(
     if not alike or len(inputs) != 1 or any(len(source) != experts for source in sources):
         return None
     (columns,) = inputs  # of stored matrices [outputs, inputs] alone
-    rows = sum(source[0].rows for source in sources)
     parts = tuple(part for group in zip(*sources, strict=True) for part in group)
     if len(columns) == 1:
+        rows = sum(source[0].shape[0] for source in sources)
         if steps in ([(MergeModulelist, 0)], [(MergeModulelist, 0), (Concatenate, 1)]):
             return StoredParameter((experts, rows, *columns), parts)
         if steps == [(Concatenate, 0)] and experts == 1:

@@ -69,10 +69,6 @@ class Selection:
             step = max(1, chunk // len(columns))
             yield from ((part[:, None], columns) for part in others.split(step))
 
-    def between(self, start: int, stop: int) -> "Selection":
-        """What is selected of the rows from `start` to before `stop`."""
-        return Selection(self.rows[start:stop], self.columns)
-
     def at(self, index: Index = (slice(None),)) -> Bool[Tensor, "rows columns"]:
         """True where elements are selected, of those at an index of the matrix."""
         columns = self.columns[index[1]] if len(index) > 1 else self.columns
@@ -130,7 +126,9 @@ def transfer_(target: nn.Module, donor: nn.Module, mask: ChannelMask, scale: flo
     """
     require_movable(donor, target)
     selected = selections(target, mask)
-    write_(target, selected, interpolation(rows_of(donor), selected, scale))
+    write_(
+        target, selected, interpolation(dict(unwrapped(donor).named_parameters()), selected, scale)
+    )
 
 
 @contextmanager
@@ -152,7 +150,7 @@ def preserved(model: nn.Module, mask: ChannelMask) -> Iterator[nn.Module]:
     try:
         yield model
     finally:
-        write_(model, copies, lambda name, _start, _matrix: copies[name])
+        write_(model, copies, lambda name, _matrix: copies[name])
 
 
 @contextmanager
@@ -169,16 +167,13 @@ def transferred(
         yield target
 
 
-Rows = Callable[[str, int, int], Shaped[Tensor, "rows columns"]]
-"""Rows of a parameter as a matrix, by its name, the first row and the one after the last."""
-Change = Callable[[str, int, Tensor], Iterable[tuple[Index, Tensor]]]
-"""Called with each stretch of a parameter's rows; yields where in it values change, and to what.
-
-Arguments: name of the parameter, number of the stretch's first row, the rows as they are.
-"""
+Change = Callable[[str, Tensor], Iterable[tuple[Index, Tensor]]]
+"""Called with a parameter's name and matrix; yields where in it values change, and to what."""
 
 
-def interpolation(donor: Rows, selected: Mapping[str, Selection], scale: float) -> Change:
+def interpolation(
+    donor: Mapping[str, Tensor], selected: Mapping[str, Selection], scale: float
+) -> Change:
     """What a transfer makes of the selected elements, chunk by chunk.
 
     Raises:
@@ -186,10 +181,9 @@ def interpolation(donor: Rows, selected: Mapping[str, Selection], scale: float) 
     """
     require_scale(scale)
 
-    def change(name: str, start: int, target: Tensor) -> Iterator[tuple[Index, Tensor]]:
-        stop = start + len(target)
-        donated = shared_rows(donor(name, start, stop), target)
-        for index in selected[name].between(start, stop).indices():
+    def change(name: str, target: Tensor) -> Iterator[tuple[Index, Tensor]]:
+        donated = shared_rows(as_matrix(donor[name]), target)
+        for index in selected[name].indices():
             before, donor_values = take_elements(target, index), take_elements(donated, index)
             values = interpolate(before, donor_values, scale)
             require_finite(name, values, {"the donor": donor_values, "the target": before}, scale)
@@ -210,17 +204,11 @@ def write_(model: nn.Module, names: Iterable[str], change: Change) -> None:
     changes = [
         (matrix, index, values)
         for name, matrix in matrices.items()
-        for index, values in change(name, 0, matrix)
+        for index, values in change(name, matrix)
     ]
     for matrix, index, values in changes:
         matrix[index] = values.to(matrix)
     torch.clear_autocast_cache()  # in which the old values would live on
-
-
-def rows_of(model: nn.Module) -> Rows:
-    """The parameters of a model in memory, for functions that read some rows at a time."""
-    parameters = dict(unwrapped(model).named_parameters())
-    return lambda name, start, stop: as_matrix(parameters[name])[start:stop]
 
 
 def as_matrix(parameter: Shaped[Tensor, "..."]) -> Shaped[Tensor, "rows columns"]:
