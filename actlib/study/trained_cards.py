@@ -6,6 +6,10 @@ Every number of a card comes from the preset: a table of scores may be of other 
 name. Texts of a preset are shown as text, whatever HTML or Markdown is in them.
 """
 
+from textwrap import indent
+
+import yaml
+
 from actlib.cards import model_card, plain
 from actlib.study.presets import Preset, ScratchModel, WheelModel
 
@@ -41,8 +45,9 @@ def trained_card(preset: Preset, name: str, seed: int | None = None) -> str:
         seeds = {*preset.study.seeds, *(preset.sweep.seeds if preset.sweep else [])}
         settings["training seeds"] = sorted(seed + settings.get("seed_offset", 0) for seed in seeds)
         settings["trained on"] = f"training split of {preset.data.path or 'the shipped questions'}"
+    written = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
     sections = {
-        "How it was made": _table({k.replace("_", " "): _text(v) for k, v in settings.items()}),
+        "How it was made": indent(written.strip(), "    "),  # a text could end a fence
         "Intended use and limits": f"{USE} {LIMITS}",
         "What it scores": SCORES,
         "License": terms,
@@ -52,14 +57,3 @@ def trained_card(preset: Preset, name: str, seed: int | None = None) -> str:
     family = plain(preset.description.rstrip("."))
     summary = f"One of the models of the family `{preset.name}` of the ACT study: {family}."
     return model_card(title, metadata, summary=summary, sections=sections)
-
-
-def _text(value: object) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {part}" for key, part in value.items())
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _table(rows: dict[str, str]) -> str:
-    lines = ["| setting | value |", "| --- | --- |"]
-    return "\n".join([*lines, *(f"| {plain(key)} | {plain(text)} |" for key, text in rows.items())])
