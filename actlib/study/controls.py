@@ -82,12 +82,7 @@ def choose(method: str, top_percent: float, scores: ChannelScores, draw: int = 0
 
 
 def choose_within(
-    method: str,
-    limit: float,
-    scores: ChannelScores,
-    donor: nn.Module,
-    target: nn.Module,
-    draw: int = 0,
+    method: str, limit: float, scores: ChannelScores, donor: nn.Module, target: nn.Module
 ) -> ChannelMask:
     """The largest mask of a method that moves at most a share of the model, by both its sizes.
 
@@ -100,7 +95,6 @@ def choose_within(
         scores: as for `choose`.
         donor: the sizes are of a transfer from it, see `measure_size`.
         target: likewise.
-        draw: as for `choose`.
 
     Raises:
         ValueError: as `choose`, or a thousandth of the channels moves more.
@@ -108,7 +102,7 @@ def choose_within(
     within, above, largest = 0, 1024, None
     while above - within > 1:
         middle = (within + above) // 2
-        mask = choose(method, 100 * middle / 1024, scores, draw)
+        mask = choose(method, 100 * middle / 1024, scores)
         if max(measure_size(target, donor, mask).values()) <= limit:
             within, largest = middle, mask
         else:
