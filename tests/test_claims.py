@@ -49,7 +49,7 @@ def test_the_shipped_claims_are_nine_of_which_eight_are_tested():
         ({"margin": None}, "claims.causal.margin"),
         ({"margin": -0.1}, "greater than or equal to 0"),
         ({"test": "none"}, "no other has one"),
-        ({"treatmnt": "x"}, "claims.causal.treatmnt: Extra inputs"),
+        ({"treatmnt": "x"}, "claims.causal.treatmnt: there is no such key"),
         ({"source": "me"}, "'stated' or 'ours'"),
     ],
 )

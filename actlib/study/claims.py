@@ -17,7 +17,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from actlib.analysis.contrasts import SeedTest, compare_seeds, correct_holm, verdict
-from actlib.study.preset_files import read_yaml
+from actlib.study.preset_files import explain, read_yaml
 from actlib.study.presets import CONFIGS
 
 COLUMNS = ["claim", "seed", "treatment", "control", "difference"]
@@ -69,9 +69,7 @@ def load_claims(path: Path | str = CONFIGS / "claims.yaml") -> Claims:
     try:
         return Claims.model_validate(read_yaml(Path(path)))
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise ValueError(f"{Path(path).name}: {key}: {first['msg']}") from error
+        raise ValueError(f"{Path(path).name}: {explain(error)}") from error
 
 
 def read_contrasts(folder: Path | str, rules: Claims) -> pd.DataFrame:
