@@ -20,6 +20,7 @@ import pandas as pd
 import yaml
 
 from actlib.analysis.drawing import read_captions
+from actlib.cards import public_name
 from actlib.files import write_text
 from actlib.study.claims import load_claims
 from actlib.study.provenance import device
@@ -139,8 +140,8 @@ def _describe(run: Run, seconds: float) -> pd.DataFrame:
     for role in ("donor", "target", "base", "second_donor"):
         name = getattr(preset.roles, role)
         if name and (role == "donor" or name != preset.roles.donor):  # which stands in for a base
-            rows[role] = _short_name(getattr(preset.models[name], "load", name))
-    questions = _short_name(preset.data.path) if preset.data.path else "the shipped ones"
+            rows[role] = public_name(getattr(preset.models[name], "load", name))
+    questions = public_name(preset.data.path) if preset.data.path else "the shipped ones"
     rows |= {"weights": preset.dtype, "questions": questions}
     for ability, counts in run.questions.items():
         part = "lost" if ability in preset.lost else "retained"
@@ -152,11 +153,6 @@ def _describe(run: Run, seconds: float) -> pd.DataFrame:
     versions = [f"Python {platform.python_version()}", *(f"{p} {version(p)}" for p in PACKAGES)]
     rows |= {"versions": ", ".join(versions)}
     return pd.DataFrame(rows.items(), columns=["what", "of this run"])
-
-
-def _short_name(source: str) -> str:
-    """A path without the folders of this machine; a Hub id as it is."""
-    return Path(source).name if Path(source).is_absolute() else source
 
 
 def _gap(run: Run, states: Mapping[str, str]) -> Iterator[str]:
