@@ -161,13 +161,8 @@ def correct_holm(p_values: ArrayLike) -> Float[np.ndarray, " tests"]:
     """P-values by Holm (1979): the chance of any false discovery is bounded, however they depend.
 
     NaN, a test that could not be made, stays NaN and counts: what was planned is corrected for.
-
-    Raises:
-        ValueError: a p-value is outside 0 to 1.
     """
     values = np.array(p_values, dtype=float)
-    if ((values < 0) | (values > 1)).any():
-        raise ValueError(f"p-values must lie between 0 and 1; they are {values.tolist()}")
     order = np.argsort(values)  # NaN comes last
     factors = np.arange(values.size, 0, -1)  # the smallest counts for all tests
     values[order] = np.minimum(1, np.maximum.accumulate(values[order] * factors))
