@@ -160,8 +160,11 @@ class Checkpoint(Mapping[str, Tensor]):
                     for each, own in zip(written, rows, strict=True):
                         each.copy_(own)
 
+            joined = [name for name in names if len(self._copies[name][0].parts) > 1]
             _run_all(copy, files)
-            _run_all(write, names)
+            _run_all(write, [name for name in names if name not in joined])
+            for name in joined:  # in memory, so one after the other
+                write(name)
             write_card(unfinished, steps)
 
 
@@ -203,7 +206,8 @@ def transfer_checkpoint(
 
     Same values as `transfer_` in memory, in the dtype in which the target is stored. The folder
     also gets `actlib.json`, which says what was done, and a model card, which says it to people;
-    the target's own card is kept beside it as `README.target.md`.
+    the target's own card is kept beside it as `README.target.md`. Files are mapped; experts stored
+    one by one that the model holds packed are joined in memory, those of one layer at a time.
 
     Args:
         target_dir: Hugging Face folder with safetensors weights, in one file or several.

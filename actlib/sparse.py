@@ -88,8 +88,7 @@ def patch_of_sparse(
             )
         selected = torch.zeros(before.shape, dtype=torch.bool)
         selected.view(-1)[indices] = True
-        rows = selected.all(1)
-        selection = Selection(rows, selected[~rows].any(0))
+        selection = Selection(rows := selected.all(1), selected[~rows].any(0))
         if values.dtype != before.dtype or not torch.equal(selection.at(), selected):
             raise ValueError(
                 f"a patch needs whole rows and columns of {name} in {before.dtype}, and got others"
