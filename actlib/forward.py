@@ -144,15 +144,15 @@ def _says_the_same(model: nn.Module, *texts: tuple[Tensor, Tensor]) -> bool:
     """
     with rehearsing(trial=True), torch.autocast(input_device(model).type, enabled=False):
         outputs = [_call(model, ids[None], mask[None]) for ids, mask in texts]
-    given = [
+    logits = [
         getattr(output, "logits", getattr(output, "last_hidden_state", output))
         for output in outputs
     ]
-    if not isinstance(given[0], Tensor) or given[0].shape[:2] != (1, len(texts[0][0])):
+    if not isinstance(logits[0], Tensor) or logits[0].shape[:2] != (1, len(texts[0][0])):
         return True  # no model whose logits can be asked
     first, second = (
         each[0][mask.bool().to(each.device)][:8].float()
-        for each, (_, mask) in zip(given, texts, strict=True)
+        for each, (_, mask) in zip(logits, texts, strict=True)
     )
     errors = ((second - first).norm(dim=-1) / first.norm(dim=-1)).nan_to_num()
     is_wide = next(model.parameters()).dtype in (torch.float32, torch.float64)

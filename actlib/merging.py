@@ -118,11 +118,11 @@ def merge_(
             claimed parameter would be NaN or infinite. Nothing is changed then.
     """
     _require_valid(base, contributions, collisions)
-    parameters, *given = (
+    parameters, *others = (
         dict(unwrapped(model).named_parameters())
         for model in (base, *(donor for donor, *_ in contributions))
     )
-    donors = {f"donor {number}": own for number, own in enumerate(given, start=1)}
+    donors = {f"donor {number}": own for number, own in enumerate(others, start=1)}
     union, collided, change = _combine(base, parameters, donors, contributions, collisions)
     write_(base, selections(base, union), change)
     return MergeReport(union, collided, collisions, model=base)

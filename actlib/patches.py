@@ -84,12 +84,13 @@ def make_patch(
     require_scale(scale)
     step = describe_step("patch", _name(target), _name(donor), mask, scale)
     stated = shareable(step, metadata or {})
-    model, old, given, selected = _open_pair(target, donor, mask)
+    model, target_parameters, donor_parameters, selected = _open_pair(target, donor, mask)
     stated |= {"format": FORMAT, "parameters": str(sum(p.numel() for p in model.parameters()))}
     tensors, hashes, is_idle = dict[str, Tensor](), dict[str, str](), True
     for name, selection in selected.items():
-        before = selected_values(old[name], selection)
-        donated = selected_values(shared_rows(given[name], old[name]), selection)
+        own = target_parameters[name]
+        before = selected_values(own, selection)
+        donated = selected_values(shared_rows(donor_parameters[name], own), selection)
         after = interpolate(before, donated, scale)
         require_finite(name, after, {"the donor": donated, "the target": before}, scale)
         is_idle = is_idle and torch.equal(after, before)
@@ -235,8 +236,8 @@ def _open_pair(
     """The target's structure, the parameters of both, and what moves."""
     if isinstance(target, nn.Module) and isinstance(donor, nn.Module):
         require_movable(donor, target)
-        old, given = (dict(unwrapped(model).named_parameters()) for model in (target, donor))
-        return target, old, given, selections(target, mask)
+        ours, theirs = (dict(unwrapped(model).named_parameters()) for model in (target, donor))
+        return target, ours, theirs, selections(target, mask)
     if isinstance(target, nn.Module) or isinstance(donor, nn.Module):
         raise ValueError("target and donor must both be folders, or both be models in memory")
     folder = Checkpoint(target)

@@ -107,13 +107,13 @@ def copied(model: nn.Module) -> nn.Module:
 
 def _holds_module(function: object) -> bool:
     """Whether a module or its method is in the closure or the defaults of a function, or below."""
-    held = [function]
-    for each in held:  # which grows meanwhile
+    reached = [function]
+    for each in reached:  # which grows meanwhile
         if isinstance(each, FunctionType):
             new = [cell.cell_contents for cell in each.__closure__ or ()]
             new += [*(each.__defaults__ or ()), *(each.__kwdefaults__ or {}).values()]
-            held += [value for value in new if not any(value is known for known in held)]
-    return any(isinstance(getattr(each, "__self__", each), nn.Module) for each in held)
+            reached += [value for value in new if not any(value is old for old in reached)]
+    return any(isinstance(getattr(each, "__self__", each), nn.Module) for each in reached)
 
 
 def describe_fault(model: nn.Module) -> str | None:
