@@ -227,14 +227,18 @@ def require_same_channels(
     expected: Mapping[str, Tensor | int], actual: Mapping[str, Tensor | int], complaint: str
 ) -> None:
     """Raise ValueError, opening with `complaint`, for modules or channel numbers that differ."""
-    wanted, there = (
+    expected_counts, actual_counts = (
         {name: each if isinstance(each, int) else each.numel() for name, each in side.items()}
         for side in (expected, actual)
     )
     differences = [
-        f"{name} has {there.get(name, 'no')} channels instead of {wanted.get(name, 'none')}"
-        for name in {**wanted, **there}
-        if there.get(name) != wanted.get(name)
+        f"{name} has {actual_counts[name]} channels instead of {channels}"
+        for name, channels in expected_counts.items()
+        if actual_counts.get(name, channels) != channels
+    ]
+    differences += [f"no module {name}" for name in expected_counts if name not in actual_counts]
+    differences += [
+        f"unknown module {name}" for name in actual_counts if name not in expected_counts
     ]
     if differences:
         raise ValueError(f"{complaint}: {list_first(differences)}")
