@@ -17,7 +17,7 @@ from actlib.transfer import as_matrix
 from actlib.vocabulary import shared_rows
 from actlib.weights import require_in_memory
 
-_ELEMENTS = 2**24  # at a time
+_ELEMENTS = 2**20  # at a time, a few megabytes
 
 
 def weight_differences(donor: nn.Module, target: nn.Module) -> ChannelScores:
@@ -65,11 +65,12 @@ def channel_norms(
             matrix, other = as_matrix(parameters[name]), as_matrix((minus or parameters)[name])
             matrix, step = shared_rows(matrix, other), max(1, _ELEMENTS // other.shape[1])
             for start in range(0, len(other), step):
-                part = matrix[start : start + step].to(other.device).float()
+                rows = slice(start, start + step)
+                part = matrix[rows].to(other.device, torch.float32, copy=True)
                 if minus is not None:
-                    part = part - other[start : start + step].float()
+                    part -= other[rows].to(torch.float32)
                 # in float64 the order of the terms, which streaming changes, leaves no trace
-                sums = part.square().sum(dim=1 - dimension, dtype=torch.float64).cpu()
-                (squares[start : start + step] if dimension == 0 else squares).add_(sums)
+                sums = part.square_().sum(dim=1 - dimension, dtype=torch.float64).cpu()
+                (squares[rows] if dimension == 0 else squares).add_(sums)
         norms[module_name] = squares.sqrt().float()
     return norms
