@@ -75,19 +75,9 @@ def test_contrasts_are_read_as_notebooks_leave_them(tmp_path):
     assert claims.read_contrasts(tmp_path / "none", RULES).empty
 
 
-@pytest.mark.parametrize(
-    ("table", "words"),
-    [
-        (pairs("sufficent", [0.1]), "a contrast of 'sufficent'"),
-        (pairs("stable", [0.1]).drop(columns="seed"), "need the columns claim, seed"),
-        (pairs("stable", [0.1]).assign(method="act"), "need the columns claim, seed"),
-        (pd.concat([pairs("stable", [0.1])] * 2), "seed twice"),
-        (pairs("stable", [0.1]).assign(difference=-0.1), "not treatment minus control"),
-    ],
-)
-def test_contrasts_that_say_something_else_are_refused(tmp_path, table, words):
-    leave(tmp_path, table)
-    with pytest.raises(ValueError, match=words):
+def test_a_contrast_of_no_claim_is_refused(tmp_path):
+    leave(tmp_path, pairs("sufficent", [0.1]))
+    with pytest.raises(ValueError, match="claim 'sufficent' is none of forgets"):
         claims.read_contrasts(tmp_path, RULES)
 
 

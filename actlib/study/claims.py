@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from actlib.analysis.contrasts import SeedTest, compare_seeds, correct_holm, verdict
 from actlib.study.preset_files import explain, read_yaml
 from actlib.study.presets import CONFIGS
+from actlib.wording import require_known
 
 COLUMNS = ["claim", "seed", "treatment", "control", "difference"]
 """Of `tabNN_contrast.csv`: one row a claim and training seed."""
@@ -76,22 +77,12 @@ def read_contrasts(folder: Path | str, rules: Claims) -> pd.DataFrame:
     """Rows of every `tab*_contrast.csv` in a folder; see `COLUMNS`.
 
     Raises:
-        ValueError: a table lacks a column or has an unknown claim, a claim has a seed twice, or a
-            difference is not treatment minus control.
+        ValueError: a table has a claim that the rules lack, so it would be "not run".
     """
     tables = [pd.read_csv(path) for path in sorted(Path(folder).glob("tab*_contrast.csv"))]
     table = pd.concat([pd.DataFrame(columns=COLUMNS), *tables], ignore_index=True)
-    if table[["claim", "seed"]].isna().any(axis=None) or {*table} != {*COLUMNS}:
-        raise ValueError(f"contrasts in {folder} need the columns {', '.join(COLUMNS)}, no others")
-    if unknown := sorted({*table["claim"]} - {*rules.claims}):
-        raise ValueError(f"{folder} has a contrast of {unknown[0]!r}, which claims.yaml lacks")
-    if table.duplicated(["claim", "seed"]).any():
-        raise ValueError(f"a claim in {folder} has a seed twice")
-    numbers = table[COLUMNS[2:]].astype(float)
-    difference = numbers["treatment"] - numbers["control"]
-    if not np.allclose(numbers["difference"], difference, rtol=1e-3, atol=1e-5, equal_nan=True):
-        raise ValueError(f"a difference in {folder} is not treatment minus control")
-    return table.assign(**numbers)
+    require_known("claim", table["claim"], rules.claims)
+    return table.astype(dict.fromkeys(COLUMNS[2:], float))
 
 
 def apply_rule(

@@ -191,29 +191,15 @@ def describe_counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{count} for {purpose}" for purpose, count in counts.items())
 
 
-def profile_folder(profile: str) -> str:
-    """Absolute path of a profile of Snakemake, from here or else from the project's folder.
-
-    Raises:
-        ValueError: no such folder holds a ``config.yaml``.
-    """
-    for folder in (Path(profile).expanduser().resolve(), ROOT / profile):
-        if (folder / "config.yaml").is_file():
-            return str(folder)
-    raise ValueError(
-        f"profile: expected a folder with a config.yaml, such as profiles/slurm, got {profile!r}"
-    )
-
-
 def execute(
-    run: Run, cores: int | None, profile: str = "", progress: TextIO = sys.stdout
+    run: Run, cores: int | None, profile: Path | None = None, progress: TextIO = sys.stdout
 ) -> dict[str, str]:
     """Run what is missing or stale, and tell each notebook's state.
 
     Args:
         run: see `plan`.
         cores: CPU cores to use; what the profile says if None.
-        profile: folder of a profile of Snakemake, in place of ``profiles/default``.
+        profile: absolute path of a profile of Snakemake, in place of ``profiles/default``.
         progress: gets a line for each job as it starts; the whole goes to a log.
 
     Returns:
@@ -230,7 +216,7 @@ def execute(
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
     command += ["--directory", str(ROOT)] + ["--cores", str(cores)] * (cores is not None)
-    command += ["--workflow-profile", profile] * bool(profile)
+    command += ["--workflow-profile", str(profile)] * bool(profile)
     # The notebooks come before the settings, which take all words that follow.
     command += [str(run.executed(name)) for name in run.notebooks]
     command += ["--config", f"preset={run.choice}"]

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import time
+from pathlib import Path
 from typing import Annotated
 
 from typer import Argument, Option
@@ -17,6 +18,15 @@ from actlib.terminal import NOTEBOOK_FAILED, Json, command, new_app, show
 app = new_app("One step of the study, as its runner calls it.")
 Preset = Annotated[str, Option(help="name in configs/, or a YAML file")]
 Seed = Annotated[int, Option(min=0, max=2**32 - 1, help="training seed")]  # what numpy takes
+Profile = Annotated[
+    Path | None,
+    Option(
+        exists=True,
+        file_okay=False,
+        resolve_path=True,
+        help="folder of a Snakemake profile, for a cluster",
+    ),
+]
 
 
 @command(app, "build")
@@ -69,7 +79,7 @@ def run(
     preset: Annotated[str, Argument(help="name in configs/, or a YAML file")],
     notebooks: Annotated[str, Option(help="such as 01-05 or 01,03; all if left out")] = "",
     cores: Annotated[int | None, Option(min=1, help="CPU cores; all, or the profile's")] = None,
-    profile: Annotated[str, Option(help="folder of a Snakemake profile, for a cluster")] = "",
+    profile: Profile = None,
     as_json: Json = False,
 ) -> int:
     """Run the notebooks on a preset or on your own pair, with a report.
@@ -80,15 +90,14 @@ def run(
     from actlib.study import runs
     from actlib.study.report import answer, write_report
 
-    folder = profile and runs.profile_folder(profile)
-    if cores is None and not folder:
+    if cores is None and not profile:
         cores = len(os.sched_getaffinity(0))
     run, started = runs.plan(preset, notebooks), time.monotonic()
     # Where a program reads the result, the progress goes where people can still see it.
     progress = sys.stderr if as_json else sys.stdout
     for ability, counts in run.questions.items():
         print(f"questions of {ability}: {runs.describe_counts(counts)}", file=progress, flush=True)
-    states = runs.execute(run, cores, folder, progress)
+    states = runs.execute(run, cores, profile, progress)
     report = write_report(run, states, time.monotonic() - started)
     result: dict = {"preset": run.preset.name, "notebooks": {}, "left_out": run.left_out}
     for name, state in states.items():
