@@ -23,7 +23,6 @@ extensions = [
     "sphinx.ext.napoleon",
     "plain_docstrings",
     "mathml",
-    "safe_html",
 ]
 exclude_patterns = ["README.md", "**/.ipynb_checkpoints"]
 suppress_warnings = [
