@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from actlib.channels import ChannelModule, channel_modules, unwrapped
 from actlib.experts import routed_outputs
-from actlib.forward import run_model
+from actlib.forward import pad_right, run_model
 from actlib.hooks import AnswerTokens, call_hooks, evaluating, output_hooks
 from actlib.masks import ChannelMask, require_fit
 
@@ -85,7 +85,7 @@ def record_activations(
     if not chosen:
         raise ValueError("the mask is empty, there is no channel to record")
     with evaluating(model):
-        for batch in batches:
+        for batch in map(pad_right, batches):
             tokens = AnswerTokens.of_batch(batch, first_item=sum(map(len, rows)))
             calls = defaultdict[str, list[Tensor]](list)
 

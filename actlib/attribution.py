@@ -20,7 +20,8 @@ more about its relatives.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import cast
 
@@ -36,11 +37,12 @@ from actlib.files import require_metadata
 from actlib.forward import answer_logits
 from actlib.hooks import KEYS, mark_answers
 from actlib.pairs import require_pair
-from actlib.processes import add_up, failing_together, is_own_batch
+from actlib.processes import add_up, is_own_batch
 from actlib.recording import describe_items, describe_pair, digest_items, own_batches
 from actlib.scores import ATTRIBUTION, ChannelScores, require_differing
 from actlib.transfer import as_matrix, interpolate
 from actlib.weights import copied, require_in_memory
+from actlib.wording import list_first
 
 Sums = dict[str, Float[Tensor, " channels"]]
 Ends = dict[str, tuple[Tensor, Tensor]]
@@ -81,20 +83,18 @@ def record_attributions(
 
     Raises:
         ValueError: the models do not fit, weights are offloaded or quantized, there is no batch, an
-            answer span is empty or follows no prompt, the NLL or a score is NaN or infinite, the
-            target cannot be `copied`, gradients are cut off, or the recording failed in another
-            process.
+            answer span is empty or follows no prompt, the NLL or a score is NaN or infinite, or
+            the target cannot be `copied`.
     """
     donor, target = unwrapped(donor), unwrapped(target)
     require_pair(donor, target)
     require_in_memory(donor, target)
     require_metadata(metadata or {})
     nodes = place_points(points)
-    with failing_together():
-        own = [batch for _, batch, _ in own_batches(batches)]
-        passes = [(lam, weight, batch) for lam, weight in nodes for batch in own]
-        bar = tqdm(passes, "attributions", disable=not progress or not is_own_batch(0))
-        sums = _sum_over_path(donor, target, bar, device)
+    own = [batch for _, batch, _ in own_batches(batches)]
+    passes = [(lam, weight, batch) for lam, weight in nodes for batch in own]
+    bar = tqdm(passes, "attributions", disable=not progress or not is_own_batch(0))
+    sums = _sum_over_path(donor, target, bar, device)
     items = [item for batch in own for item in digest_items(batch)]
     origin = describe_items(items, sum(int(mark_answers(batch).sum()) for batch in own))
     tokens = int(origin["tokens"])
@@ -150,65 +150,29 @@ def _sum_over_path(
     """
     path = copied(target).to(device).eval().requires_grad_(False)
     sums, ends, reached = _sum_gradients(path, target, donor)
-    matrices = {name: as_matrix(path.get_parameter(name)) for name in ends}
-    point, missed = 0.0, {}
-
-    def place(name: str) -> None:  # target + point * (donor - target), as `transfer_` would
-        start, stop = ends[name]
-        for rows in _chunks(start):
-            matrices[name][rows] = interpolate(start[rows], stop[rows], point)
-
+    point = 0.0
     for lam, weight, given in passes:
         if lam != point:
             point = lam
-            for name in ends:
-                place(name)
+            for name, (start, stop) in ends.items():
+                matrix = as_matrix(path.get_parameter(name))
+                for rows in _chunks(start):  # target + lam * (donor - target), as `transfer_` would
+                    matrix[rows] = interpolate(start[rows], stop[rows], lam)
             torch.clear_autocast_cache()  # in which the old values would live on
         batch = {key: given[key].clone() for key in KEYS}  # out of inference mode
         _, logits, labels = answer_logits(path, batch)
         nll = nn.functional.cross_entropy(logits, labels, reduction="sum")
         require_sound(nll, f"the NLL of a batch at lam = {lam:.3g} is")
-        reached.clear()
         if nll.requires_grad:
             (weight * nll).backward()
-        missed[id(given)] = given, batch, [name for name in ends if name not in reached]
-    ever = {name for *_, names in missed.values() for name in names}
-    differ = {name for name in ever if ends[name][0].ne(ends[name][1].to(ends[name][0])).any()}
-    for _, batch, names in missed.values():  # at the last point, where the path still is
-        moving = {name: matrices[name] for name in names if name in differ}
-        if moving:
-            _require_unused(path, batch, moving, place)
+    if silent := [name for name in ends if name not in reached]:
+        warnings.warn(
+            f"no gradient reaches {list_first(silent)}, whose channels score 0: right where no "
+            "token passes through them, wrong where torch.no_grad() or detach() in a forward or a "
+            "hook cuts gradients off",
+            stacklevel=3,
+        )
     return sums
-
-
-@torch.no_grad()
-def _require_unused(
-    path: nn.Module,
-    batch: Mapping[str, Tensor],
-    unreached: dict[str, Tensor],
-    restore: Callable[[str], None],
-) -> None:
-    """Refuse parameters that no gradient of a batch reaches, though NaN in them reaches its logits.
-
-    Of experts to which no token was sent, and of modules that never run, it does not. All are put
-    back one by one, last first, to find the first to blame.
-    """
-
-    def depends() -> bool:
-        torch.clear_autocast_cache()
-        return bool(answer_logits(path, batch)[1].isnan().any())
-
-    for matrix in unreached.values():
-        matrix.fill_(math.nan)
-    is_cut = depends()
-    for name in reversed(unreached):
-        restore(name)
-        if is_cut and not depends():
-            raise ValueError(
-                f"no gradient reaches {name} in a batch whose logits depend on it, so that it "
-                "would score too little; take away what cuts it off: torch.no_grad() or detach() "
-                "in a forward or a hook"
-            )
 
 
 def _sum_gradients(

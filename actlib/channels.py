@@ -29,8 +29,8 @@ class ChannelModule:
         dimension: of the weight, along which channels lie: 1 for columns, of embeddings [tokens,
             channels] and of Conv1D [inputs, channels], else 0, for rows or for entries of norms.
         role: one of `ROLES`, by what the module is, not by its name: the model says which is its LM
-            head, every lookup table is an embedding, and a linear layer that chooses among experts
-            is a router. A shared expert, which sees every token, is "linear".
+            head, every lookup table is an embedding, and a router is of a class that says so. A
+            shared expert, which sees every token, is "linear".
         is_packed: whether it is a projection of all experts in one tensor, [experts, channels of
             each, inputs], whose first two dimensions count together as dimension 0.
     """
@@ -60,7 +60,7 @@ class ChannelModule:
 def channel_modules(model: nn.Module) -> dict[str, ChannelModule]:
     """Every module of the model that has channels, by name, in the order of `named_modules()`."""
     model = unwrapped(model)
-    modules, special = {}, _special_roles(model)
+    modules, head = {}, end_of(model, "output")
     for name, module in model.named_modules():
         for own, packed in packed_projections(module).items():
             full = f"{name}.{own}" if name else own
@@ -68,7 +68,7 @@ def channel_modules(model: nn.Module) -> dict[str, ChannelModule]:
             modules[full] = ChannelModule(full, module, channels, 0, "expert", is_packed=True)
         if (described := _describe(module)) is not None:
             channels, dimension, role = described
-            role = special.get(id(module), role)
+            role = "head" if module is head else role
             modules[name] = ChannelModule(name, module, channels, dimension, role)
     return modules
 
@@ -143,39 +143,21 @@ def own_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def layer_of(name: str) -> int:
-    """Layer index of a module name, or -1 for a module outside the layers.
-
-    Towers for images or sound count their own layers, see `tower_of`.
-    """
+    """Layer index of a module name, or -1 for one outside the layers of the language model."""
+    if "vision" in name or "audio" in name:  # which count their own
+        return -1
     return next((int(part) for part in name.split(".") if part.isdecimal()), -1)
-
-
-def tower_of(name: str) -> str:
-    """Part of a module name that is about images or sound; "" for one of the language model.
-
-    It comes before the layer index: of `model.vision_tower.encoder.layers.3.mlp.fc1` it is
-    `vision_tower`, but a language model's `model.layers.3.vision_proj` has none.
-    """
-    parts = _split(name)[0]
-    return next((part for part in parts if "vision" in part or "audio" in part), "")
 
 
 def kind_of(name: str) -> str:
     """Module name without its layer index and the prefix before it; other indices are dropped.
 
     `model.layers.3.self_attn.q_proj` is of kind `self_attn.q_proj`, `model.embed_tokens` of kind
-    `embed_tokens`. Of the prefix a part that is about images or sound stays, since its layers are
-    others than those of the language model: `vision_tower.self_attn.q_proj`.
+    `embed_tokens`.
     """
-    parts = [tower_of(name), *_split(name)[1]]
-    return ".".join(part for part in parts if part and not part.isdecimal())
-
-
-def _split(name: str) -> tuple[list[str], list[str]]:
-    """Parts of a module name up to its layer index (without one, up to the last), and the rest."""
     parts = name.split(".")
     first = next((i for i, part in enumerate(parts) if part.isdecimal()), len(parts) - 2)
-    return parts[: first + 1], parts[first + 1 :]
+    return ".".join(part for part in parts[first + 1 :] if not part.isdecimal())
 
 
 def _describe(module: nn.Module) -> tuple[int, int, str] | None:
@@ -196,32 +178,3 @@ def _describe(module: nn.Module) -> tuple[int, int, str] | None:
     if "router" in name and own["weight"].ndim == 2:
         return len(own["weight"]), 0, "router"
     return None
-
-
-def _special_roles(model: nn.Module) -> dict[int, str]:
-    """Roles that a module has by its place, by the module's id: the head, routers and experts.
-
-    Experts are packed projections, or a list within a layer, beside which is an output for each of
-    them; a list that is not within a layer holds the layers.
-    """
-    roles: dict[int, str] = {}
-    for name, module in model.named_modules():
-        children = list(module.children())
-        for experts in children:
-            packed = list(packed_projections(experts).values())
-            is_list = isinstance(experts, nn.ModuleList) and layer_of(name) >= 0
-            count = len(experts) if is_list else 0
-            count = packed[0].shape[0] if packed else count
-            routers = [each for each in children if each is not experts and _chooses(each, count)]
-            if count and routers:
-                roles |= {id(each): "expert" for each in experts.modules()}
-                roles |= {id(each): "router" for each in routers}
-        if (head := end_of(module, "output")) is not None:
-            roles[id(head)] = "head"
-    return roles
-
-
-def _chooses(module: nn.Module, experts: int) -> bool:
-    """Whether a module looks like the router of that many experts."""
-    is_router = "router" in type(module).__name__.lower()
-    return is_router or 1 < experts == getattr(module, "out_features", None)

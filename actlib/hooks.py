@@ -11,9 +11,8 @@ padded on either side; other entries are ignored. An activation is read at each 
 input, unshifted: at position t it is what the model computes when it has read the answer token t,
 not what it computes one position before, where it predicts that token.
 
-A forward is the user's own, which hooks read and edit; a rehearsal for another forward, as the
-donor's is in activation patching, which hooks from outside edit and do not read; or a trial, which
-asks what a model computes, and which hooks from outside neither read nor edit. See `rehearsing`.
+A forward is the user's own, which hooks read and edit, or a rehearsal for another forward, as the
+donor's is in activation patching, which hooks from outside edit and do not read. See `rehearsing`.
 """
 
 import math
@@ -34,8 +33,8 @@ from actlib.wording import list_first
 KEYS = ("input_ids", "attention_mask", "answer_mask")
 
 
-_depth = ContextVar("depth", default=0.0)
-"""Within how many rehearsals a forward would be now; within a trial it is without end."""
+_depth = ContextVar("depth", default=0)
+"""Within how many rehearsals a forward would be now."""
 
 
 @contextmanager
@@ -57,7 +56,7 @@ def call_hooks(
 
     def hook_for(name: str) -> Callable[..., Any]:
         def hook(_module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
-            if _depth.get() == own or (acts_in_rehearsals and not is_trial()):
+            if _depth.get() == own or acts_in_rehearsals:
                 return callback(name, [*args, *kwargs.values()], output)
             return None
 
@@ -108,7 +107,7 @@ def editing_hooks(
 
     def note(*_call: object) -> None:
         nonlocal is_idle
-        is_idle = is_idle and is_trial()
+        is_idle = False
 
     def replace(name: str, _inputs: list, output: Tensor | tuple) -> Tensor | tuple:
         idle.pop(name, None)
@@ -128,23 +127,17 @@ def editing_hooks(
 
 
 @contextmanager
-def rehearsing(*, trial: bool = False) -> Iterator[None]:
+def rehearsing() -> Iterator[None]:
     """Hide the forwards of this block from hooks that are there outside of it.
 
     In a rehearsal, edits of outputs act and recordings do not: a recording of a patched model sees
-    the patched forward alone, and not the donor's before it. In a trial, and in all that it
-    contains, neither acts.
+    the patched forward alone, and not the donor's before it.
     """
-    before = _depth.set(math.inf if trial else _depth.get() + 1)
+    before = _depth.set(_depth.get() + 1)
     try:
         yield
     finally:
         _depth.reset(before)
-
-
-def is_trial() -> bool:
-    """Whether a forward is one of a `rehearsing` block that is a trial."""
-    return _depth.get() == math.inf
 
 
 @contextmanager

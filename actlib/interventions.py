@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from actlib.alignment import exchange_items
 from actlib.channels import channel_modules, unwrapped
 from actlib.forward import input_device
-from actlib.hooks import editing_hooks, evaluating, is_trial, output_hooks, rehearsing
+from actlib.hooks import editing_hooks, evaluating, output_hooks, rehearsing
 from actlib.masks import ChannelMask, require_fit, require_same_channels
 from actlib.pairs import require_pair
 from actlib.wording import require_known
@@ -142,7 +142,7 @@ def _replayed(
 
     def run_source(_target: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         nonlocal is_running
-        if is_running or is_trial():
+        if is_running:
             return
         forwards.append({})
         arguments = {**dict(zip(parameters, args, strict=False)), **kwargs}
@@ -165,7 +165,7 @@ def _replayed(
         return _with_channels(name, output, chosen[name], forwards[-1][name].popleft())
 
     def drop_rest(*_call: object) -> None:
-        if not is_running and not is_trial() and forwards:
+        if not is_running and forwards:
             forwards.pop()
 
     if not chosen:

@@ -15,7 +15,6 @@ from torch import nn
 from actlib.channels import tied_modules, unwrapped
 from actlib.vocabulary import (
     compare_tokenizers,
-    describe_rows,
     vocabulary_parameters,
     vocabulary_rows,
 )
@@ -111,7 +110,6 @@ def require_pair(
         raise ValueError(f"donor and target do not fit: {list_first(mismatches)}")
     doubts = compare_settings(donor, target)[1]
     if donor_tokenizer is not None and target_tokenizer is not None:
-        doubts += describe_rows(donor, target)
         doubts += compare_tokenizers(donor_tokenizer, target_tokenizer)[1]
     if doubts:
         warnings.warn(f"donor and target differ: {list_first(doubts)}", stacklevel=2)

@@ -10,8 +10,6 @@ process whatever it is asked; ACCELERATE_USE_CPU=true with --multi_gpu starts se
 """
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from accelerate import PartialState
@@ -59,23 +57,3 @@ def add_up(tensor: Tensor) -> Tensor:
     total = tensor.to("cuda" if distributed.get_backend() == "nccl" else "cpu", copy=True)
     distributed.all_reduce(total)
     return total.cpu()
-
-
-@contextmanager
-def failing_together() -> Iterator[None]:
-    """Where the block fails in one process it fails in all, which would wait for it for ever.
-
-    Raises:
-        ValueError: it failed in another process; where it failed itself, what it raised.
-    """
-    failure = None
-    try:
-        yield
-    except Exception as error:
-        failure = error
-    messages = gather(failure and f"{type(failure).__name__}: {failure}")
-    if failure:
-        raise failure
-    for rank, message in enumerate(messages):
-        if message:
-            raise ValueError(f"process {rank} of {len(messages)} failed: {message}")

@@ -23,10 +23,11 @@ from actlib.activations import Activations, read_activations, require_sound
 from actlib.channels import ChannelModule, channel_modules, unwrapped
 from actlib.experts import sum_routed
 from actlib.files import require_metadata
+from actlib.forward import pad_right
 from actlib.hooks import AnswerTokens, evaluating, mark_answers
 from actlib.kernels import try_add_sums
 from actlib.pairs import require_pair
-from actlib.processes import add_up, failing_together, gather, is_own_batch
+from actlib.processes import add_up, gather, is_own_batch
 from actlib.scores import ChannelScores, require_differing
 from actlib.wording import list_first
 
@@ -91,13 +92,13 @@ def record_differences(
 
     Raises:
         ValueError: the models do not fit, there is no batch, an answer span is empty, an activation
-            is NaN or infinite, no channel differs, or the recording failed in another process.
+            is NaN or infinite, or no channel differs.
     """
     donor, target = unwrapped(donor), unwrapped(target)
     require_pair(donor, target)
     require_metadata(metadata or {})
     sums = DifferenceSums(channel_modules(target), moments)
-    with evaluating(donor, target), failing_together():
+    with evaluating(donor, target):
         for _, batch, tokens in own_batches(batches, "activation differences" if progress else ""):
             calls = collect_activations(donor, sums.modules, batch, tokens)
             sums.add_batch(target, batch, tokens, calls)
@@ -118,6 +119,7 @@ def own_batches(
     bar = tqdm(batches, progress, disable=not progress or not is_own_batch(0))
     for number, batch in enumerate(bar):
         if is_own_batch(number):
+            batch = pad_right(batch)
             yield number, batch, AnswerTokens.of_batch(batch, first_item=items)
         items += len(batch["input_ids"])
     if not items:

@@ -21,14 +21,13 @@ from actlib.channels import (
     channel_modules,
     kind_of,
     layer_of,
-    tower_of,
     uncovered_parameters,
     unwrapped,
 )
 from actlib.checkpoint import Checkpoint
 from actlib.loading import load_tokenizer, local_folder
 from actlib.pairs import check_pair, compare_settings
-from actlib.vocabulary import compare_tokenizers, describe_rows
+from actlib.vocabulary import compare_tokenizers
 from actlib.wording import list_first
 
 FAR = 0.5
@@ -82,7 +81,6 @@ def pair_report(
     parameters = sides[0][2], sides[1][2]
     mismatches = check_pair(models[0], models[1], *tokenizers)
     warnings = compare_settings(*models)[1] + _tokenizer_doubts(*tokenizers)
-    warnings += [] if mismatches else describe_rows(*models)
     apart = list(dict.fromkeys(name for model in models for name in uncovered_parameters(model)))
     if apart:
         warnings.append(f"{len(apart)} parameters of no channel never move, such as {apart[0]}")
@@ -220,6 +218,6 @@ def _change_doubts(table: pd.DataFrame) -> list[str]:
 
 def _describe_model(model: nn.Module) -> str:
     numbers = [parameter.numel() for parameter in model.parameters()]
-    layers = {layer_of(name) for name in channel_modules(model) if not tower_of(name)} - {-1}
+    layers = {layer_of(name) for name in channel_modules(model)} - {-1}
     size = f"{sum(numbers):,} parameters in {len(numbers)} tensors"
     return f"{type(model).__name__}, {len(layers)} layers, {size}"

@@ -6,7 +6,7 @@ scores = record_differences_in_two_passes("donor/", "target/", batches, "scratch
 import gc
 import tempfile
 from collections import deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -17,13 +17,11 @@ from actlib.channels import channel_modules
 from actlib.hooks import evaluating
 from actlib.loading import empty_model, load_pretrained
 from actlib.pairs import require_pair
-from actlib.processes import failing_together
 from actlib.recording import (
     Calls,
     DifferenceSums,
     collect_activations,
     describe_pair,
-    digest_items,
     own_batches,
 )
 from actlib.scores import ChannelScores
@@ -34,7 +32,7 @@ Source = str | Path | Callable[[], nn.Module]
 def record_differences_in_two_passes(
     donor: Source,
     target: Source,
-    batches: Collection[Mapping[str, Tensor]],
+    batches: Iterable[Mapping[str, Tensor]],
     folder: str | Path,
     *,
     moments: bool = False,
@@ -49,22 +47,20 @@ def record_differences_in_two_passes(
     Args:
         donor: folder or Hub id, or a function that loads the model and keeps no reference to it.
         target: the same of the target.
-        batches: as for `record_differences`, in something that can be gone through twice.
+        batches: as for `record_differences`; all are held.
         folder: for the activations; several processes may share it.
         moments: as for `record_differences`, like `metadata` and `progress`.
         metadata: of the scores.
         progress: show a bar for each pass.
 
     Raises:
-        ValueError: as `record_differences`; or the batches can be gone through only once, or are
-            others the second time.
+        ValueError: as `record_differences`.
     """
-    if iter(batches) is batches:
-        raise ValueError("two passes need batches that can be gone through twice, such as a list")
+    batches = list(batches)
     if not callable(donor) and not callable(target):
         require_pair(empty_model(donor), empty_model(target))  # before hours of work
     Path(folder).mkdir(parents=True, exist_ok=True)
-    with failing_together(), tempfile.TemporaryDirectory(dir=folder) as scratch:
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
         skeleton = _run_donor(_load(donor), batches, scratch, "donor" if progress else "")
         gc.collect()  # hooks of accelerate refer in circles
         model = _load(target)
@@ -72,20 +68,16 @@ def record_differences_in_two_passes(
         sums = DifferenceSums(channel_modules(model), moments)
         with evaluating(model):
             for number, batch, tokens in own_batches(batches, "target" if progress else ""):
-                path = _path(scratch, number, batch)
-                if not path.is_file():
-                    raise ValueError(f"batch {number} is another in the second pass; give a list")
+                path = Path(scratch, str(number))
                 stored = torch.load(path, weights_only=True)
                 calls = Calls(deque, {name: deque(each) for name, each in stored.items()})
                 sums.add_batch(model, batch, tokens, calls)
                 path.unlink()
-        if any(Path(scratch).iterdir()):
-            raise ValueError("the second pass had fewer batches than the first; give a list")
     return sums.combine(describe_pair(skeleton, model) | dict(metadata or {}))
 
 
 def _run_donor(
-    model: nn.Module, batches: Collection[Mapping[str, Tensor]], folder: str, progress: str
+    model: nn.Module, batches: Iterable[Mapping[str, Tensor]], folder: str, progress: str
 ) -> nn.Module:
     """Write what the donor gives on each batch, and return it without its weights."""
     modules = channel_modules(model)
@@ -93,14 +85,9 @@ def _run_donor(
         for number, batch, tokens in own_batches(batches, progress):
             calls = collect_activations(model, modules, batch, tokens)
             stored = {name: [each.cpu() for each in calls[name]] for name in calls}
-            torch.save(stored, _path(folder, number, batch))
+            torch.save(stored, Path(folder, str(number)))
     with torch.device("meta"):
         return type(model)(model.config).to(next(model.parameters()).dtype)
-
-
-def _path(folder: str, number: int, batch: Mapping[str, Tensor]) -> Path:
-    """File of the donor's activations of a batch, by its number and what items it holds."""
-    return Path(folder, f"{number}-{hash(tuple(digest_items(batch)))}")
 
 
 def _load(source: Source) -> nn.Module:

@@ -68,17 +68,6 @@ def shared_rows(
     return torch.cat([donor, target[len(donor) :].to(donor)])
 
 
-def describe_rows(donor: nn.Module, target: nn.Module) -> list[str]:
-    """Which rows of vocabularies of two sizes move; empty where both have the same size."""
-    donor_count, target_count = vocabulary_rows(donor), vocabulary_rows(target)
-    if donor_count is None or target_count is None or donor_count == target_count:
-        return []
-    return [
-        f"vocabulary of {donor_count} against {target_count} rows, of which the first "
-        f"{min(donor_count, target_count)} move"
-    ]
-
-
 def compare_tokenizers(donor: "Tokenizer", target: "Tokenizer") -> tuple[list[str], list[str]]:
     """What makes two tokenizers unfit for a pair, and what else differs, each in a clause.
 

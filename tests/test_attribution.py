@@ -190,12 +190,13 @@ def detach(_module, _inputs, output):
 
 
 @pytest.mark.parametrize("how", ["no_grad", "a hook"])
-def test_what_cuts_gradients_off_is_refused_and_what_never_runs_is_not(pair, batches, how):
+def test_parameters_that_no_gradient_reaches_are_named_and_score_0(pair, batches, how):
     donor, target = pair("llama")
     expected = record_attributions(donor, target, batches, points=1)
     for model in (donor, target):  # before all others, and after them
         model.model.spare, model.spare = nn.Linear(3, 2), nn.Linear(3, 2)
-    found = record_attributions(donor, target, batches, points=1).values
+    with pytest.warns(UserWarning, match="no gradient reaches .*spare.weight.*, whose channels"):
+        found = record_attributions(donor, target, batches, points=1).values
     assert not found["spare"].any() and found.keys() - expected.values.keys()
     assert all(torch.equal(found[name], values) for name, values in expected.values.items())
     mlp = target.model.layers[1].mlp
@@ -203,42 +204,8 @@ def test_what_cuts_gradients_off_is_refused_and_what_never_runs_is_not(pair, bat
         mlp.forward = MethodType(torch.no_grad()(type(mlp).forward), mlp)
     else:
         mlp.register_forward_hook(detach)
-    message = r"reaches model.layers.1.mlp.gate_proj.weight .* torch.no_grad\(\) or detach\(\)"
-    with pytest.raises(ValueError, match=message):
+    with pytest.warns(UserWarning, match=r"mlp.gate_proj.weight.* torch.no_grad\(\) or detach\(\)"):
         record_attributions(donor, target, batches, points=1)
-
-
-class WithRare(nn.Module):
-    """A feed-forward layer beside an expert that batches of one shape use, without gradients."""
-
-    def __init__(self, mlp, shape):
-        super().__init__()
-        self.mlp, self.rare, self.shape = mlp, nn.Linear(16, 16), shape
-        self.others = False  # use it as well, with gradients
-
-    def forward(self, x):
-        if x.shape[:2] == self.shape:
-            return self.mlp(x) + self.rare(x).detach()
-        return self.mlp(x) + (self.rare(x) if self.others else 0)
-
-
-def test_what_is_cut_off_in_one_batch_alone_is_refused(pair, items, collate):
-    donor, target = pair("llama")
-    batches = [*collate(items[:2], 2), *collate(items[2:], 4)]
-    for model in (donor, target):
-        layer = model.model.layers[0]
-        layer.mlp = WithRare(layer.mlp, batches[0]["input_ids"].shape)
-    found = record_attributions(donor, target, batches[1:], points=1).values
-    assert not found["model.layers.0.mlp.rare"].any()
-    refused = "no gradient reaches model.layers.0.mlp.rare.weight in a batch"
-    for given in (batches, batches[::-1]):
-        with pytest.raises(ValueError, match=refused):
-            record_attributions(donor, target, given, points=2)
-    for model in (donor, target):  # reached in the other batch, so that a part alone is missing
-        model.model.layers[0].mlp.others = True
-    for given in (batches, batches[::-1]):
-        with pytest.raises(ValueError, match=refused):
-            record_attributions(donor, target, given, points=2)
 
 
 def test_the_path_is_freed_at_once_without_collecting_garbage(pair, batches):

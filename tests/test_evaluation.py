@@ -5,9 +5,9 @@ import torch
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from slow_reference import slow_nll
 from small_study import random_items
+from tiny_models import position_ids_of
 
 from actlib import evaluate
-from actlib.forward import position_ids_of
 from actlib.prompts import Encoded, pad_left
 
 

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+from contextlib import nullcontext
 
 import peft
 import pytest
@@ -376,9 +377,9 @@ def resize(folder, seed, rows):
     ("donor", "target", "rows", "words"),
     [
         ({"eos_token": "t1"}, {"eos_token": "t2"}, (61, 61), "eos_token t1 against t2"),
-        ({"tokens": 62}, {}, (62, 61), "62 against 61 rows, of which the first 61 move"),
-        ({}, {"tokens": 62}, (61, 62), "61 against 62 rows, of which the first 61 move"),
-        ({}, {}, (64, 61), "64 against 61 rows, of which the first 61 move"),  # padded to 64
+        ({"tokens": 62}, {}, (62, 61), "62 against 61 tokens, of which .* such as t61"),
+        ({}, {"tokens": 62}, (61, 62), "61 against 62 tokens, of which .* such as t61"),
+        ({}, {}, (64, 61), None),  # padded to 64, rows of no token
     ],
 )
 def test_the_rows_that_both_have_move_and_a_warning_says_what_differs(
@@ -391,7 +392,7 @@ def test_the_rows_that_both_have_move_and_a_warning_says_what_differs(
     before = copy.deepcopy(theirs.state_dict())
     mask = mask_for(theirs)
     for use in list(uses(tmp_path, mask))[:3]:
-        with pytest.warns(UserWarning, match=words):
+        with pytest.warns(UserWarning, match=words) if words else nullcontext():
             use()
         path = tmp_path / "out"
         shutil.move(path, tmp_path / "moved") if not (tmp_path / "moved").exists() else None
@@ -412,7 +413,7 @@ def test_other_sizes_without_tokenizers_are_refused_until_both_are_there(tmp_pat
         with pytest.raises(ValueError, match="62 against 61 rows; .* save the tokenizers beside"):
             use()
     write_tokenizer(tmp_path / "donor", 62)
-    with pytest.warns(UserWarning, match="the first 61 move"):
+    with pytest.warns(UserWarning, match="such as t61"):
         transfer_checkpoint(tmp_path / "target", tmp_path / "donor", mask, tmp_path / "out")
 
 

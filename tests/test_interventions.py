@@ -4,12 +4,11 @@ from contextlib import contextmanager
 import pytest
 import torch
 import transformers
-from tiny_models import random_mask, tiny_model
+from tiny_models import position_ids_of, random_mask, tiny_model
 from torch import nn
 
 from actlib.channels import channel_modules
 from actlib.evaluation import evaluate
-from actlib.forward import position_ids_of
 from actlib.hooks import evaluating, output_hooks
 from actlib.interventions import ABLATIONS, ablated, patched
 

@@ -77,10 +77,6 @@ def test_two_processes_give_the_scores_of_one(run_two, pair, items, collate):
         assert found.metadata == alone.metadata | {"tokens": str(found.tokens)}
         for name, values in alone.values.items():
             torch.testing.assert_close(found.values[name], values, rtol=1e-4, atol=1e-6)
-    # The second batch is the second process's; its first item is the third of all.
-    other, own = ((folder / f"failure-{rank}.txt").read_text() for rank in range(2))
-    assert own == "the answer span of item 2 is empty"
-    assert other == f"process 1 of 2 failed: ValueError: {own}"
 
 
 @pytest.mark.slow
@@ -101,12 +97,9 @@ def test_accelerate_launches_two_processes_on_a_cpu(pair, items, collate, tmp_pa
         assert found.tokens == alone.tokens
         for name, values in alone.values.items():
             torch.testing.assert_close(found.values[name], values, rtol=1e-6, atol=1e-7)
-    assert (tmp_path / "failure-1.txt").read_text() == "the answer span of item 2 is empty"
 
 
 def test_a_process_alone_has_everything(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "4")  # a cluster that names no launcher is not joined
     assert processes.rank_and_count() == (0, 1) and all(map(processes.is_own_batch, range(5)))
     assert processes.gather("mine") == ["mine"]
-    with pytest.raises(KeyError), processes.failing_together():
-        {}["nothing"]

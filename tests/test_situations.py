@@ -278,14 +278,8 @@ def test_situations(name, expected, batches, tmp_path):
     assert not (tmp_path / "patch").exists() or outcome == "right"
 
 
-def wrap(forward):
-    return lambda self, *args, forward=forward, **options: forward(*args, **options)
-
-
 FORWARDS = {  # what takes the place of a layer's forward, and whether a copy gets its own
     "compiled": (lambda layer: torch.compile(layer.forward, backend="eager"), False),
-    "method of a closure": (lambda layer: MethodType(wrap(layer.forward), layer), False),
-    "partial of a closure": (lambda layer: partial(wrap(layer.forward), layer), False),
     "method": (lambda layer: MethodType(type(layer).forward, layer), True),
     "method, compiled": (
         lambda layer: MethodType(torch.compile(type(layer).forward, backend="eager"), layer),
@@ -342,29 +336,6 @@ def test_rounding_of_a_models_own_autocast_is_no_sight_of_later_tokens(batches, 
         parameter.data += torch.randn_like(parameter) / 2
     with pytest.raises(ValueError, match="expected a causal language model"):
         evaluate(model, batches)
-
-
-def test_items_on_both_sides_of_longropes_limit_run_apart(items, collate):
-    rope = {"rope_type": "longrope", "rope_theta": 1e4, "factor": 8.0, "long_factor": [8.0, 8.0]}
-    rope |= {"short_factor": [1.0, 1.0], "original_max_position_embeddings": 20}
-    limit = {"original_max_position_embeddings": 20, "eos_token_id": 1}
-    config = transformers.Phi3Config(**SMALL, **limit, rope_parameters=rope)
-    torch.manual_seed(0)
-    model = transformers.Phi3ForCausalLM(config).eval()
-    for parameter in model.parameters():
-        parameter.data += torch.randn_like(parameter) / 3
-    items = [(ids.repeat(3), torch.cat([answer * False] * 2 + [answer])) for ids, answer in items]
-    alone = evaluate(model, collate(items, 1))["nll"].to_numpy()
-    with pytest.raises(ValueError, match=r"up to 20 tokens and longer .* \(--batch-size 1\)"):
-        evaluate(nn.DataParallel(model), collate(items))
-    for is_short in (True, False):
-        own = [n for n, (ids, _) in enumerate(items) if (len(ids) <= 20) == is_short]
-        (batch,) = collate([items[n] for n in own], 6, "right")
-        wide = {key: nn.functional.pad(each, (0, 25)) for key, each in batch.items()}
-        for whole in (collate([items[n] for n in own], 6), [batch], [wide]):
-            for each in (model, nn.DataParallel(model)):
-                together = evaluate(each, whole)["nll"].to_numpy()
-                assert together == pytest.approx(alone[own], abs=1e-4)
 
 
 def test_tensors_of_inference_mode_are_read_and_written_within_it_alone(
@@ -487,11 +458,11 @@ NO_DECODERS = {
     ),
     "an encoder with a head": (
         lambda: transformers.BertForMaskedLM(transformers.BertConfig(**SMALL)),
-        "expected a causal language model, and what BertForMaskedLM says .* depends on later ones",
+        "expected a causal language model with its head, got BertForMaskedLM",
     ),
     "an encoder": (
         lambda: transformers.RobertaModel(transformers.RobertaConfig(**SMALL)),
-        "expected a causal language model, and what RobertaModel says",
+        "expected a causal language model with its head, got RobertaModel",
     ),
 }
 
@@ -525,18 +496,14 @@ def test_a_decoder_of_a_family_that_counts_from_another_position_is_read_as_it_r
         logits = model(tokens[None]).logits[0].log_softmax(-1)
         places = answer.nonzero().flatten()
         nll.append(-float(logits[places - 1, tokens[places]].mean()))
-    for batches in (collate(items, 1), collate(items, 3, "right")):
+    for batches in (collate(items, 1), collate(items, 3, "right"), collate(items, 3, "left")):
         assert evaluate(model, batches)["nll"].tolist() == pytest.approx(nll, abs=1e-5)
-    with pytest.raises(ValueError, match="padded on the left; use a batch size of 1"):
-        evaluate(model, collate(items, 3, "left"))
 
 
-def test_a_model_without_a_head_has_no_logits(batches):
+def test_a_model_without_a_head_is_refused(batches):
     headless = transformers.LlamaModel(family().config).eval()
-    with pytest.raises(ValueError, match="gives logits, got LlamaModel; load it with its LM head"):
+    with pytest.raises(ValueError, match="got LlamaModel; load it by AutoModelForCausalLM"):
         evaluate(headless, batches)
-    mask = actlib.weight_differences(headless, family().model).top(5)
-    assert record_activations(headless, batches, mask).shape == (6, mask.count)
 
 
 BATCHES = {

@@ -26,7 +26,7 @@ EVERY_ARCHITECTURE = (
 LINEAR_ATTENTION = ("qwen3_next",)
 """A family with norms of linear attention, [batch x seq x heads, channels]."""
 RECURRENT = ("rwkv",)
-"""A family that computes something else where an item is padded on the left."""
+"""A family that would compute something else where an item is padded on the left."""
 
 _COMMON = {"vocab_size": VOCAB, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
 _MODERN = _COMMON | {
@@ -113,6 +113,11 @@ def _config(architecture: str) -> transformers.PretrainedConfig:
         ),
     }
     return make[architecture]()
+
+
+def position_ids_of(attention_mask):
+    """Positions counted from 0 at each item's first real token, so either side may be padded."""
+    return (attention_mask.long().cumsum(dim=-1) - 1).clamp_min(0)
 
 
 @cache

@@ -23,7 +23,7 @@ import torch
 from peft.utils import merge_utils
 from torch import Tensor, nn
 
-from actlib.channels import layer_of, tower_of
+from actlib.channels import layer_of
 from actlib.masks import ChannelMask
 from actlib.merging import merge_
 from actlib.pairs import require_pair
@@ -150,10 +150,10 @@ def _rule(base: nn.Module, method: str, scale: float, percent: float) -> Rule:
     if method == "mean_weights":
         return lambda name, base_values, donor_values: torch.stack(donor_values).mean(dim=0)
     if method == "layer_swap":
-        depth = 1 + max(_layer(name) for name, _ in base.named_parameters())
+        depth = 1 + max(layer_of(name) for name, _ in base.named_parameters())
         shares = language_shares(depth, percent)
         return lambda name, base_values, donor_values: torch.lerp(  # exact at 0 and at 1
-            donor_values[1], donor_values[0], 0.5 if _layer(name) < 0 else shares[_layer(name)]
+            donor_values[1], donor_values[0], 0.5 if layer_of(name) < 0 else shares[layer_of(name)]
         )
     combine = merge_utils.task_arithmetic
     if method in TRIMMED:
@@ -165,11 +165,6 @@ def _rule(base: nn.Module, method: str, scale: float, percent: float) -> Rule:
         return base_values + combine(deltas, weights=weights)
 
     return add
-
-
-def _layer(name: str) -> int:
-    """Layer of the language model that a parameter is of; -1 for any other parameter."""
-    return -1 if tower_of(name) else layer_of(name)
 
 
 def _require_valid(
