@@ -143,23 +143,11 @@ def _folder_card(steps: Sequence[Mapping[str, Any]], target_card: Path) -> str:
         {"base_model": _hub_names([target, *donors]), "tags": _TAGS, **_read_terms(target_card)},
         mark=_MARK,
         target=plain(target),
-        steps=[
-            {**{key: plain(text) for key, text in step.items()}, "amount": _amount(step)}
-            for step in steps
-        ],
+        steps=[{key: plain(text) for key, text in step.items()} for step in steps],
         collisions=plain(", ".join(dict.fromkeys(collisions))),
         target_card=TARGET_CARD if target_card.is_file() else "",
         record=STEPS,
     )
-
-
-def _amount(step: Mapping[str, Any]) -> str:
-    """Number of channels and their share, as far as a step says so."""
-    try:
-        share = f" ({float(step['percent']):.3g} %)"
-    except (KeyError, TypeError, ValueError):
-        share = ""
-    return plain(step.get("channels", "not stated")) + share
 
 
 def _hub_names(names: Sequence[str]) -> list[str] | None:
