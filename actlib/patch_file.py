@@ -25,11 +25,6 @@ from actlib.transfer import Index, Selection, as_matrix, take_elements
 
 KIND, FORMAT = "AbilityPatch", "2"
 """What a file says that it is, and the format that is written and read."""
-RESERVED = (
-    *("actlib", "format", "parameters", "before_sha256", "created_with"),
-    *("method", "scale", "channels", "percent", "mask_sha256"),
-)
-"""Metadata that say what was done, and are not the caller's."""
 
 Values = Shaped[Tensor, " elements"]
 

@@ -25,16 +25,7 @@ from actlib.channels import unwrapped
 from actlib.checkpoint import Checkpoint, open_donor
 from actlib.files import require_free, require_metadata, save_tensors
 from actlib.masks import ChannelMask
-from actlib.patch_file import (
-    FORMAT,
-    KIND,
-    RESERVED,
-    Edit,
-    PatchInfo,
-    digest,
-    load_patch,
-    selected_values,
-)
+from actlib.patch_file import FORMAT, KIND, Edit, PatchInfo, digest, load_patch, selected_values
 from actlib.transfer import (
     Index,
     Selection,
@@ -48,6 +39,12 @@ from actlib.transfer import (
 from actlib.vocabulary import shared_rows
 from actlib.weights import require_float_weights, require_writable
 from actlib.wording import list_first
+
+RESERVED = (
+    *("actlib", "format", "parameters", "before_sha256", "created_with"),
+    *("method", "scale", "channels", "percent", "mask_sha256"),
+)
+"""Metadata that say what was done, and are not the caller's."""
 
 Model = nn.Module | str | os.PathLike
 

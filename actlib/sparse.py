@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from actlib.channels import unwrapped
 from actlib.checkpoint import Checkpoint
 from actlib.files import require_metadata, save_tensors
-from actlib.patch_file import FORMAT, KIND, RESERVED, PatchInfo, load_patch, selected_values
+from actlib.patch_file import FORMAT, KIND, PatchInfo, load_patch, selected_values
+from actlib.patches import RESERVED
 from actlib.transfer import Selection, as_matrix, require_finite
 from actlib.weights import require_in_memory
 from actlib.wording import list_first
