@@ -1,8 +1,7 @@
-"""Model cards: of folders that a transfer, merge or patch made, of trained models, and of patches.
+"""Model cards: of folders that a transfer, merge or patch made, and of trained models.
 
     step = describe_step("transfer", "target", "donor", mask, scale=0.4)
     write_card(folder, [*read_steps(folder), step])            # in the copy of the target's folder
-    print(patch_card(inspect_patch("maths.safetensors")))      # to publish beside the patch
 
 `actlib.json` in a folder lists its steps for programs, and the card in README.md says the same for
 people, without a path of the machine. The target's own card goes beside it as `README.target.md`:
@@ -17,7 +16,7 @@ import re
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
@@ -26,12 +25,9 @@ from huggingface_hub.utils import validate_repo_id
 import actlib
 from actlib.masks import ChannelMask
 
-if TYPE_CHECKING:
-    from actlib.patch_file import PatchInfo
-
 CARD, TARGET_CARD, STEPS = "README.md", "README.target.md", "actlib.json"
 _MARK = "<!-- Written by actlib from what it did; it replaces this card at each further step. -->"
-_TEMPLATES = Path(__file__).parent / "templates"
+_TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
 _TAGS = ["ability-transfer", "act", "actlib"]
 _CARRIED = ("license", "license_name", "license_link", "language", "pipeline_tag")
 
@@ -115,7 +111,7 @@ def write_card(folder: str | os.PathLike, steps: Sequence[Mapping[str, Any]]) ->
 
 
 def model_card(title: str, metadata: Mapping[str, Any], **parts: Any) -> str:
-    """A model's card in Markdown, from `templates/model_card.md`.
+    """A model's card in Markdown, from the template.
 
     Args:
         title: of the page, as Markdown; see `plain` for text of others.
@@ -124,21 +120,7 @@ def model_card(title: str, metadata: Mapping[str, Any], **parts: Any) -> str:
             with their text.
     """
     data = ModelCardData(library_name="transformers", ignore_metadata_errors=True, **metadata)
-    path = str(_TEMPLATES / "model_card.md")
-    return f"{ModelCard.from_template(data, template_path=path, title=title, **parts)}\n"
-
-
-def patch_card(info: "PatchInfo") -> str:
-    """The card of a patch in Markdown, from what the patch says of itself."""
-    names = [info.metadata.get(role, "") for role in ("target", "donor")]
-    card = ModelCard.from_template(
-        ModelCardData(base_model=_hub_names(names), tags=[*_TAGS, "patch"]),
-        template_path=str(_TEMPLATES / "patch_card.md"),
-        info=info,
-        stated={key: plain(text) for key, text in info.metadata.items()},
-        amount=_amount(info.metadata),
-    )
-    return f"{card}\n"
+    return f"{ModelCard.from_template(data, str(_TEMPLATE), title=title, **parts)}\n"
 
 
 def plain(text: object) -> str:
@@ -161,23 +143,11 @@ def _folder_card(steps: Sequence[Mapping[str, Any]], target_card: Path) -> str:
         {"base_model": _hub_names([target, *donors]), "tags": _TAGS, **_read_terms(target_card)},
         mark=_MARK,
         target=plain(target),
-        steps=[
-            {**{key: plain(text) for key, text in step.items()}, "amount": _amount(step)}
-            for step in steps
-        ],
+        steps=[{key: plain(text) for key, text in step.items()} for step in steps],
         collisions=plain(", ".join(dict.fromkeys(collisions))),
         target_card=TARGET_CARD if target_card.is_file() else "",
         record=STEPS,
     )
-
-
-def _amount(step: Mapping[str, Any]) -> str:
-    """Number of channels and their share, as far as a step or a patch says so."""
-    try:
-        share = f" ({float(step['percent']):.3g} %)"
-    except (KeyError, TypeError, ValueError):
-        share = ""
-    return plain(step.get("channels", "not stated")) + share
 
 
 def _hub_names(names: Sequence[str]) -> list[str] | None:

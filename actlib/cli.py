@@ -6,6 +6,7 @@ once. `terminal` has the exit statuses.
 """
 
 import json
+import re
 import sys
 from collections import Counter
 from functools import partial
@@ -237,9 +238,7 @@ def evaluate(
     batch_size: Annotated[str, Option(help="items in a batch, or auto")] = "8",
     shots: Annotated[int | None, Option(min=0, help="examples before each question")] = None,
     chat: Annotated[bool, Option("--chat", help="ask through the chat template")] = False,
-    backend: Literal["hf", "vllm"] = "hf",
-    samples: Annotated[str | None, Option(help="prompts and responses, a .jsonl file")] = None,
-    out: Annotated[str | None, Option(help="table to write, .csv or .json")] = None,
+    out: Annotated[str | None, Option(help="JSON to write, with prompts and responses")] = None,
     as_json: Json = False,
 ) -> None:
     """Evaluate a model by lm-evaluation-harness.
@@ -254,29 +253,21 @@ def evaluate(
         return
     if model is None:
         raise ValueError("eval needs a model folder or Hub id, or --list")
-    if out and not out.endswith((".csv", ".json")):
-        raise ValueError(f"--out must end in .csv or .json, got {out}")
-    size = int(batch_size) if batch_size.isdigit() else batch_size
-    if size == 0 or (isinstance(size, str) and not size.startswith("auto")):
+    if not re.fullmatch(r"[1-9][0-9]*|auto(:[0-9]+)?", batch_size):
         raise ValueError(f"--batch-size must be a number of at least 1, or auto, got {batch_size}")
-    for path in filter(None, (out, samples)):
-        require_output(path)
+    if out:
+        require_output(out)
     from actlib.files import write_text
     from actlib.harness.evaluation import evaluate_tasks
 
-    options: dict[str, Any] = {"limit": limit, "num_fewshot": shots, "batch_size": size}
-    options |= {"chat": chat, "backend": backend, "data": data}
-    scores, items = evaluate_tasks(model, tasks=tasks or ["act_*"], **options)
-    if samples:
-        lines = items.to_json(orient="records", lines=True, force_ascii=False)
-        write_text(Path(samples), lines)
-    rows = scores.to_json(orient="records", indent=1)
-    if as_json or not out:
-        print(rows if as_json else scores.to_string(index=False))
+    options: dict[str, Any] = {"limit": limit, "num_fewshot": shots, "batch_size": batch_size}
+    results = evaluate_tasks(model, tasks=tasks or ["act_*"], data=data, chat=chat, **options)
+    from lm_eval.utils import handle_non_serializable, make_table
+
     if out:
-        write_text(Path(out), scores.to_csv(index=False) if out.endswith(".csv") else rows)
-        if not as_json:
-            print(f"{out}: {len(scores)} scores")
+        text = json.dumps(results, default=handle_non_serializable, ensure_ascii=False)
+        write_text(Path(out), text)
+    print(json.dumps(results["results"], default=float) if as_json else make_table(results))
 
 
 command(app, "run")(steps.run)  # here, because help lists the commands in this order

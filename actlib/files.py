@@ -7,17 +7,14 @@
     save_tensors(path, "ChannelMask", channels, metadata)
 
 What is written grows in a hidden folder beside the output and is renamed at the end. After an error
-the hidden folder is removed. After a kill it stays until the next writer of the same output on the
-same machine removes it: its name holds the machine and the process that made it. No lock is taken,
-so shared file systems without `flock` (NFS, Lustre) work too.
+the hidden folder is removed; after a kill `.NAME.*.partial` stays. No lock is taken, so shared file
+systems without `flock` (NFS, Lustre) work too.
 """
 
 import hashlib
 import json
 import os
-import re
 import shutil
-import socket
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -35,7 +32,6 @@ _REMEDY = (
     "copy or download it again, or make scores by `actlib record`, a mask of them by `actlib mask` "
     "or a patch by `actlib patch make`"
 )
-_ENDING = ".partial"
 _UNREADABLE = (
     *(SafetensorError, OSError, ValueError),
     *(KeyError, TypeError, AttributeError, RecursionError),
@@ -160,16 +156,9 @@ def digest_tensors(tensors: Mapping[str, "Tensor"]) -> str:
 
 @contextmanager
 def _hidden_folder(output: Path) -> Iterator[Path]:
-    """A folder beside the output, of this process; what killed ones on this machine left goes."""
+    """A folder beside the output, on the same disk, that goes at the end."""
     output.parent.mkdir(parents=True, exist_ok=True)
-    host = re.sub(r"[^\w.]", "_", socket.gethostname())
-    stale = rf"\.{re.escape(output.name)}\.{re.escape(host)}-(\d+)-\w{{8}}{re.escape(_ENDING)}"
-    for path in output.parent.iterdir():
-        match = re.fullmatch(stale, path.name)
-        if match and path.is_dir() and not path.is_symlink() and not _is_running(int(match[1])):
-            shutil.rmtree(path, ignore_errors=True)
-    prefix = f".{output.name}.{host}-{os.getpid()}-"
-    hidden = Path(tempfile.mkdtemp(_ENDING, prefix, output.parent))
+    hidden = Path(tempfile.mkdtemp(".partial", f".{output.name}.", output.parent))
     try:
         yield hidden
     except SafetensorError as error:  # its writer's, which is no `OSError` and names no file
@@ -179,16 +168,6 @@ def _hidden_folder(output: Path) -> Iterator[Path]:
         raise
     finally:
         shutil.rmtree(hidden, ignore_errors=True)
-
-
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)  # signal 0 only asks
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        pass  # of another user, or no number of a process: left alone
-    return True
 
 
 def unique_entries(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:

@@ -60,33 +60,18 @@ _FRACTION = re.compile(
 )
 _SCALE = "|".join(
     r"""
-    (?:m|b|tr|[ckq][uv]a[dt]r|[kq][uv]int)il+(?:[ijy]{0,2}[aá]r|[ijy]{1,2}[oóu]|[oó]n|h[ãõ])
-    mi(?:i|e|la?|lle|lers?|lliers?|gliaia)\b (?:[mb]io|[mb]ln|trln|ml?r?d|mjd|[bt]n|tsd|t[iyú]s)\b
-    thousand tausend dui[sz]end [tþ][uú]s[eiu]n tuhat tysi tis[ií]c tiso[čć] tisu[cć] tūkst mijë
-    hiljad ezer bin\b nghìn ngàn triệu tỷ trăm ribu ratus juta lakh crore száz(?!al) yüz\b honderd
-    hund(?:r|ert) cientos? cent(?:ain|ena|inai) dozens?\b docena douzain dutzend dizain decena
-    halves thirds (?:four|fif|six|eigh|ten)ths einhalb drittel viertel zehntel (?:cinqu|dix)ièmes
-    (?:м|б|тр|квадр|квинт)[иіы]л+[иьйј]*(?:[оёу]н|[ая]рд) (?:м|б|тр)лн млрд т[иы]с(?:\b|яч)
-    хил[.я] хиљ илјад сот(?:н|ен\b) дюжин десят(?:к|ок) м[ыи]ң мянг сая\b тэрбум их\x20наяд ҳазор
-    χιλ(?:ιάδ|\.) [εδτ]\w*κατομμ հազար (?:մ|տր)իլի ათას (?:მ|ტრ)ილი אלף אלפים (?:מ|ב|טר)ילי[וא]
-    ሺ (?:ሚ|ቢ|ትሪ)ሊ ألف آلاف (?:م|ب|تري)لي(?:ون|ار) ملايين مئة مائة
-    [هہ]زار (?:م|ب|تر)یلی(?:ون|ارد) لاکھ کروڑ ارب\b کھرب ٹریلین
-    हज.?ार लाख करोड अरब खरब शंख कोटी अब्ज खर्व पद्म হাজার লাখ লক্ষ কোটি હજાર લાખ કરોડ અબજ
-    નિખર્વ મહાપદ્મ શંકુ જલધિ ਹਜ.?ਾਰ ਲੱਖ ਕਰੋੜ ਅਰਬ ਖਰਬ ਨੀਲ
-    వే(?:యి|ల) వంద లక్ష కోట (?:మి|బి|ట్రి)లియ ಸಾವಿರ ಲಕ್ಷ (?:ಮಿ|ಬಿ|ಟ್ರಿ)ಲಿಯ
-    ஆயிர லட்ச (?:மி|பி|டிரி)ல்லிய ആയിര ലക്ഷ ദശല (?:ബി|ട്രി)ല്യ พัน(?!ธ) ร้อย หมื่น แสน ล้าน
-    [十万亿億萬兆] 百(?!分) 千(?![克米瓦]) [십백천만억] 조(?!각)
+    (?:[mb]|tr)il(?:(?:li?|i)(?:[oó]n|ar)|h[ãõ]|j(?:ar|oe)) mil(?:a|le)?\b thousand tausend duizend
+    hundred hundert honderd dozens?\b (?:mio|mln|mrd|bn|tsd)\b lakh crore
+    (?:м|б|тр)илли(?:он|ард) млн млрд т[иы]с(?:\b|яч) ألف آلاف مليون ملايين مليار
+    हज.?ार लाख करोड अरब खरब হাজার লাখ লক্ষ কোটি వే(?:యి|ల) లక్ష కోట మిలియ బిలియ
+    พัน(?!ธ) ร้อย หมื่น แสน ล้าน [十万亿億萬兆] 百(?!分) 千(?![克米瓦])
     """.split()
 )
-"""How words begin that multiply or divide the number before them.
-
-Thousands and more as CLDR writes them in the languages above, but for az, my, si, tk, uz, yo and
-zu; tens, dozens, hundreds and parts in those of the study, and what more came up.
-"""
-_AND = r"(?:\x20+(?:and|et|und|y|e|и|с|en|og|och|ja|és|ve|và|dan)\x20+|\x20?[又とو]\x20?)"
+"""How words begin that multiply a number before them, in the languages of MGSM and some others."""
+_AND = r"(?:\x20+(?:and|et|und|y|e|и|с|en)\x20+|\x20?[又とو]\x20?)"
 _BROKEN = (
-    r"(?:(?:an?|en|one|two|three|une?|deux|trois|eine?|zwei|drei|una?|dos|tres|одна|две|три)\x20)?"
-    r"(?:hal[bfv]|third|quarter|demi|tiers|quart|drittel|viertel|medi[ao]|mei[ao]|terci|полов|трет|четв)"
+    r"(?:\w+\x20)?(?:hal[bf]|third|quarter|demi|tiers|quart|drittel|viertel|medi[ao]|mei[ao]|terci"
+    r"|полов|трет|четв)"
 )
 _PART_AFTER = re.compile(  # of a fraction, a time, a power, a root, a larger number; or negated
     r"(?:\d(?:[:_]|\x20?/\x20?|\x20?\\over\x20)|\^|\\sqrt|\u221a|\d[eE][+-]?)\{?$"

@@ -83,11 +83,7 @@ def revert(path: PatchPath, target: Folder, out: OutFolder) -> None:
 
 
 @command(patch, "inspect")
-def inspect(
-    path: PatchPath,
-    card: Annotated[bool, Option("--card", help="print a card to publish beside it")] = False,
-    as_json: Json = False,
-) -> None:
+def inspect(path: PatchPath, as_json: Json = False) -> None:
     """Report what a patch holds.
 
     Example:
@@ -96,11 +92,6 @@ def inspect(
     from actlib.patches import inspect_patch
 
     info = inspect_patch(path)
-    if card:
-        from actlib.cards import patch_card
-
-        print(patch_card(info))
-        return
     entries = (f"{key}: {text}" for key, text in info.metadata.items())
     show(as_json, asdict(info), "\n".join([_line(info), *entries]))
 

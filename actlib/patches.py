@@ -13,11 +13,9 @@ The file itself is described in `actlib.patch_file`.
 
 import json
 import os
-import re
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +23,7 @@ from torch import Tensor, nn
 from actlib.cards import describe_step, read_steps
 from actlib.channels import unwrapped
 from actlib.checkpoint import Checkpoint, open_donor
-from actlib.files import require_free, save_tensors
+from actlib.files import require_free, require_metadata, save_tensors
 from actlib.masks import ChannelMask
 from actlib.patch_file import FORMAT, KIND, Edit, PatchInfo, digest, load_patch, selected_values
 from actlib.transfer import (
@@ -42,8 +40,11 @@ from actlib.vocabulary import shared_rows
 from actlib.weights import require_float_weights, require_writable
 from actlib.wording import list_first
 
-_REPLACEABLE = ("target", "donor", "ability", "ranking")  # by the caller's own metadata
-_OWN = ("actlib", "format", "parameters", "before_sha256")
+RESERVED = (
+    *("actlib", "format", "parameters", "before_sha256", "created_with"),
+    *("method", "scale", "channels", "percent", "mask_sha256"),
+)
+"""Metadata that say what was done, and are not the caller's."""
 
 Model = nn.Module | str | os.PathLike
 
@@ -75,17 +76,17 @@ def make_patch(
 
     Raises:
         ValueError: as `transfer_` or `transfer_checkpoint`; the mask is empty, no number changes,
-            or the metadata hold a path of this machine, see `shareable`, or a reserved name.
+            or the metadata are no text, or named as what the patch itself states.
     """
     if Path(path).is_dir():
         raise ValueError(f"a patch is one file, and {path} is a folder")
     if mask.count == 0:
         raise ValueError("a patch needs at least one masked channel, and the mask is empty")
     require_scale(scale)
-    step = describe_step("patch", _name(target), _name(donor), mask, scale)
-    stated = shareable(step, metadata or {})
+    require_metadata(metadata or {}, RESERVED)
+    stated = describe_step("patch", _name(target), _name(donor), mask, scale) | dict(metadata or {})
     model, target_parameters, donor_parameters, selected = _open_pair(target, donor, mask)
-    stated |= {"format": FORMAT, "parameters": str(sum(p.numel() for p in model.parameters()))}
+    stated |= {"format": FORMAT, "parameters": sum(p.numel() for p in model.parameters())}
     tensors, hashes, is_idle = dict[str, Tensor](), dict[str, str](), True
     for name, selection in selected.items():
         own = target_parameters[name]
@@ -106,7 +107,7 @@ def make_patch(
             "number of the target; take another donor, mask or scale"
         )
     stated |= {} if reversible else {"before_sha256": json.dumps(hashes)}
-    save_tensors(path, KIND, tensors, stated)
+    save_tensors(path, KIND, tensors, {key: str(value) for key, value in stated.items()})
     return inspect_patch(path)
 
 
@@ -211,23 +212,6 @@ def _require_target(
             f"the target does not hold the values that it had {old} the patch {path}: "
             f"{list_first(expected, 3)}; take the model that it was made for"
         )
-
-
-def shareable(step: Mapping[str, Any], metadata: Mapping[str, str]) -> dict[str, str]:
-    """What a patch states, where it may be published.
-
-    Raises:
-        ValueError: an entry is set by the patch itself, or begins as an absolute path, one from a
-            home folder (``~/``), or an address of a file.
-    """
-    for key in metadata:
-        if key in _OWN or (key in step and key not in _REPLACEABLE):
-            raise ValueError(f"the metadata entry {key} is set by the patch itself")
-    stated = {key: str(value) for key, value in step.items()} | dict(metadata)
-    for key, value in stated.items():
-        if re.match(r"/|\\\\|~[/\\]|[A-Za-z]:[/\\]|file:", str(value)):
-            raise ValueError(f"the metadata entry {key} is a path of this machine; give a name")
-    return stated
 
 
 def _open_pair(

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from actlib.channels import unwrapped
 from actlib.checkpoint import Checkpoint
-from actlib.files import save_tensors
+from actlib.files import require_metadata, save_tensors
 from actlib.patch_file import FORMAT, KIND, PatchInfo, load_patch, selected_values
-from actlib.patches import shareable
+from actlib.patches import RESERVED
 from actlib.transfer import Selection, as_matrix, require_finite
 from actlib.weights import require_in_memory
 from actlib.wording import list_first
@@ -57,11 +57,10 @@ def patch_of_sparse(
         metadata: text to keep with the patch.
 
     Raises:
-        ValueError: a parameter is not the target's, offloaded or not in its files, its places are
-            no whole rows and columns, values are of another dtype or not finite, the tensors are
-            none or others than places and values, or metadata are refused by `make_patch`.
+        ValueError: a parameter is not the target's, offloaded or not in its files, or places,
+            values or metadata are none that a patch of the target can hold.
     """
-    stated, parts = shareable({}, metadata or {}), dict[str, Tensor]()
+    require_metadata(metadata or {}, RESERVED)
     names = dict.fromkeys(key.rpartition(".")[0] for key in tensors)
     if not names or {*tensors} != {f"{n}.{part}" for n in names for part in ("indices", "values")}:
         raise ValueError(
@@ -76,6 +75,7 @@ def patch_of_sparse(
         stored = folder = Checkpoint(target)
         parameters = dict(folder.model.named_parameters())
         folder.require([name for name in names if name in parameters], "target")
+    parts = dict[str, Tensor]()
     for name in names:
         if name not in parameters:
             raise ValueError(f"the target has no parameter {name}; take the model it was made for")
@@ -99,6 +99,6 @@ def patch_of_sparse(
         parts |= {f"{name}.rows": selection.rows, f"{name}.columns": selection.columns}
         parts |= {f"{name}.before": selected_values(before, selection)}
         parts |= {f"{name}.after": selected_values(after, selection)}
-    total = sum(each.numel() for each in parameters.values())
-    save_tensors(path, KIND, parts, stated | {"format": FORMAT, "parameters": str(total)})
+    total = str(sum(each.numel() for each in parameters.values()))
+    save_tensors(path, KIND, parts, {"format": FORMAT, "parameters": total, **(metadata or {})})
     return load_patch(Path(path))[0]

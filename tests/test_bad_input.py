@@ -142,7 +142,6 @@ CASES = [
     (MAKE + " --metadata license", "KEY=TEXT license", None),
     (RUN.replace("01", "77"), "notebooks 77 01", None),
     ("step build --preset pair.yaml --model nobody", "nobody donor", None),
-    ("eval target --out table.txt", "--out table.txt .csv", None),
     ("eval --tasks act_fr_maths", "model --list", None),
     (EVAL + " --batch-size many", "batch many", None),
     ("eval --list --data nowhere", "nowhere", None),

@@ -1,13 +1,12 @@
 """Cards say what was done, keep the target's terms, and show the text of others as text."""
 
 import json
-from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
 
-from actlib.cards import describe_step, model_card, patch_card, public_name, read_steps, write_card
+from actlib.cards import describe_step, model_card, public_name, read_steps, write_card
 from actlib.masks import ChannelMask
 from actlib.study.presets import load_preset
 from actlib.study.trained_cards import trained_card
@@ -102,9 +101,7 @@ def test_a_card_that_states_nothing_readable_carries_nothing(tmp_path, own):
 
 def test_text_of_others_stays_text(tmp_path):
     card = written(tmp_path, step(EVIL, EVIL, ranking=EVIL, ability="<!-- "))
-    patch = patch_card(info({"donor": EVIL, "ability": EVIL, "created_with": EVIL}))
-    for text in (card, patch):
-        assert "<script" not in text and "](javascript" not in text and "\n# big" not in text
+    assert "<script" not in card and "](javascript" not in card and "\n# big" not in card
     assert card.count("<!--") == 1 and len({row.count("|") for row in rows(card)}) == 1
     with_code = model_card("title", {}, summary="{{ 1 + 1 }}", sections={"Use": "{% raw %}"})
     assert "{{ 1 + 1 }}" in with_code and "## Use\n\n{% raw %}" in with_code
@@ -115,28 +112,6 @@ def test_a_broken_list_of_steps_is_one_sentence(tmp_path, text):
     (tmp_path / "actlib.json").write_text(text)
     with pytest.raises(ValueError, match=r"actlib.json is not .*remove it"):
         read_steps(tmp_path)
-
-
-def info(metadata, reversible=True):
-    amounts = {"tensors": {"a": 7, "b": 5}, "elements": 12345, "parameter_percent": 3.21}
-    return SimpleNamespace(metadata=metadata, reversible=reversible, bytes=10**7, **amounts)
-
-
-@pytest.mark.parametrize("reversible", [True, False])
-def test_the_card_of_a_patch_says_what_it_is(reversible):
-    metadata = {key: str(value) for key, value in step(ability="maths").items()}
-    card = patch_card(info(metadata, reversible))
-    assert front(card)["base_model"] == ["someone/target", "someone/donor"]
-    assert card.split("---\n")[2].startswith("\n# Ability patch: maths for someone/target\n")
-    for row in ("parameters | 12,345 (3.21 % of all), in 2 tensors", "channels | 1 (25 %)"):
-        assert f"| {row} |" in card
-    assert mask().digest in card and ("patch revert" in card) == reversible
-
-
-def test_a_patch_that_says_nothing_has_a_card_without_models():
-    card = patch_card(info({"target": "target", "donor": "donor"}))
-    assert "base_model" not in front(card) and "| channels | not stated |" in card
-    assert "# Ability patch: channels for one target" in patch_card(info({}))
 
 
 def test_the_card_of_a_trained_model_states_the_license_of_what_it_starts_from():

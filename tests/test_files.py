@@ -1,40 +1,10 @@
-import os
 import resource
-import signal
-import subprocess
-import sys
 
 import pytest
 import torch
 
 from actlib.files import atomic_file, atomic_folder, require_free, write_text
 from actlib.masks import ChannelMask
-
-STAY = """
-import sys, time
-from pathlib import Path
-from actlib.files import atomic_folder
-with atomic_folder(Path(sys.argv[1])) as unfinished:
-    (unfinished / "part").write_text("half")
-    print("writing", flush=True)
-    time.sleep(60)
-"""
-
-
-@pytest.fixture
-def writer(tmp_path):
-    """A process that is in the middle of writing `out`."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", STAY, str(tmp_path / "out")], stdout=subprocess.PIPE
-    )
-    assert process.stdout.readline() == b"writing\n"
-    yield process
-    process.kill()
-    process.wait()
-
-
-def hidden(folder):
-    return [path for path in folder.iterdir() if path.name.startswith(".out.")]
 
 
 def test_a_folder_appears_at_the_end(tmp_path):
@@ -72,35 +42,6 @@ def test_nothing_is_left_after_an_error(tmp_path, beside, error):
     with pytest.raises(error), beside(tmp_path / "out"):
         raise error
     assert not list(tmp_path.iterdir())
-
-
-def test_a_kill_leaves_a_hidden_folder_that_the_next_writer_removes(writer, tmp_path):
-    os.kill(writer.pid, signal.SIGKILL)
-    writer.wait()
-    assert len(hidden(tmp_path)) == 1 and not (tmp_path / "out").exists()
-    with atomic_folder(tmp_path / "other"):
-        assert len(hidden(tmp_path)) == 1  # It is of another output.
-    with atomic_folder(tmp_path / "out"):
-        assert len(hidden(tmp_path)) == 1  # The writer's own.
-    assert not hidden(tmp_path)
-
-
-def test_a_folder_in_use_is_left_alone(writer, tmp_path):
-    (used,) = hidden(tmp_path)
-    with atomic_folder(tmp_path / "out"):
-        assert used in hidden(tmp_path)
-    assert (used / "out" / "part").read_text() == "half"
-    assert writer.poll() is None
-
-
-def test_what_only_looks_alike_is_left_alone(tmp_path):
-    alike = [tmp_path / name for name in (".out.mine.partial", ".outer.abcdefgh.partial")]
-    for path in alike:
-        path.mkdir()
-    (tmp_path / ".out.abcdefgh.partial").symlink_to(tmp_path / "elsewhere")
-    with atomic_folder(tmp_path / "out"):
-        pass
-    assert all(path.is_dir() for path in alike)
 
 
 def test_a_taken_output_is_refused(tmp_path):

