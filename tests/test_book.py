@@ -18,8 +18,8 @@ LOADED = re.compile(
 )
 
 
-@pytest.fixture(scope="session")
-def book(tmp_path_factory):
+@pytest.fixture(scope="session", name="book")
+def book_(tmp_path_factory):
     """Folder of the book, built once for all workers."""
     folder = tmp_path_factory.getbasetemp()
     folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
