@@ -1,4 +1,4 @@
-"""Colors as eyes of other kinds see them, and what tells two series apart besides color.
+"""Colors as eyes of other kinds see them.
 
 Matrices: Machado, Oliveira & Fernandes, "A physiologically-based model for simulation of color
 vision deficiency", IEEE TVCG 15(6), 2009, severity 1, applied to linear RGB.
@@ -26,9 +26,6 @@ VISIONS = {
     ],
 }
 
-# At 3.5 points these cannot be told apart by their shape alone.
-ALIKE = dict.fromkeys("oO8hHp", "round") | dict.fromkeys("Dd", "diamond")
-
 
 def lab(color, vision):
     """CIELAB of a color as seen by such eyes (D65)."""
@@ -44,40 +41,3 @@ def lab(color, vision):
 def difference(one, other, vision):
     """CIE76 color difference to such eyes; 2.3 is just noticeable side by side."""
     return float(np.linalg.norm(lab(one, vision) - lab(other, vision)))
-
-
-def contrast_in_grey(one, other):
-    """Difference of lightness L*, all that a grey print keeps."""
-    return abs(float(lab(one, "normal")[0] - lab(other, "normal")[0]))
-
-
-def drawn_as(handle):
-    """Color of a legend's handle, and its form: marker and dashes, or the kind of artist."""
-    handle = getattr(handle, "lines", [handle])[0]  # of error bars
-    handle = getattr(handle, "patches", [handle])[0]  # of bars
-    if not hasattr(handle, "get_marker"):
-        faces = [*handle.get_facecolor()] or [*np.ravel(handle.get_edgecolor())]
-        return tuple(faces[:3]), (type(handle).__name__,)
-    marker = handle.get_marker()
-    marker = "" if marker in (None, "None", " ") else ALIKE.get(marker, marker)
-    return handle.get_color(), (marker, handle.get_linestyle())
-
-
-def alike(handles, color_apart=15, grey_apart=12):
-    """Pairs of series of one form that some eyes, or a grey print, cannot tell apart by color.
-
-    Args:
-        handles: What the legend shows, by name.
-        color_apart: CIE76 difference from which two colors are told apart across a figure, about
-            six times what is just noticeable side by side.
-        grey_apart: Difference of L* from which two greys are.
-    """
-    looks = [(name, *drawn_as(handle)) for name, handle in handles.items()]
-    found = []
-    for number, (a, one, form) in enumerate(looks):
-        for b, other, form_b in looks[:number]:
-            if form != form_b:
-                continue
-            found += [(a, b, v) for v in VISIONS if difference(one, other, v) < color_apart]
-            found += [(a, b, "grey")] * (contrast_in_grey(one, other) < grey_apart)
-    return found

@@ -1,6 +1,4 @@
-"""A SLURM of one node on this machine, started for a command or a test and stopped after it.
-
-    python tests/one_node_slurm.py snakemake --workflow-profile profiles/slurm --config preset=tiny
+"""A SLURM of one node on this machine, started for a test and stopped after it.
 
 Needs Debian's packages `slurm-wlm` and `munge`, no systemd, no cgroups and no root. Daemons, keys
 and logs live in one temporary folder and listen on 127.0.0.1 alone; no configuration of the machine
@@ -15,7 +13,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -178,17 +175,3 @@ def _wait(ready, what: str, folder: Path, seconds: float = 60) -> None:
             )
             raise CannotStart(f"{what} does not answer after {seconds:.0f} s:\n{told}")
         time.sleep(0.2)
-
-
-def main(command: list[str]) -> int:
-    """Run a command with the SLURM of one node; its exit status."""
-    try:
-        with one_node_slurm() as environment:
-            return subprocess.run(command, env=environment, check=False).returncode
-    except CannotStart as reason:
-        print(f"error: SLURM cannot start here: {reason}", file=sys.stderr)
-        return 1
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

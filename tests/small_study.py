@@ -98,6 +98,17 @@ def write_pair(folder: Path, architecture: str, small_preset: str) -> dict[str, 
     return places
 
 
+def write_questions(folder: Path, *abilities: str, count: int = 60, answer="It is {}.") -> None:
+    """Write `questions.jsonl`, with as many questions of each ability."""
+    rows = [
+        {"question": f"{name} {n}?", "answer": answer.format(n), "ability": name}
+        for n in range(count)
+        for name in abilities
+    ]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / "questions.jsonl").write_text(lines, encoding="utf-8")
+
+
 def random_items(count: int, low: int, high: int, vocabulary: int = 61) -> list[torch.Tensor]:
     """Token ids of ``count`` texts, of ``low`` to ``high`` tokens."""
     generator = torch.Generator().manual_seed(11)

@@ -3,20 +3,13 @@
 import functools
 import http.server
 import json
-import shutil
 import threading
 import time
 
 import pytest
-from test_book import book  # noqa: F401  (a fixture)
+from headless import browser_, pytestmark, webdriver  # noqa: F401
+from test_book import book_  # noqa: F401
 
-webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not (BROWSER and DRIVER), reason="no Chromium with its driver"),
-]
 WIDTHS = {"desktop": (1280, 900), "phone": (390, 844)}
 
 
@@ -28,27 +21,13 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def address(book):  # noqa: F811
+def address(book):
     """Where the book is served on this machine."""
     handler = functools.partial(Quiet, directory=str(book))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """A headless browser that writes down every request."""
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    for option in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
-        options.add_argument(option)
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
-    service = webdriver.ChromeService(executable_path=DRIVER)
-    driver = webdriver.Chrome(options=options, service=service)
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture(params=WIDTHS)
@@ -72,7 +51,7 @@ def _all(browser, css):
     return browser.find_elements("css selector", css)
 
 
-def test_no_page_is_wider_than_its_window(browser, address, book, width):  # noqa: F811
+def test_no_page_is_wider_than_its_window(browser, address, book, width):
     names = sorted(path.relative_to(book).as_posix() for path in book.rglob("*.html"))
     modules = sorted((name for name in names if name.startswith("api/")), key=len)
     chosen = [name for name in names if not name.startswith(("api/", "_static", "genindex", "py-"))]

@@ -130,6 +130,8 @@ def test_a_saved_figure_is_drawn_again_as_it_was(tmp_path):
     redrawn = redraw_figures(tmp_path / "one", tmp_path / "two", "icml")
     for one, two in zip(paths, redrawn, strict=True):
         assert one.read_bytes() == two.read_bytes()
+    pdf = paths[0].read_bytes()
+    assert b"/FontFile2" in pdf and b"/Subtype /Type3" not in pdf and b"CreationDate" not in pdf
     with pytest.raises(ValueError, match="empty"):
         draw_figure(plots.curves, table.head(0), **call)
 

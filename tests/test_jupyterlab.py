@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -10,19 +9,10 @@ import time
 
 import nbformat
 import pytest
-
-selenium = pytest.importorskip("selenium")
-from selenium import webdriver  # noqa: E402
-from selenium.webdriver.common.by import By  # noqa: E402
-from selenium.webdriver.common.keys import Keys  # noqa: E402
-from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
-
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not (BROWSER and DRIVER), reason="no Chromium with its driver"),
-]
+from headless import browser_, pytestmark  # noqa: F401  (skips where there is none)
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
 
 PATIENCE = 60  # seconds, for a busy machine
 VIEW = """
@@ -51,13 +41,8 @@ def address(tmp_path):
     for name in ("config", "data", "runtime"):
         (tmp_path / name).mkdir()
     own = {f"JUPYTER_{name.upper()}_DIR": str(tmp_path / name) for name in ("config", "runtime")}
-    words = [
-        "lab",
-        "--no-browser",
-        "--allow-root",
-        "--port=0",
-        "--LabApp.expose_app_in_browser=True",
-    ]
+    words = ["lab", "--no-browser", "--allow-root", "--port=0"]
+    words += ["--LabApp.expose_app_in_browser=True"]
     log = (tmp_path / "log").open("w+")
     server = subprocess.Popen(
         [sys.executable, "-m", "jupyter", *words, f"--ServerApp.root_dir={tmp_path}"],
@@ -79,18 +64,6 @@ def address(tmp_path):
         os.killpg(server.pid, signal.SIGKILL)
         server.wait()
         log.close()
-
-
-@pytest.fixture
-def browser():
-    """Headless Chromium."""
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    for word in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1400,1000"):
-        options.add_argument(word)
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    yield driver
-    driver.quit()
 
 
 def _wait(browser, what):

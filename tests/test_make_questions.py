@@ -1,6 +1,5 @@
 """The shipped questions: right, split cleanly, and the same wherever they are generated."""
 
-import json
 import os
 import re
 import subprocess
@@ -52,14 +51,8 @@ def test_the_shipped_files_are_what_the_generator_writes(tmp_path):
     assert len(written) == 3 * 5 + 1
     for name in written:
         assert (QUESTIONS / name).read_bytes() == (tmp_path / name).read_bytes(), name
-
-
-def test_the_checksums_are_those_of_the_files():
-    lines = (QUESTIONS / "checksums.txt").read_text().splitlines()
-    listed = dict(reversed(line.split("  ")) for line in lines)
-    shipped = {file.relative_to(QUESTIONS).as_posix() for file in QUESTIONS.glob("*/*.jsonl")}
-    assert set(listed) == shipped
-    for name, checksum in listed.items():
+    for line in (QUESTIONS / "checksums.txt").read_text().splitlines():
+        checksum, name = line.split("  ")
         assert sha256((QUESTIONS / name).read_bytes()).hexdigest() == checksum, name
 
 
@@ -135,25 +128,14 @@ def test_atoms_are_those_of_the_element_that_the_question_names(rows):
     for row in of_task(rows, "atoms"):
         formula = FORMULA.search(row["question"]).group()
         counts = {s: int(n or 1) for s, n in re.findall(r"(Cl|[CHNOS])(\d*)", formula)}
+        asked = row["question"].replace(formula, "").lower()
         named = [
             symbol
             for symbol, stems in ELEMENTS.items()
-            if re.search(
-                rf"\b({stems.replace(' ', '|')})",
-                row["question"].split(formula)[0].lower()
-                + row["question"].split(formula)[1].lower(),
-            )
+            if re.search(rf"\b({stems.replace(' ', '|')})", asked)
         ]
         assert len(named) == 1 and counts[named[0]] == int(row["value"]) >= 2, row
         assert re.search(rf"\b{row['value']} ", row["answer"]), row
-
-
-def test_formulas_have_a_structure():
-    assert generator.is_molecule((6, 12, 0, 6, 0, 0))  # glucose
-    assert generator.is_molecule((2, 5, 1, 2, 0, 0))  # glycine
-    assert not generator.is_molecule((6, 13, 0, 6, 0, 0))  # an odd number of ends
-    assert not generator.is_molecule((2, 8, 0, 0, 0, 0))  # ethane has six
-    assert generator.formula_of((6, 12, 0, 1, 0, 2)) == "C6H12Cl2O"
 
 
 def test_conversions_are_those_of_the_metric_system(rows):
@@ -169,93 +151,6 @@ def test_conversions_are_those_of_the_metric_system(rows):
             assert row["operands"][1] == round(factor)
 
 
-@pytest.mark.parametrize(
-    ("language", "number", "counted"),
-    [
-        ("ru", 21, "двадцать один карандаш"),
-        ("ru", 34, "тридцать четыре карандаша"),
-        ("ru", 12, "двенадцать карандашей"),
-        ("es", 21, "veintiún lápices"),
-        ("es", 31, "treinta y un lápices"),
-        ("fr", 61, "soixante et un crayons"),
-    ],
-)
-def test_nouns_and_numbers_agree(language, number, counted):
-    words = generator.number_words(number, language, counted=True)
-    forms = generator.PHRASES[language].pencils
-    assert f"{words} {generator.agree(number, forms, language)}" == counted
-
-
-def test_spanish_or_is_u_before_o(rows):
-    asked = [r["question"] for r in of_task(rows, "comparison") if r["language"] == "es"]
-    assert not any(" o o" in text for text in asked)
-    assert all(re.search(r" u o| o [^o]", text) for text in asked)
-    assert any(" u och" in text for text in asked)
-
-
-def test_russian_units_take_the_case_of_their_place(rows):
-    texts = [r["question"] for r in of_task(rows, "units") if r["language"] == "ru"]
-
-    for text in texts:
-        inside = re.search(r" в (\d+) (\w+)\?", text)
-        if inside:
-            number, unit = int(inside[1]), inside[2]
-            one = number % 10 == 1 and number % 100 != 11
-            assert unit.endswith("е" if one else "ах"), text
-        counted = re.search(r"(?:Переведи |^)(\d+) (\w+)", text)
-        if counted and not inside:
-            number, unit = int(counted[1]), counted[2]
-            endings = "мртя" if number % 10 == 1 and number % 100 != 11 else "ав"
-            assert unit[-1] in endings, text
-
-
-def test_languages_draw_different_operands_and_the_sentences_are_short(rows):
-    for task in generator.TASKS:
-        drawn = {
-            language: tuple(
-                tuple(row["operands"])
-                for row in of_task(rows, task)
-                if (row["language"], row["split"]) == (language, "train")
-            )
-            for language in generator.LANGUAGES
-        }
-        assert len(set(drawn.values())) == len(drawn)
-    assert max(len(row["question"].split()) for row in rows) < 25
-    assert not [row for row in rows if "\u00a0" in row["question"] or "{" in row["question"]]
-
-
-def test_a_seed_changes_the_draw_but_never_the_split():
-    counts = {split: dict.fromkeys(generator.TASKS, 30) for split in ("train", "test")}
-    splits = {}
-    for seed in (0, 1):
-        for row in generator.generate(counts=counts, seed=seed):
-            assert splits.setdefault(computation(row), row["split"]) == row["split"]
-    first, second = (generator.generate(counts=counts, seed=seed) for seed in (0, 1))
-    assert first != second
-
-
-def test_what_is_drawn_does_not_depend_on_other_languages_and_tasks():
-    counts = {"test": dict.fromkeys(generator.TASKS, 20)}
-    everything = generator.generate(counts=counts)
-    alone = generator.generate(languages=["ru"], tasks=["units"], counts=counts)
-    chosen = [r for r in everything if (r["language"], r["task"]) == ("ru", "units")]
-    assert json.dumps(alone) == json.dumps(chosen)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "named"),
-    [
-        ({"languages": ["xx"]}, "en, de"),
-        ({"tasks": ["poetry"]}, "comparison"),
-        ({"counts": {"dev": {}}}, "validation"),
-        ({"tasks": ["units"], "counts": {"test": {"units": 100_000}}}, "units"),
-    ],
-)
-def test_bad_arguments_are_refused_with_the_choices(arguments, named):
-    with pytest.raises(ValueError, match=named):
-        generator.generate(**arguments)
-
-
 def test_the_card_shows_an_example_of_every_language_and_task(rows):
     card = (ROOT / "data" / "README.md").read_text(encoding="utf-8")
     table = card.rpartition("| --- |\n")[2].splitlines()
@@ -263,9 +158,3 @@ def test_the_card_shows_an_example_of_every_language_and_task(rows):
     columns = ("task", "language", "question", "answer")
     assert set(shown) <= {tuple(row[name] for name in columns) for row in rows}
     assert len({example[:2] for example in shown}) == 5 * 4
-
-
-def test_the_english_text_is_whole():
-    lines = (ROOT / "data" / "english.txt").read_text(encoding="utf-8").splitlines()
-    assert len(lines) == 14 and all(len(line.split()) > 15 for line in lines)
-    assert lines[0].startswith("Alice was beginning to get very tired")

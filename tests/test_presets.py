@@ -1,11 +1,10 @@
 """Presets: the shipped ones hold, ten lines are a pair, and what is wrong is said by its key."""
 
 import copy
-import json
 
 import pytest
 import yaml
-from small_study import write_pair
+from small_study import write_pair, write_questions
 
 from actlib.questions import abilities_of, load_questions
 from actlib.study.preset_files import NEEDED
@@ -40,13 +39,7 @@ def changed(tmp_path):
 def pair(tmp_path, small_preset):
     """`pair(**changes)`: path of a pair in ten lines, with keys changed, or left out by None."""
     write_pair(tmp_path, "llama", small_preset)
-    rows = [
-        {"question": f"{name}: what is {n}?", "answer": f"It is {n}.", "ability": name}
-        for n in range(60)
-        for name in ("de-maths", "verse")
-    ]
-    lines = "".join(json.dumps(row) + "\n" for row in rows)
-    (tmp_path / "questions.jsonl").write_text(lines, encoding="utf-8")
+    write_questions(tmp_path, "de-maths", "verse")
 
     def make(text="", file="mine.yaml", **changes):
         raw = {"donor": "donor", "target": "target", "questions": "questions.jsonl"}

@@ -41,15 +41,6 @@ def test_a_file_of_something_else_is_refused(tmp_path):
         write_provenance(tmp_path, "scores", {})
 
 
-def test_a_file_that_changes_has_another_hash(tmp_path):
-    data = tmp_path / "data.jsonl"
-    data.write_text("one")
-    first = digest_of(data)
-    data.write_text("another")
-    assert digest_of(data) != first
-    assert digest_of(tmp_path / "nothing") is None
-
-
 def test_a_folder_is_known_by_its_contents_and_not_by_what_is_told_of_it(tmp_path):
     (tmp_path / "weights").write_text("1")
     before = digest_of(tmp_path)

@@ -1,18 +1,13 @@
 """A killed training resumes from its last checkpoint, to the bits of one that was not killed."""
 
-import os
 import shutil
-import signal
-import subprocess
-import sys
 
 import pytest
 import torch
-from small_study import SIZES, write_preset
+from small_study import SIZES
 from transformers import TrainerCallback
 
 from actlib.finetune import finetune, light_lora
-from actlib.study.families import build
 from actlib.study.presets import ScratchModel, load_preset
 from actlib.study.training import small_model, small_tokenizer
 
@@ -124,39 +119,3 @@ def test_another_training_does_not_resume(trained, tmp_path, one, other):
     count = Count()
     assert trained(**other, **saving, callbacks=[count])[0].equal(trained(**other)[0])
     assert count.steps == list(range(1, 13))
-
-
-BUILD = """
-import sys
-from pathlib import Path
-import torch
-from actlib.study.families import build
-from actlib.study.presets import load_preset
-torch.set_num_threads(1)
-build(load_preset(sys.argv[1]), "base", 0, Path(sys.argv[2]))
-"""
-
-
-@pytest.mark.slow
-def test_a_build_killed_in_training_leaves_no_model_and_then_makes_the_same(small_preset, tmp_path):
-    models = {"base": {"scratch": SIZES, "vocabulary": 400, "abilities": ["en-science"]}}
-    models["base"] |= {"steps": 150, "learning_rate": 3e-3, "batch_size": 8}
-    small = load_preset(small_preset)
-    models = small.model_dump(exclude_none=True)["models"] | models
-    preset = write_preset(tmp_path / "long.yaml", small.data.path, models=models, name="long")
-    command = [sys.executable, "-c", BUILD, preset, tmp_path / "killed"]
-    folder, training = (
-        tmp_path / "killed/long/models" / name for name in ("base-seed0", ".base-seed0.training")
-    )
-    process = subprocess.Popen(command, start_new_session=True)
-    while not saved(training):
-        assert process.poll() is None, "it ended before it was killed"
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not folder.exists()
-    subprocess.run(command, check=True)
-    whole = build(load_preset(preset), "base", 0, tmp_path / "whole")
-    for name in ("model.safetensors", "tokenizer.json", "config.json"):
-        assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
-    left = {path.name for path in folder.parent.iterdir() if path.suffix != ".lock"}
-    assert left == {"base-seed0"}, "what the killed build left is gone"

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 import yaml
 from safetensors.torch import load_file
-from small_study import QUICK, write_pair, write_preset
+from small_study import FAMILY, QUICK, write_pair, write_preset, write_questions
 
 from actlib.study import sources
 from actlib.study.presets import ROOT, load_preset
@@ -50,11 +50,16 @@ def changed_files():
 
 @pytest.fixture
 def quick(small_preset, tmp_path):
-    """Path of a small preset whose notebook 03 tries little, with a sweep over two seeds."""
+    """Path of a small preset whose notebook 03 tries little, with a sweep over two seeds.
+
+    Its base is trained for long enough to save checkpoints.
+    """
+    models = FAMILY | {"base": FAMILY["base"] | {"steps": 150}}
     data = Path(load_preset(small_preset).data.path)
     section = {"seeds": [0, 1], "parameters": {"03": QUICK}}
     study = {"seeds": [0], "parameters": {"03": QUICK}}
-    return write_preset(tmp_path / "quick.yaml", data, name="quick", study=study, sweep=section)
+    changes = {"name": "quick", "models": models, "study": study, "sweep": section}
+    return write_preset(tmp_path / "quick.yaml", data, **changes)
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
@@ -101,13 +106,7 @@ def test_ten_lines_become_notebooks_and_a_report_and_nothing_tracked_changes(
     tmp_path, small_preset
 ):
     write_pair(tmp_path, "qwen2", small_preset)
-    rows = [
-        {"question": f"{name} {n}?", "answer": f"It is {n}.", "ability": name}
-        for n in range(40)
-        for name in ("de-maths", "en-maths")
-    ]
-    text = "".join(json.dumps(row) + "\n" for row in rows)
-    (tmp_path / "questions.jsonl").write_text(text, encoding="utf-8")
+    write_questions(tmp_path, "de-maths", "en-maths", count=40)
     parameters = yaml.safe_dump({"study": {"parameters": {"03": QUICK}}})
     (tmp_path / "mine.yaml").write_text(PAIR + parameters, encoding="utf-8")
     before, store = changed_files(), tmp_path / "store"
@@ -149,8 +148,10 @@ def test_parameters_change_tables_and_figures(quick, small_store, tmp_path):
     assert changed_files() == before
 
 
-KILLS = ["step build"] * 3 + ["step record"] * 2 + ["papermill"] * 5
-"""Jobs to hit, by words of their command."""
+CHECKPOINT = "quick/models/.base-seed0.training/*/checkpoint-*/trainer_state.json"
+KILLS = [CHECKPOINT] + ["step build"] * 2 + ["step record"] * 2 + ["papermill"] * 5
+"""When to hit: a training has saved a checkpoint, or a job runs with these words in its command."""
+SECONDS = {CHECKPOINT: 0, "papermill": 20}
 
 
 def start(store, preset):
@@ -199,9 +200,11 @@ def test_a_killed_study_ends_as_one_left_alone(quick, tmp_path):
     moments = random.Random(0)
     for words in KILLS:
         process = start(killed, quick)
-        while process.poll() is None and not runs_below(process.pid, words):
+        while process.poll() is None and not (
+            runs_below(process.pid, words) or any(killed.glob(words))
+        ):
             time.sleep(0.05)
-        time.sleep(moments.uniform(0, 20 if words == "papermill" else 6))
+        time.sleep(moments.uniform(0, SECONDS.get(words, 6)))
         hits.append(process.poll() is None)
         os.killpg(process.pid, signal.SIGKILL) if hits[-1] else None
         process.wait()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from small_study import write_pair, write_preset
+from small_study import write_pair, write_preset, write_questions
 
 from actlib.cli import main
 from actlib.study import runs
@@ -26,13 +26,7 @@ def own(tmp_path, small_preset, monkeypatch):
     write_pair(tmp_path, "llama", small_preset)
 
     def make(count=60, answer="It is {}.", **changes):
-        rows = [
-            {"question": f"{name} {n}?", "answer": answer.format(n), "ability": name}
-            for n in range(count)
-            for name in ("de-maths", "en-maths")
-        ]
-        lines = "".join(json.dumps(row) + "\n" for row in rows)
-        (tmp_path / "questions.jsonl").write_text(lines, encoding="utf-8")
+        write_questions(tmp_path, "de-maths", "en-maths", count=count, answer=answer)
         raw = {"donor": "donor", "target": "target", "questions": "questions.jsonl"}
         raw |= {"lost": "de-maths", "retained": "en-maths"} | changes
         (tmp_path / "mine.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")

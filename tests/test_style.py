@@ -1,4 +1,4 @@
-"""The one look: fixed colors and markers, final sizes, and files that redraw to the same bytes."""
+"""The one look: fixed colors and markers, final sizes, names."""
 
 from dataclasses import replace
 from itertools import combinations
@@ -10,7 +10,7 @@ from fontTools.ttLib import TTFont
 from matplotlib import font_manager
 from matplotlib import pyplot as plt
 
-from actlib.analysis import drawing, style
+from actlib.analysis import style
 from actlib.rankings import RANKINGS
 
 METHODS = list(style.METHODS.values())
@@ -88,49 +88,6 @@ def test_typeface_comes_with_matplotlib():
     found = font_manager.findfont(plt.rcParams["font.family"][0], fallback_to_default=False)
     assert "mpl-data" in found
     assert {ord(c) for c in "Δλ×−–%"} <= TTFont(found).getBestCmap().keys()
-
-
-def saved(directory):
-    fig, ax = style.figure(height=3.3)
-    ax.plot([1, 2], [0.1, 0.3], label="ACT")
-    ax.set(xlabel=r"$\Delta a$ (%)", ylabel="Accuracy")
-    table = pd.DataFrame({"method": ["a", "b"], "score": [0.1, 1 / 3], "layer": [-1, 2]})
-    return drawing.save_figure(fig, table, "fig01_test", directory), table
-
-
-def test_saving_writes_three_files_and_the_table_survives(tmp_path):
-    paths, table = saved(tmp_path / "new")
-    assert [path.name for path in paths] == ["fig01_test.pdf", "fig01_test.png", "fig01_test.csv"]
-    assert sorted((tmp_path / "new").iterdir()) == sorted(paths)
-    pd.testing.assert_frame_equal(pd.read_csv(paths[2]), table)
-    height, width = plt.imread(paths[1]).shape[:2]
-    assert (width, height) == (1650, 990)  # 5.5 by 3.3 inches at 300 dpi: nothing cropped
-
-
-def test_pdf_embeds_truetype_and_holds_no_type3_font(tmp_path):
-    paths, _ = saved(tmp_path)
-    content = paths[0].read_bytes()
-    assert b"/FontFile2" in content and b"/Subtype /Type3" not in content
-
-
-def test_saving_again_gives_the_same_bytes(tmp_path, monkeypatch):
-    first, _ = saved(tmp_path / "a")
-    monkeypatch.setattr("time.time", lambda: 2_000_000_000.0)
-    second, _ = saved(tmp_path / "b")
-    for one, other in zip(first, second, strict=True):
-        assert one.read_bytes() == other.read_bytes()
-    assert b"CreationDate" not in first[0].read_bytes()
-
-
-def test_a_settled_figure_does_not_move_any_more():
-    fig, ax = style.figure()
-    ax.set(xlabel="x", ylabel="y")
-    style.settle(fig)
-    place = ax.get_position().bounds
-    fig.set_dpi(300)
-    fig.draw_without_rendering()
-    assert ax.get_position().bounds == place
-    style.settle(fig)  # nothing left to do
 
 
 def test_legends_have_as_many_columns_as_the_width_holds_and_add_their_height():

@@ -51,18 +51,6 @@ def _python(cell):
     return re.sub(r"^\s*[%!].*$", "pass", _source(cell), flags=re.MULTILINE)
 
 
-def _parameters(notebook):
-    """Names and values of the cell tagged `parameters`, which must be one, of literals only."""
-    cells = [c for c in notebook["cells"] if "parameters" in c["metadata"].get("tags", [])]
-    assert len(cells) == 1, f"{len(cells)} cells are tagged parameters"
-    found = {}
-    for statement in ast.parse(_source(cells[0])).body:
-        assert isinstance(statement, ast.Assign), ast.unparse(statement)
-        (name,) = statement.targets
-        found[name.id] = ast.literal_eval(statement.value)
-    return found
-
-
 def _texts(value):
     """Every text that a reader meets in outputs; pictures are left out."""
     if isinstance(value, str):
@@ -89,68 +77,38 @@ def test_there_are_nine_notebooks_numbered_in_their_order():
 
 
 @committed
-def test_the_parameters_are_literals_and_name_the_default(path):
-    parameters = _parameters(_read(path))
+def test_a_notebook_is_laid_out_for_its_reader(path):
+    cells = _read(path)["cells"]
+    assert _source(cells[0]).startswith("# "), "it opens with a title"
+    assert [cells[n]["cell_type"] for n in (0, -1)] == ["markdown"] * 2, "prose is around code"
+    tagged = [c for c in cells if "parameters" in c["metadata"].get("tags", [])]
+    assert len(tagged) == 1, f"{len(tagged)} cells are tagged parameters"
+    lines = [line for line in _source(tagged[0]).splitlines() if line.strip()]
+    assert all("#" in line for line in lines), f"a parameter has no comment: {lines}"
+    assigned = ast.parse(_source(tagged[0])).body
+    parameters = {each.targets[0].id: ast.literal_eval(each.value) for each in assigned}
     assert parameters["preset"] == ("smol" if "figures" in parameters else "tiny")
+    for cell in _code({"cells": cells}):
+        assert len(_source(cell).splitlines()) <= MOST_LINES, f"a long cell: {_source(cell)}"
+        for node in ast.walk(ast.parse(_python(cell))):
+            assert not isinstance(node, ast.ClassDef), f"class {node.name} belongs in the package"
+            if isinstance(node, ast.FunctionDef):
+                assert node.end_lineno - node.lineno < 15, f"function {node.name} is long"
 
 
 @committed
-def test_each_parameter_has_a_comment(path):
+def test_outputs_are_those_of_one_run_of_the_default_and_name_no_machine(path):
     notebook = _read(path)
-    (cell,) = [c for c in notebook["cells"] if "parameters" in c["metadata"].get("tags", [])]
-    lines = [line for line in _source(cell).splitlines() if line.strip()]
-    assert all("#" in line for line in lines), lines
-
-
-@committed
-def test_no_parameters_were_injected(path):
-    tags = [tag for cell in _read(path)["cells"] for tag in cell["metadata"].get("tags", [])]
-    assert "injected-parameters" not in tags
-
-
-@committed
-def test_what_a_notebook_defines_is_a_short_function(path):
-    for cell in _code(_read(path)):
-        nodes = list(ast.walk(ast.parse(_python(cell))))
-        assert not [node.name for node in nodes if isinstance(node, ast.ClassDef)]
-        functions = [node for node in nodes if isinstance(node, ast.FunctionDef)]
-        assert all(node.end_lineno - node.lineno < 15 for node in functions)
-
-
-@committed
-def test_code_cells_are_short(path):
-    counts = [len(_source(cell).splitlines()) for cell in _code(_read(path))]
-    assert max(counts) <= MOST_LINES
-
-
-@committed
-def test_it_opens_with_a_title_and_prose_stands_before_code(path):
-    cells = _read(path)["cells"]
-    assert cells[0]["cell_type"] == "markdown" and _source(cells[0]).startswith("# ")
-    assert cells[-1]["cell_type"] == "markdown"
-
-
-@committed
-def test_no_path_of_a_machine_in_source_or_outputs(path):
-    cells = _read(path)["cells"]
-    texts = [_source(cell) for cell in cells]
-    texts += [text for cell in cells for text in _texts(cell.get("outputs", []))]
-    found = [match.group() for text in texts for match in OWN_PATH.finditer(text)]
-    assert not found
-
-
-@committed
-def test_it_is_small_enough_to_read_on_a_slow_line(path):
-    assert path.stat().st_size < MOST_BYTES
-
-
-@committed
-def test_outputs_are_kept_from_one_run_without_errors(path):
-    notebook = _read(path)
+    tags = [tag for cell in notebook["cells"] for tag in cell["metadata"].get("tags", [])]
+    assert "injected-parameters" not in tags, "kept from a run with other parameters"
     counters = [cell["execution_count"] for cell in _code(notebook)]
-    assert counters == list(range(1, len(counters) + 1))
+    assert counters == list(range(1, len(counters) + 1)), "kept from more than one run"
     assert any(cell["outputs"] for cell in _code(notebook)), "no outputs: run `make keep`"
     assert not _errors(notebook)
+    for cell in notebook["cells"]:
+        for text in [_source(cell), *_texts(cell.get("outputs", []))]:
+            assert not OWN_PATH.search(text), f"a path of a machine: {text}"
+    assert path.stat().st_size < MOST_BYTES, "too large to read on a slow line"
 
 
 @needs_run
