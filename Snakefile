@@ -1,6 +1,5 @@
 # The study as files: `snakemake --cores 2 --config preset=tiny -- study`, or sweep, or keep.
-# Runs are `study` (section `study` of the preset), `sweep/seedN` (one seed of the section `sweep`,
-# which fills the cache), `sweep` (reads all seeds) and `keep` (the same, asserting the sentences).
+# `sweep/seedN` fills the cache, `sweep` reads all seeds, and so does `keep`, asserting sentences.
 import json
 import os
 import sys
@@ -52,13 +51,14 @@ def parameters_of(wildcards):
     return values | run.parameters.get(wildcards.notebook[:2], {})
 
 def inputs_of(wildcards):
-    """Models and scores that a notebook reads, and notebooks whose results it reads."""
+    """Notebooks whose results a notebook reads; models and scores, where no rows are committed."""
     run, stem, seeds = wildcards.run, wildcards.notebook, parameters_of(wildcards)["seeds"]
+    files = [str(OUT / run / f"notebooks/{each}.ipynb") for each in STEMS if each < "07" == stem[:2]]
+    if "ACT_READ_COMMITTED" in os.environ:
+        return files
     kinds = RECORDERS if stem.startswith("08") else ["differences"]
-    files = [str(OUT / f"scores/{kind}-seed{seed}.json") for kind in kinds for seed in seeds]
-    if stem.startswith("07"):
-        files += [str(OUT / run / f"notebooks/{each}.ipynb") for each in STEMS if each < stem]
-    elif run in ("sweep", "keep"):
+    files += [str(OUT / f"scores/{kind}-seed{seed}.json") for kind in kinds for seed in seeds]
+    if stem[:2] != "07" and run in ("sweep", "keep"):
         files += [str(OUT / f"sweep/seed{seed}/notebooks/{stem}.ipynb") for seed in seeds]
     return files + built(PRESET.roles.names, seeds)
 
