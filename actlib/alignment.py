@@ -32,12 +32,9 @@ def exchange_items(
     """
     real = _real_tokens(arguments)
     (batch, seq), givers = real.shape, _derangement(len(real), seed, forward)
-    keep = arguments.get("logits_to_keep", 0)
-    if isinstance(keep, Tensor) and keep.ndim != 1:
-        raise ValueError(f"logits_to_keep must be a number or 1-d, got {keep.ndim} dimensions")
-    index = keep.cpu() if isinstance(keep, Tensor) else slice(-(keep or 0), None)
-    # the position that gives to each position, of all and of those with logits
-    columns = [_aligned(real, givers), _aligned(real[:, index], givers)]
+    last = slice(-int(arguments.get("logits_to_keep") or 0), None)
+    # the position that gives to each position, of all and of the last ones, which have logits
+    columns = [_aligned(real, givers), _aligned(real[:, last], givers)]
 
     def take(name: str, output: Tensor, chosen: Tensor) -> Tensor:
         length, channels = columns[1].shape[1], output.shape[-1]

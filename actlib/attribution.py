@@ -170,7 +170,7 @@ def _sum_over_path(
             f"no gradient reaches {list_first(silent)}, whose channels score 0: right where no "
             "token passes through them, wrong where torch.no_grad() or detach() in a forward or a "
             "hook cuts gradients off",
-            stacklevel=3,
+            stacklevel=5,
         )
     return sums
 

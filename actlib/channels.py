@@ -144,9 +144,12 @@ def own_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
 
 def layer_of(name: str) -> int:
     """Layer index of a module name, or -1 for one outside the layers of the language model."""
-    if "vision" in name or "audio" in name:  # which count their own
-        return -1
-    return next((int(part) for part in name.split(".") if part.isdecimal()), -1)
+    for part in name.split("."):
+        if "vision" in part or "audio" in part:  # towers, which count their own
+            return -1
+        if part.isdecimal():
+            return int(part)
+    return -1
 
 
 def kind_of(name: str) -> str:

@@ -4,6 +4,7 @@ logits = run_model(model, batch, AnswerTokens.of_batch(batch)).logits
 """
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from actlib.channels import end_of, unwrapped
 from actlib.hooks import KEYS, AnswerTokens, mark_answers
 
-_NOT_CAUSAL = ("xlm", "xlnet", "cpmant")  # whose configurations do not say so
+_NOT_CAUSAL = ("flaubert", "xlnet", "cpmant")  # whose configurations do not say so
 
 
 def pad_right(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -27,7 +28,7 @@ def pad_right(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     mark_answers(batch)
     real = batch["attention_mask"].bool()
-    order = (~real).int().argsort(dim=1, stable=True)[:, : int(real.sum(dim=1).max())]
+    order = (~real).int().argsort(dim=1, stable=True)[:, : max(1, int(real.sum(dim=1).max()))]
     return {key: batch[key].gather(1, order) for key in KEYS}
 
 
@@ -88,8 +89,10 @@ def answer_logits(
 
 
 def _call(model: nn.Module, ids: Tensor, attention_mask: Tensor, **options: Tensor) -> Any:
-    """Call a model with what its forward takes of options."""
-    device, accepted = input_device(model), inspect.signature(model.forward).parameters
+    """Call a model with what its forward, or that of the model in its wrapper, takes of options."""
+    inner: Any = model if isinstance(model, nn.DataParallel) else unwrapped(model)
+    inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner  # of peft
+    device, accepted = input_device(model), inspect.signature(inner.forward).parameters
     optional: dict[str, Any] = {key: value.to(device) for key, value in options.items()}
     optional["use_cache"] = False
     optional = {key: value for key, value in optional.items() if key in accepted}
@@ -98,27 +101,42 @@ def _call(model: nn.Module, ids: Tensor, attention_mask: Tensor, **options: Tens
 
 
 def _require_causal(model: nn.Module) -> None:
-    """Refuse a model that reads ahead, or puts tokens of its own before the prompt."""
+    """Refuse a model that reads ahead, or puts tokens of its own before the prompt.
+
+    A model within a wrapper counts. What is none of transformers is not checked.
+    """
     from transformers import PreTrainedModel  # at hand where a model of it is
 
-    if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
+    if getattr(getattr(unwrapped(model), "active_peft_config", None), "is_prompt_learning", False):
         raise ValueError(
             "expected a plain model or one with LoRA, got a peft model with a learned prompt: its "
             "own tokens move the answer to other positions"
         )
-    name, model = type(model).__name__, unwrapped(model)
-    if not isinstance(model, PreTrainedModel):
+    inner = next((each for each in model.modules() if isinstance(each, PreTrainedModel)), None)
+    if inner is None:
         return
-    config = model.config.get_text_config()
-    if model.config.is_encoder_decoder:
+    name, config = type(inner).__name__, inner.config.get_text_config()
+    if inner.config.is_encoder_decoder:
         raise ValueError(f"expected a decoder-only language model, and {name} has an encoder too")
-    # families of encoders say is_decoder, and so does GPT-NeoX, which is none
-    is_encoder = not getattr(config, "is_decoder", True) and "gpt_neox" not in config.model_type
-    if is_encoder or config.model_type in _NOT_CAUSAL or not model.can_generate():
+    if _reads_ahead(config) or not inner.can_generate():
         raise ValueError(
             f"expected a causal language model with its head, got {name}; load it by "
             "AutoModelForCausalLM (a decoder of an encoder's family with is_decoder=True)"
         )
+
+
+def _reads_ahead(config: Any) -> bool:
+    """Whether what a model says of a token depends on later ones, by its configuration."""
+    kind = config.model_type
+    # other classes may have the entry too, from an old file, where it means nothing
+    is_encoder = hasattr(type(config), "is_decoder") and not config.is_decoder
+    return (
+        (is_encoder and not kind.startswith(("gpt_neox", "evolla")))
+        or kind in _NOT_CAUSAL
+        or not getattr(config, "is_causal", True)
+        or not getattr(config, "causal", True)
+        or getattr(config, "use_bidirectional_attention", None) in (True, "all")
+    )
 
 
 def input_device(model: nn.Module) -> torch.device:
@@ -152,7 +170,8 @@ def require_room(
     positions answers nonsense there. What the configuration does not say is not checked.
 
     Raises:
-        ValueError: says the limit, and which item (as `named` calls it) is beyond it.
+        ValueError: says the limit, and which item (as `named` calls it) is beyond it; or items lie
+            on both sides of the length at which longrope takes other factors.
     """
     config: Any = getattr(unwrapped(model), "config", None)
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
@@ -162,6 +181,13 @@ def require_room(
         raise ValueError(
             f"{named(int(lengths.argmax()))} has {int(lengths.max())} tokens with its answer, and "
             f"the model takes {most} (max_position_embeddings); shorten it or leave it out"
+        )
+    rope = getattr(config, "rope_parameters", None) or {}
+    limit = rope.get("original_max_position_embeddings", math.inf)
+    if rope.get("rope_type") == "longrope" and int(lengths.min()) <= limit < int(lengths.max()):
+        raise ValueError(
+            f"a batch holds items of up to {limit} tokens and longer ones, and with longrope the "
+            "longest sets the rotary factors of all; use a batch size of 1 (--batch-size 1)"
         )
     known, (least, largest) = getattr(config, "vocab_size", None), batch["input_ids"].aminmax()
     if least < 0 or (isinstance(known, int) and 0 < known <= largest):

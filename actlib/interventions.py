@@ -86,7 +86,8 @@ def ablated(
     item keeps its own), the same for all modules, and what is given is taken from an unedited
     forward, run first. Positions are aligned at the items' last real tokens; where the other item
     is shorter, its first real token is given, so that padding never counts. An LM head that
-    computes logits for some positions only is aligned among these.
+    computes logits for the last positions only is aligned among these; one that is asked for chosen
+    positions computes all.
 
     Args:
         model: the model to ablate.
@@ -105,8 +106,12 @@ def ablated(
     require_known("ablation", [how], ABLATIONS)
     model, forwards = unwrapped(model), itertools.count()
     if how == "resample":
-        with _replayed(
-            model, model, mask, lambda arguments: exchange_items(arguments, seed, next(forwards))
+        # the first hook sees the inputs first
+        with (
+            model.register_forward_pre_hook(_keep_all_logits, with_kwargs=True),
+            _replayed(
+                model, model, mask, lambda inputs: exchange_items(inputs, seed, next(forwards))
+            ),
         ):
             yield
         return
@@ -121,6 +126,12 @@ def ablated(
 
     with editing_hooks(model, chosen, edit):
         yield
+
+
+def _keep_all_logits(_model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict]:
+    """Inputs without chosen positions of logits: an item's giver may have others."""
+    is_chosen = isinstance(kwargs.get("logits_to_keep"), Tensor)
+    return args, {**kwargs, "logits_to_keep": 0} if is_chosen else kwargs
 
 
 @contextmanager

@@ -93,7 +93,8 @@ def copied(model: nn.Module) -> nn.Module:
     """
     for name, module in unwrapped(model).named_modules():
         for own in (vars(module).get("forward"), vars(module).get("_old_forward")):  # accelerate's
-            if isinstance(own, FunctionType):
+            inner = getattr(own, "__func__", getattr(own, "func", None))  # of a method or partial
+            if isinstance(own, FunctionType) or _holds_module(inner):
                 raise ValueError(
                     f"the forward of {_called(name)} was replaced by a function that a copy would "
                     "share; take it away (del module.forward), and compile by module.compile()"
@@ -102,6 +103,17 @@ def copied(model: nn.Module) -> nn.Module:
     for name in ("to", "cuda"):  # of accelerate, which move the original
         vars(unwrapped(made)).pop(name, None)
     return made
+
+
+def _holds_module(function: object) -> bool:
+    """Whether a module or its method is in the closure or the defaults of a function, or below."""
+    reached = [function]
+    for each in reached:  # which grows meanwhile
+        if isinstance(each, FunctionType):
+            new = [cell.cell_contents for cell in each.__closure__ or ()]
+            new += [*(each.__defaults__ or ()), *(each.__kwdefaults__ or {}).values()]
+            reached += [value for value in new if not any(value is old for old in reached)]
+    return any(isinstance(getattr(each, "__self__", each), nn.Module) for each in reached)
 
 
 def describe_fault(model: nn.Module) -> str | None:

@@ -278,8 +278,14 @@ def test_situations(name, expected, batches, tmp_path):
     assert not (tmp_path / "patch").exists() or outcome == "right"
 
 
+def wrap(forward):
+    return lambda self, *args, forward=forward, **options: forward(*args, **options)
+
+
 FORWARDS = {  # what takes the place of a layer's forward, and whether a copy gets its own
     "compiled": (lambda layer: torch.compile(layer.forward, backend="eager"), False),
+    "method of a closure": (lambda layer: MethodType(wrap(layer.forward), layer), False),
+    "partial of a closure": (lambda layer: partial(wrap(layer.forward), layer), False),
     "method": (lambda layer: MethodType(type(layer).forward, layer), True),
     "method, compiled": (
         lambda layer: MethodType(torch.compile(type(layer).forward, backend="eager"), layer),
@@ -336,6 +342,18 @@ def test_rounding_of_a_models_own_autocast_is_no_sight_of_later_tokens(batches, 
         parameter.data += torch.randn_like(parameter) / 2
     with pytest.raises(ValueError, match="expected a causal language model"):
         evaluate(model, batches)
+
+
+def test_items_on_both_sides_of_longropes_limit_run_apart(items, collate):
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "factor": 8.0, "long_factor": [8.0, 8.0]}
+    rope |= {"short_factor": [1.0, 1.0], "original_max_position_embeddings": 20}
+    limit = {"original_max_position_embeddings": 20, "eos_token_id": 1}
+    config = transformers.Phi3Config(**SMALL, **limit, rope_parameters=rope)
+    model = transformers.Phi3ForCausalLM(config).eval()
+    items = [(ids.repeat(3), torch.cat([answer * False] * 2 + [answer])) for ids, answer in items]
+    with pytest.raises(ValueError, match=r"up to 20 tokens and longer .* \(--batch-size 1\)"):
+        evaluate(nn.DataParallel(model), collate(items))
+    assert len(evaluate(model, collate(items, 1))) == len(items)
 
 
 def test_tensors_of_inference_mode_are_read_and_written_within_it_alone(
@@ -459,6 +477,16 @@ NO_DECODERS = {
     "an encoder with a head": (
         lambda: transformers.BertForMaskedLM(transformers.BertConfig(**SMALL)),
         "expected a causal language model with its head, got BertForMaskedLM",
+    ),
+    "a decoder that is told to read ahead": (
+        lambda: transformers.LlamaForCausalLM(transformers.LlamaConfig(**SMALL, is_causal=False)),
+        "expected a causal language model with its head, got LlamaForCausalLM",
+    ),
+    "attention to both sides": (
+        lambda: transformers.Gemma3ForCausalLM(
+            transformers.Gemma3TextConfig(**SMALL, head_dim=4, use_bidirectional_attention=True)
+        ),
+        "expected a causal language model with its head, got Gemma3ForCausalLM",
     ),
     "an encoder": (
         lambda: transformers.RobertaModel(transformers.RobertaConfig(**SMALL)),
