@@ -137,7 +137,7 @@ def test_the_environment_has_no_extra(installed):
 def test_the_wheel_holds_all_files_of_the_package_and_its_extras(installed):
     (site,) = installed.parent.glob("lib/python3.*/site-packages")
     packed = {path.relative_to(site) for path in (site / "actlib").rglob("*") if path.is_file()}
-    kinds = (".py", ".md", ".yaml")
+    kinds = (".py", ".typed", ".md", ".yaml")
     ours = {path.relative_to(ROOT) for path in (ROOT / "actlib").rglob("*") if path.suffix in kinds}
     assert {path for path in packed if path.suffix != ".pyc"} == ours
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
