@@ -23,6 +23,8 @@ def code(source, *outputs, tags=()):
 def test_what_a_sweep_left_is_copied_to_where_readers_look(tmp_path):
     folder, root = tmp_path / "artifacts/tiny", tmp_path / "root"
     bar = {"output_type": "display_data", "data": {keep.WIDGET: {}, "text/plain": "0%"}}
+    progress = {"text/html": ["<div>", "<progress value=1>"]}
+    trained = {"output_type": "display_data", "data": progress}
     waited = "waiting for another process, writing a file (lock /home/ada/x.lock)\n"
     older = "items: rows measured by an earlier state of actlib\n"
     words = {"output_type": "stream", "name": "stderr", "text": [waited, older, "a\n"]}
@@ -31,7 +33,7 @@ def test_what_a_sweep_left_is_copied_to_where_readers_look(tmp_path):
         code("seeds = [0]", tags=["parameters"]),
         code("# Parameters\n", tags=["injected-parameters"])
         | {"source": ["# Parameters\n", "seeds = [0, 1]"]},
-        code("@cached\ndef items(pair):\n    ...", bar, words, table),
+        code("@cached\ndef items(pair):\n    ...", bar, trained, words, table),
     ]
     metadata = {"kernelspec": {}, "language_info": {}, "papermill": {}}
     notebook = folder / "keep/notebooks/00_models.ipynb"

@@ -61,8 +61,9 @@ def cleaned(notebook: dict) -> dict:
 
 
 def still(output: dict) -> dict | None:
-    """The output with a smaller picture and without words about waiting; None for a widget."""
-    if WIDGET in output.get("data", {}):
+    """The output with a smaller picture and without words about waiting; None for a bar."""
+    data = output.get("data", {})
+    if WIDGET in data or "<progress " in "".join(data.get("text/html", [])):  # the Trainer's
         return None
     if output.get("name") == "stderr":
         lines = "".join(output["text"]).splitlines(keepends=True)
