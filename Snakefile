@@ -51,7 +51,7 @@ def parameters_of(wildcards):
     return values | run.parameters.get(wildcards.notebook[:2], {})
 
 def inputs_of(wildcards):
-    """Notebooks whose results a notebook reads; models and scores, where no rows are committed."""
+    """Notebooks that 07 reads; models and scores, where rows are not read from `data/items`."""
     run, stem, seeds = wildcards.run, wildcards.notebook, parameters_of(wildcards)["seeds"]
     files = [str(OUT / run / f"notebooks/{each}.ipynb") for each in STEMS if each < "07" == stem[:2]]
     if "ACT_READ_COMMITTED" in os.environ:

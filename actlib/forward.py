@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from actlib.channels import end_of, unwrapped
 from actlib.hooks import KEYS, AnswerTokens, mark_answers
 
-_NOT_CAUSAL = ("flaubert", "xlnet", "cpmant")  # whose configurations do not say so
+_NOT_CAUSAL = ("xlnet", "cpmant")  # whose configurations do not say so
 
 
 def pad_right(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -182,13 +182,14 @@ def require_room(
             f"{named(int(lengths.argmax()))} has {int(lengths.max())} tokens with its answer, and "
             f"the model takes {most} (max_position_embeddings); shorten it or leave it out"
         )
-    rope = getattr(config, "rope_parameters", None) or {}
-    limit = rope.get("original_max_position_embeddings", math.inf)
-    if rope.get("rope_type") == "longrope" and int(lengths.min()) <= limit < int(lengths.max()):
-        raise ValueError(
-            f"a batch holds items of up to {limit} tokens and longer ones, and with longrope the "
-            "longest sets the rotary factors of all; use a batch size of 1 (--batch-size 1)"
-        )
+    rope = getattr(config, "rope_parameters", None) or {}  # of all layers, or by type
+    for part in (rope, *(each for each in rope.values() if isinstance(each, Mapping))):
+        limit = part.get("original_max_position_embeddings", math.inf)
+        if part.get("rope_type") == "longrope" and int(lengths.min()) <= limit < int(lengths.max()):
+            raise ValueError(
+                f"a batch holds items of up to {limit} tokens and longer ones, and with longrope "
+                "the longest sets the rotary factors of all; use a batch size of 1 (--batch-size 1)"
+            )
     known, (least, largest) = getattr(config, "vocab_size", None), batch["input_ids"].aminmax()
     if least < 0 or (isinstance(known, int) and 0 < known <= largest):
         raise ValueError(
