@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from actlib.analysis import contrasts, stats
-from actlib.analysis.contrasts import SeedTest, compare_seeds, verdict
+from actlib.analysis.contrasts import compare_seeds, verdict
 
 
 @pytest.mark.parametrize("seeds", [3, 5, 10])
@@ -14,7 +14,6 @@ def test_students_interval_covers_and_its_test_keeps_the_level(seeds):
     ends = np.array([contrasts.student_interval(values) for values in draws])
     covered = ((ends[:, 1] < 3) & (3 < ends[:, 2])).mean()
     assert covered == pytest.approx(0.95, abs=0.015)
-    assert np.allclose(ends[:, 0], draws.mean(axis=1))
     p_values = contrasts._test_means(draws - 3, margin=1)["p_zero"]
     assert (p_values < 0.05).mean() == pytest.approx(0.05, abs=0.015)
     # the interval and the test are one: it excludes zero where the test is below its level
@@ -47,8 +46,6 @@ def test_no_verdict_errs_more_often_than_the_level(seeds):
         counts = pd.Series(verdict(table)).value_counts(normalize=True)
         for word in wrong:
             assert counts.get(word, 0) < 0.06, (truth, word)
-        single = [verdict(compare_seeds(one, margin=1.0)) for one in values[:20]]
-        assert single == list(verdict(table)[:20])
 
 
 @pytest.mark.parametrize(
@@ -83,27 +80,20 @@ def test_a_test_has_the_numbers_of_its_differences():
     test = compare_seeds(treatment, control, margin=0.1)
     assert test.estimate == pytest.approx(np.mean([0.4, 0.5, 0.2])) and test.seeds == 3
     assert test[:3] == pytest.approx(contrasts.student_interval([0.4, 0.5, 0.2]))
-    assert isinstance(test, SeedTest) and test.margin == 0.1
     # of all signs of five seeds, those given and their opposite are as far from zero
     assert compare_seeds([0.2, 0.5, 0.1, 0.3, 0.4]).p_flip == pytest.approx(2 / 2**5)
     with pytest.raises(ValueError, match="at least 0"):
         compare_seeds(treatment, control, margin=-0.1)
     none = compare_seeds([np.nan], [1.0], margin=0.1)
     assert none.seeds == 0 and np.isnan(none.estimate) and verdict(none) == "inconclusive"
-
-
-def test_one_seed_has_no_interval():
-    mean, low, high = contrasts.student_interval(np.array([4.0]))
-    assert mean == 4.0 and np.isnan([low, high]).all()
-    assert contrasts.student_interval(np.array([4.0, 4.0])) == (4.0, 4.0, 4.0)
-    assert np.isnan(contrasts.student_interval(np.array([]))).all()
+    # one seed has no interval
+    assert np.isnan(contrasts.student_interval([4.0])[1:]).all()
 
 
 def test_rows_of_a_seed_count_as_one_number():
     table = pd.DataFrame({"ranking": list("bbbbaa"), "seed": [0, 0, 0, 1, 0, 1]})
     table["jaccard"] = [0.1, 0.2, 0.3, 0.6, 0.5, np.nan]
     found = contrasts.summarize_seeds(table, ["ranking"], "jaccard")
-    assert list(found.columns) == ["ranking", "jaccard", "low", "high", "seeds"]
     assert found["jaccard"].tolist() == pytest.approx([0.4, 0.5]) and list(found["seeds"]) == [2, 1]
     assert found.loc[0, ["low", "high"]].tolist() == pytest.approx(
         contrasts.student_interval([0.2, 0.6])[1:]
@@ -115,11 +105,8 @@ def test_a_contrast_pairs_seeds():
     rows = [(1, "act", 0.5), (0, "act", 0.4), (0, "random", 0.3), (1, "random", np.nan)]
     table = pd.DataFrame(rows, columns=["seed", "method", "recovery"])
     found = contrasts.contrast(table, "sufficient", "act", "random")
-    assert list(found) == ["claim", "seed", "treatment", "control", "difference"]
-    assert found["seed"].tolist() == [0, 1] and set(found["claim"]) == {"sufficient"}
+    assert found["seed"].tolist() == [0, 1]
     assert found["difference"][0] == pytest.approx(0.1) and np.isnan(found["difference"][1])
-    with pytest.raises(ValueError, match="no row has method 'ties'; there are act, random"):
-        contrasts.contrast(table, "sufficient", "act", "ties")
     with pytest.raises(ValueError, match="duplicate"):
         contrasts.contrast(pd.concat([table, table]), "sufficient", "act", "random")
 
@@ -138,7 +125,6 @@ def test_power_of_known_spread_is_that_of_students_test():
     pilots *= 0.2 / pilots.std(ddof=1)
     found = contrasts.simulate_power(pilots, seeds=8, effect=0.2, margin=0.0)
     assert found["supported"] + found["partly supported"] == pytest.approx(0.681, abs=0.02)
-    assert found.sum() == pytest.approx(1) and list(found.index) == list(contrasts.VERDICTS)
 
 
 def test_few_pilots_lower_the_power():
@@ -146,8 +132,5 @@ def test_few_pilots_lower_the_power():
     many = 0.2 + 0.1 * np.random.default_rng(6).standard_normal(100)
     few, more = (contrasts.simulate_power(each, 8, 0.2, margin=0.1) for each in (pilots, many))
     assert few["supported"] < more["supported"]
-    none = contrasts.simulate_power(many, 16, 0.0, margin=0.1)
-    assert none["not supported"] > 0.9
-    for wrong in ([0.1], [0.1, 0.1]):
-        with pytest.raises(ValueError, match="two pilots"):
-            contrasts.simulate_power(wrong, 8, 0.1, 0.1)
+    with pytest.raises(ValueError, match="two pilots"):
+        contrasts.simulate_power([0.1], 8, 0.1, 0.1)
