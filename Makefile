@@ -41,7 +41,8 @@ keep: $(READY)
 	@$(BIN)/python tools/write_findings.py
 
 figures: $(READY)
-	@$(BIN)/python tools/redraw_figures.py --preset $(PRESET) --venue $(VENUE)
+	@MPLBACKEND=Agg $(BIN)/python -c 'from actlib.analysis.drawing import redraw_figures; \
+		redraw_figures("figures/$(PRESET)", "artifacts/figures/$(VENUE)", "$(VENUE)")'
 
 lab: $(READY)
 	@$(BIN)/jupyter lab notebooks/00_models_and_data.ipynb

@@ -24,7 +24,7 @@ extensions = [
     "plain_docstrings",
     "mathml",
 ]
-exclude_patterns = ["README.md", "**/.ipynb_checkpoints"]
+exclude_patterns = ["docs/index.md", "actlib"]  # the first is the home page
 suppress_warnings = [
     "ref.python",  # two classes of one name, in a type that names the one meant by its module
     "mystnb.unknown_mime_type",  # of a widget only its text is kept

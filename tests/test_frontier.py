@@ -8,13 +8,6 @@ from actlib.analysis import frontier
 from actlib.analysis.frontier import hypervolume, undominated
 
 
-def test_hypervolume_is_clipped_to_the_unit_square():
-    assert hypervolume([2.0], [3.0]) == 1
-    assert hypervolume([1.2, -0.5], [-0.3, 0.5]) == 0
-    assert hypervolume([0.0, 1.0], [1.0, 0.0]) == 0  # the two untouched models
-    assert np.isnan(hypervolume([0.5, np.nan], [0.5, 0.5]))
-
-
 def test_hypervolume_is_the_covered_share_of_random_points():
     rng = np.random.default_rng(0)
     recovered, kept = rng.normal(0.5, 0.4, (2, 6, 5))
@@ -22,6 +15,7 @@ def test_hypervolume_is_the_covered_share_of_random_points():
     for row, area in enumerate(hypervolume(recovered, kept)):
         covered = ((x <= kept[row]) & (y <= recovered[row])).any(axis=1).mean()
         assert area == pytest.approx(covered, abs=0.01)
+    assert np.isnan(hypervolume([0.5, np.nan], [0.5, 0.5]))
 
 
 def test_points_are_undominated_unless_another_is_nowhere_worse():
@@ -38,7 +32,6 @@ def curves():
 
 def test_the_area_is_the_mean_height_between_two_sizes():
     found = frontier.area_over(curves(), ["method", "seed"], "percent", "recovery", 20, 80)
-    assert list(found["method"]) == ["act", "act", "random"]
     assert found["recovery"].tolist() == pytest.approx([0.5, 0.5, 0.2])
     holes = curves().query("not (method == 'act' and seed == 0 and percent == 50)")
     found = frontier.area_over(holes, ["method", "seed"], "percent", "recovery", 20, 80)

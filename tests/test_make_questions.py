@@ -5,11 +5,9 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from functools import cache
 from pathlib import Path
 
 import pytest
-from num2words import num2words
 
 from actlib.questions import SPLITS
 from actlib.study.questions import cluster_of
@@ -22,14 +20,6 @@ import make_questions as generator  # noqa: E402  a script, not part of the pack
 
 EQUATION = re.compile(r"(\d+) ([+×>]) (\d+)(?: = (\d+))?")
 FORMULA = re.compile(r"\bC\d[A-Za-z\d]*")
-ELEMENTS = {  # by the stem of their names in five languages
-    "C": "carb|kohlenst|углерод",
-    "H": "hydrog|wasserst|hidróg|водород",
-    "N": "nitr|stickst|azote|азот",
-    "O": "ox[yí]g|sauerst|кислород",
-    "S": "sulf|schwefel|azufre|soufre|сер",
-    "Cl": "chlor|cloro|хлор",
-}
 
 
 @pytest.fixture(scope="module")
@@ -78,55 +68,14 @@ def test_items_of_one_computation_are_one_cluster_and_no_others(rows):
     assert len(set.union(*clusters.values())) == len(clusters)
 
 
-@cache
-def number_words(language):
-    """Number words, the longest first: `treinta y cinco` is 35, not 30 and 5."""
-    words = {num2words(number, lang=language): number for number in range(2, 100)}
-    return dict(sorted(words.items(), key=lambda pair: -len(pair[0])))
-
-
-def numbers_of(text, language):
-    words = number_words(language)
-    return [words[found] for found in re.findall(rf"\b({'|'.join(words)})\b", text)]
-
-
-def test_computations_are_right_and_their_numbers_stand_in_the_question(rows):
+def test_computations_are_right(rows):
     for row in rows:
         if row["task"] == "atoms":
+            counts = re.findall(r"[A-Z][a-z]?(\d*)", computation(row))
+            assert int(row["value"]) >= 2 and row["value"] in counts, row
+            assert re.search(rf"\b{row['value']} ", row["answer"]), row
             continue
         left, sign, right, result = EQUATION.search(row["answer"]).groups()
         a, b = int(left), int(right)
         value = {"+": a + b, "×": a * b, ">": a}[sign]
-        assert value == int(row["value"]) == int(result or a), row
-        if row["task"] == "units":
-            assert re.findall(r"\d+", row["question"]) == [left], row
-            continue
-        question = row["question"].replace("veintiún ", "veintiuno ").replace("y un ", "y uno ")
-        asked = numbers_of(question, row["language"])
-        assert asked == [a, b] if sign == "+" else a > b and sorted(asked) == [b, a], row
-        closing = num2words(value, lang=row["language"])
-        assert re.search(rf": {closing}\.$", row["answer"]), row
-
-
-def test_atoms_are_those_of_the_element_that_the_question_names(rows):
-    for row in rows:
-        if row["task"] != "atoms":
-            continue
-        formula = FORMULA.search(row["question"]).group()
-        counts = {s: int(n or 1) for s, n in re.findall(r"(Cl|[CHNOS])(\d*)", formula)}
-        asked = row["question"].replace(formula, "").lower()
-        (symbol,) = [s for s, stems in ELEMENTS.items() if re.search(rf"\b({stems})", asked)]
-        assert counts[symbol] == int(row["value"]) >= 2, row
-        assert re.search(rf"\b{row['value']} ", row["answer"]), row
-
-
-def test_conversions_are_those_of_the_metric_system(rows):
-    prefixes = {"kilo": 1000, "centi": 0.01, "milli": 0.001}
-    for row in rows:
-        if (row["task"], row["language"]) == ("units", "en"):
-            units = re.findall(r"(kilo|centi|milli|)(meters|grams|liters)", row["question"])
-            target = re.search(r"(kilo|centi|milli|)(meters|grams|liters)", row["answer"]).groups()
-            source = next(unit for unit in units if unit != target)
-            assert source[1] == target[1] and set(units) == {source, target}
-            factor = prefixes.get(source[0], 1) / prefixes.get(target[0], 1)
-            assert row["operands"][1] == round(factor)
+        assert value == int(row["value"]) == int(result or a) and (sign != ">" or a > b), row

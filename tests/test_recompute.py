@@ -1,6 +1,6 @@
 """The published contrasts follow from the kept rows, by a second computation."""
 
-import importlib.util
+import runpy
 import shutil
 from pathlib import Path
 
@@ -9,13 +9,11 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-spec = importlib.util.spec_from_file_location("recompute", ROOT / "tools" / "recompute.py")
-recompute = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(recompute)
+recompute = runpy.run_path(str(ROOT / "tools" / "recompute.py"))["recompute"]
 
 
 def test_every_published_contrast_follows_from_the_kept_rows():
-    table = recompute.recompute("tiny")
+    table = recompute("tiny")
     claims = yaml.safe_load((ROOT / "configs" / "claims.yaml").read_text("utf-8"))["claims"]
     assert {*table.index} == {*claims} and table["agrees"].all(), f"\n{table.to_string()}"
 
@@ -32,13 +30,5 @@ def test_changed_rows_are_noticed(change, tmp_path):
         first = rows.index[of_claim & rows["ability"].eq("fr-maths")][0]
         rows.loc[first, "exact"] = 1 - rows.loc[first, "exact"]
         rows.to_parquet(path)
-    agrees = recompute.recompute("tiny", tmp_path)["agrees"]
+    agrees = recompute("tiny", tmp_path)["agrees"]
     assert [*agrees.index[~agrees.astype(bool)]] == ["fine_tuning"]
-
-
-def test_rows_of_a_seed_that_is_not_published_yet_are_left_out(tmp_path):
-    items = shutil.copytree(ROOT / "data" / "items" / "tiny", tmp_path / "tiny")
-    for path in items.glob("*/seed1-*.parquet"):
-        rows = pd.read_parquet(path).assign(seed=99)
-        rows.to_parquet(path.with_name(path.name.replace("seed1-", "seed99-")))
-    assert recompute.recompute("tiny", tmp_path)["agrees"].all()

@@ -2,7 +2,7 @@
 
 python tools/lock.py      # after a pin NAME==VERSION was added, changed or removed by hand
 
-That is environment.yml, the versions for conda, and docs/licenses.md, read from what is installed.
+That is environment.yml, the versions for conda; a new package is named in docs/licenses.md by hand.
 pip says which file it would take for each Python, and the hash that the index gives for it; nothing
 is installed. So the lock holds for Linux on x86-64; for another machine run this there. torch is in
 requirements-torch.lock without a hash: one version of it is served as different builds, for CPUs
@@ -14,9 +14,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections import defaultdict
 from collections.abc import Iterable
-from importlib.metadata import distribution
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -41,29 +39,6 @@ dependencies:
   - pip
   - pip:
 """
-LICENSES = """\
-# Licenses
-
-Of every package in `requirements.lock` and `requirements-torch.lock`, as its own metadata
-or license file states it. Written by `tools/lock.py`. NVIDIA's runtime, which some builds of torch
-bring, is not listed.
-
-| license | packages |
-| --- | --- |
-"""
-SHORT = {
-    "Apache 2.0": "Apache-2.0",
-    "Apache 2.0 License": "Apache-2.0",
-    "Apache License, Version 2.0": "Apache-2.0",
-    "Apache Software License": "Apache-2.0",
-    "BSD License": "BSD",
-    "ISC License (ISCL)": "ISC",
-    "MIT License": "MIT",
-    "Mozilla Public License 2.0 (MPL 2.0)": "MPL-2.0",
-    "Python Software Foundation License": "PSF-2.0",
-    "The MIT License (MIT)": "MIT",
-}
-"""Words and classifiers for what other packages name by its identifier."""
 
 
 def main() -> None:
@@ -80,7 +55,7 @@ def main() -> None:
         for name, (file, digest) in chosen(several, python).items():
             digests[name][file] = digest
     LOCK.write_text(text(pins, digests), encoding="utf-8")
-    write_pages(pins)
+    (ROOT / "environment.yml").write_text(environment(pins), encoding="utf-8")
     print(f"{LOCK.name}: {len(pins)} packages, {sum(map(len, digests.values()))} files")
 
 
@@ -105,31 +80,12 @@ def text(pins: Iterable[str], digests: dict[str, dict[str, str]]) -> str:
     return "".join(parts)
 
 
-def write_pages(pins: Iterable[str]) -> None:
-    """Write environment.yml and docs/licenses.md.
-
-    Raises:
-        PackageNotFoundError: a package is not installed here.
-    """
+def environment(pins: Iterable[str]) -> str:
+    """What conda reads: the versions of both locks."""
     pins = [*pins, *pinned(TORCH.read_text(encoding="utf-8"))]
-    entries = "".join(f"      - {pin}\n" for pin in [*sorted(pins, key=str.lower), "-e ."])
-    (ROOT / "environment.yml").write_text(ENVIRONMENT + entries, encoding="utf-8")
-    packages = defaultdict[str, list[str]](list)
-    for name in sorted(map(name_of, pins)):
-        packages[license_of(name)].append(name)
-    rows = "".join(f"| {key} | {', '.join(names)} |\n" for key, names in sorted(packages.items()))
-    (ROOT / "docs" / "licenses.md").write_text(LICENSES + rows, encoding="utf-8")
-
-
-def license_of(name: str) -> str:
-    """An installed package's license by its expression, its classifiers, its words or its file."""
-    package = distribution(name)
-    stated, file = package.metadata, package.read_text("licenses/LICENSE")
-    file = file or package.read_text("LICENSE") or "not stated there"
-    classifiers = (each.split(" :: ") for each in stated.get_all("Classifier") or [])
-    named = [parts[-1] for parts in classifiers if parts[0] == "License"]
-    licenses = named or (stated["License"] or file).splitlines()[:1]
-    return stated["License-Expression"] or ", ".join(SHORT.get(each, each) for each in licenses)
+    return ENVIRONMENT + "".join(
+        f"      - {pin}\n" for pin in [*sorted(pins, key=str.lower), "-e ."]
+    )
 
 
 def chosen(pins: Iterable[str], python: str = "") -> dict[str, tuple[str, str]]:

@@ -24,14 +24,6 @@ VERDICTS = ("supported", "partly supported", "not supported", "inconclusive")
 """What `verdict` says."""
 
 
-class Interval(NamedTuple):
-    """An estimate with the ends of its confidence interval, in the unit of the values."""
-
-    estimate: float
-    low: float
-    high: float
-
-
 def groups_of(table: pd.DataFrame, by: Sequence[str]) -> Iterator[tuple[dict, pd.DataFrame]]:
     """Groups in order of appearance, each under its values of `by`; all rows if `by` is empty."""
     if not by:
@@ -41,8 +33,10 @@ def groups_of(table: pd.DataFrame, by: Sequence[str]) -> Iterator[tuple[dict, pd
         yield dict(zip(by, key, strict=True)), group
 
 
-def student_interval(values: ArrayLike) -> Interval:
-    """Mean of one number a training seed, with Student's 95 % interval: mean ± t(n-1) s / sqrt(n).
+def student_interval(values: ArrayLike) -> tuple[float, float, float]:
+    """Mean of one number a training seed, and the ends of Student's 95 % interval over seeds.
+
+    That is mean ± t(n-1) s / sqrt(n), in the unit of the values.
 
     One seed has no interval: its ends are NaN. Without a seed the mean is NaN too.
     """
@@ -50,10 +44,10 @@ def student_interval(values: ArrayLike) -> Interval:
     if numbers.size < 2 or not np.ptp(numbers):
         mean = float(numbers[0]) if numbers.size else np.nan
         end = mean if numbers.size > 1 else np.nan
-        return Interval(mean, end, end)
+        return mean, end, end
     mean, error = float(numbers.mean()), stats.sem(numbers)
     low, high = stats.t.interval(1 - LEVEL, numbers.size - 1, loc=mean, scale=error)
-    return Interval(mean, float(low), float(high))
+    return mean, float(low), float(high)
 
 
 def summarize_seeds(table: pd.DataFrame, by: Sequence[str], value: str) -> pd.DataFrame:

@@ -69,7 +69,6 @@ def composition(
     value: str = "masked_percent",
     label: str = "Channels masked (%)",
     centered: bool = False,
-    limit: float | None = None,
 ) -> None:
     """Module kinds by layers, in colors: where a mask lies, or what moving each module does.
 
@@ -80,7 +79,6 @@ def composition(
         value: column of the numbers.
         label: what they are, with their unit.
         centered: diverging colors centered on zero.
-        limit: end of the color scale, for panels to share; the largest number if None.
     """
     grid = _pivot(table, "kind", "layer", value)
     grid = grid.sort_index(axis="columns")
@@ -88,7 +86,7 @@ def composition(
         share = table.groupby("kind")["of_mask_percent"].sum()
         grid.index = pd.Index([f"{kind} ({share[kind]:.0f} %)" for kind in grid.index])
     grid.columns = pd.Index(["–" if str(layer) == "-1" else str(layer) for layer in grid.columns])
-    limit = limit or float(np.nanmax(np.abs(table[value]), initial=1e-9))
+    limit = float(np.nanmax(np.abs(table[value]), initial=1e-9))
     colors: dict[str, Any] = {"cmap": "viridis", "vmin": 0}
     if centered:
         colors = {"cmap": "RdBu", "vmin": -limit}
