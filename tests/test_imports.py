@@ -21,8 +21,7 @@ ORDER = """
 UPPER = {"analysis": {"analysis", "core"}, "harness": {"core", "harness"}}
 """Folders beside the method, and what they import; `study` imports all, and only the CLI it.
 
-Of the core, analysis imports what needs no torch: names of rankings, files written whole, see
-`test_plots`.
+Of the core, analysis imports what needs no torch: names of rankings, files written whole.
 """
 
 

@@ -33,7 +33,7 @@ def test_the_shipped_files_are_what_the_generator_writes(tmp_path):
     command = [sys.executable, "data/make_questions.py", "--output", str(tmp_path)]
     subprocess.run(command, check=True, cwd=ROOT, env=environment)
     written = {file.relative_to(tmp_path) for file in tmp_path.rglob("*.*")}
-    assert len(written) == 3 * 5 + 1  # questions and their checksums
+    assert len(written) == 3 * 5 + 1  # questions and checksums
     for name in written:
         assert (QUESTIONS / name).read_bytes() == (tmp_path / name).read_bytes(), name
 

@@ -89,7 +89,7 @@ UNIMPORTED = {
     "ruff": "make lint",
     "types-PyYAML": "mypy",
 }
-MODULES = {"pyyaml": "yaml", "scikit-learn": "sklearn", "fonttools": "fontTools"}
+MODULES = {"pyyaml": "yaml", "scikit-learn": "sklearn"}
 FOLDERS = {"core": ["actlib"], "dev": ["tests", "data", "tools"], "book": ["docs"]}
 
 

@@ -21,7 +21,7 @@ def test_every_published_contrast_follows_from_the_kept_rows():
 @pytest.mark.parametrize("change", ["an answer", "a seed"])
 def test_changed_rows_are_noticed(change, tmp_path):
     items = shutil.copytree(ROOT / "data" / "items" / "tiny", tmp_path / "tiny")
-    path = sorted((items / "tuned_items").glob("seed*-*.parquet"))[0]
+    path = min((items / "tuned_items").glob("seed*-*.parquet"))
     rows = pd.read_parquet(path)
     if change == "a seed":
         path.unlink()

@@ -123,9 +123,8 @@ def api_page(name: str, names: list[str]) -> str:
     page = f"{name}\n{'=' * len(name)}\n\n.. automodule:: {name}\n{options}"
     if name == "actlib":
         homes = {public: getattr(actlib, public).__module__ for public in actlib.__all__}
-        page += (
-            "\n" + ", ".join(f"`{each} <{home}.{each}>`" for each, home in homes.items()) + ".\n"
-        )
+        links = (f"`{public} <{home}.{public}>`" for public, home in homes.items())
+        page += f"\n{', '.join(links)}.\n"
     if below:
         listed = "".join(f"   {each}\n" for each in below)
         page += f"\n.. autosummary::\n   :toctree:\n\n{listed}"
