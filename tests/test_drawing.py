@@ -57,7 +57,6 @@ def test_a_saved_figure_is_drawn_again_as_it_was_without_torch(tmp_path):
     assert [ax.get_title(loc="left") for ax in fig.axes] == ["(a) u", "(b) v"]
     assert "n = 8 items, 1–2 training seeds" in [text.get_text() for text in fig.texts]
     paths = save_figure(fig, table, "fig", tmp_path / "one")
-    assert [path.suffix for path in paths] == [".pdf", ".png", ".csv", ".json"]
     code = "import sys; from actlib.analysis.drawing import redraw_figures\n"
     code += "redraw_figures('one', 'two', 'icml'); sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
