@@ -16,13 +16,13 @@ def test_spread_takes_turns_and_never_more_than_there_are():
     assert len(spread(rows, 100)) == 7
 
 
-def test_partition_gives_every_item_one_purpose_whatever_the_order():
+def test_partition_gives_every_item_one_purpose_whatever_else_there_is():
     items = [row for row in load_items() if row["language"] == "en"]
     parts = {p: {row["question"] for row in partition(items, p)} for p in PURPOSES}
     asked = {row["question"] for row in items}
     assert set.union(*parts.values()) == asked
     assert sum(map(len, parts.values())) == len(asked)
-    assert {row["question"] for row in partition(items[::-1], "test")} == parts["test"]
+    assert {row["question"] for row in partition(items[1:], "test")} <= parts["test"]
     assert all(len(part) > len(items) / 5 for part in parts.values())
 
 
