@@ -1,5 +1,7 @@
 """The one look: methods that can be told apart, and names for readers."""
 
+from pathlib import Path
+
 import pandas as pd
 
 from actlib.analysis import style
@@ -8,6 +10,12 @@ from actlib.analysis import style
 def test_methods_differ_in_name_and_in_color_or_marker():
     looks = style.METHODS.values()
     assert len({look.label for look in looks}) == len({look[:2] for look in looks}) == len(looks)
+
+
+def test_the_gallery_says_where_methods_come_from():
+    page = Path("docs/gallery.md").read_text(encoding="utf-8")
+    for key, look in style.METHODS.items():
+        assert not look.source or f"| {look.label} | `{key}` | [{look.source}](" in page
 
 
 def test_tables_for_readers_name_methods_in_index_columns_and_cells():

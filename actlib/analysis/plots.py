@@ -76,7 +76,7 @@ def ccdf(table: pd.DataFrame, ax: Axes, *, by: str = "ranking") -> None:
     table = table[table["value_over_mean"] > 0]
     for position, (key, line) in enumerate(table.groupby(by, sort=False)):
         line = line.sort_values("value_over_mean")
-        color, marker, label = look_of(key, position)
+        color, marker, label, _ = look_of(key, position)
         points: dict[str, Any] = {"marker": marker, "markevery": 0.12, "markeredgewidth": 0}
         ax.plot(line["value_over_mean"], line["ccdf"], color=color, label=label, **points)
     null = table[table["null_ccdf"] > 0].sort_values("value_over_mean")
@@ -192,7 +192,7 @@ def pareto(table: pd.DataFrame, ax: Axes) -> None:
         plot.add(so.Dot(edgewidth=0, alpha=alpha), legend=False).plot()
     around: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "va": "center"}
     for key, rise in (("target", -9), ("donor", 9)):
-        color, marker, label = look_of(key)
+        color, marker, label, _ = look_of(key)
         ax.plot(*model_points[key], color=color, marker=marker, markersize=6, zorder=4)
         ax.annotate(label, model_points[key], (0, rise), **around)
     low, high = points[axes].min() - 0.06, points[axes].max() + 0.06
@@ -219,7 +219,7 @@ def _begin(
 def _add_handles(table: pd.DataFrame, ax: Axes, by: str) -> None:
     """Empty lines that a legend can show, one for each value of the column `by`."""
     for position, key in enumerate(_keys(table, by)):
-        color, marker, label = look_of(key, position)
+        color, marker, label, _ = look_of(key, position)
         if (table[by] == key).any():
             ax.plot([], [], color=color, marker=marker, markeredgewidth=0, label=label)
 

@@ -33,17 +33,21 @@ WIDTHS = {
 
 
 class Look(NamedTuple):
-    """How a method is drawn and named."""
+    """How a method is drawn and named, and who proposed it where it is not of this study."""
 
     color: str
     marker: str
     label: str
+    source: str = ""
+
+
+_ACT = "arXiv 2601.09398"
 
 
 # Colors are Okabe-Ito, then Tol's muted ones, then what lies farthest from all before to normal,
 # deutan and protan eyes; with so many, it takes the marker besides.
 METHODS = {
-    "act_global": Look("#0072B2", "o", "ACT"),
+    "act_global": Look("#0072B2", "o", "ACT", _ACT),
     "act_no_head": Look("#3B0F66", "D", "ACT, no head"),
     "act_module": Look("#56B4E9", "s", "ACT, per module"),
     "act_scaled": Look("#009E73", "^", "ACT, scaled"),
@@ -78,16 +82,16 @@ METHODS = {
     "random_module_sft": Look("#5C6B73", "v", "Random, per module, then SFT"),
     "interpolation_sft": Look("#B8A000", "X", "Interpolation, then SFT"),
     "donor_sft": Look("#1A1A1A", "8", "Donor, then SFT"),
-    "union": Look("#117733", "o", "ACT, union"),
+    "union": Look("#117733", "o", "ACT, union", _ACT),
     "average": Look("#44AA99", "s", "ACT, average"),
     "largest": Look("#88CCEE", "^", "ACT, largest"),
     "random_union": Look("#7A5C3E", "d", "Random, union"),
     "attribution_union": Look("#FF5FA2", "o", "Attribution, union (ours)"),
-    "task_arithmetic": Look("#DDAA33", "<", "Task arithmetic"),
-    "mean_weights": Look("#AA4499", "X", "Weight average"),
-    "ties": Look("#78E178", "P", "TIES"),
-    "dare_linear": Look("#2D5AC3", "d", "DARE"),
-    "layer_swap": Look("#69005A", "*", "Layer swapping"),
+    "task_arithmetic": Look("#DDAA33", "<", "Task arithmetic", "arXiv 2212.04089"),
+    "mean_weights": Look("#AA4499", "X", "Weight average", "arXiv 2203.05482"),
+    "ties": Look("#78E178", "P", "TIES", "arXiv 2306.01708"),
+    "dare_linear": Look("#2D5AC3", "d", "DARE", "arXiv 2311.03099"),
+    "layer_swap": Look("#69005A", "*", "Layer swapping", "arXiv 2410.01335"),
 }
 """Every method by its key: read by figures, tables and docs."""
 VERDICTS = {
