@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 
-import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -13,58 +12,37 @@ import sys
 import torch
 sys.path.insert(0, "tests")
 from safetensors.torch import save_file
-from tiny_models import VOCAB, tiny_model
-from actlib import random_like, record_differences, transfer_
-from actlib.evaluation import evaluate
-from actlib.parameters import weight_differences
+from tiny_models import VOCAB, collate, tiny_model
+from actlib import evaluate, random_like, record_differences, transfer_, weight_differences
 
 torch.set_num_threads(int(sys.argv[2]))
 donor, target = tiny_model("qwen2", 1), tiny_model("qwen2", 0)
 generator = torch.Generator().manual_seed(3)
 ids = torch.randint(3, VOCAB, (4, 12), generator=generator)
-answer = (torch.arange(12) >= 8).expand(4, 12)
-positions = torch.arange(12).expand(4, 12)
-batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "answer_mask": answer}
-batch |= {"position_ids": positions, "index": list(range(4))}
-scores = record_differences(donor, target, [batch])
+batches = collate([(each, torch.arange(12) >= 8) for each in ids], 4)
+scores = record_differences(donor, target, batches)
 mask = scores.top(5.0)
-found = {f"scores {name}": values for name, values in scores.values.items()}
-found |= {f"weights {name}": v for name, v in weight_differences(donor, target).values.items()}
-found |= {f"mask {name}": chosen for name, chosen in mask.channels.items()}
-found |= {f"random {name}": c for name, c in random_like(mask, 0).channels.items()}
+parts = {"scores": scores.values, "weights": weight_differences(donor, target).values}
+parts |= {"mask": mask.channels, "random": random_like(mask, 0).channels}
 transfer_(target, donor, mask, scale=0.4)
-found |= {f"moved {n}": p.detach().clone() for n, p in target.named_parameters()}
-found["nll"] = torch.tensor(evaluate(target, [batch])["nll"].to_numpy())
+parts["moved"] = {name: p.detach().clone() for name, p in target.named_parameters()}
+parts["nll"] = {"": torch.tensor(evaluate(target, batches)["nll"].to_numpy())}
+found = {f"{part} {n}": tensor for part, tensors in parts.items() for n, tensor in tensors.items()}
 save_file(found, sys.argv[1])
 """
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """Results of three processes: one thread, one thread again, two threads."""
-    folder, found = tmp_path_factory.mktemp("runs"), []
-    processes = []
-    for number, threads in enumerate((1, 1, 2)):
-        path = folder / str(number)
-        command = [sys.executable, "-c", RUN, str(path), str(threads)]
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-        processes.append((subprocess.Popen(command, env=environment), path))
-    for process, path in processes:
-        assert process.wait() == 0
+def test_processes_give_the_same_bits_and_threads_the_same_masks(tmp_path):
+    found = []
+    for number, threads in enumerate("112"):
+        path = tmp_path / str(number)
+        environment = os.environ | {"OMP_NUM_THREADS": threads}
+        subprocess.run([sys.executable, "-c", RUN, path, threads], env=environment, check=True)
         found.append(load_file(path))
-    return found
-
-
-def test_two_processes_give_the_same_bits(runs):
-    first, again, _ = runs
-    assert first.keys() == again.keys()
-    assert all(first[name].equal(again[name]) for name in first)
-
-
-def test_two_threads_give_the_same_masks_and_all_else_within_rounding(runs):
-    first, _, threads = runs
+    first, again, two_threads = found
+    assert first.keys() == again.keys() == two_threads.keys()
     for name, values in first.items():
+        assert values.equal(again[name]), name
         if name.startswith(("mask", "random", "weights")):
-            assert values.equal(threads[name]), name
-        else:
-            torch.testing.assert_close(threads[name], values, rtol=1e-5, atol=1e-6)
+            assert values.equal(two_threads[name]), name
+        torch.testing.assert_close(two_threads[name], values, rtol=1e-5, atol=1e-6)
