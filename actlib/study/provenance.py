@@ -67,22 +67,15 @@ def provenance(inputs: Mapping[str, Path | str], **settings: Any) -> dict[str, A
 
 @lru_cache
 def commit() -> str | None:
-    """Commit of this code, ending in " with changes" where it differs; None where it has none.
+    """Commit of this clone, ending in " with changes" where it differs; None where it is none."""
+    head, changed = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--", *CODE.split())
+    return f"{head}{' with changes' if changed else ''}" if head else None
 
-    Only a repository that tracks this package at its root counts: an installed wheel may lie below
-    a stranger's repository.
-    """
+
+def _git(*arguments: str) -> str | None:
+    """What git says of this clone, not of a repository around an installed wheel, or of a hook."""
     root = Path(__file__).resolve().parents[2]
-    own = "ls-files", "--error-unmatch", "pyproject.toml", "actlib/study/provenance.py"
-    if _git(root, *own) is None or _git(root, "rev-parse", "--show-toplevel") != str(root):
-        return None
-    changed = _git(root, "status", "--porcelain", "--", *CODE.split())
-    return f"{_git(root, 'rev-parse', 'HEAD')}{' with changes' if changed else ''}"
-
-
-def _git(root: Path, *arguments: str) -> str | None:
-    command = ["git", "-C", str(root), *arguments]
-    # Inside a hook, these name the repository of the hook.
+    command = ["git", "-C", str(root), "--git-dir", ".git", "--work-tree", ".", *arguments]
     environment = {key: text for key, text in os.environ.items() if not key.startswith("GIT_")}
     try:
         ran = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
