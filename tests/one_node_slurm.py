@@ -20,7 +20,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "scontrol")
-PARTITION = "study"
 CONFIGURATION = """\
 ClusterName=one-node
 SlurmctldHost=localhost(127.0.0.1)
@@ -51,8 +50,8 @@ SlurmctldLogFile={folder}/slurmctld.log
 SlurmdLogFile={folder}/slurmd.log
 SlurmdParameters=config_overrides
 GresTypes=gpu
-NodeName=node1 NodeHostname={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory={memory_mb} Gres=gpu:1
-PartitionName={partition} Nodes=node1 Default=YES MaxTime=INFINITE State=UP
+NodeName=node1 NodeHostname={host} NodeAddr=127.0.0.1 CPUs=2 RealMemory=16000 Gres=gpu:1
+PartitionName=study Nodes=node1 Default=YES MaxTime=INFINITE State=UP
 """
 
 
@@ -61,12 +60,10 @@ class CannotStart(Exception):
 
 
 @contextmanager
-def one_node_slurm(cpus: int = 2, memory_mb: int = 16000) -> Iterator[dict[str, str]]:
+def one_node_slurm() -> Iterator[dict[str, str]]:
     """Start the daemons, give the environment in which SLURM's commands find them, stop them.
 
-    Args:
-        cpus: CPUs that the node offers, whatever it has.
-        memory_mb: MiB that it offers; jobs are not held to what they asked for.
+    The node offers two CPUs and 16,000 MiB, whatever it has; jobs are not held to their limits.
 
     Raises:
         CannotStart: a program is not installed, or a daemon ends or does not answer.
@@ -78,7 +75,7 @@ def one_node_slurm(cpus: int = 2, memory_mb: int = 16000) -> Iterator[dict[str, 
         # Sockets have short paths, so the folder is not one of pytest's.
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="slurm")))
         folder.chmod(0o755)
-        _configure(folder, cpus, memory_mb)
+        _configure(folder)
         environment = os.environ | {"SLURM_CONF": str(folder / "slurm.conf")}
         environment["PATH"] = f"{folder}/bin{os.pathsep}{os.environ['PATH']}"
         stack.enter_context(_daemon(_munged(folder), folder, environment))
@@ -101,7 +98,7 @@ def _munged(folder: Path) -> list[str]:
     return [_program("munged"), "--foreground", "--force", "--num-threads=1", *options]
 
 
-def _configure(folder: Path, cpus: int, memory_mb: int) -> None:
+def _configure(folder: Path) -> None:
     key = folder / "munge.key"
     key.touch(0o600)
     key.write_bytes(secrets.token_bytes(1024))
@@ -112,14 +109,10 @@ def _configure(folder: Path, cpus: int, memory_mb: int) -> None:
     step.write_text(f'#!/bin/sh\nSLURM_CONF={folder}/slurm.conf exec {_program("srun")} "$@"\n')
     step.chmod(0o755)
     (folder / "gres.conf").write_text("NodeName=node1 Name=gpu Count=1 File=/dev/null\n")
-    controller_port, node_port = _free_ports(2)
-    settings = {"folder": folder, "cpus": cpus, "memory_mb": memory_mb, "partition": PARTITION}
-    settings |= {"controller_port": controller_port, "node_port": node_port}
-    settings |= {
-        "user": pwd.getpwuid(os.getuid()).pw_name,
-        "host": socket.gethostname().partition(".")[0],
-    }
-    (folder / "slurm.conf").write_text(CONFIGURATION.format(**settings), encoding="utf-8")
+    ports = dict(zip(("controller_port", "node_port"), _free_ports(2), strict=True))
+    host, user = socket.gethostname().partition(".")[0], pwd.getpwuid(os.getuid()).pw_name
+    text = CONFIGURATION.format(folder=folder, host=host, user=user, **ports)
+    (folder / "slurm.conf").write_text(text, encoding="utf-8")
 
 
 def _free_ports(count: int) -> list[int]:
@@ -151,7 +144,6 @@ def _daemon(command: list[str], folder: Path, environment: dict[str, str]) -> It
 
 def _end_jobs(environment: dict[str, str]) -> None:
     """Cancel what is left of the jobs, and wait until their processes are gone."""
-    _answer(["scancel", "--state=PENDING,RUNNING,SUSPENDED"], environment)
     _answer(["scancel", "--user", pwd.getpwuid(os.getuid()).pw_name], environment)
     for _ in range(100):
         if not _answer(["squeue", "--noheader"], environment).strip():
@@ -168,10 +160,6 @@ def _wait(ready, what: str, folder: Path, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not ready():
         if time.monotonic() > deadline:
-            told = "\n".join(
-                f"{path.name}: {line}"
-                for path in sorted(folder.glob("*.[lo][ou][gt]"))
-                for line in path.read_text(errors="replace").splitlines()[-8:]
-            )
-            raise CannotStart(f"{what} does not answer after {seconds:.0f} s:\n{told}")
+            said = [path.read_text(errors="replace")[-500:] for path in folder.glob("*.[lo][ou]*")]
+            raise CannotStart(f"{what} does not answer after {seconds:.0f} s:\n" + "\n".join(said))
         time.sleep(0.2)
