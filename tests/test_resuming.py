@@ -1,7 +1,5 @@
 """A killed training resumes from its last checkpoint, to the bits of one that was not killed."""
 
-import shutil
-
 import pytest
 import torch
 from small_study import SIZES
@@ -66,7 +64,6 @@ def trained(tokenizer):
     [
         (7, 3, {"lora": light_lora(4)}),
         (5, 1, {"mixed_precision": True}),  # within a pass of two steps
-        (99, 1, {}),  # after the last step
     ],
 )
 def test_an_interrupted_training_gives_the_same_bits(trained, tmp_path, step, every, settings):
@@ -82,16 +79,6 @@ def test_an_interrupted_training_gives_the_same_bits(trained, tmp_path, step, ev
     assert count.steps == list(range(done + 1, 13))
 
 
-def test_a_half_written_checkpoint_is_not_resumed_from(trained, tmp_path):
-    saving = {"checkpoints": tmp_path, "checkpoint_steps": 3}
-    with pytest.raises(KeyboardInterrupt):
-        trained(**saving, callbacks=[Stop(7)])
-    (whole,) = tmp_path.glob("*/checkpoint-6")
-    half = shutil.copytree(whole, whole.with_name("checkpoint-9"))
-    (half / "trainer_state.json").write_text('{"global_step": 9, "log_his')
-    assert trained(**saving)[0].equal(trained()[0])
-
-
 SCALED = light_lora(4)
 SCALED.lora_alpha = 32
 
@@ -100,8 +87,8 @@ SCALED.lora_alpha = 32
     ("one", "other"),
     [
         ({}, {"learning_rate": 1e-3}),
-        ({}, {"change": 1e-3}),
         ({"lora": light_lora(4)}, {"lora": SCALED}),
+        ({}, {"change": 1e-3}),
     ],
 )
 def test_another_training_does_not_resume(trained, tmp_path, one, other):

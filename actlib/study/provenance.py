@@ -33,17 +33,10 @@ ABOUT = re.compile(r"\..*|README\.md|built\.json|provenance\.json")
 def write_provenance(
     folder: Path, name: str, inputs: Mapping[str, Path | str], **settings: Any
 ) -> None:
-    """Add or replace an entry of ``folder/provenance.json``; see `provenance`.
-
-    Raises:
-        ValueError: the file holds something else.
-    """
+    """Add or replace an entry of ``folder/provenance.json``; see `provenance`."""
     path, entry = folder / FILE, provenance(inputs, **settings)
     with locked(folder / f".{FILE}.lock", f"writing {path}"):
-        try:
-            entries = dict(json.loads(path.read_text("utf-8"))) if path.is_file() else {}
-        except (ValueError, TypeError):
-            raise ValueError(f"{path} holds no entries by name; remove it") from None
+        entries = json.loads(path.read_text("utf-8")) if path.is_file() else {}
         entries = dict(sorted({**entries, name: entry}.items()))
         write_text(path, json.dumps(entries, indent=1) + "\n")
 
