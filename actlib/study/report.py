@@ -9,10 +9,8 @@ import re
 from collections.abc import Iterator, Mapping
 from html import escape
 from pathlib import Path
-from textwrap import indent
 
 import pandas as pd
-import yaml
 
 from actlib.analysis.drawing import read_captions
 from actlib.cards import public_name
@@ -58,17 +56,12 @@ def write_report(run: Run, states: Mapping[str, str], seconds: float) -> Path:
     there = {name: EARLIER for name in names if run.executed(name).is_file()}
     broken = failures(run) if {*states.values()} - {DONE} else {}
     states = dict(sorted({**there, **states}.items()))
-    parts = [f"# {run.preset.name}", escape(run.yaml_content.get("description", ""), quote=False)]
+    parts = [f"# {run.preset.name}", escape(run.preset.description, quote=False)]
     parts += [markdown_table(_describe(run, seconds)), "## The gap", *_gap(run, states)]
     parts += ["## Answers", "\n".join(_answers(run, states, broken)), DASHES]
     for name, state in states.items():
         if state in (DONE, EARLIER):
             parts += [f"## {name}", *_results(run, name)]
-    yaml_text = yaml.safe_dump(
-        run.yaml_content, sort_keys=False, allow_unicode=True, default_flow_style=None
-    )
-    # indented, since a text could end a fence
-    parts += ["## The YAML, as given", indent(yaml_text.strip(), "    ")]
     path = run.folder / "report.md"
     write_text(path, "\n\n".join(part for part in parts if part) + "\n")
     return path
