@@ -14,25 +14,15 @@ SETTINGS = {"steps": 12, "learning_rate": 5e-3, "batch_size": 4, "progress": Fal
 SETTINGS |= {"mixed_precision": False}
 
 
-class Stop(TrainerCallback):
-    """Ends a training as a kill would, as far as its checkpoint goes: without a last word."""
+class Watch(TrainerCallback):
+    """Keeps the numbers of steps, and ends a training at one as a kill would."""
 
-    def __init__(self, step):
-        self.step = step
+    def __init__(self, stop=None):
+        self.steps, self.stop = [], stop
 
     def on_step_begin(self, args, state, control, **_kwargs):
-        if state.global_step == self.step:
+        if state.global_step == self.stop:
             raise KeyboardInterrupt
-
-    def on_train_end(self, *_args, **_kwargs):
-        raise KeyboardInterrupt
-
-
-class Count(TrainerCallback):
-    """Keeps the numbers of the steps that it sees."""
-
-    def __init__(self):
-        self.steps = []
 
     def on_step_end(self, args, state, control, **_kwargs):
         self.steps.append(state.global_step)
@@ -70,13 +60,13 @@ def test_an_interrupted_training_gives_the_same_bits(trained, tmp_path, step, ev
     expected, losses = trained(**settings)
     settings = settings | {"checkpoints": tmp_path, "checkpoint_steps": every}
     with pytest.raises(KeyboardInterrupt):
-        trained(**settings, callbacks=[Stop(step)])
-    done = (min(step, 12) // every) * every
+        trained(**settings, callbacks=[Watch(step)])
+    done = step // every * every
     assert [path.name for path in tmp_path.glob("*/checkpoint-*")] == [f"checkpoint-{done}"]
-    count = Count()
-    weights, found = trained(**settings, callbacks=[count])
+    watch = Watch()
+    weights, found = trained(**settings, callbacks=[watch])
     assert weights.equal(expected) and found == losses
-    assert count.steps == list(range(done + 1, 13))
+    assert watch.steps == list(range(done + 1, 13))
 
 
 SCALED = light_lora(4)
@@ -94,5 +84,5 @@ SCALED.lora_alpha = 32
 def test_another_training_does_not_resume(trained, tmp_path, one, other):
     saving = {"checkpoints": tmp_path, "checkpoint_steps": 3}
     with pytest.raises(KeyboardInterrupt):
-        trained(**one, **saving, callbacks=[Stop(7)])
+        trained(**one, **saving, callbacks=[Watch(7)])
     assert trained(**other, **saving)[0].equal(trained(**other)[0])

@@ -4,7 +4,6 @@ import json
 import os
 import random
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -73,24 +72,21 @@ def test_a_sweep_is_a_job_a_seed_and_notebook_and_then_one_that_reads_them(quick
 
 
 def test_a_notebook_depends_on_the_code_that_it_reaches_and_on_no_docstring(tmp_path, monkeypatch):
-    package = Path(shutil.copytree(ROOT / "actlib", tmp_path / "actlib"))
-    monkeypatch.setattr(sources, "PACKAGE", package)
+    monkeypatch.setattr(sources, "PACKAGE", tmp_path)
     cells = [{"cell_type": "code", "source": ["from actlib.masks import ChannelMask\n", "%time 1"]}]
-    notebook = tmp_path / "01.ipynb"
-    notebook.write_text(json.dumps({"cells": cells}))
+    (tmp_path / "01.ipynb").write_text(json.dumps({"cells": cells}))
 
-    def digest_after(name, old, new):
-        path = package / f"{name}.py"
-        assert old in path.read_text("utf-8")
-        path.write_text(path.read_text("utf-8").replace(old, new, 1), encoding="utf-8")
+    def digest_after(**texts):
+        for name, text in texts.items():
+            (tmp_path / f"{name}.py").write_text(text)
         sources._read.cache_clear()
-        return sources.digest_notebook(notebook)
+        return sources.digest_notebook(tmp_path / "01.ipynb")
 
-    first = digest_after("masks", "", "")
-    assert digest_after("masks", '"""', '"""Other words. ') == first
-    assert digest_after("masks", "import ", "# a comment\nimport ") == first
-    assert digest_after("cli", "import json", "import json, ast") == first  # not reached
-    assert digest_after("masks", "import torch", "import torch, ast") != first
+    masks = '"""Words."""\nfrom actlib import hooks\n'
+    first = digest_after(masks=masks, hooks="a = 1\n", cli="a = 1\n")
+    assert digest_after(masks=masks.replace("Words", "Others") + "# a comment\n") == first
+    assert digest_after(cli="a = 2\n") == first  # not reached
+    assert digest_after(hooks="a = 2\n") != first
     sources._read.cache_clear()
 
 
