@@ -2,8 +2,8 @@
 
 Needs Debian's packages `slurm-wlm` and `munge`, no systemd, no cgroups and no root. Daemons, keys
 and logs live in one temporary folder and listen on 127.0.0.1 alone; no configuration of the machine
-is read or changed. Without a database for accounts, `squeue` tells how jobs ended. Two CPUs, 16,000
-MiB and one GPU are counted out to jobs that ask for them, whatever there is.
+is read or changed. Without a database for accounts, `squeue` tells how jobs ended. Two CPUs and
+16,000 MiB are counted out to jobs that ask for them, whatever there is.
 """
 
 import os
@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "scontrol")
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel")
 QUIET = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
 CONFIGURATION = """\
 ClusterName=one-node
@@ -44,8 +44,7 @@ SlurmdPidFile={folder}/slurmd.pid
 SlurmctldLogFile={folder}/slurmctld.log
 SlurmdLogFile={folder}/slurmd.log
 SlurmdParameters=config_overrides
-GresTypes=gpu
-NodeName=node1 NodeHostname={host} NodeAddr=127.0.0.1 CPUs=2 RealMemory=16000 Gres=gpu:1
+NodeName=node1 NodeHostname={host} NodeAddr=127.0.0.1 CPUs=2 RealMemory=16000
 PartitionName=study Nodes=node1 Default=YES MaxTime=INFINITE State=UP
 """
 
@@ -99,7 +98,6 @@ def _configure(folder: Path) -> None:
     step = folder / "bin" / "srun"
     step.write_text(f'#!/bin/sh\nSLURM_CONF={folder}/slurm.conf exec {_program("srun")} "$@"\n')
     step.chmod(0o755)
-    (folder / "gres.conf").write_text("NodeName=node1 Name=gpu Count=1 File=/dev/null\n")
     with socket.socket() as one, socket.socket() as other:
         for each in (one, other):
             each.bind(("127.0.0.1", 0))

@@ -14,6 +14,7 @@ from small_study import write_pair, write_preset, write_questions
 
 from actlib.cli import main
 from actlib.study import runs
+from actlib.study.locking import locked
 from actlib.study.presets import load_preset
 from actlib.study.report import write_report
 from actlib.study.runs import DONE, EARLIER, FAILED, NOT_REACHED, execute, plan
@@ -108,6 +109,15 @@ def test_two_presets_of_one_name_do_not_share_a_folder(own, tmp_path, snakemake)
     (tmp_path / "other" / "mine.yaml").write_text(yaml.safe_dump(raw))
     with pytest.raises(ValueError, match=r"mine holds what .*mine\.yaml left: give one another"):
         plan(str(tmp_path / "other" / "mine.yaml"), "01")
+
+
+def test_a_second_run_is_refused_in_one_sentence(own):
+    run = plan(own(), "01")
+    lock = run.folder.with_name(".lock")
+    words = rf"another process is running mine \(lock {lock}\); wait until it has ended"
+    with locked(lock, "running mine"), pytest.raises(ValueError, match=words):
+        execute(run, 1)
+    assert not run.log("snakemake").exists()
 
 
 def test_states_and_progress_come_from_what_snakemake_says(own, snakemake):
