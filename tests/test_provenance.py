@@ -67,7 +67,7 @@ def test_the_commit_is_that_of_this_code_and_of_no_repository_around_it(tmp_path
     make_repository(tmp_path)
     assert commit() is None
     own = make_repository(package)
-    monkeypatch.setenv("GIT_DIR", str(tmp_path / ".git"))  # as a hook of it sets
+    monkeypatch.setenv("GIT_INDEX_FILE", str(tmp_path / ".git/index"))  # as a hook of it sets
     assert commit() == own
     (package / "figure.png").write_text("a result is no code")
     assert commit() == own
