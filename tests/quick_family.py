@@ -47,10 +47,5 @@ def write_family(path: Path, share: int = 6, **changes: object) -> str:
     return str(path)
 
 
-def main() -> None:
-    """Write the YAML to the path that is given."""
-    write_family(Path(sys.argv[1]))
-
-
 if __name__ == "__main__":
-    main()
+    write_family(Path(sys.argv[1]))

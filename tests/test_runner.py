@@ -4,9 +4,6 @@ import json
 import os
 import random
 import re
-import shlex
-import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -17,6 +14,7 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 from small_study import FAMILY, QUICK, write_pair, write_preset, write_questions
+from workflow import first, processes, started
 
 from actlib.study import sources
 from actlib.study.presets import ROOT, load_preset
@@ -32,13 +30,12 @@ evaluation: {recording_items: 6, test_items: 2, validation_items: 2}
 """
 
 
-def run(*words, store, **settings):
+def run(*words, store):
     """A command in the project's folder, with artifacts of its own."""
-    environment = os.environ | {"ACT_STORE": str(store), "OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = str(ROOT)
-    command = [sys.executable, "-m", *map(str, words)]
+    own = {"ACT_STORE": str(store), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command, environment = [sys.executable, "-m", *map(str, words)], os.environ | own
     return subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1800, **settings
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1800
     )
 
 
@@ -56,18 +53,13 @@ def quick(small_preset, tmp_path):
     """
     models = FAMILY | {"base": FAMILY["base"] | {"steps": 150}}
     data = Path(load_preset(small_preset).data.path)
-    section = {"seeds": [0, 1], "parameters": {"03": QUICK}}
-    study = {"seeds": [0], "parameters": {"03": QUICK}}
-    changes = {"name": "quick", "models": models, "study": study, "sweep": section}
+    study, sweep = ({"seeds": seeds, "parameters": {"03": QUICK}} for seeds in ([0], [0, 1]))
+    changes = {"name": "quick", "models": models, "study": study, "sweep": sweep}
     return write_preset(tmp_path / "quick.yaml", data, **changes)
 
 
-@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
-def test_make_plans_a_job_a_seed_and_notebook_and_then_one_that_reads_them(quick, tmp_path):
-    words = ["make", "--no-print-directory", "-n", "sweep", f"PRESET={quick}"]
-    told = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    (line,) = [line for line in told.splitlines() if "/snakemake " in line]
-    options = ["--dry-run", "--quiet", "host", *shlex.split(line)[1:]]
+def test_a_sweep_is_a_job_a_seed_and_notebook_and_then_one_that_reads_them(quick, tmp_path):
+    options = ["--dry-run", "--quiet", "host", "--config", f"preset={quick}", "--", "sweep"]
     ran = run("snakemake", *options, store=tmp_path)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     jobs = re.findall(r"Job \d+: (.+)", ran.stdout + ran.stderr)
@@ -80,24 +72,21 @@ def test_make_plans_a_job_a_seed_and_notebook_and_then_one_that_reads_them(quick
 
 
 def test_a_notebook_depends_on_the_code_that_it_reaches_and_on_no_docstring(tmp_path, monkeypatch):
-    package = Path(shutil.copytree(ROOT / "actlib", tmp_path / "actlib"))
-    monkeypatch.setattr(sources, "PACKAGE", package)
+    monkeypatch.setattr(sources, "PACKAGE", tmp_path)
     cells = [{"cell_type": "code", "source": ["from actlib.masks import ChannelMask\n", "%time 1"]}]
-    notebook = tmp_path / "01.ipynb"
-    notebook.write_text(json.dumps({"cells": cells}))
+    (tmp_path / "01.ipynb").write_text(json.dumps({"cells": cells}))
 
-    def digest_after(name, old, new):
-        path = package / f"{name}.py"
-        assert old in path.read_text("utf-8")
-        path.write_text(path.read_text("utf-8").replace(old, new, 1), encoding="utf-8")
+    def digest_after(**texts):
+        for name, text in texts.items():
+            (tmp_path / f"{name}.py").write_text(text)
         sources._read.cache_clear()
-        return sources.digest_notebook(notebook)
+        return sources.digest_notebook(tmp_path / "01.ipynb")
 
-    first = digest_after("masks", "", "")
-    assert digest_after("masks", '"""', '"""Other words. ') == first
-    assert digest_after("masks", "import ", "# a comment\nimport ") == first
-    assert digest_after("cli", "import json", "import json, ast") == first  # not reached
-    assert digest_after("masks", "import torch", "import torch, ast") != first
+    masks = '"""Words."""\nfrom actlib import hooks\n'
+    first = digest_after(masks=masks, hooks="a = 1\n", cli="a = 1\n")
+    assert digest_after(masks=masks.replace("Words", "Others") + "# a comment\n") == first
+    assert digest_after(cli="a = 2\n") == first  # not reached
+    assert digest_after(hooks="a = 2\n") != first
     sources._read.cache_clear()
 
 
@@ -123,64 +112,6 @@ def test_ten_lines_become_notebooks_and_a_report_and_nothing_tracked_changes(
     assert changed_files() == before
 
 
-def tables(folder):
-    return {path.name: path.read_text() for path in sorted(folder.glob("*03*.csv"))}
-
-
-@pytest.mark.slow
-def test_parameters_change_tables_and_figures(quick, small_store, tmp_path):
-    before, results = changed_files(), {}
-    for percents in ("[20]", "[10, 50]"):
-        folder = tmp_path / percents
-        given = json.dumps(QUICK | {"preset": quick, "percents": json.loads(percents)})
-        words = [ROOT / "notebooks/03_sufficiency.ipynb", tmp_path / "out.ipynb"]
-        words += ["--cwd", ROOT / "notebooks", "-y", given]
-        os.environ["ACT_RESULTS"] = str(folder)
-        ended = run("papermill", *words, store=small_store)
-        del os.environ["ACT_RESULTS"]
-        assert ended.returncode == 0, ended.stderr[-3000:]
-        results[percents] = tables(folder)
-    first, second = results.values()
-    assert first.keys() == second.keys()
-    changed = {name for name in first if first[name] != second[name]}
-    assert {"fig03_sufficiency.csv", "fig03_displacement.csv", "tab03_sizes.csv"} <= changed
-    assert "fig03_modules.csv" not in changed  # at the size `map_percent`
-    assert changed_files() == before
-
-
-CHECKPOINT = "quick/models/.base-seed0.training/*/checkpoint-*/trainer_state.json"
-KILLS = [CHECKPOINT] + ["step build"] * 2 + ["step record"] * 2 + ["papermill"] * 5
-"""When to hit: a training has saved a checkpoint, or a job runs with these words in its command."""
-SECONDS = {CHECKPOINT: 0, "papermill": 20}
-
-
-def start(store, preset):
-    """Snakemake in a process group of its own, as `make study` runs it."""
-    target = store / "quick/study/notebooks/03_sufficiency.ipynb"
-    command = [sys.executable, "-m", "snakemake", str(target), "--cores", "1"]
-    with (store.parent / f"{store.name}.log").open("a") as log:
-        return subprocess.Popen(
-            [*command, "--config", f"preset={preset}"],
-            cwd=ROOT,
-            env=os.environ | {"ACT_STORE": str(store), "PYTHONPATH": str(ROOT)},
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-
-
-def runs_below(group, words):
-    """Whether a process of the group has these words in its command."""
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            own = os.getpgid(int(path.name)) == group
-            if own and words in (path / "cmdline").read_bytes().replace(b"\0", b" ").decode():
-                return True
-        except (OSError, UnicodeDecodeError):
-            continue
-    return False
-
-
 def contents(store):
     """Tensors of models and scores as bytes, rows of the cache, tables."""
     found = {}
@@ -194,23 +125,32 @@ def contents(store):
     return {str(path.relative_to(store)): content for path, content in found.items()}
 
 
+CHECKPOINT = "quick/models/.base-seed0.training/*/checkpoint-*/trainer_state.json"
+
+
 @pytest.mark.slow
 def test_a_killed_study_ends_as_one_left_alone(quick, tmp_path):
+    def study_in(store):
+        target = store / "quick/study/notebooks/03_sufficiency.ipynb"
+        return started(store, target, "--cores", 1, "--config", f"preset={quick}")
+
     killed, whole, hits = tmp_path / "killed", tmp_path / "whole", []
+    notebook = f"{killed}/quick/study/logs/03_sufficiency.partial.ipynb"
+    # Of each round, a job's words, and the most seconds after its start.
+    rounds = [("build", quick, 0)] + [("build", quick, 6)] * 2 + [("record", quick, 6)] * 2
+    rounds += [("papermill", notebook, 20)] * 5
     moments = random.Random(0)
-    for words in KILLS:
-        process = start(killed, quick)
-        while process.poll() is None and not (
-            runs_below(process.pid, words) or any(killed.glob(words))
-        ):
-            time.sleep(0.05)
-        time.sleep(moments.uniform(0, SECONDS.get(words, 6)))
-        hits.append(process.poll() is None)
-        os.killpg(process.pid, signal.SIGKILL) if hits[-1] else None
-        process.wait()
-    assert sum(hits) >= len(KILLS) - 3, "most rounds must hit a live run"
+    for number, (word, argument, seconds) in enumerate(rounds):
+        with study_in(killed) as (run, _):
+            first(lambda job=(word, argument): processes(*job), run)
+            if number == 0:  # which shall resume from a checkpoint
+                first(lambda: any(killed.glob(CHECKPOINT)), run)
+            time.sleep(moments.uniform(0, seconds))
+            hits.append(run.poll() is None)
+    assert sum(hits) >= len(rounds) - 3, "most rounds must hit a live run"
     for store in (killed, whole):
-        assert start(store, quick).wait() == 0
+        with study_in(store) as (run, log):
+            assert run.wait() == 0, log.read_text()[-3000:]
     assert contents(killed).keys() == contents(whole).keys()
     assert contents(killed) == contents(whole)
     hidden = {path.suffix for path in killed.rglob("models/.*")}

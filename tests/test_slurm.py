@@ -8,28 +8,23 @@ import os
 import re
 import signal
 import subprocess
-import sys
-import time
-from contextlib import contextmanager, suppress
-from pathlib import Path
 
 import pytest
 import yaml
 from one_node_slurm import CannotStart, one_node_slurm
 from quick_family import PARAMETERS, write_family
+from workflow import MOST_SECONDS, first, processes, started
 
 from actlib.study.presets import ROOT
 
 pytestmark = pytest.mark.slow
-
-MOST_SECONDS = 5400  # of any wait
 
 
 @pytest.fixture
 def slurm():
     """Environment in which SLURM's commands reach a node of two CPUs, alive for one test."""
     try:
-        with one_node_slurm(cpus=2, memory_mb=16000) as environment:
+        with one_node_slurm() as environment:
             yield environment
     except CannotStart as reason:
         pytest.skip(f"no SLURM here: {reason}")
@@ -43,7 +38,6 @@ def profile(tmp_path):
     changed |= {"slurm-init-seconds-before-status-checks": 3, "latency-wait": 5}
     changed["slurm-logdir"] = str(tmp_path / "logs")
     changed["default-resources"] = ["mem_mb=5120", "runtime=60"]
-    changed["set-resources"] = {"scores": {"gpu": 1}}
     (tmp_path / "profile").mkdir()
     text = yaml.safe_dump(shipped | changed)
     (tmp_path / "profile" / "config.yaml").write_text(text, encoding="utf-8")
@@ -62,59 +56,9 @@ def sweep(tmp_path):
     return preset, options
 
 
-@contextmanager
-def started(name, profile, options, folder, environment):
-    """Snakemake with a profile and a store of its own: its process and the file of its output."""
-    said = folder / f"{name}.txt"
-    own = {"ACT_STORE": str(folder / name), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    with said.open("w") as output:
-        run = subprocess.Popen(
-            [sys.executable, "-m", "snakemake", "--workflow-profile", str(profile), *options],
-            cwd=ROOT,
-            env=environment | own,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        yield run, said
-    finally:
-        with suppress(ProcessLookupError):  # its jobs too, where the test failed
-            os.killpg(run.pid, signal.SIGKILL)
-        run.wait()
-
-
-def first(look, run):
-    """What `look` finds, as soon as it finds something, while the run goes on."""
-    deadline = time.monotonic() + MOST_SECONDS
-    while time.monotonic() < deadline and run.poll() is None:
-        if found := look():
-            return found
-        time.sleep(0.1)
-    return None
-
-
 def running_jobs(slurm):
     command = ["squeue", "--noheader", "--states=RUNNING", "--format=%i"]
     return subprocess.run(command, env=slurm, capture_output=True, text=True).stdout.split()
-
-
-def described(job, slurm):
-    command = ["scontrol", "show", "job", job]
-    return subprocess.run(command, env=slurm, capture_output=True, text=True).stdout
-
-
-def processes(*parts):
-    """Processes that have all these parts in their command lines, each as one argument."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            given = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
-        except OSError:  # it has ended meanwhile
-            continue
-        if set(parts) <= set(given):
-            found.append(int(folder.name))
-    return found
 
 
 def tables(store):
@@ -126,14 +70,12 @@ def test_a_sweep_whose_jobs_are_killed_gives_the_tables_of_one_without_slurm(
     slurm, profile, sweep, tmp_path
 ):
     preset, options = sweep
-    with started("cluster", profile, options, tmp_path, slurm) as (run, said):
+    words = ["--workflow-profile", profile, *options]
+    with started(tmp_path / "cluster", *words, environment=slurm) as (run, said):
         both = first(lambda: len(jobs := running_jobs(slurm)) == 2 and jobs, run)
         assert both, said.read_text()[-3000:]
         subprocess.run(["scancel", both[0]], env=slurm, check=True)
         killed = first(lambda: processes("step", "record", preset), run)[0]
-        # the one GPU is counted out to this job alone
-        asked = [described(job, slurm) for job in running_jobs(slurm)]
-        assert ["gres:gpu:1" in each and "mem=5G" in each for each in asked].count(True) == 1, asked
         os.kill(killed, signal.SIGKILL)
         assert run.wait(timeout=MOST_SECONDS) == 0, said.read_text()[-3000:]
 
@@ -144,7 +86,8 @@ def test_a_sweep_whose_jobs_are_killed_gives_the_tables_of_one_without_slurm(
     assert every > 40  # seven models, two recordings and the notebooks of each seed
     assert len(re.findall(r"has been submitted with SLURM jobid", text)) == every - 1 + 2
 
-    with started("alone", ROOT / "profiles/default", options, tmp_path, os.environ) as (run, said):
+    words = ["--workflow-profile", ROOT / "profiles/default", *options]
+    with started(tmp_path / "alone", *words) as (run, said):
         assert run.wait(timeout=MOST_SECONDS) == 0, said.read_text()[-3000:]
     ours, theirs = tables(tmp_path / "cluster"), tables(tmp_path / "alone")
     assert {name.split("/")[1] for name in ours} == {"sweep"} and len(ours) > 100

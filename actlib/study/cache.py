@@ -33,7 +33,6 @@ from actlib.study.sources import digest_modules, digest_text, home_of, syntax_of
 
 KEYS = ["_setting", "_syntax", "_code"]
 """Columns of the files: digests of what a call was given, of the function, and of what it runs."""
-_READ: dict[tuple[Path, int, int, int], pd.DataFrame] = {}
 _ANNOUNCED: set[str] = set()
 _FOLDERS: dict[str, Any] = {"cache": Path("artifacts/cache"), "committed": None}
 
@@ -211,13 +210,13 @@ def _load(path: Path) -> pd.DataFrame | None:
     if not path.is_file():
         return None
     state = path.stat()
-    key = path, state.st_mtime_ns, state.st_ino, state.st_size
-    if key not in _READ:
-        for old in [each for each in _READ if each[0] == path]:
-            del _READ[old]
-        with path.open("rb") as file:  # once, since another process may put a new one there
-            _READ[key] = pd.read_parquet(file)
-    return _READ[key]
+    return _read(path, state.st_mtime_ns, state.st_ino, state.st_size)
+
+
+@functools.lru_cache(maxsize=64)
+def _read(path: Path, *_state: int) -> pd.DataFrame:
+    with path.open("rb") as file:  # once, since another process may put a new one there
+        return pd.read_parquet(file)
 
 
 def _add(path: Path, keys: Mapping[str, str], rows: pd.DataFrame) -> None:

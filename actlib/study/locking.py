@@ -11,10 +11,7 @@ process left is replaced by the next process on that machine; on another it is r
 import sys
 from pathlib import Path
 
-from filelock import AcquireReturnProxy, BaseFileLock, FileLock, SoftFileLock, Timeout
-
-PATIENCE = 3600.0
-"""Seconds to wait for a marker file, whose process may have been killed on another machine."""
+from filelock import AcquireReturnProxy, BaseFileLock, FileLock, Timeout
 
 
 def locked(path: Path, doing: str, wait: bool = True) -> AcquireReturnProxy[BaseFileLock]:
@@ -27,7 +24,7 @@ def locked(path: Path, doing: str, wait: bool = True) -> AcquireReturnProxy[Base
 
     Raises:
         ValueError: another process has it, and is not waited for.
-        OSError: the folder cannot be written, or has no locks; or a marker file stays.
+        OSError: the folder cannot be written, or has no locks.
     """
     lock: BaseFileLock = FileLock(path)
     try:
@@ -37,4 +34,4 @@ def locked(path: Path, doing: str, wait: bool = True) -> AcquireReturnProxy[Base
     if not wait:
         raise ValueError(f"{taken}; wait until it has ended, or end it")
     print(f"waiting: {taken}", file=sys.stderr)
-    return lock.acquire(timeout=PATIENCE if isinstance(lock, SoftFileLock) else -1)
+    return lock.acquire()

@@ -33,17 +33,10 @@ ABOUT = re.compile(r"\..*|README\.md|built\.json|provenance\.json")
 def write_provenance(
     folder: Path, name: str, inputs: Mapping[str, Path | str], **settings: Any
 ) -> None:
-    """Add or replace an entry of ``folder/provenance.json``; see `provenance`.
-
-    Raises:
-        ValueError: the file holds something else.
-    """
+    """Add or replace an entry of ``folder/provenance.json``; see `provenance`."""
     path, entry = folder / FILE, provenance(inputs, **settings)
     with locked(folder / f".{FILE}.lock", f"writing {path}"):
-        try:
-            entries = dict(json.loads(path.read_text("utf-8"))) if path.is_file() else {}
-        except (ValueError, TypeError):
-            raise ValueError(f"{path} holds no entries by name; remove it") from None
+        entries = json.loads(path.read_text("utf-8")) if path.is_file() else {}
         entries = dict(sorted({**entries, name: entry}.items()))
         write_text(path, json.dumps(entries, indent=1) + "\n")
 
@@ -67,22 +60,15 @@ def provenance(inputs: Mapping[str, Path | str], **settings: Any) -> dict[str, A
 
 @lru_cache
 def commit() -> str | None:
-    """Commit of this code, ending in " with changes" where it differs; None where it has none.
+    """Commit of this clone, ending in " with changes" where it differs; None where it is none."""
+    head, changed = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--", *CODE.split())
+    return f"{head}{' with changes' if changed else ''}" if head else None
 
-    Only a repository that tracks this package at its root counts: an installed wheel may lie below
-    a stranger's repository.
-    """
+
+def _git(*arguments: str) -> str | None:
+    """What git says of this clone, not of a repository around an installed wheel, or of a hook."""
     root = Path(__file__).resolve().parents[2]
-    own = "ls-files", "--error-unmatch", "pyproject.toml", "actlib/study/provenance.py"
-    if _git(root, *own) is None or _git(root, "rev-parse", "--show-toplevel") != str(root):
-        return None
-    changed = _git(root, "status", "--porcelain", "--", *CODE.split())
-    return f"{_git(root, 'rev-parse', 'HEAD')}{' with changes' if changed else ''}"
-
-
-def _git(root: Path, *arguments: str) -> str | None:
-    command = ["git", "-C", str(root), *arguments]
-    # Inside a hook, these name the repository of the hook.
+    command = ["git", "-C", str(root), "--git-dir", ".git", "--work-tree", ".", *arguments]
     environment = {key: text for key, text in os.environ.items() if not key.startswith("GIT_")}
     try:
         ran = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)

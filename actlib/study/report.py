@@ -5,19 +5,12 @@
 It only puts together what the notebooks left: their outputs, and the PNG and CSV files.
 """
 
-import json
-import os
-import platform
 import re
 from collections.abc import Iterator, Mapping
-from datetime import datetime
 from html import escape
-from importlib.metadata import version
 from pathlib import Path
-from textwrap import indent
 
 import pandas as pd
-import yaml
 
 from actlib.analysis.drawing import read_captions
 from actlib.cards import public_name
@@ -28,7 +21,6 @@ from actlib.study.runs import DONE, EARLIER, PATHS, Run, describe_counts, failur
 
 MOST_ROWS = 16
 FEW_ITEMS = 12
-PACKAGES = ("actlib", "torch", "transformers", "datasets", "numpy", "pandas")
 MEASURES = {"exact": "exact match (share of questions)", "nll": "NLL (nats per answer token)"}
 UNITS = {
     r"nll": "nats per answer token",
@@ -42,11 +34,9 @@ UNITS = {
 """Unit of the columns of tables whose name is like that."""
 NO_GAP = "no clear gap between donor and target, so no share of it"
 NOT_MEASURED = "not measured, or does not apply"
-NO_CONTRAST = {
-    "concentrated": "there is no `second_donor` in the YAML",
-    "disentangled": "each two abilities share their language or their domain",
-}
-"""Why a claim has no contrast, where that is not for want of a gap."""
+DASHES = (
+    f"In tables, – is a number that is not there: {NOT_MEASURED}, {NO_GAP}, or one training seed."
+)
 
 
 def write_report(run: Run, states: Mapping[str, str], seconds: float) -> Path:
@@ -66,17 +56,12 @@ def write_report(run: Run, states: Mapping[str, str], seconds: float) -> Path:
     there = {name: EARLIER for name in names if run.executed(name).is_file()}
     broken = failures(run) if {*states.values()} - {DONE} else {}
     states = dict(sorted({**there, **states}.items()))
-    parts = [f"# {run.preset.name}", escape(run.yaml_content.get("description", ""), quote=False)]
+    parts = [f"# {run.preset.name}", escape(run.preset.description, quote=False)]
     parts += [markdown_table(_describe(run, seconds)), "## The gap", *_gap(run, states)]
-    parts += ["## Answers", "\n".join(_answers(run, states, broken))]
+    parts += ["## Answers", "\n".join(_answers(run, states, broken)), DASHES]
     for name, state in states.items():
         if state in (DONE, EARLIER):
-            parts += [f"## {title(run.executed(name))}", *_results(run, name)]
-    yaml_text = yaml.safe_dump(
-        run.yaml_content, sort_keys=False, allow_unicode=True, default_flow_style=None
-    )
-    # indented, since a text could end a fence
-    parts += ["## The YAML, as given", indent(yaml_text.strip(), "    ")]
+            parts += [f"## {name}", *_results(run, name)]
     path = run.folder / "report.md"
     write_text(path, "\n\n".join(part for part in parts if part) + "\n")
     return path
@@ -97,7 +82,7 @@ def answer(run: Run, notebook: str) -> str:
         means = (rows if compared.empty else compared)[[*names]].mean().dropna()
         numbers = ", ".join(f"{names[str(key)]} {mean:.3g}" for key, mean in means.items())
         if compared.empty:
-            why = NO_GAP if "gap" in rule.measure else NO_CONTRAST.get(str(claim), NOT_MEASURED)
+            why = NO_GAP if "gap" in rule.measure else NOT_MEASURED
             prefix = f"{numbers}, " if numbers else f"{rule.treatment} "
             numbers = f"{prefix}not compared with {rule.control}: {why}"
         elif is_trained(run):
@@ -109,14 +94,6 @@ def answer(run: Run, notebook: str) -> str:
 def is_trained(run: Run) -> bool:
     """Whether a model of the run is trained here, and so has training seeds."""
     return len(run.preset.loaded) < len(run.preset.models)
-
-
-def title(notebook: Path) -> str:
-    """Heading of a notebook, such as ``01 · Concentration``."""
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    text = "\n".join("".join(cell["source"]) for cell in cells)
-    heading = re.search("^# (.+)", text, re.MULTILINE)
-    return heading[1].strip() if heading else notebook.stem
 
 
 def markdown_table(table: pd.DataFrame) -> str:
@@ -148,10 +125,7 @@ def _describe(run: Run, seconds: float) -> pd.DataFrame:
         rows[f"{ability} ({part})"] = f"questions: {describe_counts(counts)}"
     if is_trained(run):
         rows["training seeds"] = ", ".join(map(str, preset.study.seeds))
-    rows |= {"ended": f"{datetime.now():%Y-%m-%d %H:%M}", "device": device()}
-    rows |= {"took": f"{seconds / 60:.1f} min, without what was there already"}
-    versions = [f"Python {platform.python_version()}", *(f"{p} {version(p)}" for p in PACKAGES)]
-    rows |= {"versions": ", ".join(versions)}
+    rows["took"] = f"{seconds / 60:.1f} min on {device()}, without what was there already"
     return pd.DataFrame(rows.items(), columns=["what", "of this run"])
 
 
@@ -197,15 +171,13 @@ def _warnings(table: pd.DataFrame) -> Iterator[str]:
 
 def _answers(run: Run, states: Mapping[str, str], broken: dict[str, str]) -> Iterator[str]:
     for name, state in states.items():
-        path, overrides = run.executed(name), run.preset.study.parameters.get(name[:2], {})
         if state in (DONE, EARLIER):
             text = answer(run, name) or "no contrast; see its tables"
             when = f" ({state})" * (state == EARLIER)
-            settings = ", ".join(f"{key} = {value}" for key, value in overrides.items())
-            if settings:
-                settings = f"; settings of the YAML, in place of the rule's: {settings}"
-            settings = escape(settings, quote=False)
-            yield f"- [{title(path)}]({_link(path, run)}){when}: {text}{settings}"
+            changed = run.preset.study.parameters.get(name[:2], {})
+            settings = "".join(f"; with {key} = {value}" for key, value in changed.items())
+            link = _link(run.executed(name), run)
+            yield f"- [{name}]({link}){when}: {text}{escape(settings, quote=False)}"
         else:
             why = broken.pop(name, ", since something that it needs failed")
             yield f"- {name}: **{state}**{escape(why, quote=False)}"
@@ -228,19 +200,7 @@ def _results(run: Run, notebook: str) -> Iterator[str]:
         if short:
             untrained = [] if is_trained(run) else ["seed", "seeds"]
             yield markdown_table(table.drop(columns=untrained, errors="ignore"))
-            yield _explain_dashes(table)
-
-
-def _explain_dashes(table: pd.DataFrame) -> str:
-    """Why entries of a table are empty."""
-    if not table.isna().any(axis=None):
-        return ""
-    if "gap_clear" in table and not table["gap_clear"].all():
-        return f"–: {NO_GAP}."
-    if "seeds" in table and (table["seeds"] < 2).all():
-        return "–: an interval over training seeds, which needs two of them."
-    return f"–: {NOT_MEASURED}."
 
 
 def _link(path: Path, run: Run) -> str:
-    return f"<{os.path.relpath(path, run.folder)}>"  # in brackets, since a path may hold spaces
+    return f"<{path.relative_to(run.folder)}>"  # in brackets, since a path may hold spaces

@@ -24,8 +24,7 @@ from actlib.pairs import require_pair
 from actlib.prompts import drop_long
 from actlib.questions import abilities_of, normalize_text
 from actlib.study.locking import locked
-from actlib.study.preset_files import read_yaml
-from actlib.study.presets import ROOT, Preset, choice_of, load_preset, preset_file
+from actlib.study.presets import ROOT, Preset, choice_of, load_preset
 from actlib.study.questions import PURPOSES, Questions
 from actlib.study.recorded import PARTS
 
@@ -42,7 +41,6 @@ class Run:
 
     Attributes:
         preset: what the YAML says, with defaults for the rest.
-        yaml_content: the YAML's own keys.
         choice: the preset's name in ``configs/``, or the absolute path of its YAML.
         notebooks: stems of those to run, such as ``01_concentration``.
         left_out: number of each that was asked for and does not apply -> why.
@@ -51,7 +49,6 @@ class Run:
     """
 
     preset: Preset
-    yaml_content: dict
     choice: str
     notebooks: list[str]
     left_out: dict[str, str]
@@ -98,7 +95,7 @@ def plan(preset: str, notebooks: str = "") -> Run:
     questions = _count_questions(loaded, _require_models(loaded))
     store = Path(os.environ.get("ACT_STORE", ROOT / "artifacts")).resolve()
     choice = choice_of(preset)
-    run = Run(loaded, read_yaml(preset_file(preset)), choice, chosen, left_out, store, questions)
+    run = Run(loaded, choice, chosen, left_out, store, questions)
     note = run.folder.with_name("preset.txt")
     other = note.read_text("utf-8") if note.is_file() else choice
     if other != choice and Path(other).is_file():

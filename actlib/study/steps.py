@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from typer import Argument, Option
 
@@ -18,15 +18,8 @@ from actlib.terminal import NOTEBOOK_FAILED, Json, command, new_app, show
 app = new_app("One step of the study, as its runner calls it.")
 Preset = Annotated[str, Option(help="name in configs/, or a YAML file")]
 Seed = Annotated[int, Option(min=0, max=2**32 - 1, help="training seed")]  # what numpy takes
-Profile = Annotated[
-    Path | None,
-    Option(
-        exists=True,
-        file_okay=False,
-        resolve_path=True,
-        help="folder of a Snakemake profile, for a cluster",
-    ),
-]
+IS_FOLDER: dict = {"exists": True, "file_okay": False, "resolve_path": True}
+Profile = Annotated[Path | None, Option(help="folder of a profile of Snakemake", **IS_FOLDER)]
 
 
 @command(app, "build")
@@ -48,7 +41,7 @@ def build(
 @command(app, "record")
 def record(
     preset: Preset = "tiny",
-    kind: Annotated[str, Option(help="differences or attributions")] = "differences",
+    kind: Literal["differences", "attributions"] = "differences",
     seed: Seed = 0,
 ) -> None:
     """Record scores of donor and target, differences of a second donor too.
@@ -57,11 +50,9 @@ def record(
         actlib step record --preset tiny --kind attributions --seed 0
     """
     from actlib.files import write_text
-    from actlib.study.recorded import PARTS, RECORDERS, recorded_files
+    from actlib.study.recorded import PARTS, recorded_files
     from actlib.study.session import Study
-    from actlib.wording import require_known
 
-    require_known("kind", [kind], RECORDERS)
     study = Study.open(preset)
     pairs = [study.pair(seed)]
     if kind == "differences" and study.preset.roles.second_donor:

@@ -4,7 +4,6 @@ The second half judges what the runner left in `artifacts/quick`, which `make te
 in `artifacts/tiny` after `make test-all`.
 """
 
-import ast
 import json
 import os
 import re
@@ -19,10 +18,6 @@ COMMITTED = sorted((ROOT / "notebooks").glob("*.ipynb"))
 FAMILY = os.environ.get("FAMILY", "quick")
 STORE = Path(os.environ.get("ACT_STORE", ROOT / "artifacts"))
 EXECUTED = sorted((STORE / FAMILY / "study/notebooks").glob("*.ipynb"))
-NAMES = ("models_and_data", "concentration", "disentanglement", "sufficiency", "stability")
-NAMES += ("transfer", "merging", "claims", "attribution")
-MOST_LINES = 25
-MOST_BYTES = 500_000
 # /home/ada/x, C:\x, ~/x; but neither https://a.b/home/x nor and/or.
 OWN_PATH = re.compile(
     r"(?<![\w.:/-])/(home|root|Users|tmp|var|usr|opt|etc|mnt|work|data|scratch)/"
@@ -46,107 +41,58 @@ def _source(cell):
     return "".join(cell["source"])
 
 
-def _python(cell):
-    """Source without IPython's own lines, which the Python parser does not know."""
-    return re.sub(r"^\s*[%!].*$", "pass", _source(cell), flags=re.MULTILINE)
-
-
 def _texts(value):
     """Every text that a reader meets in outputs; pictures are left out."""
-    if isinstance(value, str):
+    if isinstance(value, dict):
+        value = [part for name, part in value.items() if not name.startswith("image/")]
+    if isinstance(value, list):
+        for part in value:
+            yield from _texts(part)
+    elif isinstance(value, str):
         yield value
-    elif isinstance(value, dict):
-        for name, part in value.items():
-            if not name.startswith("image/"):
-                yield from _texts(part)
-    elif isinstance(value, list):
-        if all(isinstance(part, str) for part in value):
-            yield "".join(value)
-        else:
-            for part in value:
-                yield from _texts(part)
-
-
-def _errors(notebook):
-    return [out["ename"] for c in _code(notebook) for out in c["outputs"] if "ename" in out]
-
-
-def test_there_are_nine_notebooks_numbered_in_their_order():
-    expected = [f"{number:02d}_{name}" for number, name in enumerate(NAMES)]
-    assert [path.stem for path in COMMITTED] == expected
-
-
-@committed
-def test_a_notebook_is_laid_out_for_its_reader(path):
-    cells = _read(path)["cells"]
-    assert _source(cells[0]).startswith("# "), "it opens with a title"
-    assert [cells[n]["cell_type"] for n in (0, -1)] == ["markdown"] * 2, "prose is around code"
-    tagged = [c for c in cells if "parameters" in c["metadata"].get("tags", [])]
-    assert len(tagged) == 1, f"{len(tagged)} cells are tagged parameters"
-    lines = [line for line in _source(tagged[0]).splitlines() if line.strip()]
-    assert all("#" in line for line in lines), f"a parameter has no comment: {lines}"
-    assigned = ast.parse(_source(tagged[0])).body
-    parameters = {each.targets[0].id: ast.literal_eval(each.value) for each in assigned}
-    assert parameters["preset"] == ("smol" if "figures" in parameters else "tiny")
-    for cell in _code({"cells": cells}):
-        assert len(_source(cell).splitlines()) <= MOST_LINES, f"a long cell: {_source(cell)}"
-        for node in ast.walk(ast.parse(_python(cell))):
-            assert not isinstance(node, ast.ClassDef), f"class {node.name} belongs in the package"
-            if isinstance(node, ast.FunctionDef):
-                assert node.end_lineno - node.lineno < 15, f"function {node.name} is long"
 
 
 @committed
 def test_outputs_are_those_of_one_run_of_the_default_and_name_no_machine(path):
     notebook = _read(path)
     tags = [tag for cell in notebook["cells"] for tag in cell["metadata"].get("tags", [])]
+    assert tags.count("parameters") == 1, "papermill needs one cell of parameters"
     assert "injected-parameters" not in tags, "kept from a run with other parameters"
     counters = [cell["execution_count"] for cell in _code(notebook)]
     assert counters == list(range(1, len(counters) + 1)), "kept from more than one run"
     assert any(cell["outputs"] for cell in _code(notebook)), "no outputs: run `make keep`"
-    assert not _errors(notebook)
     for cell in notebook["cells"]:
+        assert not [out for out in cell.get("outputs", []) if "ename" in out]
         for text in [_source(cell), *_texts(cell.get("outputs", []))]:
             assert not OWN_PATH.search(text), f"a path of a machine: {text}"
-    assert path.stat().st_size < MOST_BYTES, "too large to read on a slow line"
-
-
-@needs_run
-def test_every_notebook_ran():
-    assert [path.name for path in EXECUTED] == [path.name for path in COMMITTED]
+    assert path.stat().st_size < 500_000, "too large to read on a slow line"
 
 
 @executed
-def test_the_run_has_no_errors_and_ran_to_the_end(path):
+def test_the_run_went_to_the_end(path):
     notebook = _read(path)
-    assert not _errors(notebook)
     assert all(cell["execution_count"] for cell in _code(notebook) if _source(cell).strip())
     injected = [c for c in _code(notebook) if "injected-parameters" in c["metadata"]["tags"]]
     assert [cell for cell in injected if FAMILY in _source(cell)]
 
 
-METHODS = ["act_global", "act_module", "random_module"]
-OTHER = {
-    "preset": "tiny" if FAMILY == "tiny" else str(ROOT / f"artifacts/{FAMILY}.yaml"),
-    "test_items": 4,
-    "percents": [2, 10],
-    "methods": METHODS,
-    "others": [],
-}
-OTHER |= {"interpolations": [0.5], "draws": 1, "map_items": 9}
-
-
 @needs_run
 def test_a_notebook_runs_at_other_sizes_than_those_of_its_sentences(tmp_path, monkeypatch):
+    preset = "tiny" if FAMILY == "tiny" else str(ROOT / f"artifacts/{FAMILY}.yaml")
+    other = {"preset": preset, "test_items": 4, "percents": [2, 10], "draws": 1, "map_items": 9}
+    other |= {"methods": ["act_global", "act_module", "random_module"], "others": []}
     monkeypatch.setenv("ACT_RESULTS", str(tmp_path))
     path = ROOT / "notebooks/03_sufficiency.ipynb"
-    papermill.execute_notebook(path, tmp_path / "03.ipynb", OTHER, cwd=path.parent)
-    table = pd.read_csv(tmp_path / "tab03_sufficiency.csv")
-    assert {*table["top_percent"]} == {2, 10} and {*table["items"]} == {16}
+    values = other | {"interpolations": [0.5]}
+    papermill.execute_notebook(path, tmp_path / "03.ipynb", values, cwd=path.parent)
+    table, figure = (pd.read_csv(tmp_path / f"{n}03_sufficiency.csv") for n in ("tab", "fig"))
+    assert {*table["top_percent"]} == {*figure["top_percent"]} == {2, 10}
+    assert {*table["items"]} == {16}
 
 
 @needs_run
-def test_figures_come_as_vectors_pictures_and_tables():
+def test_every_notebook_ran_and_left_figures_as_vectors_pictures_and_tables():
+    assert [path.name for path in EXECUTED] == [path.name for path in COMMITTED]
     folder = STORE / FAMILY / "study/results"
     drawn = {path.stem for path in folder.glob("*.pdf")}
     assert {path.stem[:2] for path in EXECUTED} <= {name[3:5] for name in drawn}
