@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 COMMITTED = sorted((ROOT / "notebooks").glob("*.ipynb"))
 FAMILY = os.environ.get("FAMILY", "quick")
 STORE = Path(os.environ.get("ACT_STORE", ROOT / "artifacts"))
+RESULTS = STORE / FAMILY / "study/results"
 EXECUTED = sorted((STORE / FAMILY / "study/notebooks").glob("*.ipynb"))
 # /home/ada/x, C:\x, ~/x; but neither https://a.b/home/x nor and/or.
 OWN_PATH = re.compile(
@@ -76,25 +77,43 @@ def test_the_run_went_to_the_end(path):
     assert [cell for cell in injected if FAMILY in _source(cell)]
 
 
+OTHER_SIZES = {
+    "02_disentanglement": {"top_percent": 10.0, "draws": 1},
+    "03_sufficiency": {
+        "test_items": 4,
+        "percents": [2, 10],
+        "draws": 1,
+        "map_items": 9,
+        "methods": ["act_global", "act_module", "random_module"],
+        "others": [],
+        "interpolations": [0.5],
+    },
+}
+
+
 @needs_run
-def test_a_notebook_runs_at_other_sizes_than_those_of_its_sentences(tmp_path, monkeypatch):
+@pytest.mark.parametrize("stem", OTHER_SIZES)
+def test_a_parameter_changes_tables_and_figures(stem, tmp_path, monkeypatch):
     preset = "tiny" if FAMILY == "tiny" else str(ROOT / f"artifacts/{FAMILY}.yaml")
-    other = {"preset": preset, "test_items": 4, "percents": [2, 10], "draws": 1, "map_items": 9}
-    other |= {"methods": ["act_global", "act_module", "random_module"], "others": []}
     monkeypatch.setenv("ACT_RESULTS", str(tmp_path))
-    path = ROOT / "notebooks/03_sufficiency.ipynb"
-    values = other | {"interpolations": [0.5]}
-    papermill.execute_notebook(path, tmp_path / "03.ipynb", values, cwd=path.parent)
-    table, figure = (pd.read_csv(tmp_path / f"{n}03_sufficiency.csv") for n in ("tab", "fig"))
-    assert {*table["top_percent"]} == {*figure["top_percent"]} == {2, 10}
-    assert {*table["items"]} == {16}
+    path, values = ROOT / f"notebooks/{stem}.ipynb", {"preset": preset, **OTHER_SIZES[stem]}
+    papermill.execute_notebook(path, tmp_path / "run.ipynb", values, cwd=path.parent)
+    read = lambda folder, name: pd.read_csv(folder / f"{name}.csv")  # noqa: E731
+    if stem == "03_sufficiency":
+        for name in ("tab03_sufficiency", "fig03_sufficiency"):
+            assert {*read(tmp_path, name)["top_percent"]} == {2, 10}
+        assert {*read(tmp_path, "tab03_sufficiency")["items"]} == {16}
+    else:  # interventions of masks of another size, which agree by chance more often
+        chances = [read(f, "tab02_overlap")["chance"].max() for f in (RESULTS, tmp_path)]
+        assert chances[1] > 1.5 * chances[0]
+        for name in ("tab02_interventions", "fig02_interventions"):
+            assert not read(tmp_path, name)["recovery"].equals(read(RESULTS, name)["recovery"])
 
 
 @needs_run
 def test_every_notebook_ran_and_left_figures_as_vectors_pictures_and_tables():
     assert [path.name for path in EXECUTED] == [path.name for path in COMMITTED]
-    folder = STORE / FAMILY / "study/results"
-    drawn = {path.stem for path in folder.glob("*.pdf")}
+    drawn = {path.stem for path in RESULTS.glob("*.pdf")}
     assert {path.stem[:2] for path in EXECUTED} <= {name[3:5] for name in drawn}
     for ending in ("png", "csv"):
-        assert drawn <= {path.stem for path in folder.glob(f"*.{ending}")}
+        assert drawn <= {path.stem for path in RESULTS.glob(f"*.{ending}")}
