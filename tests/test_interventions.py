@@ -4,14 +4,13 @@ from contextlib import contextmanager
 import pytest
 import torch
 import transformers
-from tiny_models import position_ids_of, random_mask, tiny_model
+from slow_reference import hook_count
+from tiny_models import position_ids_of, random_mask, same_bits, tiny_model
 from torch import nn
 
 from actlib.channels import channel_modules
-from actlib.evaluation import evaluate
-from actlib.hooks import evaluating, output_hooks
+from actlib.hooks import output_hooks
 from actlib.interventions import ABLATIONS, ablated, patched
-from actlib.masks import ChannelMask
 
 
 def full(model):
@@ -53,41 +52,20 @@ def outputs_of(model, batch, names=None, **options):
     return {name: torch.stack(outputs) for name, outputs in seen.items()}
 
 
-def hook_count(*models):
-    """Hooks of any sort on any module."""
-    return sum(
-        len(entries)
-        for model in models
-        for module in model.modules()
-        for key, entries in vars(module).items()
-        if key.endswith("_hooks") or "_hooks_" in key
-        if isinstance(entries, dict)
-    )
-
-
-def state_of(*models):
-    """What an intervention must leave as it was."""
-    return [
-        (
-            [module.training for module in model.modules()],
-            [parameter.requires_grad for parameter in model.parameters()],
-            torch.is_grad_enabled(),
-            hook_count(model),
-        )
-        for model in models
-    ]
+def state_of(model):
+    """What an intervention must leave as it was: hooks, flags and every parameter's bits."""
+    flags = [module.training for module in model.modules()], torch.is_grad_enabled()
+    flags += ([parameter.requires_grad for parameter in model.parameters()],)
+    return hook_count(model), flags, {k: v.clone() for k, v in model.state_dict().items()}
 
 
 @contextmanager
 def unchanged(*models):
-    """Hooks, flags and every parameter's bits are after the block what they were before it."""
-    for model in models:  # the library puts up hooks of its own in a model's first forward
-        logits_of(model, {key: torch.ones(2, 3).long() for key in ("input_ids", "attention_mask")})
-    before = state_of(*models), [copy.deepcopy(model.state_dict()) for model in models]
+    before = [state_of(model) for model in models]
     yield
-    assert state_of(*models) == before[0]
-    for model, kept in zip(models, before[1], strict=True):
-        assert all(torch.equal(value, kept[key]) for key, value in model.state_dict().items())
+    for model, (hooks, flags, numbers) in zip(models, before, strict=True):
+        after = state_of(model)
+        assert after[:2] == (hooks, flags) and same_bits(after[2], numbers)
 
 
 def interventions(donor, target, mask):
@@ -125,17 +103,9 @@ def test_patch_writes_its_channels_and_no_other(pair, architecture, batches):
 def test_resampling_two_items_of_one_length_swaps_them(family, architecture, items, collate):
     model = family(architecture)
     batch = collate([items[1], items[3]], size=2)[0]
-    alone = outputs_of(model, batch)
+    alone = logits_of(model, batch)
     with ablated(model, full(model), "resample"):
-        assert torch.equal(logits_of(model, batch), logits_of(family(architecture), batch).flip(0))
-    for name in alone:
-        mask = some(model, only=name)
-        chosen = mask.channels[name]
-        with ablated(model, mask, "resample"):
-            found = outputs_of(model, batch)[name]
-        given = alone[name].expand(-1, 2, *alone[name].shape[2:]).flip(1)
-        assert torch.equal(found[..., chosen], given[..., chosen])
-        assert torch.equal(found[..., ~chosen], alone[name].expand_as(found)[..., ~chosen])
+        assert torch.equal(logits_of(model, batch), alone.flip(0))
 
 
 def test_resampling_gives_another_item_from_an_unedited_run(family, batches):
@@ -156,40 +126,24 @@ def test_resampling_gives_another_item_from_an_unedited_run(family, batches):
             ]
             assert len(matching) == 1 and matching != [item]
             givers.add((item, *matching))
-            for back in range(
-                1, length + 1
-            ):  # counted from the end; past the giver its first token
+            for back in range(1, length + 1):  # from the end; past the giver its first token
                 given = alone[name][0, matching[0], -min(back, lengths[matching[0]])]
                 assert torch.equal(found[name][0, item, -back][chosen], given[chosen])
     assert len(givers) == len(lengths), "all modules take from one giver"
 
 
-@pytest.mark.parametrize("how", ABLATIONS)
-def test_padding_does_not_count(family, architecture, batches, how):
-    model, batch = family(architecture), batches[0]
-    means = {name: torch.ones(found.channels) for name, found in channel_modules(model).items()}
-    wider = {
-        key: nn.functional.pad(value, (5, 0), value=7 if key == "input_ids" else 0)
-        for key, value in batch.items()
-    }
-    for kept in (9, 6):  # of nine positions
-        real, found = batch["attention_mask"].bool()[:, -kept:], []
-        for padded in (batch, wider):
-            with ablated(model, some(model), how, means=means):
-                found.append(logits_of(model, padded, logits_to_keep=kept)[real])
-        assert torch.allclose(*found, atol=1e-5)
-
-
-def test_the_padded_side_does_not_count(family, items, collate):
-    model, found = family(), []
-    for side in ("left", "right"):
-        batch = collate(items, side=side)[0]
+def test_padding_does_not_count(family, architecture, items, collate):
+    model, found = family(architecture), []
+    left, right = (collate(items, side=side)[0] for side in ("left", "right"))
+    wider = {key: nn.functional.pad(value, (5, 0)) for key, value in left.items()}
+    for padded in (left, right, wider):
         with ablated(model, some(model), "resample"):
-            found.append(logits_of(model, batch)[batch["attention_mask"].bool()])
-    assert torch.allclose(*found, atol=1e-5)
+            found.append(logits_of(model, padded)[padded["attention_mask"].bool()])
+    torch.testing.assert_close(found[1], found[0], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found[2], found[0], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("keep", [4, 9, torch.tensor([3, 6, 7, 8])])
+@pytest.mark.parametrize("keep", [4, torch.tensor([3, 6, 7, 8])])
 def test_kept_logits_are_those_of_a_full_forward(pair, architecture, batches, keep):
     donor, target = pair(architecture)
     real = batches[0]["attention_mask"].bool()
@@ -206,22 +160,6 @@ def test_kept_logits_are_those_of_a_full_forward(pair, architecture, batches, ke
             assert torch.allclose(found[0][:, index][:, common], found[1][:, common], atol=1e-5)
 
 
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_a_resampled_head_is_evaluated_as_in_full(family, items, collate, side):
-    model = family()
-    modules = channel_modules(model).items()
-    mask = ChannelMask({n: torch.full((m.channels,), n == "lm_head") for n, m in modules})
-    batch = collate(items, 6, side)[0]
-    with ablated(model, mask, "resample"):
-        nll = evaluate(model, [batch])["nll"].tolist()
-    with ablated(model, mask, "resample"):
-        logits = logits_of(model, batch).log_softmax(-1)
-    for item, expected in enumerate(nll):
-        places = batch["answer_mask"][item].nonzero().flatten()
-        tokens = batch["input_ids"][item, places]
-        assert -logits[item, places - 1, tokens].mean().item() == pytest.approx(expected, abs=1e-5)
-
-
 def test_resampling_depends_on_the_seed_and_the_number_of_forwards_only(family, items, collate):
     model = family()
     batch, other = collate(items, size=6)[0], collate(items, size=2)[0]
@@ -235,63 +173,49 @@ def test_resampling_depends_on_the_seed_and_the_number_of_forwards_only(family, 
     assert len({run(seed, other)[1].sum().item() for seed in range(5)}) > 1
 
 
-def test_evaluation_asks_about_padding_outside_of_an_intervention(family, batches):
-    # what the first evaluation of a model asks of it neither counts as a forward nor is edited
-    tables = []
-    for _ in range(2):
-        model = family("gpt2")
-        for _ in range(2):
-            with ablated(model, some(model), "resample", seed=4):
-                tables.append(evaluate(model, batches))
-    assert all(table.equals(tables[0]) for table in tables)
-
-
 def test_interventions_leave_models_as_they_were(pair, architecture, batches):
     donor, target = pair(architecture)
     target.train()
-    donor.train()
     donor.get_output_embeddings().eval().weight.requires_grad_(False)
+    logits_of(target, batches[0])  # the library puts up hooks of its own in a first forward
+    logits_of(donor, batches[0])
     with unchanged(donor, target):
         for intervention in interventions(donor, target, some(target)):
             with intervention:
                 assert hook_count(target) > 0
                 target(**inputs_of(batches[0]))
-                with evaluating(target):
-                    target(**inputs_of(batches[0]))
 
 
-def test_hooks_go_after_errors_inside_and_outside_of_a_forward(pair, architecture, batches):
-    donor, target = pair(architecture)
-
+@pytest.mark.parametrize("make", range(4))
+def test_hooks_go_after_errors_inside_and_outside_of_a_forward(pair, batches, make):
     def fail(_module, _inputs):
         raise RuntimeError("broken")
 
-    for make in range(4):
-        with unchanged(donor, target):
-            with pytest.raises(RuntimeError), interventions(donor, target, some(target))[make]:
-                raise RuntimeError("in the block")
-            for model in (donor, target):
-                handle = model.get_output_embeddings().register_forward_pre_hook(fail)
-                with interventions(donor, target, some(target))[make]:
-                    if model is target or make == 0:
-                        with pytest.raises(RuntimeError, match="broken"):
-                            target(**inputs_of(batches[0]))
-                    handle.remove()
-                    target(**inputs_of(batches[0]))  # what failed leaves nothing behind
+    donor, target = pair("llama")
+    logits_of(target, batches[0])
+    with unchanged(donor, target):
+        with pytest.raises(RuntimeError), interventions(donor, target, some(target))[make]:
+            raise RuntimeError("in the block")
+        with interventions(donor, target, some(target))[make]:
+            expected = logits_of(target, batches[0])
+        failing = donor if make == 0 else target
+        with interventions(donor, target, some(target))[make]:
+            with failing.lm_head.register_forward_pre_hook(fail):
+                with pytest.raises(RuntimeError, match="broken"):
+                    target(**inputs_of(batches[0]))
+            found = logits_of(target, batches[0])  # what failed leaves nothing behind
+            assert torch.equal(found, expected) or make == 3  # which draws again
 
 
-def test_dtypes_may_differ(pair, family, batches):
+def test_dtypes_may_differ(family, batches):
     donor, target = family("qwen2", 1, torch.bfloat16), family("qwen2", 0)
     expected = logits_of(donor, batches[0])
     with patched(target, donor, full(target)):
         found = logits_of(target, batches[0])
-    embedded = {"inputs_embeds": target.get_input_embeddings()(batches[0]["input_ids"])}
     assert found.dtype == torch.float32 and torch.equal(found, expected.float())
-    with torch.no_grad(), patched(target, donor, some(target, only="model.norm")):
-        assert target(**embedded).logits.isfinite().all()
 
 
-@pytest.mark.parametrize("heads", [1, 4, 7])
+@pytest.mark.parametrize("heads", [1, 7])
 @pytest.mark.parametrize("name", ["qwen3", "gemma3", "phi"])  # the last two have heads first
 def test_norms_applied_to_each_head_are_edited_by_item_and_token(name, heads, batches):
     # one key-value head, or as many heads as positions, tell the two orders apart only by care

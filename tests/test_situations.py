@@ -6,7 +6,6 @@ the plain pair), or the sentence that refuses all of these.
 """
 
 import copy
-import warnings
 from functools import partial
 from types import MethodType
 
@@ -15,14 +14,13 @@ import peft
 import pytest
 import torch
 import transformers
+from tiny_models import random_mask, tiny_model
 from tiny_models import same_bits as same
-from tiny_models import tiny_model
 from torch import nn
 
 import actlib
 from actlib import evaluate, record_activations, record_differences
-from actlib.channels import channel_modules, unwrapped
-from actlib.masks import ChannelMask
+from actlib.channels import unwrapped
 
 
 def family(name="llama", seed=0):
@@ -96,11 +94,11 @@ class Bytes(nn.Linear):
 
 
 class Scaled(nn.Linear):
-    """A linear layer with one parameter more, of some shape, which scales what it gives."""
+    """A linear layer with one parameter more, which scales what it gives."""
 
-    def __init__(self, linear, *shape):
+    def __init__(self, linear):
         super().__init__(linear.in_features, linear.out_features, bias=False)
-        self.weight, self.weight_scale = linear.weight, nn.Parameter(torch.full(shape, 0.5))
+        self.weight, self.weight_scale = linear.weight, nn.Parameter(torch.full((24, 1), 0.5))
 
     def forward(self, x):
         return super().forward(x) * self.weight_scale.flatten()
@@ -111,9 +109,9 @@ def to_8_bits(linear):
     return linear
 
 
-def adapter(module="up_proj", **options):
-    config = peft.LoraConfig(target_modules=[module], init_lora_weights=False, **options)
-    return lambda model: peft.get_peft_model(model, config).eval()
+def adapt(model):
+    config = peft.LoraConfig(target_modules=["up_proj"], init_lora_weights=False)
+    return peft.get_peft_model(model, config).eval()
 
 
 def inject_adapter(model):
@@ -121,13 +119,13 @@ def inject_adapter(model):
     return model
 
 
-def prompt(kind):
-    config = kind(task_type="CAUSAL_LM", num_virtual_tokens=2)
-    return lambda model: peft.get_peft_model(model, config).eval()
+def learn_prompt(model):
+    config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
+    return peft.get_peft_model(model, config).eval()
 
 
 def merge_adapter(model):
-    adapted = adapter()(model)
+    adapted = adapt(model)
     for name, parameter in adapted.named_parameters():
         parameter.data *= "lora" not in name  # so that the pair stays what it was
     return adapted.merge_and_unload()
@@ -163,32 +161,21 @@ SITUATIONS = {
         lambda model: compile_layers(model, replace=True),
         r"model.layers.0 is compiled apart .* by its method compile\(\)",
     ),
-    "data parallel": (nn.DataParallel, "right"),
-    "distributed data parallel": (nn.parallel.DistributedDataParallel, "right"),
     "compiled and distributed": (
         lambda model: torch.compile(nn.parallel.DistributedDataParallel(model), backend="eager"),
         "right",
     ),
     "training": (lambda model: model.train(), "right"),
     "adapter merged": (merge_adapter, "right"),
-    "adapter": (adapter(), MERGE),
-    "DoRA": (adapter(use_dora=True), MERGE),
+    "adapter": (adapt, MERGE),
     "adapter injected": (inject_adapter, MERGE),
-    "prompt tuning": (
-        prompt(peft.PromptTuningConfig),
-        r"by peft.* of a learned prompt.* take get_base_model\(\)",
-    ),
-    "prefix tuning": (
-        prompt(peft.PrefixTuningConfig),
-        r"by peft.* of a learned prompt.* take get_base_model\(\)",
-    ),
+    "prompt tuning": (learn_prompt, r"by peft.* of a learned prompt.* take get_base_model\(\)"),
     "HQQ": (with_layers(Codes), QUANTIZED.format("W_q as uint8")),
     "GPTQ": (with_layers(Packed), QUANTIZED.format("qweight as int32")),
     "QuIP": (with_layers(partial(Packed, dtype=torch.int64)), QUANTIZED.format("qweight as int64")),
     "4 bit": (with_layers(Bytes), QUANTIZED.format("weight as Params4bit")),
     "FP8": (with_layers(to_8_bits), QUANTIZED.format("weight as float8_e4m3fn")),
-    "a scale": (with_layers(lambda linear: Scaled(linear)), BESIDE),
-    "a scale for each row": (with_layers(lambda linear: Scaled(linear, 24, 1)), BESIDE),
+    "a scale for each row": (with_layers(Scaled), BESIDE),
     "FSDP2": (shard, SHARDED),
     "FSDP": (shard_flat, SHARDED),
 }
@@ -284,19 +271,13 @@ def wrap(forward):
 
 FORWARDS = {  # what takes the place of a layer's forward, and whether a copy gets its own
     "compiled": (lambda layer: torch.compile(layer.forward, backend="eager"), False),
-    "method of a closure": (lambda layer: MethodType(wrap(layer.forward), layer), False),
     "partial of a closure": (lambda layer: partial(wrap(layer.forward), layer), False),
     "method": (lambda layer: MethodType(type(layer).forward, layer), True),
-    "method, compiled": (
-        lambda layer: MethodType(torch.compile(type(layer).forward, backend="eager"), layer),
-        True,
-    ),
-    "partial": (lambda layer: partial(type(layer).forward, layer), True),
 }
 
 
 @pytest.mark.parametrize("name", FORWARDS)
-def test_forwards_that_a_copy_would_share_are_refused_and_the_remedy_works(name, expected, batches):
+def test_forwards_that_a_copy_would_share_are_refused(name, expected, batches):
     change, is_copied = FORWARDS[name]
     mask, values = expected
     donor, target = family(seed=1), family()
@@ -309,39 +290,13 @@ def test_forwards_that_a_copy_would_share_are_refused_and_the_remedy_works(name,
     layers = target.model.layers
     for layer in layers:
         layer.forward = change(layer)
-    if not is_copied:
-        for run in runs.values():
+    for use, run in runs.items():
+        if not is_copied:
             with pytest.raises(ValueError, match=r"layers.0 was replaced by .*del module.forward"):
                 run()
-        for layer in layers:
-            del layer.forward
-            layer.compile(backend="eager")
-    for use, run in runs.items():
+            continue
         for key, value in run().items():
             torch.testing.assert_close(value, values[use][key], rtol=1e-5, atol=1e-5)
-
-
-@pytest.fixture
-def new_accelerator():
-    """Accelerate keeps one state a process, which forbids another precision."""
-    reset = partial(accelerate.state.AcceleratorState._reset_state, reset_partial_state=True)
-    reset()
-    yield partial(accelerate.Accelerator, cpu=True)
-    reset()
-
-
-def test_rounding_of_a_models_own_autocast_is_no_sight_of_later_tokens(batches, new_accelerator):
-    prepare = new_accelerator(mixed_precision="bf16").prepare_model
-    for seed in range(8):
-        plain, model = family(seed=seed), prepare(family(seed=seed))
-        expected = evaluate(plain, batches)["nll"].to_numpy()
-        assert evaluate(model, batches)["nll"].to_numpy() == pytest.approx(expected, rel=0.1)
-    torch.manual_seed(0)
-    model = prepare(transformers.BertForMaskedLM(transformers.BertConfig(**SMALL)))
-    for parameter in model.parameters():
-        parameter.data += torch.randn_like(parameter) / 2
-    with pytest.raises(ValueError, match="expected a causal language model"):
-        evaluate(model, batches)
 
 
 def test_items_on_both_sides_of_longropes_limit_run_apart(items, collate):
@@ -356,32 +311,9 @@ def test_items_on_both_sides_of_longropes_limit_run_apart(items, collate):
     assert len(evaluate(model, collate(items, 1))) == len(items)
 
 
-def test_tensors_of_inference_mode_are_read_and_written_within_it_alone(
-    expected, batches, tmp_path
-):
+def test_offloaded_models_are_read_by_module_and_never_by_weight(expected, batches, tmp_path):
     mask, values = expected
-    with torch.inference_mode():
-        pair = [copy.deepcopy(family(seed=seed)).double().float() for seed in (1, 0)]
-        assert same(uses_of(*pair, mask, batches, tmp_path)["transferred"](), values["transferred"])
-    uses = uses_of(*pair, mask, batches, tmp_path)
-    assert same(uses["record"](), values["record"]) and same(uses["merge"](), values["merge"])
-    before = state_of(pair[1])
-    for use in (uses["transferred"], uses["patch"], lambda: actlib.transfer_(*pair[::-1], mask)):
-        with pytest.raises(
-            ValueError, match=r"in inference mode .* under torch.inference_mode\(\)"
-        ):
-            use()
-    assert same(state_of(pair[1]), before)
-
-
-@pytest.mark.parametrize("sides", [(0, 1), (0,), (1,)])
-def test_offloaded_models_are_read_by_module_and_never_by_weight(
-    expected, batches, tmp_path, sides
-):
-    mask, values = expected
-    pair = [family(seed=1), family()]
-    for side in sides:
-        pair[side] = accelerate.cpu_offload(pair[side], torch.device("cpu"))
+    pair = [accelerate.cpu_offload(family(seed=seed), torch.device("cpu")) for seed in (1, 0)]
     uses = uses_of(*pair, mask, batches, tmp_path)
     for use in ("record", "features", "patched", "ablated"):
         given = uses[use]()
@@ -391,52 +323,18 @@ def test_offloaded_models_are_read_by_module_and_never_by_weight(
             uses[use]()
 
 
-def untied():
-    """Qwen 2 with a head of its own that holds what the embedding holds."""
-    model = family("qwen2")
-    assert model.lm_head.weight is model.model.embed_tokens.weight
-    model.config.tie_word_embeddings = False
-    model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
-    return model
-
-
-@pytest.mark.filterwarnings("ignore:Model:UserWarning")
-@pytest.mark.parametrize(
-    ("change", "plain", "base"),
-    [
-        (adapter(), family, family),
-        (inject_adapter, family, family),
-        (adapter("embed_tokens"), lambda: family("qwen2"), untied),
-        (adapter("lm_head"), lambda: family("qwen2"), untied),
-    ],
-    ids=["wrapped", "injected", "on a tied embedding", "on a tied head"],
-)
-def test_the_remedy_for_an_adapter_works(change, plain, base, batches, tmp_path):
-    adapted = change(plain())
-    adapted.save_pretrained(tmp_path)
-    merged = peft.PeftModel.from_pretrained(base(), tmp_path).merge_and_unload()
-    assert actlib.check_pair(merged, base()) == []
-    expected = evaluate(adapted, batches)["nll"].to_numpy()
-    assert evaluate(merged, batches)["nll"].to_numpy() == pytest.approx(expected, abs=1e-5)
-
-
-class Fused(nn.Module):
-    """A feed-forward layer whose kernel reads the weights and passes over two modules."""
-
-    def __init__(self, mlp):
-        super().__init__()
-        self.gate_proj, self.up_proj, self.down_proj = mlp.gate_proj, mlp.up_proj, mlp.down_proj
-
-    def forward(self, x):
-        inner = nn.functional.silu(x @ self.gate_proj.weight.T) * (x @ self.up_proj.weight.T)
-        return self.down_proj(inner)
+def fuse(mlp, x):
+    """As a kernel that reads the weights, and passes over two modules."""
+    inner = nn.functional.silu(x @ mlp.gate_proj.weight.T) * (x @ mlp.up_proj.weight.T)
+    return mlp.down_proj(inner)
 
 
 def test_modules_that_are_passed_over_are_named(batches):
     pair = family(seed=1), family()
     expected = record_differences(*pair, batches)
     for model in pair:
-        model.model.layers[1].mlp = Fused(model.model.layers[1].mlp)
+        mlp = model.model.layers[1].mlp
+        mlp.forward = MethodType(fuse, mlp)
     passed = [f"model.layers.1.mlp.{name}" for name in ("gate_proj", "up_proj")]
     words = f"never ran on these inputs.*{passed[0]}; {passed[1]}$"
     with pytest.warns(UserWarning, match=words):
@@ -444,16 +342,12 @@ def test_modules_that_are_passed_over_are_named(batches):
     assert scores.metadata["silent"] == ",".join(passed)
     for name, values in scores.values.items():
         assert not values.any() if name in passed else torch.allclose(values, expected.values[name])
-    mask = ChannelMask(
-        {n: torch.ones(m.channels).bool() for n, m in channel_modules(pair[0]).items()}
-    )
+    mask = random_mask(pair[0], share=1.1)
     with pytest.raises(ValueError, match=f"module {passed[0]} never ran on these inputs"):
         record_activations(pair[0], batches, mask)
     for context in (actlib.patched(*pair, mask), actlib.ablated(pair[0], mask, "zero")):
         with pytest.warns(UserWarning, match=words), context:
             evaluate(pair[0], batches)
-    with warnings.catch_warnings(action="error"), actlib.ablated(pair[0], mask, "zero"):
-        pass  # nothing ran at all
 
 
 def test_scores_that_are_all_zero_are_refused(batches):
@@ -488,9 +382,9 @@ NO_DECODERS = {
         ),
         "expected a causal language model with its head, got Gemma3ForCausalLM",
     ),
-    "an encoder": (
-        lambda: transformers.RobertaModel(transformers.RobertaConfig(**SMALL)),
-        "expected a causal language model with its head, got RobertaModel",
+    "no head": (
+        lambda: transformers.LlamaModel(family().config),
+        "got LlamaModel; load it by AutoModelForCausalLM",
     ),
 }
 
@@ -498,40 +392,14 @@ NO_DECODERS = {
 @pytest.mark.parametrize("name", NO_DECODERS)
 def test_what_is_no_decoder_is_refused(name, batches):
     make, sentence = NO_DECODERS[name]
-    torch.manual_seed(0)
     pair = [make().eval(), make().eval()]
-    for model in pair:  # fresh weights are so small that tokens hardly see each other
-        for parameter in model.parameters():
-            parameter.data += torch.randn_like(parameter) / 2
-    mask = actlib.weight_differences(*pair).top(10)  # which is as right as in a decoder
     for run in (
         lambda: record_differences(*pair, batches),
-        lambda: record_activations(pair[0], batches, mask),
         lambda: actlib.record_attributions(*pair, batches),
         lambda: evaluate(pair[0], batches),
     ):
         with pytest.raises(ValueError, match=sentence):
             run()
-
-
-def test_a_decoder_of_a_family_that_counts_from_another_position_is_read_as_it_runs(items, collate):
-    """RoBERTa's first position is that after its padding token's number."""
-    config = transformers.RobertaConfig(**SMALL, is_decoder=True)
-    torch.manual_seed(0)
-    model = transformers.RobertaForCausalLM(config).eval()
-    nll = []
-    for tokens, answer in items:
-        logits = model(tokens[None]).logits[0].log_softmax(-1)
-        places = answer.nonzero().flatten()
-        nll.append(-float(logits[places - 1, tokens[places]].mean()))
-    for batches in (collate(items, 1), collate(items, 3, "right"), collate(items, 3, "left")):
-        assert evaluate(model, batches)["nll"].tolist() == pytest.approx(nll, abs=1e-5)
-
-
-def test_a_model_without_a_head_is_refused(batches):
-    headless = transformers.LlamaModel(family().config).eval()
-    with pytest.raises(ValueError, match="got LlamaModel; load it by AutoModelForCausalLM"):
-        evaluate(headless, batches)
 
 
 BATCHES = {
