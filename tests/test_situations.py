@@ -6,10 +6,8 @@ the plain pair), or the sentence that refuses all of these.
 """
 
 import copy
-from functools import partial
 from types import MethodType
 
-import accelerate
 import peft
 import pytest
 import torch
@@ -38,12 +36,15 @@ def compile_after_a_call(model):
     return model
 
 
-def compile_layers(model, replace):
+def compile_layers(model):
+    for layer in model.model.layers:
+        layer.compile(backend="eager")
+    return model
+
+
+def replace_layers(model):
     for place, layer in enumerate(model.model.layers):
-        if replace:
-            model.model.layers[place] = torch.compile(layer, backend="eager")
-        else:
-            layer.compile(backend="eager")
+        model.model.layers[place] = torch.compile(layer, backend="eager")
     return model
 
 
@@ -71,11 +72,11 @@ class Codes(nn.Module):
 
 
 class Packed(nn.Module):
-    """As GPTQ, AWQ and QuIP#: packed codes in a buffer, and no weight."""
+    """As GPTQ and AWQ: packed codes in a buffer, and no weight."""
 
-    def __init__(self, linear, dtype=torch.int32):
+    def __init__(self, linear):
         super().__init__()
-        self.register_buffer("qweight", (linear.weight * 9).round().to(dtype))
+        self.register_buffer("qweight", (linear.weight * 9).round().int())
         self.register_buffer("scales", torch.full((1, 24), 1 / 9))
 
     def forward(self, x):
@@ -124,13 +125,6 @@ def learn_prompt(model):
     return peft.get_peft_model(model, config).eval()
 
 
-def merge_adapter(model):
-    adapted = adapt(model)
-    for name, parameter in adapted.named_parameters():
-        parameter.data *= "lora" not in name  # so that the pair stays what it was
-    return adapted.merge_and_unload()
-
-
 def shard(model):
     """As FSDP2 does on each rank."""
     from torch.distributed.device_mesh import init_device_mesh
@@ -142,12 +136,6 @@ def shard(model):
     return fully_shard(model, mesh=mesh)
 
 
-def shard_flat(model):
-    from torch.distributed.fsdp import FullyShardedDataParallel
-
-    return FullyShardedDataParallel(model, device_id=torch.device("cpu"))
-
-
 MERGE = r"is wrapped by peft .*PeftModel.from_pretrained\(model, adapter\).merge_and_unload"
 QUANTIZED = "holds {}, expected plain float numbers: load the model without quantization"
 SHARDED = "sharded over processes .* load the whole model in each process"
@@ -156,9 +144,9 @@ SITUATIONS = {
     "compiled": (lambda model: torch.compile(model, backend="eager"), "right"),
     "compiled in place": (lambda model: model.compile(backend="eager") or model, "right"),
     "compiled after a call": (compile_after_a_call, "right"),
-    "layers compiled in place": (lambda model: compile_layers(model, replace=False), "right"),
+    "layers compiled in place": (compile_layers, "right"),
     "compiled layers": (
-        lambda model: compile_layers(model, replace=True),
+        replace_layers,
         r"model.layers.0 is compiled apart .* by its method compile\(\)",
     ),
     "compiled and distributed": (
@@ -166,20 +154,17 @@ SITUATIONS = {
         "right",
     ),
     "training": (lambda model: model.train(), "right"),
-    "adapter merged": (merge_adapter, "right"),
     "adapter": (adapt, MERGE),
     "adapter injected": (inject_adapter, MERGE),
     "prompt tuning": (learn_prompt, r"by peft.* of a learned prompt.* take get_base_model\(\)"),
     "HQQ": (with_layers(Codes), QUANTIZED.format("W_q as uint8")),
     "GPTQ": (with_layers(Packed), QUANTIZED.format("qweight as int32")),
-    "QuIP": (with_layers(partial(Packed, dtype=torch.int64)), QUANTIZED.format("qweight as int64")),
     "4 bit": (with_layers(Bytes), QUANTIZED.format("weight as Params4bit")),
     "FP8": (with_layers(to_8_bits), QUANTIZED.format("weight as float8_e4m3fn")),
     "a scale for each row": (with_layers(Scaled), BESIDE),
     "FSDP2": (shard, SHARDED),
-    "FSDP": (shard_flat, SHARDED),
 }
-READABLE = [SITUATIONS[name][1] for name in ("HQQ", "GPTQ", "QuIP", "4 bit", "FP8")] + [BESIDE]
+READABLE = [SITUATIONS[name][1] for name in ("HQQ", "GPTQ", "4 bit", "FP8")] + [BESIDE]
 """Outcomes of models whose weights are what is wrong, and not the outputs of their modules."""
 
 
@@ -265,38 +250,17 @@ def test_situations(name, expected, batches, tmp_path):
     assert not (tmp_path / "patch").exists() or outcome == "right"
 
 
-def wrap(forward):
-    return lambda self, *args, forward=forward, **options: forward(*args, **options)
-
-
-FORWARDS = {  # what takes the place of a layer's forward, and whether a copy gets its own
-    "compiled": (lambda layer: torch.compile(layer.forward, backend="eager"), False),
-    "partial of a closure": (lambda layer: partial(wrap(layer.forward), layer), False),
-    "method": (lambda layer: MethodType(type(layer).forward, layer), True),
-}
-
-
-@pytest.mark.parametrize("name", FORWARDS)
-def test_forwards_that_a_copy_would_share_are_refused(name, expected, batches):
-    change, is_copied = FORWARDS[name]
-    mask, values = expected
+def test_a_forward_that_a_copy_would_share_is_refused(batches):
     donor, target = family(seed=1), family()
-    runs = {
-        "attributions": lambda: actlib.record_attributions(donor, target, batches, points=0).values,
-        "merge": lambda: state_of(
-            actlib.merge(target, [(donor, mask, 0.4), (donor, mask, 0.3)], "largest").model
-        ),
-    }
-    layers = target.model.layers
-    for layer in layers:
-        layer.forward = change(layer)
-    for use, run in runs.items():
-        if not is_copied:
-            with pytest.raises(ValueError, match=r"layers.0 was replaced by .*del module.forward"):
-                run()
-            continue
-        for key, value in run().items():
-            torch.testing.assert_close(value, values[use][key], rtol=1e-5, atol=1e-5)
+    mask = random_mask(target)
+    for layer in target.model.layers:
+        layer.forward = torch.compile(layer.forward, backend="eager")
+    for run in (
+        lambda: actlib.record_attributions(donor, target, batches),
+        lambda: actlib.merge(target, [(donor, mask, 0.4), (donor, mask, 0.3)], "largest"),
+    ):
+        with pytest.raises(ValueError, match=r"layers.0 was replaced by .*del module.forward"):
+            run()
 
 
 def test_items_on_both_sides_of_longropes_limit_run_apart(items, collate):
@@ -309,18 +273,6 @@ def test_items_on_both_sides_of_longropes_limit_run_apart(items, collate):
     with pytest.raises(ValueError, match=r"up to 20 tokens and longer .* \(--batch-size 1\)"):
         evaluate(nn.DataParallel(model), collate(items))
     assert len(evaluate(model, collate(items, 1))) == len(items)
-
-
-def test_offloaded_models_are_read_by_module_and_never_by_weight(expected, batches, tmp_path):
-    mask, values = expected
-    pair = [accelerate.cpu_offload(family(seed=seed), torch.device("cpu")) for seed in (1, 0)]
-    uses = uses_of(*pair, mask, batches, tmp_path)
-    for use in ("record", "features", "patched", "ablated"):
-        given = uses[use]()
-        assert all(torch.allclose(given[key], value) for key, value in values[use].items())
-    for use in ("weights", "attributions", "transferred", "patch", "merge"):
-        with pytest.raises(ValueError, match=r"is offloaded .* as transfer_checkpoint"):
-            uses[use]()
 
 
 def fuse(mlp, x):
@@ -362,49 +314,31 @@ def test_scores_that_are_all_zero_are_refused(batches):
 
 SMALL = {"vocab_size": 61, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4}
 SMALL |= {"intermediate_size": 24, "max_position_embeddings": 64, "pad_token_id": 2}
-T5 = {"vocab_size": 61, "d_model": 16, "d_kv": 4, "d_ff": 24, "num_layers": 2, "num_heads": 4}
+BOTH_SIDES = SMALL | {"head_dim": 4, "use_bidirectional_attention": True}
 NO_DECODERS = {
-    "T5": (
-        lambda: transformers.T5ForConditionalGeneration(transformers.T5Config(**T5)),
-        "expected a decoder-only language model, and T5ForConditionalGeneration has an encoder too",
-    ),
-    "an encoder with a head": (
-        lambda: transformers.BertForMaskedLM(transformers.BertConfig(**SMALL)),
-        "expected a causal language model with its head, got BertForMaskedLM",
-    ),
-    "a decoder that is told to read ahead": (
-        lambda: transformers.LlamaForCausalLM(transformers.LlamaConfig(**SMALL, is_causal=False)),
-        "expected a causal language model with its head, got LlamaForCausalLM",
-    ),
-    "attention to both sides": (
-        lambda: transformers.Gemma3ForCausalLM(
-            transformers.Gemma3TextConfig(**SMALL, head_dim=4, use_bidirectional_attention=True)
-        ),
-        "expected a causal language model with its head, got Gemma3ForCausalLM",
-    ),
-    "no head": (
-        lambda: transformers.LlamaModel(family().config),
-        "got LlamaModel; load it by AutoModelForCausalLM",
-    ),
+    "T5ForConditionalGeneration": transformers.T5Config(vocab_size=61, d_model=16, num_layers=1),
+    "BertForMaskedLM": transformers.BertConfig(**SMALL),
+    "LlamaForCausalLM": transformers.LlamaConfig(**SMALL, is_causal=False),
+    "Gemma3ForCausalLM": transformers.Gemma3TextConfig(**BOTH_SIDES),
+    "LlamaModel": transformers.LlamaConfig(**SMALL),
 }
 
 
 @pytest.mark.parametrize("name", NO_DECODERS)
 def test_what_is_no_decoder_is_refused(name, batches):
-    make, sentence = NO_DECODERS[name]
-    pair = [make().eval(), make().eval()]
+    pair = [getattr(transformers, name)(NO_DECODERS[name]) for _ in range(2)]
+    words = f"expected a .* language model.* {name}( has an encoder|; load it by AutoModelFor)"
     for run in (
         lambda: record_differences(*pair, batches),
         lambda: actlib.record_attributions(*pair, batches),
         lambda: evaluate(pair[0], batches),
     ):
-        with pytest.raises(ValueError, match=sentence):
+        with pytest.raises(ValueError, match=words):
             run()
 
 
 BATCHES = {
     "no item": (lambda batch: {key: value[:0] for key, value in batch.items()}, "have .*0, 9"),
-    "lists": (lambda batch: {k: v.tolist() for k, v in batch.items()}, "must be tensors of one"),
     "a token below 0": (
         lambda batch: batch | {"input_ids": batch["input_ids"] - 100},
         "holds the token -98, and the model knows 61",
@@ -418,7 +352,6 @@ BATCHES = {
         "attention_mask must hold 0 and 1 alone, and holds 2",
     ),
     "an entry is missing": (lambda batch: {"input_ids": batch["input_ids"]}, "a batch lacks att"),
-    "a name": (lambda batch: "input_ids", "a batch lacks input_ids, attention_mask, answer_mask"),
 }
 
 
@@ -435,10 +368,3 @@ def test_marks_of_any_type_mean_the_same(dtype, batches):
     expected = record_differences(family(seed=1), family(), batches)
     cast = [{k: v.to(dtype) if "mask" in k else v.int() for k, v in b.items()} for b in batches]
     assert same(record_differences(family(seed=1), family(), cast).values, expected.values)
-
-
-def test_what_a_recording_found_is_not_renamed_by_its_metadata(batches):
-    metadata = {"method": "attribution", "tokens": "3", "ability": "fr", "donor": "mine"}
-    scores = record_differences(family(seed=1), family(), batches, metadata=metadata)
-    assert (scores.kind, scores.metadata["tokens"]) == ("differences", "15")
-    assert (scores.metadata["ability"], scores.metadata["donor"]) == ("fr", "mine")
