@@ -86,8 +86,7 @@ def ablated(
     item keeps its own), the same for all modules, and what is given is taken from an unedited
     forward, run first. Positions are aligned at the items' last real tokens; where the other item
     is shorter, its first real token is given, so that padding never counts. An LM head that
-    computes logits for the last positions only is aligned among these; one that is asked for chosen
-    positions computes all.
+    is asked for logits of some positions computes those of all.
 
     Args:
         model: the model to ablate.
@@ -129,9 +128,8 @@ def ablated(
 
 
 def _keep_all_logits(_model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict]:
-    """Inputs without chosen positions of logits: an item's giver may have others."""
-    is_chosen = isinstance(kwargs.get("logits_to_keep"), Tensor)
-    return args, {**kwargs, "logits_to_keep": 0} if is_chosen else kwargs
+    """Inputs without a choice of positions for logits: an item's giver may have others."""
+    return args, {**kwargs, "logits_to_keep": 0} if "logits_to_keep" in kwargs else kwargs
 
 
 @contextmanager
