@@ -2,12 +2,11 @@
 
 import pytest
 import torch
-from slow_reference import expected_scores, hook_count, moving_elements, slow_nll
+from slow_reference import expected_scores, hook_count, moving_elements
 from tiny_models import EVERY_ARCHITECTURE, LINEAR_ATTENTION, random_mask, same_bits, state_of
 
 from actlib.activations import record_activations
 from actlib.channels import kind_of, uncovered_parameters
-from actlib.evaluation import evaluate
 from actlib.parameters import weight_differences
 from actlib.recording import record_differences
 from actlib.transfer import transferred
@@ -74,12 +73,3 @@ def test_moved_elements_follow_the_formula_and_no_other_moves(pair, any_architec
 def test_parameters_of_no_channel_are_listed_and_there_are_few(family, any_architecture):
     kinds = {kind_of(name) for name in uncovered_parameters(family(any_architecture))}
     assert kinds == set(LEFT_OUT.get(any_architecture, ()))
-
-
-def test_likelihoods_of_a_padded_batch_are_those_of_items_alone(
-    family, any_architecture, items, collate
-):
-    model, (batch,) = family(any_architecture), collate(items, 6)
-    found = torch.tensor(evaluate(model, [batch])["nll"].to_numpy())
-    expected = torch.tensor([slow_nll(model, *item) for item in items])
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)

@@ -191,15 +191,6 @@ def test_batches_and_pools_weigh_every_answer_token_alike(pair, items, collate):
     assert pooled.top(5, "attribution_by_size").digest == whole.top(5, "attribution_by_size").digest
 
 
-def test_bfloat16_is_near_float32(trained):
-    donor, target, lost, _ = trained
-    wide = record_attributions(donor, target, lost)
-    narrow = record_attributions(*(copy.deepcopy(m).bfloat16() for m in (donor, target)), lost)
-    ours, theirs = (torch.cat([*each.values.values()]) for each in (wide, narrow))
-    assert ours.dtype == theirs.dtype == torch.float32
-    assert torch.corrcoef(torch.stack([ours, theirs]))[0, 1] > 0.99
-
-
 def test_retained_abilities_are_added_by_their_weight(trained):
     donor, target, lost, known = trained
     ours, theirs = (record_attributions(donor, target, each) for each in (lost, known))
@@ -235,8 +226,6 @@ def test_attributions_and_differences_are_not_confused(pair, batches):
         ours.top(5)
     with pytest.raises(ValueError, match='"attribution" orders attributions, .* one of global'):
         other.top(5, "attribution")
-    with pytest.raises(ValueError, match="relative_to takes differences alone"):
-        other.relative_to(ours)
     with pytest.raises(ValueError, match="with_retention takes attributions alone"):
         ours.with_retention(other)
     with pytest.raises(ValueError, match="attributions pool with attributions alone"):
@@ -247,8 +236,6 @@ def test_what_cannot_be_attributed_is_refused(pair, batches):
     donor, target = pair("llama")
     with pytest.raises(ValueError, match="points must be at least 1.* got -1"):
         record_attributions(donor, target, batches, points=-1)
-    with pytest.raises(ValueError, match="no batch"):
-        record_attributions(donor, target, [])
     with pytest.raises(ValueError, match="do not fit"):
         record_attributions(pair("llama_tied")[0], target, batches)
     with torch.no_grad():

@@ -22,21 +22,13 @@ def full(model):
     return random_mask(model, share=1.1)
 
 
-def empty(model):
-    return random_mask(model, share=0)
-
-
-def some(model, seed=0, only=None):
-    return random_mask(model, 0.4, seed, only and [only])
+def some(model, only=None):
+    return random_mask(model, 0.4, only=only and [only])
 
 
 def inputs_of(batch):
-    mask = batch["attention_mask"]
-    return {
-        "input_ids": batch["input_ids"],
-        "attention_mask": mask,
-        "position_ids": position_ids_of(mask),
-    }
+    inputs = {key: batch[key] for key in ("input_ids", "attention_mask")}
+    return inputs | {"position_ids": position_ids_of(batch["attention_mask"])}
 
 
 @torch.no_grad()
@@ -45,15 +37,15 @@ def logits_of(model, batch, **options):
 
 
 @torch.no_grad()
-def outputs_of(model, batch, names=None, **options):
+def outputs_of(model, batch):
     """Every output of every channel module in one forward, as the rest of the model sees it."""
     seen = {}
 
     def hold(name, output):
         seen.setdefault(name, []).append(output)
 
-    with output_hooks(model, names or channel_modules(model), hold):
-        model(**inputs_of(batch), **options)
+    with output_hooks(model, channel_modules(model), hold):
+        model(**inputs_of(batch))
     return {name: torch.stack(outputs) for name, outputs in seen.items()}
 
 
@@ -87,22 +79,28 @@ def test_full_patch_gives_the_donor_and_an_empty_one_the_target(pair, architectu
     with patched(target, donor, full(target)):
         patched_logits = [logits_of(target, batch) for batch in batches]
     assert all(map(torch.equal, patched_logits, alone[0]))
-    for intervention in interventions(donor, target, empty(target)):
+    for intervention in interventions(donor, target, random_mask(target, share=0)):
         with intervention:
             assert torch.equal(logits_of(target, batches[0]), alone[1][0])
 
 
-def test_patch_writes_its_channels_and_no_other(pair, architecture, batches):
+def test_an_edit_writes_its_channels_and_no_other(pair, architecture, batches):
     donor, target = pair(architecture)
     theirs, ours = (outputs_of(model, batches[0]) for model in (donor, target))
     for name in ours:
         mask = some(target, only=name)
         chosen = mask.channels[name]
-        with patched(target, donor, mask):
-            found = outputs_of(target, batches[0])
-        # Upstream of the one patched module nothing moves, so its other channels stay bit by bit.
-        assert torch.equal(found[name][..., chosen], theirs[name][..., chosen])
-        assert torch.equal(found[name][..., ~chosen], ours[name][..., ~chosen])
+        means = {name: torch.linspace(1, 2, len(chosen))}
+        for intervention, given in (
+            (patched(target, donor, mask), theirs[name]),
+            (ablated(target, mask, "zero"), torch.zeros_like(ours[name])),
+            (ablated(target, mask, "mean", means=means), means[name].expand_as(ours[name])),
+        ):
+            with intervention:
+                found = outputs_of(target, batches[0])[name]
+            # Upstream of the one edited module nothing moves, so its other channels stay.
+            assert torch.equal(found[..., chosen], given[..., chosen])
+            assert torch.equal(found[..., ~chosen], ours[name][..., ~chosen])
 
 
 @pytest.mark.parametrize("length", [4, 9])  # as many tokens as heads, or another number
@@ -183,31 +181,20 @@ def test_resampling_depends_on_the_seed_and_the_number_of_forwards_only(family, 
     assert len({run(seed, other)[1].sum().item() for seed in range(5)}) > 1
 
 
-def test_interventions_leave_models_as_they_were(pair, architecture, batches):
-    donor, target = pair(architecture)
-    target.train()
-    donor.get_output_embeddings().eval().weight.requires_grad_(False)
-    logits_of(target, batches[0])  # the library puts up hooks of its own in a first forward
-    logits_of(donor, batches[0])
-    with unchanged(donor, target):
-        for intervention in interventions(donor, target, some(target)):
-            with intervention:
-                assert hook_count(target) > 0
-                target(**inputs_of(batches[0]))
-
-
 @pytest.mark.parametrize("make", range(4))
-def test_hooks_go_after_errors_inside_and_outside_of_a_forward(pair, batches, make):
+def test_interventions_leave_models_as_they_were_even_after_errors(pair, batches, make):
     def fail(_module, _inputs):
         raise RuntimeError("broken")
 
-    donor, target = pair("llama")
-    logits_of(target, batches[0])
+    donor, target = pair("gpt2")
+    target.lm_head.weight.requires_grad_(False)
+    donor.train().lm_head.eval()
     with unchanged(donor, target):
         with pytest.raises(RuntimeError), interventions(donor, target, some(target))[make]:
             raise RuntimeError("in the block")
         with interventions(donor, target, some(target))[make]:
             expected = logits_of(target, batches[0])
+            assert hook_count(target) > 0
         failing = donor if make == 0 else target
         with interventions(donor, target, some(target))[make]:
             with failing.lm_head.register_forward_pre_hook(fail):

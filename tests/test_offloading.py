@@ -1,11 +1,9 @@
 import accelerate
 import pytest
 import torch
-from torch import nn
 
 from actlib.activations import record_activations
 from actlib.evaluation import evaluate
-from actlib.forward import input_device
 from actlib.interventions import patched
 from actlib.parameters import weight_differences
 from actlib.recording import record_differences
@@ -48,12 +46,3 @@ def test_a_model_without_weights_is_refused(family, batches):
     model = family().to("meta")
     with pytest.raises(ValueError, match="on the meta device; load its weights"):
         record_differences(model, model, batches)
-
-
-def test_an_offloaded_embedding_runs_where_accelerate_says():
-    model = nn.Sequential(nn.Embedding(3, 2, device="meta"))
-    model.get_input_embeddings = lambda: model[0]
-    hook = accelerate.hooks.AlignDevicesHook(execution_device="cuda:1")
-    for held in (hook, accelerate.hooks.SequentialHook(accelerate.hooks.ModelHook(), hook)):
-        model[0]._hf_hook = held
-        assert input_device(model) == torch.device("cuda:1")

@@ -207,14 +207,7 @@ def test_outputs_that_are_written_over_are_recorded_as_they_were():
     torch.testing.assert_close(scores.values["layer"], (ours - theirs).abs().mean((0, 1)))
 
 
-def test_a_model_of_no_library_is_recorded():
-    with pytest.warns(UserWarning, match="never ran on these inputs score 0: idle$") as caught:
-        scores = record_differences(Loop(), Loop(), [whole_batch()])
-    assert caught[0].filename == __file__
-    assert [scores.metadata[key] for key in ("donor", "target", "silent")] == ["", "", "idle"]
-
-
-def test_outputs_of_two_shapes_are_refused():
+def test_an_output_of_another_shape_is_refused():
     donor, target = Loop(), Loop()
     target.layer.forward = lambda hidden: hidden[:, :, None].expand(-1, -1, 2, -1)[0].flatten(1)
     with pytest.raises(ValueError, match=r"^module layer returned shape \(5, 8\), expected 1 x 5"):

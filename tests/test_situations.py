@@ -59,54 +59,31 @@ def with_layers(change):
     return apply
 
 
-class Codes(nn.Module):
-    """As HQQ: codes in a parameter of bytes, and their scales beside them."""
-
-    def __init__(self, linear):
-        super().__init__()
-        self.W_q = nn.Parameter((linear.weight * 9).round().to(torch.uint8), requires_grad=False)
-        self.scale = nn.Parameter(torch.tensor(1 / 9))
-
-    def forward(self, x):
-        return x @ (self.W_q.float() * self.scale).T
-
-
-class Packed(nn.Module):
+def pack(linear):
     """As GPTQ and AWQ: packed codes in a buffer, and no weight."""
-
-    def __init__(self, linear):
-        super().__init__()
-        self.register_buffer("qweight", (linear.weight * 9).round().int())
-        self.register_buffer("scales", torch.full((1, 24), 1 / 9))
-
-    def forward(self, x):
-        return x @ self.qweight.float().T * self.scales
+    packed = nn.Module()
+    packed.register_buffer("qweight", linear.weight.round().int())
+    packed.register_buffer("scales", torch.ones(1, 24))
+    return packed
 
 
-class Bytes(nn.Linear):
-    """As bitsandbytes, torchao and quanto: a parameter of a class of its own."""
-
-    class Params4bit(nn.Parameter):
-        """Codes that look like a parameter."""
-
-    def __init__(self, linear):
-        super().__init__(linear.in_features, linear.out_features, bias=False)
-        self.weight = self.Params4bit(linear.weight.data)
+class Params4bit(nn.Parameter):
+    """As of bitsandbytes, torchao and quanto: codes that look like a parameter."""
 
 
-class Scaled(nn.Linear):
-    """A linear layer with one parameter more, which scales what it gives."""
-
-    def __init__(self, linear):
-        super().__init__(linear.in_features, linear.out_features, bias=False)
-        self.weight, self.weight_scale = linear.weight, nn.Parameter(torch.full((24, 1), 0.5))
-
-    def forward(self, x):
-        return super().forward(x) * self.weight_scale.flatten()
+def to_bytes(linear):
+    linear.weight = Params4bit(linear.weight.data)
+    return linear
 
 
 def to_8_bits(linear):
+    """As HQQ and FP8."""
     linear.weight = nn.Parameter(linear.weight.to(torch.float8_e4m3fn), requires_grad=False)
+    return linear
+
+
+def scale(linear):
+    linear.weight_scale = nn.Parameter(torch.full((24, 1), 0.5))
     return linear
 
 
@@ -157,14 +134,13 @@ SITUATIONS = {
     "adapter": (adapt, MERGE),
     "adapter injected": (inject_adapter, MERGE),
     "prompt tuning": (learn_prompt, r"by peft.* of a learned prompt.* take get_base_model\(\)"),
-    "HQQ": (with_layers(Codes), QUANTIZED.format("W_q as uint8")),
-    "GPTQ": (with_layers(Packed), QUANTIZED.format("qweight as int32")),
-    "4 bit": (with_layers(Bytes), QUANTIZED.format("weight as Params4bit")),
+    "GPTQ": (with_layers(pack), QUANTIZED.format("qweight as int32")),
+    "4 bit": (with_layers(to_bytes), QUANTIZED.format("weight as Params4bit")),
     "FP8": (with_layers(to_8_bits), QUANTIZED.format("weight as float8_e4m3fn")),
-    "a scale for each row": (with_layers(Scaled), BESIDE),
+    "a scale for each row": (with_layers(scale), BESIDE),
     "FSDP2": (shard, SHARDED),
 }
-READABLE = [SITUATIONS[name][1] for name in ("HQQ", "GPTQ", "4 bit", "FP8")] + [BESIDE]
+READABLE = [SITUATIONS[name][1] for name in ("GPTQ", "4 bit", "FP8")] + [BESIDE]
 """Outcomes of models whose weights are what is wrong, and not the outputs of their modules."""
 
 
@@ -337,27 +313,26 @@ def test_what_is_no_decoder_is_refused(name, batches):
             run()
 
 
-BATCHES = {
-    "no item": (lambda batch: {key: value[:0] for key, value in batch.items()}, "have .*0, 9"),
-    "a token below 0": (
+BATCHES = [
+    (lambda batch: {key: value[:0] for key, value in batch.items()}, "have .*0, 9"),
+    (lambda batch: {"input_ids": batch["input_ids"]}, "a batch lacks attention_mask, answer_mask"),
+    (
         lambda batch: batch | {"input_ids": batch["input_ids"] - 100},
         "holds the token -98, and the model knows 61",
     ),
-    "labels": (
+    (
         lambda batch: batch | {"answer_mask": batch["input_ids"].where(batch["answer_mask"], -100)},
         "answer_mask must hold 0 and 1 alone, and holds -100",
     ),
-    "packed items": (
+    (
         lambda batch: batch | {"attention_mask": batch["attention_mask"].cumsum(1)},
         "attention_mask must hold 0 and 1 alone, and holds 2",
     ),
-    "an entry is missing": (lambda batch: {"input_ids": batch["input_ids"]}, "a batch lacks att"),
-}
+]
 
 
-@pytest.mark.parametrize("name", BATCHES)
-def test_batches(name, batches):
-    change, sentence = BATCHES[name]
+@pytest.mark.parametrize(("change", "sentence"), BATCHES)
+def test_batches(change, sentence, batches):
     for run in (record_differences, actlib.record_attributions, lambda _d, t, b: evaluate(t, b)):
         with pytest.raises(ValueError, match=sentence):
             run(family(seed=1), family(), [change(batches[0])])
