@@ -1,4 +1,5 @@
 import pytest
+import torch
 
 from actlib.recording import record_differences
 

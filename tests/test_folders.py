@@ -219,11 +219,6 @@ def encode(folder):
     transformers.T5ForConditionalGeneration(config).save_pretrained(folder)
 
 
-def link(folder):
-    (folder / SINGLE).rename(folder.parent / "elsewhere")
-    (folder / SINGLE).symlink_to(folder.parent / "elsewhere")
-
-
 NO_MODEL = [
     (adapt, "holds an adapter.*merge_and_unload of peft, and save"),
     (name_weights("model.gguf"), "holds .*model.gguf.*save_pretrained"),
@@ -235,7 +230,6 @@ NO_MODEL = [
     (point, "is not a safetensors file.*or fetch it by `git lfs pull`"),
     (wrap, "hold no tensor .* save the model from inside its wrapper"),
     (classify, "hold no tensor lm_head.*of a classifier"),
-    (link, "is a link to a file outside its folder"),
     (encode, "target' is an encoder-decoder model .* not supp"),
 ]
 
@@ -332,6 +326,16 @@ def test_only_what_belongs_to_the_model_is_copied_and_the_rest_is_named(tmp_path
     assert names == {*OF_THE_MODEL, "config.json", SINGLE, "actlib.json", "README.md"}
     (warning,) = (str(each.message) for each in told)
     assert "checkpoint-5/; " in warning and ".git" not in warning
+
+
+def test_a_folder_of_links_to_a_store_is_refused(tmp_path):
+    mask = write_pair(tmp_path)
+    (tmp_path / "target").rename(tmp_path / "store")
+    (tmp_path / "target").mkdir()
+    for path in (tmp_path / "store").iterdir():
+        (tmp_path / "target" / path.name).symlink_to(path)
+    with pytest.raises(ValueError, match="is a link to a file outside its folder.*put the"):
+        transfer_checkpoint(tmp_path / "target", tmp_path / "donor", mask, tmp_path / "out")
 
 
 # Numbers that are not finite
