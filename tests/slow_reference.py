@@ -10,6 +10,9 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+HEADS_FIRST = ("gemma3_text", "phi")
+"""Families whose norms of queries and keys get the heads before the tokens."""
+
 
 def hook_count(model):
     """Hooks of every kind on all modules, and forwards that were put over their own."""
@@ -83,7 +86,7 @@ def activations_of(model, ids, names=None):
 def by_token(model, output, length):
     """[tokens, entries, channels], wherever a family has its heads."""
     is_by_head = output.ndim == 4 and output.shape[2] == length
-    if is_by_head and (output.shape[1] != length or model.config.model_type == "gemma3_text"):
+    if is_by_head and (output.shape[1] != length or model.config.model_type in HEADS_FIRST):
         output = output.transpose(1, 2)
     return output.reshape(length, -1, output.shape[-1]).double()
 

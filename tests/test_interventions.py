@@ -103,12 +103,9 @@ def test_an_edit_writes_its_channels_and_no_other(pair, architecture, batches):
             assert torch.equal(found[..., ~chosen], ours[name][..., ~chosen])
 
 
-@pytest.mark.parametrize("length", [4, 9])  # as many tokens as heads, or another number
-def test_resampling_two_items_of_one_length_swaps_them(
-    family, architecture, items, collate, length
-):
+def test_resampling_two_items_of_one_length_swaps_them(family, architecture, items, collate):
     model = family(architecture)
-    batch = collate([(ids[-length:], answer[-length:]) for ids, answer in items[1:4:2]])[0]
+    batch = collate([items[1], items[3]])[0]
     alone = outputs_of(model, batch)
     for name, outputs in alone.items():
         mask = some(model, only=name)
@@ -118,6 +115,25 @@ def test_resampling_two_items_of_one_length_swaps_them(
         given = outputs.expand(-1, 2, *outputs.shape[2:]).flip(1)
         assert torch.equal(found[..., chosen], given[..., chosen])
         assert torch.equal(found[..., ~chosen], outputs.expand_as(found)[..., ~chosen])
+
+
+@pytest.mark.parametrize("length", [4, 6])  # as many tokens as heads, or another number
+@pytest.mark.parametrize("name", ["qwen3", "gemma3", "phi"])
+def test_norms_of_each_head_are_exchanged_by_item_and_token(family, items, collate, name, length):
+    model = family(name)
+    short = length - 1
+    long, other = items[1], items[3]
+    batch = collate([[part[-length:] for part in long], [part[-short:] for part in other]])[0]
+    norm = f"model.layers.1.self_attn.q_{'layer' * (name == 'phi')}norm"
+    alone = outputs_of(model, batch)[norm][0]
+    with ablated(model, some(model, only=norm), "resample"):
+        found = outputs_of(model, batch)[norm][0]
+    if name in ("gemma3", "phi"):  # which have heads first
+        alone, found = alone.transpose(1, 2), found.transpose(1, 2)
+    chosen = some(model).channels[norm]
+    assert torch.equal(found[:, -short:][..., chosen], alone.flip(0)[:, -short:][..., chosen])
+    first = found[0, 0][..., chosen]  # of which the giver has none: its first token
+    assert torch.equal(first, alone[1, 1][..., chosen])
 
 
 def test_resampling_gives_another_item_from_an_unedited_run(family, batches):
