@@ -187,7 +187,8 @@ def _sum_gradients(
     parts: dict[int, list[tuple[Tensor, int]]] = {}
     for name, module in channel_modules(path).items():
         device = module.weight.device
-        sums[name] = torch.zeros(module.channels, dtype=torch.float64, device=device)
+        wide = torch.float32 if device.type == "mps" else torch.float64  # which MPS lacks
+        sums[name] = torch.zeros(module.channels, dtype=wide, device=device)
         for parameter, dimension in module.parameters().values():
             parts.setdefault(id(parameter), []).append((sums[name], dimension))
     ends, reached = Ends(), set[str]()

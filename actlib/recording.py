@@ -177,8 +177,10 @@ class DifferenceSums:
 
     def _add(self, name: str, donor_values: Activations, target_values: Activations) -> None:
         """Add what one call of a module gives at the same tokens in donor and target."""
-        donor_values = donor_values.to(target_values.device)
-        sums = self._sums[name] = self._sums[name].to(target_values.device)
+        # on the device that gives them; MPS has no float64
+        device = torch.device("cpu") if target_values.device.type == "mps" else target_values.device
+        sums = self._sums[name] = self._sums[name].to(device)
+        donor_values, target_values = donor_values.to(device), target_values.to(device)
         if donor_values.shape != target_values.shape:
             raise ValueError(
                 f"module {name} gives {tuple(donor_values.shape)} in the donor and "

@@ -191,6 +191,16 @@ def test_batches_and_pools_weigh_every_answer_token_alike(pair, items, collate):
     assert pooled.top(5, "attribution_by_size").digest == whole.top(5, "attribution_by_size").digest
 
 
+def test_bfloat16_is_near_float32(trained):
+    donor, target, lost, _ = trained
+    wide = record_attributions(donor, target, lost)
+    narrow = record_attributions(*(copy.deepcopy(m).bfloat16() for m in (donor, target)), lost)
+    assert narrow.metadata["dtype"] == "bfloat16"
+    ours, theirs = (torch.cat([*each.values.values()]) for each in (wide, narrow))
+    assert ours.dtype == theirs.dtype == torch.float32
+    assert torch.corrcoef(torch.stack([ours, theirs]))[0, 1] > 0.99
+
+
 def test_retained_abilities_are_added_by_their_weight(trained):
     donor, target, lost, known = trained
     ours, theirs = (record_attributions(donor, target, each) for each in (lost, known))

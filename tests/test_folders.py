@@ -1,4 +1,4 @@
-"""Folders as people bring them: the right values, or one true sentence."""
+"""Folders as people bring them: the right values, or one true sentence whose remedy works."""
 
 import copy
 import json
@@ -117,13 +117,44 @@ def test_a_head_in_the_files_counts_as_transformers_loads_it(tmp_path, donor, ta
     assert not list(uses(tmp_path, mask))[3]()
 
 
-@pytest.mark.parametrize("alone", BOTH)
-def test_a_head_of_its_own_on_one_side_alone_is_refused(tmp_path, alone):
+@pytest.mark.parametrize("wide", [EMBEDDING, HEAD])
+def test_copies_of_a_tied_tensor_in_two_dtypes_stay_equal(tmp_path, wide):
+    def store(tensors):
+        tensors.update({name: each.bfloat16() for name, each in tensors.items()})
+        tensors[HEAD] = tensors[EMBEDDING].clone()
+        tensors[wide] = tensors[wide].float()
+
+    mask = write_pair(tmp_path)
+    for role in BOTH:
+        change_weights(tmp_path / role, store)
+        change_config(tmp_path / role, dtype="bfloat16")
+    require_memory_bits(tmp_path, mask)
+    assert not pair_report(tmp_path / "donor", tmp_path / "moved").attrs["mismatches"]
+
+
+@pytest.mark.parametrize(("alone", "tied"), [BOTH, BOTH[::-1]])
+def test_a_head_of_its_own_on_one_side_is_refused_until_the_other_has_one(tmp_path, alone, tied):
     mask = write_pair(tmp_path)
     change_weights(tmp_path / alone, store_head(2))
     for use in uses(tmp_path, mask):
         with pytest.raises(ValueError, match="tied modules .*give the tied model a copy"):
             use()
+    change_weights(tmp_path / tied, store_head())
+    change_config(tmp_path / tied, tie_word_embeddings=False)
+    require_memory_bits(tmp_path, mask)
+
+
+def test_an_untied_configuration_of_a_tied_file_is_refused_until_it_says_tied(tmp_path):
+    mask = write_pair(tmp_path)
+    for role in BOTH:
+        change_config(tmp_path / role, tie_word_embeddings=False)
+    loading = lambda: load(tmp_path / "target")  # noqa: E731
+    for use in (*uses(tmp_path, mask), loading):  # transformers would take a random head
+        with pytest.raises(ValueError, match=f"hold no tensor {HEAD}.*set tie_word_embeddings to"):
+            use()
+    for role in BOTH:
+        change_config(tmp_path / role, tie_word_embeddings=True)
+    require_memory_bits(tmp_path, mask)
 
 
 # Quantized folders
@@ -166,7 +197,18 @@ def test_a_quantized_folder_is_refused_by_all_that_moves(tmp_path, method, is_st
             use()
 
 
+def test_a_quantized_folder_is_taken_once_it_is_dequantized(tmp_path):
+    mask = write_pair(tmp_path)
+    change_weights(tmp_path / "target", QUANTIZED["fp8"])
+    change_config(tmp_path / "target", quantization_config={"quant_method": "fp8"})
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "target").dequantize()
+    model.save_pretrained(tmp_path / "target")
+    require_memory_bits(tmp_path, mask)
+
+
 # What else is no folder of a model
+
+# Each spoils a folder, and returns where the remedy puts a model, if not in its place.
 
 
 def adapt(folder):
@@ -174,12 +216,14 @@ def adapt(folder):
     model = peft.get_peft_model(copy.deepcopy(tiny_model("llama", 0)), config)
     shutil.rmtree(folder)
     model.save_pretrained(folder)
+    model.merge_and_unload().save_pretrained(folder.parent / "merged")
+    return folder.parent / "merged"
 
 
 def nest(folder):
     place = folder.rename(folder.parent / "away")
     folder.mkdir()
-    place.rename(folder / "checkpoint-500")
+    return place.rename(folder / "checkpoint-500")
 
 
 def name_weights(name):
@@ -235,13 +279,15 @@ NO_MODEL = [
 
 
 @pytest.mark.parametrize(("spoil", "words"), NO_MODEL)
-def test_what_is_no_model_is_named_with_a_remedy(tmp_path, spoil, words):
+def test_what_is_no_model_is_named_with_a_remedy_that_works(tmp_path, spoil, words):
     mask = write_pair(tmp_path, "llama")
-    spoil(tmp_path / "target")
+    whole = shutil.copytree(tmp_path / "target", tmp_path / "whole")
+    remedied = spoil(tmp_path / "target") or whole
     for use in (*uses(tmp_path, mask), lambda: load(tmp_path / "target")):
         with pytest.raises(ValueError, match=words):
             use()
     assert not (tmp_path / "out").exists()
+    transfer_checkpoint(remedied, tmp_path / "donor", mask, tmp_path / "out")
 
 
 def test_a_model_that_takes_images_is_read_and_moved_whole(tmp_path):
@@ -302,6 +348,17 @@ def test_the_rows_that_both_have_move_and_a_warning_says_what_differs(
     assert pair_report(tmp_path / "donor", tmp_path / "target").attrs["fits"]
 
 
+def test_other_sizes_without_tokenizers_are_refused_until_both_are_there(tmp_path):
+    mask = write_pair(tmp_path, "llama")
+    write_side(tmp_path / "donor", 1, 62, 62)
+    for use in uses(tmp_path, mask):
+        with pytest.raises(ValueError, match="62 against 61 rows; .* save the tokenizers beside"):
+            use()
+    write_side(tmp_path / "target", 0, 61, 61)
+    with pytest.warns(UserWarning, match="such as t61"):
+        transfer_checkpoint(tmp_path / "target", tmp_path / "donor", mask, tmp_path / "out")
+
+
 # What lies around in a folder
 
 OF_THE_MODEL = """generation_config.json chat_template.jinja additional_chat_templates/tool.jinja
@@ -328,7 +385,7 @@ def test_only_what_belongs_to_the_model_is_copied_and_the_rest_is_named(tmp_path
     assert "checkpoint-5/; " in warning and ".git" not in warning
 
 
-def test_a_folder_of_links_to_a_store_is_refused(tmp_path):
+def test_a_folder_of_links_to_a_store_is_refused_until_it_is_copied(tmp_path):
     mask = write_pair(tmp_path)
     (tmp_path / "target").rename(tmp_path / "store")
     (tmp_path / "target").mkdir()
@@ -336,6 +393,8 @@ def test_a_folder_of_links_to_a_store_is_refused(tmp_path):
         (tmp_path / "target" / path.name).symlink_to(path)
     with pytest.raises(ValueError, match="is a link to a file outside its folder.*put the"):
         transfer_checkpoint(tmp_path / "target", tmp_path / "donor", mask, tmp_path / "out")
+    own = shutil.copytree(tmp_path / "target", tmp_path / "own")  # the files themselves
+    transfer_checkpoint(own, tmp_path / "donor", mask, tmp_path / "out")
 
 
 # Numbers that are not finite

@@ -206,11 +206,30 @@ def test_outputs_that_are_written_over_are_recorded_as_they_were():
     torch.testing.assert_close(scores.values["layer"], (ours - theirs).abs().mean((0, 1)))
 
 
-def test_an_output_of_another_shape_is_refused():
+@pytest.mark.parametrize(
+    ("forward", "words"),
+    [
+        (lambda hidden: hidden[0].repeat(1, 2), r"returned shape \(5, 8\), expected 1 x 5"),
+        (
+            lambda hidden: hidden[:, :, None].repeat(1, 1, 2, 1),
+            r"gives \(5, 4\) in the donor and \(10, 4\) in the target; give both the same",
+        ),
+    ],
+)
+def test_an_output_of_another_shape_is_refused(forward, words):
     donor, target = Loop(), Loop()
-    target.layer.forward = lambda hidden: hidden[:, :, None].expand(-1, -1, 2, -1)[0].flatten(1)
-    with pytest.raises(ValueError, match=r"^module layer returned shape \(5, 8\), expected 1 x 5"):
+    target.layer.forward = forward
+    with pytest.raises(ValueError, match=f"^module layer {words}"):
         record_differences(donor, target, [whole_batch()])
+
+
+def test_nan_in_the_first_batch_is_refused_before_the_second():
+    donor, stream = Loop(), iter([whole_batch(), whole_batch()])
+    with torch.no_grad():
+        donor.embed.weight[3] = torch.nan
+    with pytest.raises(ValueError, match="the activations of module embed are NaN or infinite"):
+        record_differences(donor, Loop(), stream)
+    assert len([*stream]) == 1
 
 
 @pytest.mark.parametrize(("times", "more"), [((2, 3), "target"), ((3, 2), "donor")])

@@ -8,10 +8,12 @@ the plain pair), or the sentence that refuses all of these.
 import copy
 from types import MethodType
 
+import accelerate
 import peft
 import pytest
 import torch
 import transformers
+from slow_reference import slow_nll
 from tiny_models import random_mask, tiny_model
 from tiny_models import same_bits as same
 from torch import nn
@@ -87,8 +89,8 @@ def scale(linear):
     return linear
 
 
-def adapt(model):
-    config = peft.LoraConfig(target_modules=["up_proj"], init_lora_weights=False)
+def adapt(model, module="up_proj"):
+    config = peft.LoraConfig(target_modules=[module], init_lora_weights=False)
     return peft.get_peft_model(model, config).eval()
 
 
@@ -226,17 +228,59 @@ def test_situations(name, expected, batches, tmp_path):
     assert not (tmp_path / "patch").exists() or outcome == "right"
 
 
-def test_a_forward_that_a_copy_would_share_is_refused(batches):
-    donor, target = family(seed=1), family()
-    mask = random_mask(target)
+def test_a_forward_that_a_copy_would_share_is_refused_until_it_goes(expected, batches, tmp_path):
+    mask, values = expected
+    target = family()
+    uses = uses_of(family(seed=1), target, mask, batches, tmp_path)
     for layer in target.model.layers:
         layer.forward = torch.compile(layer.forward, backend="eager")
-    for run in (
-        lambda: actlib.record_attributions(donor, target, batches),
-        lambda: actlib.merge(target, [(donor, mask, 0.4), (donor, mask, 0.3)], "largest"),
-    ):
+    for use in ("attributions", "merge"):
         with pytest.raises(ValueError, match=r"layers.0 was replaced by .*del module.forward"):
-            run()
+            uses[use]()
+    for layer in target.model.layers:
+        del layer.forward
+    for use in ("attributions", "merge"):
+        assert same(uses[use](), values[use])
+
+
+def test_tensors_of_inference_mode_are_read_and_written_within_it_alone(
+    expected, batches, tmp_path
+):
+    mask, values = expected
+    with torch.inference_mode():
+        pair = [family(seed=seed).double().float() for seed in (1, 0)]
+        assert same(uses_of(*pair, mask, batches, tmp_path)["transferred"](), values["transferred"])
+    uses = uses_of(*pair, mask, batches, tmp_path)
+    assert same(uses["record"](), values["record"]) and same(uses["merge"](), values["merge"])
+    before = state_of(pair[1])
+    for use in ("transferred", "patch"):
+        with pytest.raises(ValueError, match=r"inference mode .* under torch.inference_mode\(\)"):
+            uses[use]()
+    assert same(state_of(pair[1]), before)
+
+
+def test_offloaded_models_are_read_by_module_and_never_by_weight(expected, batches, tmp_path):
+    mask, values = expected
+    pair = [accelerate.cpu_offload(family(seed=seed), torch.device("cpu")) for seed in (1, 0)]
+    uses = uses_of(*pair, mask, batches, tmp_path)
+    for use in ("record", "features", "patched", "ablated"):
+        assert same(uses[use](), values[use])
+    for use in ("weights", "attributions", "transferred", "patch", "merge"):
+        with pytest.raises(ValueError, match=r"is offloaded .* as transfer_checkpoint"):
+            uses[use]()
+
+
+@pytest.mark.filterwarnings("ignore:Model:UserWarning")
+@pytest.mark.parametrize(("name", "module"), [("llama", "up_proj"), ("qwen2", "embed_tokens")])
+def test_the_remedy_for_an_adapter_works(name, module, batches, tmp_path):
+    adapted, base = adapt(family(name), module), family(name)
+    base.config.tie_word_embeddings = False
+    base.lm_head.weight = nn.Parameter(base.lm_head.weight.detach().clone())
+    adapted.save_pretrained(tmp_path)
+    merged = peft.PeftModel.from_pretrained(copy.deepcopy(base), tmp_path).merge_and_unload()
+    assert actlib.check_pair(merged, base) == []
+    expected = evaluate(adapted, batches)["nll"].to_numpy()
+    assert evaluate(merged, batches)["nll"].to_numpy() == pytest.approx(expected, abs=1e-5)
 
 
 def test_items_on_both_sides_of_longropes_limit_run_apart(items, collate):
@@ -311,6 +355,16 @@ def test_what_is_no_decoder_is_refused(name, batches):
     ):
         with pytest.raises(ValueError, match=words):
             run()
+
+
+def test_a_family_that_counts_from_another_position_is_read_as_it_runs(items, collate):
+    """RoBERTa's first position is that after its padding token's number."""
+    torch.manual_seed(0)
+    config = transformers.RobertaConfig(**SMALL, is_decoder=True)
+    model = transformers.RobertaForCausalLM(config).eval()
+    expected = [slow_nll(model, *item) for item in items]
+    found = evaluate(model, collate(items, 3, "left"))["nll"].tolist()
+    assert found == pytest.approx(expected, abs=1e-5)
 
 
 BATCHES = [
