@@ -32,18 +32,16 @@ def exchange_items(
     """
     real = _real_tokens(arguments)
     (batch, seq), givers = real.shape, _derangement(len(real), seed, forward)
-    last = slice(-int(arguments.get("logits_to_keep") or 0), None)
-    # the position that gives to each position, of all and of the last ones, which have logits
-    columns = [_aligned(real, givers), _aligned(real[:, last], givers)]
+    columns = _aligned(real, givers)  # the position that gives to each position
 
     def take(name: str, output: Tensor, chosen: Tensor) -> Tensor:
-        length, channels = columns[1].shape[1], output.shape[-1]
-        grid = arrange_by_token(name, output, (batch, seq), length, channels)
-        positions = columns[grid.shape[1] != seq].to(output.device)
-        exchanged = grid.index_select(-1, chosen)[givers[:, None].to(output.device), positions]
+        device = output.device
+        grid = arrange_by_token(name, output, (batch, seq), seq, output.shape[-1])
+        chosen_grid = grid.index_select(-1, chosen)
+        exchanged = chosen_grid[givers[:, None].to(device), columns.to(device)]
         if output.ndim == 4 and has_heads_first(output, seq):
             exchanged = exchanged.transpose(1, 2)
-        is_shared = output[..., 0].numel() < batch * grid.shape[1]  # positions of all items
+        is_shared = output[..., 0].numel() < batch * seq  # positions of all items
         shape = exchanged.shape[:2] if is_shared else output.shape[:-1]
         return exchanged.reshape(*shape, len(chosen))
 
@@ -90,6 +88,6 @@ def _aligned(
     whole = real.any(dim=1) & (real.sum(dim=1) == last - first + 1)
     if not whole.all():
         item = int(whole.int().argmin())
-        raise ValueError(f"item {item} must have real tokens at kept positions, and in one piece")
+        raise ValueError(f"item {item} must have real tokens, and in one piece")
     positions = numbers + (last[givers] - last)[:, None]
     return positions.clamp(first[givers][:, None], last[givers][:, None])

@@ -39,11 +39,9 @@ def routed_outputs(
     with align_module_device(experts):
         weights = packed_projections(experts)
         total = next(iter(weights.values())).shape[0]
-        # Numbers from `total` on stand for experts of other processes.
-        sizes = torch.bincount(numbers, minlength=total)[:total].tolist()
-        groups = hidden[tokens[: sum(sizes)]].split(sizes)
+        groups = hidden[tokens].split(torch.bincount(numbers, minlength=total).tolist())
         outputs = [_projected(experts, weights, number, rows) for number, rows in enumerate(groups)]
-    indices, joined = torch.stack([tokens, numbers])[:, : sum(sizes)], dict[str, Tensor]()
+    indices, joined = torch.stack([tokens, numbers]), dict[str, Tensor]()
     for name in weights:
         values = torch.cat([each[name] for each in outputs])
         shape = len(hidden), total, values.shape[1]

@@ -47,8 +47,14 @@ def run_model(model: nn.Module, batch: Mapping[str, Tensor], tokens: AnswerToken
     """
     require_room(model, batch)
     _require_causal(model)
-    return _call(
-        model, batch["input_ids"], batch["attention_mask"], logits_to_keep=tokens.positions
+    inner: Any = model if isinstance(model, nn.DataParallel) else unwrapped(model)
+    inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner  # of peft
+    device, accepted = input_device(model), inspect.signature(inner.forward).parameters
+    options = {"logits_to_keep": tokens.positions.to(device), "use_cache": False}
+    return model(
+        input_ids=batch["input_ids"].to(device),
+        attention_mask=batch["attention_mask"].to(device).long(),
+        **{key: value for key, value in options.items() if key in accepted},
     )
 
 
@@ -86,18 +92,6 @@ def answer_logits(
     logits = tokens.select("the logits", logits, logits.shape[-1]).float()
     labels = batch["input_ids"].to(logits.device)[tokens.rows, tokens.columns + 1]
     return tokens, logits, labels
-
-
-def _call(model: nn.Module, ids: Tensor, attention_mask: Tensor, **options: Tensor) -> Any:
-    """Call a model with what its forward, or that of the model in its wrapper, takes of options."""
-    inner: Any = model if isinstance(model, nn.DataParallel) else unwrapped(model)
-    inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner  # of peft
-    device, accepted = input_device(model), inspect.signature(inner.forward).parameters
-    optional: dict[str, Any] = {key: value.to(device) for key, value in options.items()}
-    optional["use_cache"] = False
-    optional = {key: value for key, value in optional.items() if key in accepted}
-    attention_mask = attention_mask.to(device).long()
-    return model(input_ids=ids.to(device), attention_mask=attention_mask, **optional)
 
 
 def _require_causal(model: nn.Module) -> None:

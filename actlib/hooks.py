@@ -98,10 +98,9 @@ def editing_hooks(
 ) -> Iterator[None]:
     """Replace what the named modules return by `edit(name, output)`; hooks go on exit.
 
-    Of a module that returns a tuple the first entry is replaced; the other entries and the tuple's
-    type stay. Hooks run in the order in which they were added: those that are added inside this
-    context see the replaced output. If the model ran and one of the modules never did, a warning
-    says so on exit: nothing of it was replaced.
+    Of a module that returns a tuple the first entry is replaced. Hooks run in the order in which
+    they were added: those that are added inside this context see the replaced output. If the model
+    ran and one of the modules never did, a warning says so on exit: nothing of it was replaced.
     """
     idle, is_idle = dict.fromkeys(names), True
 
@@ -113,8 +112,7 @@ def editing_hooks(
         idle.pop(name, None)
         if not isinstance(output, tuple):
             return edit(name, output)
-        make = getattr(output, "_make", type(output))  # a named tuple takes entries one by one
-        return make((edit(name, output[0]), *output[1:]))
+        return (edit(name, output[0]), *output[1:])
 
     edits = call_hooks(model, [*idle], replace, acts_in_rehearsals=True)
     with model.register_forward_hook(note), edits:

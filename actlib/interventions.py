@@ -57,8 +57,8 @@ def patched(target: nn.Module, donor: nn.Module, mask: ChannelMask) -> Iterator[
 
     Raises:
         ValueError: donor and target do not fit, or the mask is of another model or holds channels
-            of packed experts; in a forward, the inputs hold a cache, a module runs more often in
-            the target than in the donor, or its outputs differ in shape.
+            of packed experts; in a forward, the inputs hold a cache or a module runs more often in
+            the target than in the donor.
     """
     donor, target = unwrapped(donor), unwrapped(target)
     require_pair(donor, target)
@@ -86,8 +86,7 @@ def ablated(
     item keeps its own), the same for all modules, and what is given is taken from an unedited
     forward, run first. Positions are aligned at the items' last real tokens; where the other item
     is shorter, its first real token is given, so that padding never counts. An LM head that
-    computes logits for the last positions only is aligned among these; one that is asked for chosen
-    positions computes all.
+    is asked for logits of some positions computes those of all.
 
     Args:
         model: the model to ablate.
@@ -122,16 +121,15 @@ def ablated(
 
     def edit(name: str, output: Tensor) -> Tensor:
         values = constants[name].expand(*output.shape[:-1], -1)
-        return _with_channels(name, output, chosen[name], values)
+        return _with_channels(output, chosen[name], values)
 
     with editing_hooks(model, chosen, edit):
         yield
 
 
 def _keep_all_logits(_model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict]:
-    """Inputs without chosen positions of logits: an item's giver may have others."""
-    is_chosen = isinstance(kwargs.get("logits_to_keep"), Tensor)
-    return args, {**kwargs, "logits_to_keep": 0} if is_chosen else kwargs
+    """Inputs without a choice of positions for logits: an item's giver may have others."""
+    return args, {**kwargs, "logits_to_keep": 0} if "logits_to_keep" in kwargs else kwargs
 
 
 @contextmanager
@@ -173,15 +171,12 @@ def _replayed(
             raise ValueError(f"module {name} ran outside of a forward of its whole model")
         if not forwards[-1].get(name):
             raise ValueError(f"module {name} runs more often than in the forward that gives to it")
-        return _with_channels(name, output, chosen[name], forwards[-1][name].popleft())
+        return _with_channels(output, chosen[name], forwards[-1][name].popleft())
 
     def drop_rest(*_call: object) -> None:
         if not is_running and forwards:
             forwards.pop()
 
-    if not chosen:
-        yield
-        return
     with (
         target.register_forward_pre_hook(run_source, with_kwargs=True),
         # also after an error, so that no activation outlives its forward
@@ -248,15 +243,8 @@ def _masked_means(
     return masked
 
 
-def _with_channels(
-    name: str, output: Tensor, index: Int[Tensor, " masked"], values: Tensor
-) -> Tensor:
+def _with_channels(output: Tensor, index: Int[Tensor, " masked"], values: Tensor) -> Tensor:
     """The output with the values on these channels, its other channels bit by bit as they were."""
-    try:  # what all items share is now each item's own
-        output = output.expand(*values.shape[:-1], output.shape[-1])
-    except RuntimeError as error:
-        raise ValueError(
-            f"module {name} returned {tuple(output.shape[:-1])} before its channels, and is given "
-            f"{tuple(values.shape[:-1])}"
-        ) from error
+    # what all items share is now each item's own
+    output = output.expand(*values.shape[:-1], output.shape[-1])
     return output.index_copy(-1, index.to(output.device), values.to(output))

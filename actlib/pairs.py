@@ -68,33 +68,7 @@ def check_pair(
 
     Models with weights that are no plain float tensors do not fit: quantized, wrapped by peft.
     """
-    donor, target = unwrapped(donor), unwrapped(target)
-    sides = {"donor": donor, "target": target}
-    faults = [
-        f"in the {side}, {fault}"
-        for side, model in sides.items()
-        if (fault := describe_fault(model))
-    ]
-    if faults:  # Names and shapes of such models say nothing more.
-        return faults
-    mismatches = compare_settings(donor, target)[0] + _shape_mismatches(donor, target)
-    ties = [tied_modules(model) for model in sides.values()]
-    if ties[0] != ties[1]:
-        mismatches.append(
-            f"tied modules {ties[0] or 'none'} against {ties[1] or 'none'}; give the tied model a "
-            "copy of its embedding as lm_head, or take models that are tied alike"
-        )
-    rows, is_open = [vocabulary_rows(model) for model in sides.values()], True
-    if donor_tokenizer is not None and target_tokenizer is not None:
-        tokenizer_mismatches = compare_tokenizers(donor_tokenizer, target_tokenizer)[0]
-        mismatches, is_open = mismatches + tokenizer_mismatches, bool(tokenizer_mismatches)
-    if rows[0] != rows[1] and is_open:
-        mismatches.append(
-            f"vocabulary of {rows[0]} against {rows[1]} rows; if one tokenizer only adds tokens, "
-            "save the tokenizers beside the models; of models in memory use fit_vocabulary_; two "
-            "passes take one size, so cut the larger model by resize_token_embeddings first"
-        )
-    return mismatches
+    return _compare(donor, target, donor_tokenizer, target_tokenizer)[0]
 
 
 def require_pair(
@@ -104,15 +78,49 @@ def require_pair(
     target_tokenizer: "Tokenizer | None" = None,
 ) -> None:
     """Raise ValueError for models that do not fit, and warn where they differ in a little."""
-    donor, target = unwrapped(donor), unwrapped(target)
-    mismatches = check_pair(donor, target, donor_tokenizer, target_tokenizer)
+    mismatches, doubts = _compare(donor, target, donor_tokenizer, target_tokenizer)
     if mismatches:
         raise ValueError(f"donor and target do not fit: {list_first(mismatches)}")
-    doubts = compare_settings(donor, target)[1]
-    if donor_tokenizer is not None and target_tokenizer is not None:
-        doubts += compare_tokenizers(donor_tokenizer, target_tokenizer)[1]
     if doubts:
         warnings.warn(f"donor and target differ: {list_first(doubts)}", stacklevel=2)
+
+
+def _compare(
+    donor: nn.Module,
+    target: nn.Module,
+    donor_tokenizer: "Tokenizer | None",
+    target_tokenizer: "Tokenizer | None",
+) -> tuple[list[str], list[str]]:
+    """What makes two models unfit, and what to think about."""
+    sides = {"donor": unwrapped(donor), "target": unwrapped(target)}
+    faults = [
+        f"in the {side}, {fault}"
+        for side, model in sides.items()
+        if (fault := describe_fault(model))
+    ]
+    if faults:  # Names and shapes of such models say nothing more.
+        return faults, []
+    donor, target = sides.values()
+    mismatches, doubts = compare_settings(donor, target)
+    mismatches += _shape_mismatches(donor, target)
+    ties = [tied_modules(model) for model in sides.values()]
+    if ties[0] != ties[1]:
+        mismatches.append(
+            f"tied modules {ties[0] or 'none'} against {ties[1] or 'none'}; give the tied model a "
+            "copy of its embedding as lm_head, or take models that are tied alike"
+        )
+    rows, is_open = [vocabulary_rows(model) for model in sides.values()], True
+    if donor_tokenizer is not None and target_tokenizer is not None:
+        tokenizer_mismatches, more = compare_tokenizers(donor_tokenizer, target_tokenizer)
+        mismatches, doubts = mismatches + tokenizer_mismatches, doubts + more
+        is_open = bool(tokenizer_mismatches)
+    if rows[0] != rows[1] and is_open:
+        mismatches.append(
+            f"vocabulary of {rows[0]} against {rows[1]} rows; if one tokenizer only adds tokens, "
+            "save the tokenizers beside the models; of models in memory use fit_vocabulary_; two "
+            "passes take one size, so cut the larger model by resize_token_embeddings first"
+        )
+    return mismatches, doubts
 
 
 def compare_settings(donor: nn.Module, target: nn.Module) -> tuple[list[str], list[str]]:

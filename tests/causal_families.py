@@ -14,7 +14,8 @@ from pathlib import Path
 
 import torch
 import transformers
-from tiny_models import collate
+from slow_reference import expected_scores, run
+from tiny_models import collate, same_bits, state_of
 from tqdm import tqdm
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as NAMES
@@ -80,61 +81,12 @@ def build(family, seed):
     return model
 
 
-@torch.no_grad()
-def run(model, ids, hook=None, names=()):
-    """Logits of one item, while `hook(name, output)` reads or replaces what modules give."""
-
-    def call(name):
-        def inner(_module, _inputs, output):
-            first = output[0] if isinstance(output, tuple) else output
-            new = hook(name, first)
-            new = first if new is None else new
-            return (new, *output[1:]) if isinstance(output, tuple) else new
-
-        return inner
-
-    options, mask = {}, torch.ones_like(ids)[None]
-    if "use_cache" in inspect.signature(model.forward).parameters:
-        options["use_cache"] = False
-    handles = [model.get_submodule(n).register_forward_hook(call(n)) for n in names]
-    try:
-        return model(input_ids=ids[None], attention_mask=mask, **options).logits
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def outputs_of(model, ids, names):
-    """What each call of each module gives for one item."""
-    calls = defaultdict(list)
-    run(model, ids, lambda name, output: calls[name].append(output.clone()), names)
-    return calls
-
-
-def by_token(output, length):
-    """[tokens, entries, channels], wherever a family has its heads."""
-    is_turned = output.ndim == 4 and output.shape[2] == length != output.shape[1]
-    output = output.transpose(1, 2) if is_turned else output
-    return output.reshape(length, -1, output.shape[-1]).double()
-
-
-def expected_scores(donor, target, items, names):
-    sums, counts = defaultdict(float), defaultdict(int)
-    for ids, answer in items:
-        ours, theirs = (outputs_of(model, ids, names) for model in (donor, target))
-        for name in theirs:
-            for a, b in zip(ours[name], theirs[name], strict=True):
-                apart = (by_token(a, len(ids)) - by_token(b, len(ids)))[answer].abs().flatten(0, 1)
-                sums[name], counts[name] = sums[name] + apart.sum(0), counts[name] + len(apart)
-    return {name: total / counts[name] for name, total in sums.items()}
-
-
 def try_recording(donor, target, items, notes):
     names = [n for n, m in channel_modules(target).items() if not m.is_packed]
     expected, silent = {}, []
     for size, side in ((1, "left"), (2, "right"), (2, "left")):
         scores = actlib.record_differences(donor, target, collate(items, size, side))
-        expected = expected or expected_scores(donor, target, items, names)
+        expected = expected or expected_scores(donor, target, items, names)["values"]
         silent = [name for name in scores.metadata.get("silent", "").split(",") if name]
         assert sorted(silent) == sorted(set(names) - set(expected)), "modules that never ran"
         for name, values in expected.items():
@@ -144,37 +96,31 @@ def try_recording(donor, target, items, notes):
 
 
 def try_moving(donor, target, mask):
-    def state(model):
-        return {name: each.detach().clone() for name, each in model.named_parameters()}
-
-    def same(ours, theirs):
-        return all(torch.equal(value, theirs[name]) for name, value in ours.items())
-
-    before, other = state(target), state(donor)
+    before, other = state_of(target), state_of(donor)
     with actlib.transferred(target, donor, mask, 0.4):
-        moved = state(target)
-    assert same(state(target), before) and not same(moved, before), "transferred"
-    for name, value in moved.items():
-        new = before[name] + 0.4 * (other[name] - before[name])
-        is_new = torch.isclose(value, new, rtol=1e-6, atol=1e-7)
+        moved = state_of(target)
+    assert same_bits(state_of(target), before) and not same_bits(moved, before), "transferred"
+    for name in dict(target.named_parameters()):
+        value, step = moved[name], 0.4 * (other[name] - before[name])
+        is_new = torch.isclose(value, before[name] + step, rtol=1e-6, atol=1e-7)
         assert (is_new | (value == before[name])).all(), name
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "patch")
         actlib.make_patch(target, donor, mask, path, scale=0.4)
         actlib.apply_patch(target, path)
-        assert same(state(target), moved), "patch applied"
+        assert same_bits(state_of(target), moved), "patch applied"
         actlib.revert_patch(target, path)
-    assert same(state(target), before), "patch reverted"
+    assert same_bits(state_of(target), before), "patch reverted"
 
 
 def try_interventions(donor, target, mask, ids):
-    chosen = mask.indices()
-    given = outputs_of(donor, ids, chosen)
+    chosen, given = mask.indices(), defaultdict(list)
+    run(donor, ids, lambda name, _inputs, output: given[name].append(output.clone()), chosen)
 
-    def replace(name, output):
+    def replace(name, _inputs, output):
         return output.index_copy(-1, chosen[name], given[name].pop(0)[..., chosen[name]])
 
-    def erase(name, output):
+    def erase(name, _inputs, output):
         return output.index_fill(-1, chosen[name], 0.0)
 
     for context, hook in (

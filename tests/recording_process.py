@@ -11,25 +11,20 @@ from actlib.recording import record_differences
 from actlib.two_passes import record_differences_in_two_passes
 
 
-def recorded(donor, target, batches, folder):
-    """Scores of three batches, of one that leaves a process without any, and of two passes."""
-    yield "three", record_differences(donor, target, batches, moments=True)
-    yield "one", record_differences(donor, target, batches[:1], moments=True)
-    yield "attributions", record_attributions(donor, target, batches, points=2)
-    yield (
-        "two passes",
-        record_differences_in_two_passes(
-            lambda: donor, lambda: target, batches, folder / "kept", moments=True
-        ),
-    )
-
-
 def main(folder):
+    """Scores of three batches, of one that leaves a process without any, and of two passes."""
     torch.set_num_threads(1)
     donor, target, batches = torch.load(folder / "given.pt", weights_only=False)
+    loaders, kept = (lambda: donor, lambda: target), folder / "kept"
+    scores = {
+        "three": record_differences(donor, target, batches, moments=True),
+        "one": record_differences(donor, target, batches[:1], moments=True),
+        "attributions": record_attributions(donor, target, batches, points=2),
+        "two passes": record_differences_in_two_passes(*loaders, batches, kept, moments=True),
+    }
     rank, _ = rank_and_count()
-    for name, scores in recorded(donor, target, batches, folder):
-        scores.save(folder / f"{name}-{rank}.safetensors")
+    for name, each in scores.items():
+        each.save(folder / f"{name}-{rank}.safetensors")
     torch.distributed.destroy_process_group()
 
 

@@ -3,11 +3,14 @@
 Nothing here comes from `actlib`, so that the two can be compared.
 """
 
+import inspect
+from collections import defaultdict
+
 import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-HEADS_FIRST = ("gemma3",)
+HEADS_FIRST = ("gemma3_text", "phi")
 """Families whose norms of queries and keys get the heads before the tokens."""
 
 
@@ -17,6 +20,33 @@ def hook_count(model):
         len(module._forward_hooks) + len(module._forward_pre_hooks) + ("forward" in vars(module))
         for module in model.modules()
     )
+
+
+@torch.no_grad()
+def run(model, ids, hook=None, names=()):
+    """Logits of one item, while `hook(name, inputs, output)` reads or replaces what modules give.
+
+    Of a tuple it gets the first entry; None leaves the output as it is.
+    """
+
+    def call(name):
+        def inner(_module, inputs, output):
+            first = output[0] if isinstance(output, tuple) else output
+            new = hook(name, inputs, first)
+            new = first if new is None else new
+            return (new, *output[1:]) if isinstance(output, tuple) else new
+
+        return inner
+
+    options = {"input_ids": ids[None], "attention_mask": torch.ones_like(ids)[None]}
+    if "use_cache" in inspect.signature(model.forward).parameters:
+        options["use_cache"] = False
+    handles = [model.get_submodule(n).register_forward_hook(call(n)) for n in names]
+    try:
+        return model(**options).logits
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def packed_experts(model):
@@ -30,41 +60,38 @@ def packed_experts(model):
     ]
 
 
-@torch.no_grad()
-def activations_of(model, ids, heads_first=False):
+def activations_of(model, ids, names=None):
     """Output of each module for one unpadded item: [tokens, entries, channels], by name.
 
-    An entry is one of the heads of a norm that is applied to each head, else there is one entry.
+    An entry is a call of the module, or one of the heads of a norm that is applied to each head.
     """
-    inputs, outputs, handles = {}, {}, []
+    packed = packed_experts(model) if names is None else []
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    names = names or {name.rpartition(".")[0] for name in parameters} - {*packed}
+    inputs, calls = {}, defaultdict(list)
 
-    def keep(name):
-        def hook(_module, given, output):
-            inputs[name] = given[0].clone() if given else None
-            # Copies, since a model may go on to change an output in place.
-            outputs[name] = (output[0] if isinstance(output, tuple) else output).clone()
+    def keep(name, given, output):
+        inputs[name] = given[0].clone() if given else None
+        # Copies, since a model may go on to change an output in place.
+        calls[name].append(by_token(model, output.clone(), len(ids)))
 
-        return hook
-
-    for name, module in model.named_modules():
-        if any(True for _ in module.parameters(recurse=False)):
-            handles.append(module.register_forward_hook(keep(name)))
-    model(ids[None])
-    for handle in handles:
-        handle.remove()
-    found = {}
-    for name, output in outputs.items():
-        if name in packed_experts(model):
-            parent = name.removesuffix(".experts")
-            logits = outputs[f"{parent}.gate"]
-            hidden = inputs[f"{parent}.gate"].reshape(len(ids), -1)
-            found |= _experts(name, model, hidden, logits.reshape(len(ids), -1))
-        else:
-            turned = output.transpose(1, 2) if heads_first and output.ndim == 4 else output
-            found[name] = turned.reshape(len(ids), -1, output.shape[-1]).double()
+    run(model, ids, keep, names)
+    found = {name: torch.cat(each, dim=1) for name, each in calls.items()}
+    for name in packed:
+        gate = f"{name.removesuffix('.experts')}.gate"
+        found |= _experts(name, model, inputs[gate].reshape(len(ids), -1), found[gate][:, 0])
     return found
 
 
+def by_token(model, output, length):
+    """[tokens, entries, channels], wherever a family has its heads."""
+    is_by_head = output.ndim == 4 and output.shape[2] == length
+    if is_by_head and (output.shape[1] != length or model.config.model_type in HEADS_FIRST):
+        output = output.transpose(1, 2)
+    return output.reshape(length, -1, output.shape[-1]).double()
+
+
+@torch.no_grad()
 def _experts(name, model, hidden, logits):
     """Outputs of both projections of every expert; 0 where a token did not go to the expert."""
     module, kept = model.get_submodule(name), model.config.num_experts_per_tok
@@ -84,18 +111,18 @@ def _experts(name, model, hidden, logits):
     }
 
 
-def answer_activations(model, items, heads_first=False):
+def answer_activations(model, items, names=None):
     """All activations of all answer tokens: [entries, channels], by module."""
-    stored = {}
+    stored = defaultdict(list)
     for ids, answer in items:
-        for name, outputs in activations_of(model, ids, heads_first).items():
-            stored.setdefault(name, []).append(outputs[answer].flatten(0, 1))
+        for name, outputs in activations_of(model, ids, names).items():
+            stored[name].append(outputs[answer].flatten(0, 1))
     return {name: torch.cat(parts) for name, parts in stored.items()}
 
 
-def expected_scores(donor, target, items, heads_first=False):
+def expected_scores(donor, target, items, names=None):
     """Values, magnitudes, donor's means and stds, by module, from everything at once."""
-    ours, theirs = (answer_activations(model, items, heads_first) for model in (donor, target))
+    ours, theirs = (answer_activations(model, items, names) for model in (donor, target))
     return {
         "values": {name: (ours[name] - theirs[name]).abs().mean(0) for name in theirs},
         "magnitudes": {

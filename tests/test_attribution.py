@@ -1,8 +1,6 @@
 """Attributions: beside a reference that keeps everything, complete, and harmless to both models."""
 
 import copy
-import gc
-from types import MethodType
 
 import accelerate
 import pytest
@@ -11,15 +9,12 @@ from slow_reference import hook_count, moving_elements
 from tiny_models import VOCAB, random_mask, same_bits, state_of, tiny_model
 from torch import nn
 
-import actlib
-from actlib.attribution import record_attributions, sum_attributions
+from actlib.attribution import place_points, record_attributions, sum_attributions
 from actlib.channels import channel_modules
 from actlib.evaluation import evaluate
-from actlib.masks import ChannelMask, random_like
-from actlib.parameters import weight_differences
+from actlib.masks import ChannelMask
 from actlib.recording import record_differences
 from actlib.scores import ChannelScores, pool
-from actlib.transfer import transferred
 
 TWO_POINTS = [(0.5 - 12**-0.5, 0.5), (0.5 + 12**-0.5, 0.5)]  # of Gauss and Legendre, with weights
 
@@ -99,14 +94,6 @@ def test_attributions_are_those_of_everything_stored(pair, any_architecture, ite
     assert found.tokens == sum(int(answer.sum()) for _, answer in items)
 
 
-def test_no_point_on_the_path_is_the_gradient_at_the_target(pair, items, collate):
-    donor, target = pair("gpt2")
-    found = record_attributions(donor, target, collate(items, 6), points=0)
-    expected = slow_attributions(donor, target, items, [(0.0, 1.0)])
-    for name, values in expected.items():
-        torch.testing.assert_close(found.values[name].double(), values, rtol=1e-3, atol=1e-4)
-
-
 @pytest.mark.parametrize(("points", "error"), [(5, 0.05), (20, 0.01)])
 def test_attributions_add_up_to_what_moving_all_channels_brings(trained, points, error):
     donor, target, lost, known = trained
@@ -115,12 +102,11 @@ def test_attributions_add_up_to_what_moving_all_channels_brings(trained, points,
     found = sum_attributions(record_attributions(donor, target, lost, points=points), target)
     assert found == pytest.approx(gap, rel=error)
     first = sum_attributions(record_attributions(donor, target, lost, points=0), target)
-    assert first != pytest.approx(gap, rel=0.2)
+    assert first != pytest.approx(gap, rel=0.2) and place_points(0) == [(0.0, 1.0)]
 
 
-@pytest.mark.parametrize("name", ["llama_tied", "gpt2"])
-def test_tied_elements_count_for_both_channels_and_once_in_the_sum(pair, batches, name):
-    donor, target = pair(name)
+def test_tied_elements_count_for_both_channels_and_once_in_the_sum(pair, batches):
+    donor, target = pair("gpt2")
     found = record_attributions(donor, target, batches, points=2)
     embedding = next(n for n, role in found.roles.items() if role == "embedding")
     columns, rows = found.values[embedding].sum(), found.values["lm_head"].sum()
@@ -131,10 +117,9 @@ def test_tied_elements_count_for_both_channels_and_once_in_the_sum(pair, batches
 
 
 def snapshot(model):
-    """Everything of a model that a recording could leave changed."""
+    """Everything of a model that a recording could leave changed, beside its numbers."""
     parameters = list(model.named_parameters(remove_duplicate=False))
     return (
-        {name: p.detach().clone() for name, p in [*parameters, *model.named_buffers()]},
         [(name, p.requires_grad, p.grad is None or p.grad.sum().item()) for name, p in parameters],
         [p._post_accumulate_grad_hooks for _, p in parameters],
         [module.training for module in model.modules()],
@@ -144,37 +129,29 @@ def snapshot(model):
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_neither_model_is_changed_not_even_by_a_failure_halfway(pair, batches, fails):
-    donor, target = pair("llama_tied", torch.bfloat16)
-    target.train()
-    target.model.layers[0].eval()
-    donor.lm_head.weight.requires_grad_(False)
-    donor.model.norm.weight.grad = torch.ones_like(donor.model.norm.weight)
-    target.model.norm.weight.grad = torch.ones_like(target.model.norm.weight)
-    before = [snapshot(model) for model in (donor, target)]
+    models = pair("llama_tied", torch.bfloat16)
+    for model in models:
+        model.train().model.layers[0].eval()
+        model.lm_head.weight.requires_grad_(False)
+        model.model.norm.weight.grad = torch.ones_like(model.model.norm.weight)
+    before = [(snapshot(model), state_of(model)) for model in models]
     if fails:  # the second batch holds a token that the model does not know
         batches[1]["input_ids"][0, -1] = VOCAB
         with torch.no_grad(), pytest.raises(ValueError, match=f"token {VOCAB}"):
-            record_attributions(donor, target, batches)
+            record_attributions(*models, batches)
     else:
         with torch.inference_mode():
-            record_attributions(donor, target, batches)
-    for (state, *rest), model in zip(before, (donor, target), strict=True):
-        after, *others = snapshot(model)
-        assert rest == others and state.keys() == after.keys()
-        assert all(map(torch.equal, state.values(), after.values()))
+            record_attributions(*models, batches)
+    for (kept, numbers), model in zip(before, models, strict=True):
+        assert snapshot(model) == kept and same_bits(state_of(model), numbers)
 
 
-def test_autocasts_cache_and_batches_of_inference_mode_change_nothing(pair, batches):
-    donor, target = pair("llama")
+def test_autocasts_cache_changes_nothing(pair, batches):
     found = []
     for is_cached in (True, False):
         with torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=is_cached):
-            found.append(record_attributions(donor, target, batches).values)
+            found.append(record_attributions(*pair("llama"), batches).values)
     assert same_bits(*found)
-    with torch.inference_mode():
-        made = [{key: part.clone() for key, part in batch.items()} for batch in batches]
-        found = record_attributions(donor, target, made).values
-    assert same_bits(found, record_attributions(donor, target, batches).values)
 
 
 def test_a_model_that_accelerate_dispatched_is_copied_too(pair, batches):
@@ -185,12 +162,7 @@ def test_a_model_that_accelerate_dispatched_is_copied_too(pair, batches):
     assert same_bits(state_of(target), before)
 
 
-def detach(_module, _inputs, output):
-    return output.detach()
-
-
-@pytest.mark.parametrize("how", ["no_grad", "a hook"])
-def test_parameters_that_no_gradient_reaches_are_named_and_score_0(pair, batches, how):
+def test_parameters_that_no_gradient_reaches_are_named_and_score_0(pair, batches):
     donor, target = pair("llama")
     expected = record_attributions(donor, target, batches, points=1)
     for model in (donor, target):  # before all others, and after them
@@ -199,28 +171,9 @@ def test_parameters_that_no_gradient_reaches_are_named_and_score_0(pair, batches
         found = record_attributions(donor, target, batches, points=1).values
     assert not found["spare"].any() and found.keys() - expected.values.keys()
     assert all(torch.equal(found[name], values) for name, values in expected.values.items())
-    mlp = target.model.layers[1].mlp
-    if how == "no_grad":
-        mlp.forward = MethodType(torch.no_grad()(type(mlp).forward), mlp)
-    else:
-        mlp.register_forward_hook(detach)
+    target.model.layers[1].mlp.register_forward_hook(lambda _module, _args, output: output.detach())
     with pytest.warns(UserWarning, match=r"mlp.gate_proj.weight.* torch.no_grad\(\) or detach\(\)"):
         record_attributions(donor, target, batches, points=1)
-
-
-def test_the_path_is_freed_at_once_without_collecting_garbage(pair, batches):
-    def count():
-        return sum(type(each) is type(target) for each in gc.get_objects())
-
-    donor, target = pair("gpt_neox")
-    gc.collect()
-    gc.disable()
-    try:
-        before = count()
-        found = record_attributions(donor, target, batches, device="cpu")
-        assert count() == before and found.tokens == 15
-    finally:
-        gc.enable()
 
 
 def test_batches_and_pools_weigh_every_answer_token_alike(pair, items, collate):
@@ -241,26 +194,11 @@ def test_batches_and_pools_weigh_every_answer_token_alike(pair, items, collate):
 def test_bfloat16_is_near_float32(trained):
     donor, target, lost, _ = trained
     wide = record_attributions(donor, target, lost)
-    models = (copy.deepcopy(model).bfloat16() for model in (donor, target))
-    narrow = record_attributions(*models, lost)
+    narrow = record_attributions(*(copy.deepcopy(m).bfloat16() for m in (donor, target)), lost)
     assert narrow.metadata["dtype"] == "bfloat16"
     ours, theirs = (torch.cat([*each.values.values()]) for each in (wide, narrow))
     assert ours.dtype == theirs.dtype == torch.float32
     assert torch.corrcoef(torch.stack([ours, theirs]))[0, 1] > 0.99
-    assert wide.top(10, "attribution").jaccard(narrow.top(10, "attribution")) > 0.8
-
-
-def test_channels_that_rank_high_bring_the_ability_back_and_low_ones_do_not(trained):
-    donor, target, lost, _ = trained
-    found, nll = record_attributions(donor, target, lost), {}
-    for side, mask in (
-        ("top", found.top(20, "attribution")),
-        ("bottom", found.bottom(20, "attribution")),
-        ("random", random_like(found.top(20, "attribution"), 0, per_module=True)),
-    ):
-        with transferred(target, donor, mask, 1.0):
-            nll[side] = mean_nll(target, lost)
-    assert nll["top"] < nll["random"] < nll["bottom"]
 
 
 def test_retained_abilities_are_added_by_their_weight(trained):
@@ -271,10 +209,6 @@ def test_retained_abilities_are_added_by_their_weight(trained):
         assert torch.equal(values, ours.values[name] + 0.5 * theirs.values[name])
     assert both.metadata["alpha"] == "0.5"
     assert both.metadata["retained"] == theirs.metadata["data_hash"]
-    assert both.kind == "attributions" and both.top(5, "attribution").count
-    assert ours.with_retention(theirs, 0).top(5, "attribution").digest == (
-        ours.top(5, "attribution").digest
-    )
     with pytest.raises(ValueError, match="before a retained ability is added"):
         pool([both, both])
 
@@ -286,65 +220,35 @@ def test_rankings_by_value_and_by_size(pair, batches, tmp_path):
     loaded = ChannelScores.load(tmp_path / "scores")
     assert loaded.metadata == found.metadata and loaded.metadata["method"] == "attribution"
     assert loaded.sizes == found.sizes and loaded.roles == found.roles
-    assert loaded.sizes["transformer.h.0.attn.c_attn"] == 17  # 16 inputs and a bias
     assert loaded.ranked("attribution") == loaded.values
     for name, values in loaded.ranked("attribution_absolute").items():
         assert torch.equal(values, found.values[name].abs())
-    assert any(values.min() < 0 for values in found.values.values())
     for ranking, power in {"attribution_by_size": 0.5, "attribution_per_parameter": 1}.items():
         for name, values in loaded.ranked(ranking).items():
             torch.testing.assert_close(values * found.sizes[name] ** power, found.values[name])
-    mask = loaded.top(5, "attribution_by_size", without="head")
-    assert mask.metadata["method"] == "attribution" and not mask.channels["lm_head"].any()
-    assert "method attribution" in repr(loaded)
 
 
 def test_attributions_and_differences_are_not_confused(pair, batches):
     donor, target = pair("llama")
     ours = record_attributions(donor, target, batches, points=1)
-    others = record_differences(donor, target, batches), weight_differences(donor, target)
+    other = record_differences(donor, target, batches)
     with pytest.raises(ValueError, match='"global" orders differences, .* by one of attribution,'):
         ours.top(5)
-    for other in others:
-        with pytest.raises(ValueError, match='"attribution" orders attributions, .* one of global'):
-            other.top(5, "attribution")
-    with pytest.raises(ValueError, match="relative_to takes differences alone"):
-        others[0].relative_to(ours)
-    for mixed in ((ours, others[0]), (others[0], ours), (others[0], others[0])):
-        with pytest.raises(ValueError, match="with_retention takes attributions alone"):
-            mixed[0].with_retention(mixed[1])
+    with pytest.raises(ValueError, match='"attribution" orders attributions, .* one of global'):
+        other.top(5, "attribution")
+    with pytest.raises(ValueError, match="with_retention takes attributions alone"):
+        ours.with_retention(other)
     with pytest.raises(ValueError, match="attributions pool with attributions alone"):
-        pool([others[0], ours])
+        pool([other, ours])
 
 
 def test_what_cannot_be_attributed_is_refused(pair, batches):
     donor, target = pair("llama")
     with pytest.raises(ValueError, match="points must be at least 1.* got -1"):
         record_attributions(donor, target, batches, points=-1)
-    with pytest.raises(ValueError, match="no batch"):
-        record_attributions(donor, target, [])
     with pytest.raises(ValueError, match="do not fit"):
         record_attributions(pair("llama_tied")[0], target, batches)
-    empty = [{**batches[0], "answer_mask": torch.zeros_like(batches[0]["answer_mask"])}]
-    with pytest.raises(ValueError, match="the answer span of item 0 is empty"):
-        record_attributions(donor, target, empty)
-    with pytest.raises(ValueError, match="follows at least one prompt token"):
-        record_attributions(donor, target, [{k: v[:, -1:] for k, v in batches[0].items()}])
-    offloaded = copy.deepcopy(donor).to("meta")
-    with pytest.raises(ValueError, match="offloaded"):
-        record_attributions(offloaded, target, batches)
     with torch.no_grad():
         donor.model.norm.weight[3] = float("nan")
     with pytest.raises(ValueError, match="NaN or infinite.*actlib check"):
         record_attributions(donor, target, batches)
-
-
-def test_attributions_again_after_each_share_leave_what_has_moved(trained):
-    donor, target, lost, _ = trained
-    moved = actlib.record_attributions(donor, target, lost).top(5, "attribution")
-    with transferred(target, donor, moved, 1.0):
-        again = record_attributions(donor, target, lost)
-    for name, values in again.values.items():
-        if name not in ("lm_head", "model.embed_tokens"):  # whose elements are shared
-            assert (values[moved.channels[name]].abs() < 1e-6).all()  # but for rounding
-    assert not (again.top(5, "attribution") & moved).count

@@ -2,9 +2,7 @@
 
 import copy
 import json
-import re
 import shutil
-import subprocess
 from contextlib import nullcontext
 
 import peft
@@ -103,12 +101,8 @@ def cut_in_two(folder):
 @pytest.mark.parametrize(
     ("donor", "target", "shards"),
     [
-        (store_head(2), store_head(2), False),
         (store_head(2), store_head(2), True),
-        (store_head(), store_head(), True),
         (store_head(), None, False),
-        (None, store_head(), False),
-        (only_head, None, False),
         (None, only_head, False),
     ],
 )
@@ -138,14 +132,13 @@ def test_copies_of_a_tied_tensor_in_two_dtypes_stay_equal(tmp_path, wide):
     assert not pair_report(tmp_path / "donor", tmp_path / "moved").attrs["mismatches"]
 
 
-@pytest.mark.parametrize("alone", BOTH)
-def test_a_head_of_its_own_on_one_side_is_refused_until_the_other_has_one(tmp_path, alone):
+@pytest.mark.parametrize(("alone", "tied"), [BOTH, BOTH[::-1]])
+def test_a_head_of_its_own_on_one_side_is_refused_until_the_other_has_one(tmp_path, alone, tied):
     mask = write_pair(tmp_path)
     change_weights(tmp_path / alone, store_head(2))
     for use in uses(tmp_path, mask):
         with pytest.raises(ValueError, match="tied modules .*give the tied model a copy"):
             use()
-    (tied,) = {*BOTH} - {alone}
     change_weights(tmp_path / tied, store_head())
     change_config(tmp_path / tied, tie_word_embeddings=False)
     require_memory_bits(tmp_path, mask)
@@ -191,28 +184,27 @@ QUANTIZED = {
 
 
 @pytest.mark.parametrize("method", QUANTIZED)
-@pytest.mark.parametrize(
-    ("stated", "roles"), [(True, BOTH), (False, ("donor",)), (False, ("target",))]
-)
-def test_a_quantized_folder_is_refused_by_all_that_moves(tmp_path, method, stated, roles):
-    mask = write_pair(tmp_path)
-    info = make_patch(tmp_path / "target", tmp_path / "donor", mask, tmp_path / "patch")
-    plain = {role: (tmp_path / role / SINGLE).read_bytes() for role in roles}
-    for role in roles:
-        change_weights(tmp_path / role, QUANTIZED[method])
-        if stated:
-            change_config(tmp_path / role, quantization_config={"quant_method": method})
-    for use in uses(tmp_path, mask):
+@pytest.mark.parametrize("is_stated", [True, False])
+def test_a_quantized_folder_is_refused_by_all_that_moves(tmp_path, method, is_stated):
+    mask, role = write_pair(tmp_path), "donor" if is_stated else "target"
+    make_patch(tmp_path / "target", tmp_path / "donor", mask, tmp_path / "patch")
+    change_weights(tmp_path / role, QUANTIZED[method])
+    if is_stated:
+        change_config(tmp_path / role, quantization_config={"quant_method": method})
+    patching = lambda: apply_patch(tmp_path / role, tmp_path / "patch", tmp_path / "out")  # noqa: E731
+    for use in (*uses(tmp_path, mask), patching):
         with pytest.raises(ValueError, match=r"quantized.*dequantize\(\)"):
             use()
-    if "target" in roles:
-        with pytest.raises(ValueError, match=r"quantized.*dequantize\(\)"):
-            apply_patch(tmp_path / "target", tmp_path / "patch", tmp_path / "out")
-    for role in roles:  # the model as it was before
-        (tmp_path / role / SINGLE).write_bytes(plain[role])
-        change_config(tmp_path / role, quantization_config=None)
-    require_memory_bits(tmp_path, mask)
-    assert info.elements
+
+
+def test_a_quantized_folder_is_taken_once_it_is_dequantized(tmp_path):
+    mask = write_pair(tmp_path)
+    change_weights(tmp_path / "target", QUANTIZED["fp8"])
+    change_config(tmp_path / "target", quantization_config={"quant_method": "fp8"})
+    plain = {"quantization_config": transformers.FineGrainedFP8Config(dequantize=True)}
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "target", **plain)
+    model.save_pretrained(tmp_path / "target")
+    transfer_checkpoint(tmp_path / "target", tmp_path / "donor", mask, tmp_path / "out")
 
 
 # What else is no folder of a model
@@ -222,20 +214,17 @@ def test_a_quantized_folder_is_refused_by_all_that_moves(tmp_path, method, state
 
 def adapt(folder):
     config = peft.LoraConfig(target_modules=["up_proj"])
-    model = peft.get_peft_model(copy.deepcopy(tiny_model("qwen2", 0)), config)
+    model = peft.get_peft_model(copy.deepcopy(tiny_model("llama", 0)), config)
     shutil.rmtree(folder)
     model.save_pretrained(folder)
     model.merge_and_unload().save_pretrained(folder.parent / "merged")
     return folder.parent / "merged"
 
 
-def nest(inside):
-    def spoil(folder):
-        place = folder.rename(folder.parent / "away")
-        (folder / inside).parent.mkdir(parents=True)
-        return place.rename(folder / inside)
-
-    return spoil
+def nest(folder):
+    place = folder.rename(folder.parent / "away")
+    folder.mkdir()
+    return place.rename(folder / "checkpoint-500")
 
 
 def name_weights(name):
@@ -259,14 +248,20 @@ def point(folder):
     (folder / SINGLE).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
 
 
-def wrap(prefix):
+def wrap(folder):
     """As `state_dict` of a model within another module names its tensors."""
+    tensors = {f"module.{name}": each for name, each in load_file(folder / SINGLE).items()}
+    save_file(tensors, folder / SINGLE, {"format": "pt"})
 
-    def spoil(folder):
-        tensors = {f"{prefix}{name}": each for name, each in load_file(folder / SINGLE).items()}
-        save_file(tensors, folder / SINGLE, {"format": "pt"})
 
-    return spoil
+def classify(folder):
+    model = transformers.LlamaForSequenceClassification(tiny_model("llama", 0).config)
+    model.save_pretrained(folder)
+
+
+def encode(folder):
+    config = transformers.T5Config(vocab_size=61, d_model=16, num_layers=1)
+    transformers.T5ForConditionalGeneration(config).save_pretrained(folder)
 
 
 NO_MODEL = [
@@ -274,18 +269,19 @@ NO_MODEL = [
     (name_weights("model.gguf"), "holds .*model.gguf.*save_pretrained"),
     (name_weights("pytorch_model.bin"), "pytorch_model.bin.*pickled ones never loaded"),
     (name_weights("global_step5/states.pt"), "global_step5.*cut up by DeepSpeed or FSDP"),
-    (nest("checkpoint-500"), "holds checkpoint-500; name a folder that save_pretrained wrote"),
+    (nest, "holds checkpoint-500; name a folder that save_pretrained wrote"),
     (cut_and_lose(INDEX), "holds .*model-00001.* whole with the index of its shards"),
     (cut_and_lose("model-00002-of-00002.safetensors"), "lacks model-00002-of.* whole with the"),
     (point, "is not a safetensors file.*or fetch it by `git lfs pull`"),
-    (wrap("module."), "hold no tensor .* save the model from inside its wrapper"),
+    (wrap, "hold no tensor .* save the model from inside its wrapper"),
+    (classify, "hold no tensor lm_head.*of a classifier"),
+    (encode, "target' is an encoder-decoder model .* not supp"),
 ]
 
 
 @pytest.mark.parametrize(("spoil", "words"), NO_MODEL)
 def test_what_is_no_model_is_named_with_a_remedy_that_works(tmp_path, spoil, words):
-    mask = write_pair(tmp_path)
-    change_weights(tmp_path / "target", store_head())
+    mask = write_pair(tmp_path, "llama")
     whole = shutil.copytree(tmp_path / "target", tmp_path / "whole")
     remedied = spoil(tmp_path / "target") or whole
     for use in (*uses(tmp_path, mask), lambda: load(tmp_path / "target")):
@@ -295,64 +291,20 @@ def test_what_is_no_model_is_named_with_a_remedy_that_works(tmp_path, spoil, wor
     transfer_checkpoint(remedied, tmp_path / "donor", mask, tmp_path / "out")
 
 
-def test_a_folder_of_another_kind_of_model_is_named(tmp_path):
-    mask = write_pair(tmp_path, "llama")
-    model = transformers.LlamaForSequenceClassification(tiny_model("llama", 0).config)
-    model.save_pretrained(tmp_path / "target")
-    for use in (*uses(tmp_path, mask), lambda: load(tmp_path / "target")):
-        with pytest.raises(ValueError, match="hold no tensor lm_head.*of a classifier"):
-            use()
-
-
-@pytest.mark.parametrize("kind", ["T5", "Bart"])
-def test_an_encoder_decoder_folder_is_called_what_it_is(tmp_path, kind):
-    mask = write_pair(tmp_path)
-    sizes = {"vocab_size": 61, "d_model": 16, "num_layers": 1, "decoder_layers": 1}
-    config = getattr(transformers, f"{kind}Config")(**sizes, decoder_start_token_id=0)
-    model = getattr(transformers, f"{kind}ForConditionalGeneration")(config)
-    model.save_pretrained(tmp_path / "target")
-    for use in (*uses(tmp_path, mask), lambda: load(tmp_path / "target")):
-        with pytest.raises(ValueError, match="target' is an encoder-decoder model .* not supp"):
-            use()
-
-
-# Models that take images, too
-
-_TEXT = {"vocab_size": 61, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
-_TEXT |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64}
-_ROTARY = {"rope_type": "default", "mrope_section": [1, 1, 0]}
-_TOWER = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
-_TOWER |= {"num_attention_heads": 2, "image_size": 28, "patch_size": 14}
-_QWEN = {"depth": 1, "hidden_size": 16, "out_hidden_size": 16, "num_heads": 2}
-WITH_IMAGES = {
-    "Qwen2_5_VL": lambda: transformers.Qwen2_5_VLConfig(
-        text_config=_TEXT | {"rope_scaling": _ROTARY},
-        vision_config=_QWEN | {"intermediate_size": 16, "fullatt_block_indexes": [0]},
-        image_token_id=3,
-        video_token_id=4,
-    ),
-    "Mistral3": lambda: transformers.Mistral3Config(
-        text_config=_TEXT | {"model_type": "mistral", "head_dim": 4},
-        vision_config=_TOWER | {"model_type": "pixtral", "head_dim": 8},
-        image_token_index=3,
-    ),
-    "Llava": lambda: transformers.LlavaConfig(
-        text_config=_TEXT | {"model_type": "llama"},
-        vision_config=_TOWER | {"model_type": "clip_vision_model"},
-        image_token_index=3,
-    ),
-}
-
-
-@pytest.mark.parametrize("name", WITH_IMAGES)
-def test_a_model_that_takes_images_is_read_and_moved_whole(tmp_path, name):
-    kind = getattr(transformers, f"{name}ForConditionalGeneration")
+def test_a_model_that_takes_images_is_read_and_moved_whole(tmp_path):
+    text = {"vocab_size": 61, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
+    text |= {"num_attention_heads": 4, "num_key_value_heads": 2}
+    text |= {"rope_scaling": {"rope_type": "default", "mrope_section": [1, 1, 0]}}
+    vision = {"depth": 1, "hidden_size": 16, "out_hidden_size": 16, "num_heads": 2}
+    vision |= {"intermediate_size": 16, "fullatt_block_indexes": [0]}
+    ends = {"image_token_id": 3, "video_token_id": 4}
+    config = transformers.Qwen2_5_VLConfig(text_config=text, vision_config=vision, **ends)
     for seed, role in enumerate(BOTH):
         torch.manual_seed(seed)
-        kind(WITH_IMAGES[name]()).save_pretrained(tmp_path / role)
-    assert type(load(tmp_path / "target")) is kind
+        model = transformers.Qwen2_5_VLForConditionalGeneration(config)
+        model.save_pretrained(tmp_path / role)
     mask = mask_for(load(tmp_path / "target"))
-    assert any("language_model" in each for each in mask.channels)
+    assert mask.channels.keys() == channel_modules(model).keys()
     require_memory_bits(tmp_path, mask)
     assert not list(uses(tmp_path, mask))[3]()
 
@@ -360,59 +312,50 @@ def test_a_model_that_takes_images_is_read_and_moved_whole(tmp_path, name):
 # Tokenizers and vocabularies of other sizes
 
 
-def write_tokenizer(folder, tokens=61, **special):
-    words = {f"t{number}": number for number in range(tokens)}
-    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="t0"))
-    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, **special)
-    fast.save_pretrained(folder)
-
-
-def resize(folder, seed, rows):
+def write_side(folder, seed, rows, tokens):
+    """A model with so many rows of its vocabulary, and a tokenizer of so many tokens."""
     model = copy.deepcopy(tiny_model("llama", seed))
     model.resize_token_embeddings(rows, mean_resizing=False)
     model.save_pretrained(folder)
+    words = {f"t{number}": number for number in range(tokens)}
+    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="t0"))
+    transformers.PreTrainedTokenizerFast(tokenizer_object=backend).save_pretrained(folder)
 
 
 @pytest.mark.parametrize(
-    ("donor", "target", "rows", "words"),
+    ("donor", "target", "words"),
     [
-        ({"eos_token": "t1"}, {"eos_token": "t2"}, (61, 61), "eos_token t1 against t2"),
-        ({"tokens": 62}, {}, (62, 61), "62 against 61 tokens, of which .* such as t61"),
-        ({}, {"tokens": 62}, (61, 62), "61 against 62 tokens, of which .* such as t61"),
-        ({}, {}, (64, 61), None),  # padded to 64, rows of no token
+        ((62, 62), (61, 61), "62 against 61 tokens, of which .* such as t61"),
+        ((61, 61), (62, 62), "61 against 62 tokens, of which .* such as t61"),
+        ((64, 61), (61, 61), None),  # padded to 64, rows of no token
     ],
 )
 def test_the_rows_that_both_have_move_and_a_warning_says_what_differs(
-    tmp_path, donor, target, rows, words
+    tmp_path, donor, target, words
 ):
-    for role, seed, special, size in (("donor", 1, donor, rows[0]), ("target", 0, target, rows[1])):
-        resize(tmp_path / role, seed, size)
-        write_tokenizer(tmp_path / role, **special)
-    ours, theirs = load(tmp_path / "donor"), load(tmp_path / "target")
-    before = copy.deepcopy(theirs.state_dict())
-    mask = mask_for(theirs)
-    for use in list(uses(tmp_path, mask))[:3]:
+    write_side(tmp_path / "donor", 1, *donor)
+    write_side(tmp_path / "target", 0, *target)
+    own, before = (load(tmp_path / role).lm_head.weight for role in BOTH)
+    mask = mask_for(load(tmp_path / "target"))
+    for number, use in enumerate(list(uses(tmp_path, mask))[:3]):
         with pytest.warns(UserWarning, match=words) if words else nullcontext():
             use()
-        path = tmp_path / "out"
-        shutil.move(path, tmp_path / "moved") if not (tmp_path / "moved").exists() else None
-        shutil.rmtree(path, ignore_errors=True)
-    shared, moved = min(rows), load(tmp_path / "moved").lm_head.weight
-    whole, own = before[HEAD], ours.lm_head.weight
+        (tmp_path / "out").rename(tmp_path / f"out{number}")
+    moved, shared = load(tmp_path / "out0").lm_head.weight, min(len(own), len(before))
     chosen = mask.channels["lm_head"][:shared, None]
-    steps = (whole[:shared] + 0.4 * (own[:shared] - whole[:shared])).where(chosen, whole[:shared])
-    assert torch.equal(moved[:shared], steps) and torch.equal(moved[shared:], whole[shared:])
+    steps = before[:shared] + 0.4 * (own[:shared] - before[:shared])
+    assert torch.equal(moved[:shared], steps.where(chosen, before[:shared]))
+    assert torch.equal(moved[shared:], before[shared:])
     assert pair_report(tmp_path / "donor", tmp_path / "target").attrs["fits"]
 
 
 def test_other_sizes_without_tokenizers_are_refused_until_both_are_there(tmp_path):
     mask = write_pair(tmp_path, "llama")
-    resize(tmp_path / "donor", 1, 62)
-    write_tokenizer(tmp_path / "target")
+    write_side(tmp_path / "donor", 1, 62, 62)
     for use in uses(tmp_path, mask):
         with pytest.raises(ValueError, match="62 against 61 rows; .* save the tokenizers beside"):
             use()
-    write_tokenizer(tmp_path / "donor", 62)
+    write_side(tmp_path / "target", 0, 61, 61)
     with pytest.warns(UserWarning, match="such as t61"):
         transfer_checkpoint(tmp_path / "target", tmp_path / "donor", mask, tmp_path / "out")
 
@@ -420,13 +363,10 @@ def test_other_sizes_without_tokenizers_are_refused_until_both_are_there(tmp_pat
 # What lies around in a folder
 
 OF_THE_MODEL = """generation_config.json chat_template.jinja additional_chat_templates/tool.jinja
-merges.txt tokenizer.model tokenizer.model.v3 tekken.json qwen.tiktoken vocab.bpe LICENSE NOTICE
-USE_POLICY.md modeling_own.py preprocessor_config.json""".split()
+tokenizer.model.v3 tekken.json qwen.tiktoken vocab.bpe LICENSE modeling_own.py""".split()
 OF_OTHERS = """checkpoint-5/model.safetensors checkpoint-5/optimizer.pt trainer_state.json
-all_results.json training_args.bin runs/events.out onnx/model.onnx original/consolidated.00.pth
-pytorch_model.bin pytorch_model.bin.index.json tf_model.h5 model.fp16.safetensors model.gguf
-consolidated.safetensors optimizer.safetensors latest zero_to_fp32.py train.parquet id_rsa
-adapter_model.safetensors global_step5/states.pt wandb/run""".split()
+training_args.bin onnx/model.onnx original/consolidated.00.pth pytorch_model.bin.index.json
+model.fp16.safetensors model.gguf optimizer.safetensors id_rsa adapter_model.safetensors""".split()
 HIDDEN = [".git/config", ".cache/huggingface/x", ".env"]
 
 
@@ -437,17 +377,13 @@ def test_only_what_belongs_to_the_model_is_copied_and_the_rest_is_named(tmp_path
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(name)
     (tmp_path / "target" / "generation_config.json").write_text("{}")
-    (tmp_path / "target" / "tokenizer.model").unlink()  # a tokenizer that would be loaded
     out = tmp_path / "out"
     with pytest.warns(UserWarning, match="left out of the copy of .*target.*: ") as told:
         transfer_checkpoint(tmp_path / "target", tmp_path / "donor", mask, out)
     names = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
-    expected = {*OF_THE_MODEL} - {"tokenizer.model"}
-    assert names == expected | {"config.json", SINGLE, "actlib.json", "README.md"}
+    assert names == {*OF_THE_MODEL, "config.json", SINGLE, "actlib.json", "README.md"}
     (warning,) = (str(each.message) for each in told)
     assert "checkpoint-5/; " in warning and ".git" not in warning
-    rest = len({name.partition("/")[0] for name in OF_OTHERS}) - 9
-    assert warning.endswith(f"and {rest} more")
 
 
 def test_a_folder_of_links_to_a_store_is_refused_until_it_is_copied(tmp_path):
@@ -458,8 +394,8 @@ def test_a_folder_of_links_to_a_store_is_refused_until_it_is_copied(tmp_path):
         (tmp_path / "target" / path.name).symlink_to(path)
     with pytest.raises(ValueError, match="is a link to a file outside its folder.*put the"):
         transfer_checkpoint(tmp_path / "target", tmp_path / "donor", mask, tmp_path / "out")
-    subprocess.run(["cp", "-rL", tmp_path / "target", tmp_path / "own"], check=True)
-    transfer_checkpoint(tmp_path / "own", tmp_path / "donor", mask, tmp_path / "out")
+    own = shutil.copytree(tmp_path / "target", tmp_path / "own")  # the files themselves
+    transfer_checkpoint(own, tmp_path / "donor", mask, tmp_path / "out")
 
 
 # Numbers that are not finite
@@ -467,16 +403,11 @@ def test_a_folder_of_links_to_a_store_is_refused_until_it_is_copied(tmp_path):
 
 def test_of_several_donors_the_one_with_nan_in_what_it_gives_is_named(tmp_path):
     mask = write_pair(tmp_path)
-    others = {name: torch.arange(len(each)) % 3 == 1 for name, each in mask.channels.items()}
-    for seed, (role, place) in enumerate((("one", 0), ("two", 1)), start=2):
-        model = copy.deepcopy(tiny_model("qwen2", seed))
+    for role, place in (("donor", 1), ("two", 0)):  # of which 0 alone is given
+        model = copy.deepcopy(tiny_model("qwen2", 1))
         with torch.no_grad():
-            model.model.norm.weight[place] = float("nan")  # 0 is of `mask`, 1 of `others`
+            model.model.norm.weight[place] = float("nan")
         model.save_pretrained(tmp_path / role)
-    base, out = tmp_path / "target", tmp_path / "out"
-    give = {"one": ChannelMask(others), "two": ChannelMask(others)}
-    pairs = [(tmp_path / role, part, 0.4) for role, part in give.items()]
-    words = f"model.norm.weight of donor 2 ({tmp_path / 'two'}) holds NaN"
-    with pytest.raises(ValueError, match=re.escape(words)):
-        merge_checkpoint(base, pairs, out)
-    merge_checkpoint(base, [pairs[0], (tmp_path / "two", mask, 0.4)], out)  # neither is given
+    pairs = [(tmp_path / role, mask, 0.4) for role in ("donor", "two")]
+    with pytest.raises(ValueError, match="model.norm.weight of donor 2 .*two'?. holds NaN"):
+        merge_checkpoint(tmp_path / "target", pairs, tmp_path / "out")

@@ -25,8 +25,6 @@ EVERY_ARCHITECTURE = (
 """The last two have experts of other layouts, which belong to no channel."""
 LINEAR_ATTENTION = ("qwen3_next",)
 """A family with norms of linear attention, [batch x seq x heads, channels]."""
-RECURRENT = ("rwkv",)
-"""A family that would compute something else where an item is padded on the left."""
 
 _COMMON = {"vocab_size": VOCAB, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
 _MODERN = _COMMON | {
@@ -107,9 +105,6 @@ def _config(architecture: str) -> transformers.PretrainedConfig:
             num_experts=4,
             moe_intermediate_size=8,
             shared_expert_intermediate_size=8,
-        ),
-        "rwkv": lambda: transformers.RwkvConfig(
-            **_COMMON, hidden_size=16, attention_hidden_size=16, num_hidden_layers=2
         ),
     }
     return make[architecture]()
