@@ -16,7 +16,6 @@ from actlib.study.training import small_model, small_tokenizer
 
 SETTINGS = {"steps": 12, "learning_rate": 5e-3, "batch_size": 4, "mixed_precision": False}
 SETTINGS |= {"progress": False}
-LONG = SETTINGS | {"steps": 30}
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +109,8 @@ def bits(model):
 def test_lora_lowers_the_loss_and_is_merged(fresh, tokenizer, questions):
     """From a trained start, since nothing can be learned around a random embedding."""
     model = fresh()
-    finetune(model, tokenizer, [{**row, "answer": "I do not know."} for row in questions], **LONG)
+    long = SETTINGS | {"steps": 30}
+    finetune(model, tokenizer, [{**row, "answer": "I do not know."} for row in questions], **long)
     judged = batches(tokenizer, questions, 8)
     last = []
 
@@ -119,26 +119,14 @@ def test_lora_lowers_the_loss_and_is_merged(fresh, tokenizer, questions):
             last.append(evaluate(model, judged))
 
     before = evaluate(model, judged)["nll"].mean()
-    losses = finetune(model, tokenizer, questions, **LONG, lora=light_lora(8), callbacks=[Judge()])
+    losses = finetune(model, tokenizer, questions, **long, lora=light_lora(8), callbacks=[Judge()])
     after = evaluate(model, judged)
-    assert len(losses) == LONG["steps"] and losses[-1] < losses[0] - 0.5
+    assert len(losses) == long["steps"] and losses[-1] < losses[0] - 0.5
     assert after["nll"].mean() < before - 0.5
     assert after["nll"].tolist() == pytest.approx(last[0]["nll"].tolist(), abs=1e-4)
 
 
-def test_lora_moves_linear_weights_alone(fresh, tokenizer, questions):
-    model, before = fresh(), bits(fresh())
-    finetune(model, tokenizer, questions, **SETTINGS, lora=light_lora(4))
-    linear = {
-        f"{name}.weight"
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module is not model.lm_head
-    }
-    changed = {name for name, p in model.named_parameters() if not p.equal(before[name])}
-    assert changed == linear
-
-
-def test_lora_leaves_nothing_but_weights(fresh, tokenizer, questions):
+def test_lora_moves_linear_weights_alone_and_leaves_nothing_behind(fresh, tokenizer, questions):
     model = fresh().eval()
     frozen = next(model.parameters()).requires_grad_(False)
     before, weights = traces(model), bits(model)
@@ -146,17 +134,22 @@ def test_lora_leaves_nothing_but_weights(fresh, tokenizer, questions):
     assert traces(model) == before
     assert not frozen.requires_grad
     assert not any(module.training for module in model.modules())
-    assert any(not p.equal(weights[name]) for name, p in model.named_parameters())
+    linear = {
+        f"{name}.weight"
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module is not model.lm_head
+    }
+    changed = {name for name, p in model.named_parameters() if not p.equal(weights[name])}
+    assert changed == linear
 
 
 def test_a_seed_fixes_lora_too_and_its_configuration_can_be_used_again(fresh, tokenizer, questions):
     lora, results = light_lora(4), []
-    for seed in (0, 0, 1):
+    for state in range(2):
         model = fresh()
-        torch.manual_seed(len(results))  # the caller's own state must not matter
-        results.append(weights_after(model, tokenizer, questions, seed=seed, lora=lora))
+        torch.manual_seed(state)  # the caller's own state must not matter
+        results.append(weights_after(model, tokenizer, questions, seed=0, lora=lora))
     assert results[0][0].equal(results[1][0]) and results[0][1] == results[1][1]
-    assert not results[0][0].equal(results[2][0])
     assert lora.target_modules == "all-linear"
 
 
@@ -174,15 +167,13 @@ def test_lora_that_fails_gives_the_model_back(fresh, tokenizer, questions):
     assert all(p.equal(weights[name]) for name, p in model.named_parameters())
 
 
-BIASES, HEAD = (
-    LoraConfig(target_modules="all-linear", **wrong)
-    for wrong in ({"bias": "all"}, {"modules_to_save": ["lm_head"]})
-)
+ALONE = "must leave biases and whole modules alone"
 REFUSALS = [
     ({"items": []}, "at least one item"),
-    *[({name: 0}, f"{name} must be .*, got 0") for name in ("steps", "batch_size")],
-    *[({"learning_rate": float(n)}, f"must be .*, got {n}") for n in ("0.0", "nan", "inf")],
-    *[({"lora": lora}, "must leave biases and whole modules alone") for lora in (BIASES, HEAD)],
+    ({"steps": 0}, "steps must be .*, got 0"),
+    ({"learning_rate": float("nan")}, "must be .*, got nan"),
+    ({"lora": LoraConfig(target_modules="all-linear", bias="all")}, ALONE),
+    ({"lora": LoraConfig(target_modules="all-linear", modules_to_save=["lm_head"])}, ALONE),
 ]
 
 
@@ -194,9 +185,3 @@ def test_a_refusal_changes_nothing(fresh, tokenizer, questions, wrong, named):
         finetune(model, tokenizer, **{"items": questions, **SETTINGS, **wrong})
     assert traces(model) == before
     assert all(p.equal(weights[name]) for name, p in model.named_parameters())
-
-
-def test_a_rank_is_positive():
-    assert light_lora(8).r == 8
-    with pytest.raises(ValueError, match="at least 1, got 0"):
-        light_lora(0)
