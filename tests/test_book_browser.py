@@ -8,22 +8,16 @@ import time
 
 import pytest
 from headless import browser_, pytestmark, webdriver  # noqa: F401
+from selenium.webdriver.support.ui import WebDriverWait
 from test_book import book_  # noqa: F401
 
 WIDTHS = {"desktop": (1280, 900), "phone": (390, 844)}
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    """Serves the book and says nothing."""
-
-    def log_message(self, *_):
-        """Say nothing."""
-
-
 @pytest.fixture(scope="module")
 def address(book):
     """Where the book is served on this machine."""
-    handler = functools.partial(Quiet, directory=str(book))
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(book))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
@@ -39,12 +33,9 @@ def width(request, browser):
     return request.param
 
 
-def _until(true, seconds=10):
+def _until(browser, true):
     """Wait until something holds, and give it."""
-    end = time.monotonic() + seconds
-    while not (found := true()) and time.monotonic() < end:
-        time.sleep(0.05)
-    return found
+    return WebDriverWait(browser, 30, 0.05).until(lambda _: true())
 
 
 def _all(browser, css):
@@ -74,9 +65,9 @@ def test_the_menu_leads_to_a_notebook(browser, address, width):
         assert not shown
         (toggle,) = [b for b in _all(browser, "button.primary-toggle") if b.is_displayed()]
         toggle.click()
-        shown = _until(lambda: [link for link in _all(browser, links) if link.is_displayed()])
+        shown = _until(browser, lambda: [link for link in _all(browser, links) if link.is_displayed()])
     shown[0].click()
-    assert _until(lambda: "Concentration" in browser.title)
+    _until(browser, lambda: "Concentration" in browser.title)
 
 
 def test_a_figure_enlarges_and_escape_puts_it_back(browser, address, width):
@@ -85,17 +76,17 @@ def test_a_figure_enlarges_and_escape_puts_it_back(browser, address, width):
     browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", figure)
     before = figure.size["width"]
     figure.click()
-    (large,) = _until(lambda: _all(browser, "dialog.enlarged[open] img"))
+    (large,) = _until(browser, lambda: _all(browser, "dialog.enlarged[open] img"))
     if width == "desktop":
         assert large.size["width"] > before
     assert large.get_attribute("src") == figure.get_attribute("src")
     webdriver.ActionChains(browser).send_keys("\ue00c").perform()  # Escape
-    assert _until(lambda: not _all(browser, "dialog.enlarged[open]"))
+    _until(browser, lambda: not _all(browser, "dialog.enlarged[open]"))
 
 
 def test_the_search_finds_what_the_study_is_about(browser, address, width):
     browser.get(f"{address}/search.html?q=channel")
-    assert _until(lambda: len(_all(browser, "#search-results li a")) > 5, seconds=30)
+    _until(browser, lambda: len(_all(browser, "#search-results li a")) > 5)
 
 
 def test_no_request_leaves_the_machine(browser, address):

@@ -55,15 +55,14 @@ def test_rows_follow_the_items_whatever_the_order_of_the_batches(family, items, 
     assert first["item"].tolist() == list(range(len(items)))
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_the_mode_of_the_model_stays_even_after_an_error(family, items, collate, training):
-    model = family("gpt2").train(training)  # has dropout
+def test_the_mode_of_the_model_stays_even_after_an_error(family, items, collate):
+    model = family("gpt2").train()  # has dropout
     once, twice = (evaluate(model, collate(items, 3)) for _ in range(2))
     assert once.equals(twice)
-    assert model.training is training
+    assert model.training
     with pytest.raises(ValueError, match="at least one batch"):
         evaluate(model, [])
-    assert model.training is training
+    assert model.training
 
 
 class Wrapper(torch.nn.Module):
@@ -85,18 +84,6 @@ class Plain(Wrapper):
         return self.model(input_ids, attention_mask=attention_mask, position_ids=positions)
 
 
-class Unknown(torch.nn.Module):
-    """No model of transformers, whose forward names nothing; right only with position ids."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.run = [model]  # hidden in a list, so that no module is found inside
-        self.anchor = torch.nn.Parameter(torch.zeros(1))
-
-    def forward(self, **inputs):
-        return self.run[0](**inputs)
-
-
 def lora(model):
     wrapped = get_peft_model(model, LoraConfig(target_modules="all-linear", r=2))
     for name, parameter in wrapped.named_parameters():
@@ -106,7 +93,7 @@ def lora(model):
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "qwen2"])
-@pytest.mark.parametrize("wrap", [Wrapper, Plain, Unknown, lora])
+@pytest.mark.parametrize("wrap", [Wrapper, Plain, lora])
 def test_a_wrapped_model_counts_positions_without_the_padding(
     family, items, collate, wrap, architecture
 ):
@@ -127,8 +114,6 @@ def with_prompt(model):
 
 REFUSALS = {
     "an answer without a prompt": (None, {"answer_mask": 1}, "follows at least one prompt token"),
-    "no answer": (None, {"answer_mask": 0}, "answer span"),
-    "another shape": (None, {"answer_mask": slice(1)}, "must be tensors of one shape"),
     "a token beyond the vocabulary": (None, {"input_ids": 10_000}, "token 10000"),
     "NaN among the weights": (spoil, {}, "NaN for item 0"),
     "a learned prompt": (with_prompt, {}, "learned prompt"),
@@ -140,8 +125,7 @@ def test_refusals(family, items, collate, case):
     change, entries, message = REFUSALS[case]
     (batch,) = collate(items, 6)
     for key, value in entries.items():
-        full = isinstance(value, int)
-        batch[key] = torch.full_like(batch[key], value) if full else batch[key][:, value]
+        batch[key] = torch.full_like(batch[key], value)
     model = change(family()) if change else family()
     with pytest.raises(ValueError, match=message):
         evaluate(model, [batch])

@@ -1,7 +1,7 @@
 """In a real JupyterLab, in a real browser: bars move, and a slider draws its view anew."""
 
+import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -43,27 +43,21 @@ def address(tmp_path):
     own = {f"JUPYTER_{name.upper()}_DIR": str(tmp_path / name) for name in ("config", "runtime")}
     words = ["lab", "--no-browser", "--allow-root", "--port=0"]
     words += ["--LabApp.expose_app_in_browser=True"]
-    log = (tmp_path / "log").open("w+")
     server = subprocess.Popen(
         [sys.executable, "-m", "jupyter", *words, f"--ServerApp.root_dir={tmp_path}"],
-        stdout=log,
-        stderr=subprocess.STDOUT,
         env=os.environ | own,
         start_new_session=True,
     )
     try:
-        found = None
-        ends = time.monotonic() + PATIENCE
-        while not found and time.monotonic() < ends and server.poll() is None:
-            time.sleep(0.3)
-            text = (tmp_path / "log").read_text()
-            found = re.search(r"http://(?:127\.0\.0\.1|localhost):(\d+)/lab\?token=(\w+)", text)
-        assert found, text[-2000:]
-        yield f"http://127.0.0.1:{found[1]}/lab/tree/view.ipynb?token={found[2]}"
+        text, ends = "", time.monotonic() + PATIENCE
+        while not text and time.monotonic() < ends:
+            time.sleep(0.3)  # the server writes down where it listens
+            text = "".join(p.read_text() for p in (tmp_path / "runtime").glob("jpserver-*.json"))
+        told = json.loads(text)
+        yield f"{told['url']}lab/tree/view.ipynb?token={told['token']}"
     finally:
         os.killpg(server.pid, signal.SIGKILL)
         server.wait()
-        log.close()
 
 
 def _wait(browser, what):

@@ -6,46 +6,38 @@ import re
 from types import SimpleNamespace
 
 import pytest
-import tokenizers
 import torch
 import transformers
-from torch import nn
+from tokenizers import Tokenizer, models
 
 from actlib.channels import uncovered_parameters
 from actlib.cli import main
-from actlib.reports import FAR, describe_report, pair_report, relative_change
+from actlib.reports import describe_report, pair_report, relative_change
 
 
-def tokenizer(words=("a", "b"), template=None, **special):
+def tokenizer(words="ab", template=None):
     return SimpleNamespace(
         get_vocab=lambda: {word: index for index, word in enumerate(words)},
-        special_tokens_map=special,
+        special_tokens_map={},
         chat_template=template,
     )
 
 
-def saved_tokenizer(folder, words="ab", **special):
-    vocabulary = {word: index for index, word in enumerate(words)}
-    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="a"))
-    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, **special)
-    fast.save_pretrained(folder)
-
-
-def report(donor, target, ours=None, theirs=None):
-    return pair_report(donor, target, ours or tokenizer(), theirs or tokenizer())
+def report(donor, target, theirs=None):
+    return pair_report(donor, target, tokenizer(), theirs or tokenizer())
 
 
 @pytest.fixture
 def tuned(family):
-    """`tuned(architecture, percent)`: a model, and a copy with each entry changed by percent."""
+    """`tuned(architecture)`: a model, and a copy with each entry changed by 1 %."""
 
-    def make(architecture="llama", percent=1.0):
+    def make(architecture="llama"):
         target = family(architecture)
         donor, generator = copy.deepcopy(target), torch.Generator().manual_seed(0)
         with torch.no_grad():
             for value in donor.parameters():
                 signs = torch.randint(0, 2, value.shape, generator=generator) * 2 - 1
-                value *= 1 + signs * percent / 100
+                value *= 1 + signs / 100
         return donor, target
 
     return make
@@ -59,7 +51,8 @@ def folders(tmp_path):
         places = tmp_path / "donor", tmp_path / "target"
         for place, model in zip(places, (donor, target), strict=True):
             model.save_pretrained(place, max_shard_size="20KB" if model is donor else "1GB")
-            saved_tokenizer(place)
+            core = Tokenizer(models.WordLevel({"a": 0, "b": 1}, unk_token="a"))
+            transformers.PreTrainedTokenizerFast(tokenizer_object=core).save_pretrained(place)
         return places
 
     return make
@@ -92,16 +85,6 @@ def test_norms_are_those_of_the_tensors(pair):
     flat = [torch.cat([p.flatten() for p in m.parameters()]).double() for m in (donor, target)]
     overall = float((flat[0] - flat[1]).norm() / flat[1].norm())
     assert relative_change(table) == pytest.approx(overall)
-    rows = table[table["kind"] == "mlp.up_proj"]
-    assert len(rows) == 2 and all("up_proj" in name for name in rows.index)
-
-
-@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile])
-def test_a_wrapped_model_is_compared_as_the_one_inside(pair, wrap):
-    donor, target = pair("llama")
-    expected = report(donor, target)
-    for found in (report(wrap(donor), target), report(donor, wrap(target))):
-        assert found.equals(expected) and found.attrs == expected.attrs
 
 
 def round_off(donor, target):
@@ -112,9 +95,10 @@ def equate(donor, target):
     donor.load_state_dict(target.state_dict())
 
 
-def add_gates(donor, target):
-    for model in (donor, target):
-        model.model.layers[1].gates = nn.ParameterList([torch.ones(3), torch.ones(2)])
+def move_far(donor, target):
+    with torch.no_grad():
+        for value in donor.parameters():
+            value *= -0.5
 
 
 @pytest.mark.parametrize(
@@ -122,35 +106,23 @@ def add_gates(donor, target):
     [
         (round_off, "dtype float32 against bfloat16"),
         (equate, "identical: there is nothing to transfer"),
-        (add_gates, "2 parameters of no channel .* model.layers.1.gates.0"),
+        (move_far, "far apart"),
     ],
 )
 def test_what_differs_is_warned_of(tuned, change, words):
     donor, target = tuned("llama_tied")
     change(donor, target)
     found = report(donor, target)
-    assert found.attrs["fits"] and any(re.search(words, each) for each in found.attrs["warnings"])
-    assert re.search(f"^warning: .*{words}", describe_report(found), re.MULTILINE)
+    (warning,) = found.attrs["warnings"]
+    assert found.attrs["fits"] and re.search(words, warning)
+    assert f"warning: {warning}" in describe_report(found)
 
 
-@pytest.mark.parametrize(("percent", "is_far"), [(99 * FAR, False), (101 * FAR, True)])
-def test_a_pair_too_far_apart_is_warned_of(tuned, percent, is_far):
-    found = report(*tuned(percent=percent))
-    assert found.attrs["fits"]
-    assert any("far apart" in each for each in found.attrs["warnings"]) == is_far
-
-
-@pytest.mark.parametrize(
-    ("other", "kind", "words"),
-    [
-        (tokenizer("ba"), "mismatches", "2 tokens under other ids"),
-        (tokenizer(template="{{ m }}"), "warnings", "chat templates differ"),
-    ],
-)
-def test_tokenizers_are_compared(tuned, other, kind, words):
-    found = report(*tuned(), theirs=other)
-    (clause,) = found.attrs["mismatches"] + found.attrs["warnings"]
-    assert clause in found.attrs[kind] and words in clause
+def test_tokenizers_are_compared(tuned):
+    (mismatch,) = report(*tuned(), theirs=tokenizer("ba")).attrs["mismatches"]
+    assert "2 tokens under other ids" in mismatch
+    (warning,) = report(*tuned(), theirs=tokenizer(template="{{ m }}")).attrs["warnings"]
+    assert "chat templates differ" in warning
 
 
 def test_the_command_prints_the_report_and_says_by_its_status_whether_the_pair_fits(
