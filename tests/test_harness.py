@@ -9,13 +9,12 @@ import torch
 from lm_eval.api.model import LM
 from small_study import SIZES, write_data
 from tiny_models import random_mask
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from actlib import cli, transferred
 from actlib.harness.evaluation import evaluate_tasks
 from actlib.harness.local_tasks import local_tasks, number_scores
-from actlib.study.presets import load_preset
-from actlib.study.training import small_tokenizer
+from actlib.study.presets import ScratchModel, load_preset
+from actlib.study.training import small_model, small_tokenizer
 
 MGSM = [("Combien font 2 et 3 ?", "5"), ("Et 600 fois 2 ?", "1,200"), ("Et 9 - 12 ?", "-3")]
 TASKS = ["act_fr_*", "mgsm_local_fr", "exams_local_*"]
@@ -25,14 +24,6 @@ def exams_line(number, key, language="French", count=4):
     choices = {letter: f"réponse {letter}{number}" for letter in "ABCDE"[:count]}
     row = {"id": f"e{number}", "language": language, "subject": "Physics", "choices": choices}
     return row | {"question": f"Question {number} ?", "answer": key}
-
-
-def published(row):
-    """The same row as EXAMS's authors wrote it."""
-    listed = [{"label": k, "text": v, "para": ""} for k, v in row["choices"].items()]
-    about = {"grade": 12, "subject": row["subject"], "language": row["language"]}
-    stem = {"stem": row["question"], "choices": listed}
-    return {"id": row["id"], "question": stem, "answerKey": row["answer"], "info": about}
 
 
 def write_lines(path, rows):
@@ -46,7 +37,7 @@ def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("local")
     write_data(folder / "own")
     test = [exams_line(n, key, count=3 + n % 3) for n, key in enumerate("ABC@AB")]
-    test += [published(exams_line(9, "B", "North Macedonian"))] * 2
+    test += [exams_line(9, "B", "North Macedonian")] * 2
     write_lines(folder / "exams" / "science_test.jsonl", test)
     write_lines(folder / "exams" / "science_train.jsonl", [exams_line(n, "A") for n in (20, 21)])
     (folder / "mgsm").mkdir()
@@ -60,26 +51,18 @@ def tokenizer(small_preset):
     return small_tokenizer(load_preset(small_preset), 400)
 
 
-@pytest.fixture(scope="module")
-def build(tokenizer):
-    """`build(seed)`: a tiny model whose greedy texts differ from question to question."""
-
-    def make(seed):
-        sizes = {**SIZES, "num_key_value_heads": 2, "vocab_size": len(tokenizer)}
-        config = AutoConfig.for_model("qwen2", **sizes, eos_token_id=tokenizer.eos_token_id)
-        model = AutoModelForCausalLM.from_config(config).eval()
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.4)
-        return model
-
-    return make
+def build(tokenizer, seed):
+    """A tiny model whose head is not tied to its embedding, though its configuration says so."""
+    spec = {"scratch": SIZES, "abilities": [], "steps": 1, "learning_rate": 1, "batch_size": 1}
+    torch.manual_seed(seed)
+    model = small_model(ScratchModel(**spec), tokenizer)
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight * 30)
+    return model.eval()
 
 
 @pytest.fixture(scope="module")
-def model(build):
-    return build(0)
+def model(tokenizer):
+    return build(tokenizer, 0)
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +134,8 @@ ANSWERS = {
     "ja": "3.5 = 3.5; −7 = -7; 50% = 50; 1,200円 = 1200; １２ = 12",
     "th": "๓.๕ = 3.5; -๗ = -7; 50% = 50; ๑,๒๐๐ = 1200; ๔๒ กก. = 42",
 }
+
+
 @pytest.mark.parametrize("language", ANSWERS)
 def test_a_number_is_read_as_its_language_writes_it(language):
     for pair in ANSWERS[language].split("; "):
@@ -193,7 +178,7 @@ def values(results):
 
 
 class Knowing(LM):
-    """Writes the value of every question as its file has it, with words around it."""
+    """Writes the value of every question, and takes the right choice."""
 
     def generate_until(self, requests):
         by_question = dict(MGSM)
@@ -201,9 +186,10 @@ class Knowing(LM):
         return [f"That = {by_question.get(doc['question']) or doc['value']}" for doc in docs]
 
     def loglikelihood(self, requests):
-        rows = [(request.doc, request.args[1].strip()) for request in requests]
-        right = [text == doc.get("answer", doc["choices"][doc["target"]]) for doc, text in rows]
-        return [(0.0, True) if each else (-9.0, False) for each in right]
+        docs = [request.doc for request in requests]
+        right = [doc["choices"][doc["target"]] for doc in docs]
+        chosen = [request.args[1].strip() for request in requests]
+        return [(0.0 if pair[0] == pair[1] else -9.0, True) for pair in zip(right, chosen)]
 
     def loglikelihood_rolling(self, requests):
         raise NotImplementedError
@@ -224,11 +210,9 @@ def test_a_task_of_numbers_is_there_where_every_answer_has_one(tmp_path):
         assert list(local_tasks(tmp_path)) == ["act_fr_places_answer"]
 
 
-def test_models_in_turn_and_nothing_of_them_changes(build, tokenizer, data):
-    donor, target, tokenizer = build(1), build(0), copy.deepcopy(tokenizer)
-    for model in (donor, target):
-        model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight * 2)  # though config ties it
-    target.train()
+def test_models_in_turn_and_nothing_of_them_changes(tokenizer, data):
+    donor, target = build(tokenizer, 1), build(tokenizer, 0).train()
+    tokenizer = copy.deepcopy(tokenizer)
     tokenizer.pad_token = None
 
     def ask(each):

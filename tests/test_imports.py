@@ -57,7 +57,7 @@ def own_imports(path):
 
 def folder_of(name):
     folder = name.partition(".")[0]
-    return folder if "." in name or folder in {*UPPER, "study"} else "core"
+    return folder if folder in {*UPPER, "study"} else "core"
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
@@ -66,8 +66,7 @@ def test_a_file_imports_only_what_stands_above_it(path):
     others = own_imports(path)
     if name in ("cli", "__main__", "") or folder_of(name) == "study":
         return
-    allowed = UPPER.get(folder_of(name), {"core"})
-    assert {folder_of(each) for each in others} <= allowed
+    assert {folder_of(each) for each in others} <= UPPER.get(folder_of(name), {"core"})
     if folder_of(name) == "core":
         assert name in ORDER, f"give {name} its place in ORDER"
         below = [each for each in others if ORDER.index(each) > ORDER.index(name)]

@@ -5,13 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
 from actlib import prompts
-from actlib.study.questions import highlight
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "questions" / "validation"
 ROWS = [
@@ -48,24 +47,21 @@ def _bytes(chat_template=None, prefix=False):
     return tokenizer
 
 
-def _pieces(normalizer=None, pre=None):
+def _pieces(**parts):
     """In the manner of Mistral, Phi 3 and Gemma: pieces with `▁`, and bytes for what is none."""
     pieces = ["<unk>", "<|text|>", *(f"<0x{n:02X}>" for n in range(256)), "▁"]
     pieces += [*map(chr, range(33, 127)), "▁A", "▁An", "▁Ans", "▁So", "▁[", "So"]
     merges = [("▁", "A"), ("▁A", "n"), ("▁An", "s"), ("S", "o"), ("▁", "So"), ("▁", "[")]
     vocab = {piece: n for n, piece in enumerate(pieces)}
     core = Tokenizer(models.BPE(vocab, merges, unk_token="<unk>", byte_fallback=True))
-    if normalizer:
-        core.normalizer = normalizer
-    if pre:
-        core.pre_tokenizer = pre
-    parts = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
-    core.decoder = decoders.Sequence([*parts, decoders.Strip(" ", 1, 0)])
+    for name, part in parts.items():
+        setattr(core, name, part)
     return PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|text|>", unk_token="<unk>")
 
 
 def _metaspace(scheme):
-    return _pieces(pre=pre_tokenizers.Metaspace("▁", prepend_scheme=scheme, split=False))
+    metaspace = pre_tokenizers.Metaspace("▁", prepend_scheme=scheme, split=False)
+    return _pieces(pre_tokenizer=metaspace)
 
 
 def _normalized(normalizer):
@@ -102,7 +98,7 @@ TOKENIZERS = {
     "bytes": _bytes,
     "bytes, space before": lambda: _bytes(prefix=True),
     "prepend": lambda: _pieces(
-        normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+        normalizer=normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     ),
     **{f"metaspace {s}": lambda s=s: _metaspace(s) for s in ("always", "first", "never")},
     "NFKC": lambda: _normalized(normalizers.NFKC()),
@@ -172,12 +168,6 @@ def test_the_text_is_what_the_template_writes(name):
     assert tokenizer.decode(encoded.input_ids) == prompt + answer
     assert _answer(tokenizer, encoded) == answer
     assert "nobody asked" not in tokenizer.decode(_encode(tokenizer, "Why?", "So.").input_ids)
-
-
-def test_a_turn_ends_with_an_added_token_even_if_it_is_not_marked_as_special():
-    tokenizer = _bytes(CHAT.replace("<|end|>", "<|stop|>"))
-    tokenizer.add_tokens([AddedToken("<|stop|>", special=False)])
-    assert _answer(tokenizer, _encode(tokenizer, "Why?", "So.")) == "So.<|stop|>"
 
 
 def test_a_text_begins_once_where_tokenizer_and_template_both_write_the_beginning():
@@ -276,13 +266,3 @@ def test_items_over_the_limit_are_left_out_with_a_warning():
         assert prompts.drop_long(chat, rows, 200) == rows[1:]
     with pytest.raises(ValueError, match="No item"), pytest.warns(UserWarning, match="Left out"):
         prompts.batches(chat, rows, 4, max_tokens=2)
-
-
-def test_highlight_shows_the_answer_apart_and_escapes_markup():
-    chat = _bytes(CHAT)
-    encoded = _encode(chat, "Is 1 < 2, мяч?", "Да, <b>.")
-    shown = highlight(chat, encoded).data
-    prompt, _, answer = shown.partition("background:")
-    assert "1 &lt; 2, мяч?" in prompt and "Д" not in prompt
-    assert "Д" in answer and "&lt;b&gt;" not in prompt and "<b>" not in shown
-    assert "\ufffd" not in shown

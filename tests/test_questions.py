@@ -53,35 +53,25 @@ FILES = [  # what lies in a file, and what is read from it
         [ROW | {"ability": "de-mathe", "id": 0, "task": "kurz", "split": "test"}],
         {"ability": "de-mathe", "language": "de", "domain": "mathe", "id": "0", "split": "test"},
     ),
-    ("a.jsonl", [ROW | {"ability": "fr-x", "language": "de"}], {"language": "de", "value": "3.5"}),
     # names are one however they are stored
     ("a.jsonl", [ROW | {"ability": "fr-poe\u0301sie "}], {"ability": "fr-po\u00e9sie"}),
-    ("a.jsonl", [ROW | {"ability": "ｄｅ‑maths"}], {"ability": "de-maths", "language": "de"}),
     ("a.jsonl", [ROW | {"ability": "de\u200b-a\u00a0b"}], {"ability": "de-a b", "domain": "a b"}),
     # numbers by the language of the row, a code or a name
-    *[
-        ("a.jsonl", [ROW | {"language": language, "answer": f"#### {text}"}], {"value": value})
-        for language, text, value in [
-            ("German", "1.200", "1200"),
-            ("xx", "1,200", ""),
-            ("es-mx", "1,200", "1200"),
-        ]
-    ],
+    ("a.jsonl", [ROW | {"language": "German", "answer": "#### 1.200"}], {"value": "1200"}),
+    ("a.jsonl", [ROW | {"language": "xx", "answer": "#### 1,200"}], {"value": ""}),
     ("a.jsonl", [ROW | {"language": "xx", "value": "1.200"}], {"value": ""}),
-    *[
-        ("a.jsonl", [ROW | {"language": "de", "value": given}], {"value": value})
-        for given, value in [("3,5", "3.5"), (42.0, "42"), ("½", "½"), (True, "True"), (-0.0, "0")]
-    ],
+    ("a.jsonl", [ROW | {"language": "de", "value": "3,5"}], {"value": "3.5"}),
+    ("a.jsonl", [ROW | {"value": 42.0}], {"value": "42"}),
+    ("a.jsonl", [ROW | {"value": "½"}], {"value": "½"}),
 ]
 
 
 @pytest.mark.parametrize(("name", "content", "expected"), FILES)
 def test_what_is_read(tmp_path, name, content, expected):
+    if isinstance(content, list):
+        content = "".join(f"{json.dumps(row)}\n" for row in content)
     path = tmp_path / name
-    if isinstance(content, str):
-        path.write_text(content, encoding="utf-8", newline="")
-    else:
-        _write(path, content)
+    path.write_text(content, encoding="utf-8", newline="")
     (item,) = load_questions(path)
     assert expected.items() <= item.items()
 
@@ -99,10 +89,7 @@ REFUSALS = [
     (PLAIN | {"answer": "\u00a0\u200b"}, "line 1: 'answer' must hold text"),
     (PLAIN | {"answer": "\ud800x"}, "line 1: 'answer' holds half a character .*; write it again"),
     (PLAIN | {"split": "dev"}, "split 'dev' is none of train, validation, test"),
-    (PLAIN | {"operands": [True]}, "'operands' must be a list of whole numbers, got .True"),
-    (PUBLISHED | {"info": {}}, "'language' must hold text, and is missing"),
     (PUBLISHED | {"question": {}}, "expected a row of EXAMS, got one without 'choices'"),
-    (EXAMS | {"choices": ["this", "that"]}, "'choices' must hold texts by letter"),
     ([1, 2], "line 1: expected an object like"),
     (b'{"answer": "b", "answer": "c"}', "line 1: answer is listed twice; keep one"),
     (b"\n\xe9", "line 2: not UTF-8 .*; save the file as UTF-8"),
@@ -130,13 +117,6 @@ def test_names_of_abilities_differ_by_more_than_case_and_all_rows_have_one(tmp_p
         rows = [{**row, "answer": answer} for row in (ROW | {"domain": "a"}, ROW)]
         with pytest.raises(ValueError, match="line 2: needs 'ability'.*as other lines of the file"):
             load_questions(_write(path, rows))
-
-
-def test_a_split_folder_is_read_whole():
-    rows = load_questions(SHIPPED)
-    assert {row["split"] for row in rows} == set(SPLITS)
-    files = SHIPPED.glob("*/*.jsonl")
-    assert len(rows) == sum(file.read_text("utf-8").count("\n") for file in files)
 
 
 FORMS = [

@@ -1,8 +1,6 @@
 """What the report on a pair says, of models in memory and of the same models in folders."""
 
-import copy
 import json
-import re
 from types import SimpleNamespace
 
 import pytest
@@ -29,15 +27,13 @@ def report(donor, target, theirs=None):
 
 @pytest.fixture
 def tuned(family):
-    """`tuned(architecture)`: a model, and a copy with each entry changed by 1 %."""
+    """`tuned(architecture, factor)`: a model, before it a copy with each entry times a factor."""
 
-    def make(architecture="llama"):
-        target = family(architecture)
-        donor, generator = copy.deepcopy(target), torch.Generator().manual_seed(0)
-        with torch.no_grad():
-            for value in donor.parameters():
-                signs = torch.randint(0, 2, value.shape, generator=generator) * 2 - 1
-                value *= 1 + signs / 100
+    @torch.no_grad()
+    def make(architecture="llama_tied", factor=1.01):
+        donor, target = family(architecture), family(architecture)
+        for value in donor.parameters():
+            value *= factor
         return donor, target
 
     return make
@@ -87,35 +83,17 @@ def test_norms_are_those_of_the_tensors(pair):
     assert relative_change(table) == pytest.approx(overall)
 
 
-def round_off(donor, target):
-    target.bfloat16()
-
-
-def equate(donor, target):
-    donor.load_state_dict(target.state_dict())
-
-
-def move_far(donor, target):
-    with torch.no_grad():
-        for value in donor.parameters():
-            value *= -0.5
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (round_off, "dtype float32 against bfloat16"),
-        (equate, "identical: there is nothing to transfer"),
-        (move_far, "far apart"),
-    ],
-)
-def test_what_differs_is_warned_of(tuned, change, words):
-    donor, target = tuned("llama_tied")
-    change(donor, target)
-    found = report(donor, target)
-    (warning,) = found.attrs["warnings"]
-    assert found.attrs["fits"] and re.search(words, warning)
-    assert f"warning: {warning}" in describe_report(found)
+def test_what_differs_is_warned_of(tuned):
+    donor, target = tuned()
+    for pair, words in [
+        ((donor, target.to(torch.bfloat16)), "dtype float32 against bfloat16"),
+        (tuned(factor=1), "identical: there is nothing to transfer"),
+        (tuned(factor=-0.5), "far apart"),
+    ]:
+        found = report(*pair)
+        (warning,) = found.attrs["warnings"]
+        assert found.attrs["fits"] and words in warning
+        assert f"warning: {warning}" in describe_report(found)
 
 
 def test_tokenizers_are_compared(tuned):
@@ -132,10 +110,6 @@ def test_the_command_prints_the_report_and_says_by_its_status_whether_the_pair_f
     assert main(["check", *places]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "donor and target fit" and lines[-1].split()[0] == "overall"
-    assert main(["check", *places, "--json"]) == 0
-    content = json.loads(capsys.readouterr().out)
-    assert content["fits"] and content["relative_change"] == pytest.approx(0.01, rel=1e-3)
-    assert content["parameters"][0]["kind"] == "embed_tokens"
     family("gpt2").save_pretrained(tmp_path / "other")
     assert main(["check", places[0], str(tmp_path / "other"), "--json"]) == 1
     content = json.loads(capsys.readouterr().out)

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import PackageNotFoundError, distribution, distributions
 from pathlib import Path
 
 import pytest
@@ -56,28 +56,17 @@ def needed(names, found=None):
             found.setdefault(name, distribution(name))
         except PackageNotFoundError:
             continue  # of another platform
-        requirements = map(Requirement, found[name].requires or [])
-        applying = (
-            r.name for r in requirements if not r.marker or r.marker.evaluate({"extra": ""})
-        )
-        needed({each for each in applying if canonicalize_name(each) not in found}, found)
+        for each in map(Requirement, found[name].requires or []):
+            applies = not each.marker or each.marker.evaluate({"extra": ""})
+            if applies and canonicalize_name(each.name) not in found:
+                needed([each.name], found)
     return found
 
 
 def asked_by(site):
     """What the installed wheel depends on, with the extras as markers."""
-    (metadata,) = site.glob("actlib-*.dist-info/METADATA")
-    lines = metadata.read_text("utf-8").partition("\n\n")[0].splitlines()
-    return [Requirement(line[len("Requires-Dist: ") :]) for line in lines if "Requires-D" in line]
-
-
-def link(package, site):
-    """Link the files of an installed package into an environment."""
-    for top in {
-        file.parts[0] for file in package.files if file.parts[0] not in ("..", "__pycache__")
-    }:
-        if not (site / top).exists():
-            (site / top).symlink_to(package.locate_file(top))
+    (wheel,) = distributions(name="actlib", path=[str(site)])
+    return list(map(Requirement, wheel.requires))
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +91,9 @@ def installed(tmp_path_factory):
     subprocess.run([*pip, "--python", environment / "bin/python", *install], check=True)
     names = [each.name for each in asked_by(site) if not each.marker]
     for package in needed(names).values():
-        link(package, site)
+        for top in {file.parts[0] for file in package.files} - {"..", "__pycache__"}:
+            if not (site / top).exists():
+                (site / top).symlink_to(package.locate_file(top))
     return environment / "bin"
 
 
