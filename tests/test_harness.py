@@ -124,14 +124,10 @@ ANSWERS = {
     "en": "1,234.5 = 1234.5; −$5 = -5; 50% = 50; 1,200 kg = 1200; .5 = 0.5",
     "de": "1.234,5 = 1234.5; –3 = -3; 50 % = 50; 80.000 € = 80000; 1,200 = 1.2",
     "fr": "1 234,5 = 1234.5; −0,5 = -0.5; 12 % = 12; 1\u202f200 m = 1200; 3,50 € = 3.5",
-    "es": "1.200 = 1200; -7 = -7; 25 % = 25; 12.345.678 = 12345678; 3,5 km = 3.5",
-    "ru": "1 200,5 = 1200.5; −3 = -3; 15 % = 15; 1200 руб. = 1200; 0,125 = 0.125",
     "ar": "٣٫٥ = 3.5; \u061c-٧ = -7; ٥٠٪ = 50; ١٬٢٠٠ = 1200; ٤٢ كغم = 42",
-    "fa": "۱۲٫۵ = 12.5; \u200e−۷ = -7; ۵۰٪ = 50; ۱٬۲۰۰ = 1200; ۴۲ کیلو = 42",
     "hi": "३.५ = 3.5; -₹५०० = -500; ५०% = 50; १,२०,००० = 120000; १२ किलो = 12",
     "bn": "৩.৫ = 3.5; −৭ = -7; ৫০% = 50; ১,২০,০০০ = 120000; ৪২টি = 42",
     "zh": "３．５ = 3.5; -7 = -7; 50％ = 50; １，２００ = 1200; 12个 = 12",
-    "ja": "3.5 = 3.5; −7 = -7; 50% = 50; 1,200円 = 1200; １２ = 12",
     "th": "๓.๕ = 3.5; -๗ = -7; 50% = 50; ๑,๒๐๐ = 1200; ๔๒ กก. = 42",
 }
 
@@ -189,7 +185,7 @@ class Knowing(LM):
         docs = [request.doc for request in requests]
         right = [doc["choices"][doc["target"]] for doc in docs]
         chosen = [request.args[1].strip() for request in requests]
-        return [(0.0 if pair[0] == pair[1] else -9.0, True) for pair in zip(right, chosen)]
+        return [(float(a == b), True) for a, b in zip(right, chosen, strict=True)]
 
     def loglikelihood_rolling(self, requests):
         raise NotImplementedError

@@ -79,16 +79,6 @@ def test_every_reason_is_named_by_all_that_moves(family, change, words, tmp_path
     assert same_bits(state_of(target), before)
 
 
-def test_positions_and_masks_in_buffers_are_no_codes(pair):
-    models = pair("qwen2")
-    for model in models:
-        model.register_buffer("position_ids", torch.arange(8)[None])
-        model.register_buffer("bias", torch.ones(1, 1, 8, 8).tril().bool())
-        model.lm_head.register_buffer("scale", torch.ones(1))
-        model.lm_head.register_buffer("counts", torch.ones(2, 4).long())
-    assert check_pair(*models) == []
-
-
 def test_other_architecture_and_other_ties_are_named(family):
     assert "architecture Llama" in check_pair(family("llama"), family("gpt2"))[0]
     assert any("tied" in each for each in check_pair(family("llama"), family("llama_tied")))

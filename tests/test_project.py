@@ -55,8 +55,8 @@ def test_conda_installs_the_locked_versions_and_the_package(locked):
 
 # What is asked for by name and imported by none of our files: programs, their plugins, and types.
 UNIMPORTED = set(
-    """gguf ipykernel jupyterlab mypy myst-nb pandas-stubs pre-commit pyarrow pytest-cov pytest-xdist
-    ruff snakemake snakemake-executor-plugin-slurm sphinx-book-theme types-pyyaml""".split()
+    """gguf ipykernel jupyterlab mypy myst-nb pandas-stubs pre-commit pyarrow pytest-cov ruff
+    pytest-xdist snakemake snakemake-executor-plugin-slurm sphinx-book-theme types-pyyaml""".split()
 )
 MODULES = {"pyyaml": "yaml", "scikit-learn": "sklearn", "fonttools": "fontTools"}
 
