@@ -1,4 +1,4 @@
-"""The benchmark of a GPU runs on tiny shapes without one, and what all scripts share is right."""
+"""The benchmark of a GPU runs on tiny shapes without one."""
 
 import subprocess
 import sys
@@ -7,8 +7,6 @@ from pathlib import Path
 import pandas as pd
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
-sys.path.insert(0, str(FOLDER))
-import turns  # noqa: E402
 
 
 def test_every_case_of_a_gpu_runs_without_one(small_preset, tmp_path):
@@ -25,14 +23,3 @@ def test_every_case_of_a_gpu_runs_without_one(small_preset, tmp_path):
     assert beside | {("in two passes", "seconds"), ("offloaded", "seconds")} <= set(values.index)
     assert values["record", "largest relative difference"] == 0
     assert values["record", "Jaccard of the masks at 5 %"] == 1
-
-
-def test_ratios_are_taken_within_each_turn():
-    order = []
-    ways = {name: lambda name=name: order.append(name) or {"answer": 42} for name in "ab"}
-    runs = turns.in_turns(ways, 2)
-    assert "".join(order) == "ababab" and len(runs) == 4  # the first turn does not count
-    runs["seconds"] = [1.0, 2.0, 4.0, 12.0]
-    table = turns.summary("case", runs, "a").set_index(["way", "measure"])
-    assert table.loc[("b", "answer"), "median"] == 42
-    assert table.loc[("b", "seconds / a"), ["low", "median", "high"]].tolist() == [2, 2.5, 3]

@@ -55,20 +55,15 @@ def test_the_card_and_the_list_of_steps_say_what_was_done(tmp_path):
     assert 0 < later.index("| module |") < later.index("| scaled |")
 
 
-@pytest.mark.parametrize("name", ["models/target", ".cache"])
-def test_a_local_folder_has_no_path_and_is_no_base_model(tmp_path, monkeypatch, name):
-    (tmp_path / "here" / "models").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path / "here")
-    (tmp_path / "here" / name).mkdir(parents=True)
-    card = written(tmp_path, step(name, tmp_path / "here" / name))
-    assert "base_model" not in front(card) and "/" not in public_name(name)
+def test_a_local_folder_has_no_path_and_is_no_base_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "target").mkdir(parents=True)
+    card = written(tmp_path, step("models/target", tmp_path / "models" / "target"))
+    assert "base_model" not in front(card) and public_name("models/target") == "target"
     assert str(tmp_path) not in card + (tmp_path / "actlib.json").read_text()
-
-
-def test_a_folder_of_the_hubs_cache_has_its_name_on_the_hub(tmp_path):
     cached = tmp_path / "models--org--name" / "snapshots" / "abc"
     cached.mkdir(parents=True)
-    assert public_name(cached) == "org/name"
+    assert public_name(cached) == "org/name"  # of the Hub's cache
 
 
 def test_the_targets_card_is_kept_beside_and_comes_back(tmp_path):

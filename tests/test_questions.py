@@ -112,10 +112,8 @@ def test_names_of_abilities_differ_by_more_than_case_and_all_rows_have_one(tmp_p
     path = tmp_path / "rows.jsonl"
     with pytest.raises(ValueError, match="'fr-Poésie' and 'fr-poésie' differ in case alone; write"):
         load_questions(_write(path, [ROW | {"ability": f"fr-{p}oésie"} for p in "pP"]))
-    for answer in ("x", "x\n#### 3,5"):
-        rows = [{**row, "answer": answer} for row in (ROW | {"domain": "a"}, ROW)]
-        with pytest.raises(ValueError, match="line 2: needs 'ability'.*as other lines of the file"):
-            load_questions(_write(path, rows))
+    with pytest.raises(ValueError, match="line 2: needs 'ability'.*as other lines of the file"):
+        load_questions(_write(path, [ROW | {"domain": "a"}, ROW]))
 
 
 FORMS = [
