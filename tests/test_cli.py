@@ -113,7 +113,6 @@ def test_a_patch_is_made_inspected_applied_and_reverted(here, capsys):
     run(capsys, "patch revert patch --target moved --out back")
     weights = [Path(each, "model.safetensors").read_bytes() for each in ("target", "moved", "back")]
     assert weights[0] == weights[2] != weights[1]
-    assert run(capsys, f"{make} lean --irreversible").strip().endswith("not reversible")
 
 
 def _commands(group=None, before=()):
@@ -185,6 +184,11 @@ def test_a_mistake_is_one_sentence_and_nothing_is_written(command, told, spoiled
     assert sentence.startswith("error: ") and "Traceback" not in captured.err and not captured.out
     assert [part for part in told.split() if part not in sentence] == []
     assert contents(here) == before
+
+
+def test_a_mask_that_moves_nothing_is_refused(here, capsys):
+    ChannelMask({"model.norm": torch.zeros(32).bool()}).save("mask")
+    assert main(shlex.split(MOVE)) == 1 and "is empty" in capsys.readouterr().err
 
 
 def test_check_tells_weights_that_are_not_finite_by_its_status(here, capsys):

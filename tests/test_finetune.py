@@ -35,32 +35,30 @@ def fresh(tokenizer):
     return make
 
 
-@pytest.fixture
-def questions():
-    return [{"question": f"{n} + {n}?", "answer": f"It is {2 * n}."} for n in range(1, 9)]
+QUESTIONS = [{"question": f"{n} + {n}?", "answer": f"It is {2 * n}."} for n in range(1, 9)]
 
 
-def test_a_seed_gives_the_same_weights_and_another_seed_others(fresh, tokenizer, questions):
+def test_a_seed_gives_the_same_weights_and_another_seed_others(fresh, tokenizer):
     for lora in (None, light_lora(4)):
         results = []
         for seed in (0, 0, 1):
             model = fresh()
             torch.manual_seed(len(results))  # the caller's own state must not matter
-            losses = finetune(model, tokenizer, questions, **SETTINGS, seed=seed, lora=lora)
+            losses = finetune(model, tokenizer, QUESTIONS, **SETTINGS, seed=seed, lora=lora)
             results.append((losses, state_of(model)))
         once, twice, other = results
         assert once[0] == twice[0] and same_bits(once[1], twice[1])
         assert not same_bits(once[1], other[1])
 
 
-def test_the_first_loss_is_the_mean_over_answer_tokens(fresh, tokenizer, questions):
+def test_the_first_loss_is_the_mean_over_answer_tokens(fresh, tokenizer):
     """The loss that training reports is that of evaluation, weighed by tokens."""
     model = fresh()
-    judged = evaluate(model, batches(tokenizer, questions, 8))
-    lengths = [sum(each.answer_mask) for each in encode_rows(tokenizer, questions)]
+    judged = evaluate(model, batches(tokenizer, QUESTIONS, 8))
+    lengths = [sum(each.answer_mask) for each in encode_rows(tokenizer, QUESTIONS)]
     expected = (judged["nll"] * lengths).sum() / sum(lengths)
     settings = {**SETTINGS, "steps": 1, "batch_size": 8}
-    assert finetune(model, tokenizer, questions, **settings)[0] == pytest.approx(expected, abs=1e-3)
+    assert finetune(model, tokenizer, QUESTIONS, **settings)[0] == pytest.approx(expected, abs=1e-3)
 
 
 def test_labels_are_the_answers_tokens():
@@ -71,9 +69,9 @@ def test_labels_are_the_answers_tokens():
     assert batch["logits_to_keep"] == 3
 
 
-def test_the_model_keeps_its_dtype_and_every_parameter_moves(fresh, tokenizer, questions):
+def test_the_model_keeps_its_dtype_and_every_parameter_moves(fresh, tokenizer):
     before, model = state_of(fresh()), fresh()
-    finetune(model, tokenizer, questions, **SETTINGS | {"mixed_precision": True})
+    finetune(model, tokenizer, QUESTIONS, **SETTINGS | {"mixed_precision": True})
     for name, parameter in model.named_parameters():
         assert parameter.dtype == torch.float32
         assert not parameter.equal(before[name]), name
@@ -101,12 +99,12 @@ class Judge(TrainerCallback):
             raise RuntimeError("out of patience")
 
 
-def test_lora_moves_linear_weights_alone_and_is_merged(fresh, tokenizer, questions):
-    model, judge = fresh().eval(), Judge(batches(tokenizer, questions, 8))
+def test_lora_moves_linear_weights_alone_and_is_merged(fresh, tokenizer):
+    model, judge = fresh().eval(), Judge(batches(tokenizer, QUESTIONS, 8))
     frozen = next(model.parameters()).requires_grad_(False)
     before, weights = traces(model), state_of(model)
     options = {"lora": light_lora(4), "callbacks": [judge]}
-    losses = finetune(model, tokenizer, questions, **SETTINGS, **options)
+    losses = finetune(model, tokenizer, QUESTIONS, **SETTINGS, **options)
     assert len(losses) == SETTINGS["steps"] and losses[-1] < losses[0]
     after = evaluate(model, judge.batches)["nll"].tolist()
     assert after == pytest.approx(judge.judged, abs=1e-4)
@@ -122,12 +120,12 @@ def test_lora_moves_linear_weights_alone_and_is_merged(fresh, tokenizer, questio
     assert changed == linear
 
 
-def test_lora_that_fails_gives_the_model_back(fresh, tokenizer, questions):
-    model, judge = fresh(), Judge(batches(tokenizer, questions, 8), fails=True)
+def test_lora_that_fails_gives_the_model_back(fresh, tokenizer):
+    model, judge = fresh(), Judge(batches(tokenizer, QUESTIONS, 8), fails=True)
     before, weights = traces(model), state_of(model)
     with pytest.raises(RuntimeError, match="patience"):
         options = {"lora": light_lora(4), "callbacks": [judge]}
-        finetune(model, tokenizer, questions, **SETTINGS, **options)
+        finetune(model, tokenizer, QUESTIONS, **SETTINGS, **options)
     assert traces(model) == before and same_bits(state_of(model), weights)
 
 
@@ -140,6 +138,6 @@ REFUSALS = [
 
 
 @pytest.mark.parametrize(("wrong", "named"), REFUSALS)
-def test_refusals(fresh, tokenizer, questions, wrong, named):
+def test_refusals(fresh, tokenizer, wrong, named):
     with pytest.raises(ValueError, match=named):
-        finetune(fresh(), tokenizer, **{"items": questions, **SETTINGS, **wrong})
+        finetune(fresh(), tokenizer, **{"items": QUESTIONS, **SETTINGS, **wrong})

@@ -1,7 +1,9 @@
 """The package reads one way: each file imports only what stands above it, and stays short."""
 
 import ast
+import doctest
 from graphlib import TopologicalSorter
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -19,11 +21,7 @@ ORDER = """
     terminal patch_commands cli __main__
 """.split()
 UPPER = {"analysis": {"analysis", "core"}, "harness": {"core", "harness"}}
-"""Folders beside the method, and what they import; `study` imports all, and only the CLI it.
-
-Of the core, analysis imports what needs no torch: names of rankings, files written whole, see
-`test_plots`.
-"""
+"""Folders beside the method, and what they import; `study` imports all, and only the CLI it."""
 
 
 def name_of(path):
@@ -85,3 +83,9 @@ def test_files_and_functions_are_short(path):
     sizes = {node.name: node.end_lineno - node.lineno + 1 for node in functions}
     assert not {name for name, size in sizes.items() if size > 60}
     assert len(text.splitlines()) <= 300
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if " >>> " in p.read_text("utf-8")], ids=name_of)
+def test_the_examples_in_docstrings_give_what_they_say(path):
+    found = doctest.testmod(import_module(f"actlib.{name_of(path)}"))
+    assert found.attempted > 0 == found.failed
