@@ -1,4 +1,4 @@
-"""A real browser for tests, headless; each that takes it is slow and skipped where there is none."""
+"""A real browser for tests, headless; who takes it is slow, and skipped where there is none."""
 
 import shutil
 
