@@ -12,7 +12,7 @@ from tiny_models import random_mask
 
 from actlib import cli, transferred
 from actlib.harness.evaluation import evaluate_tasks
-from actlib.harness.local_tasks import local_tasks, number_scores
+from actlib.harness.local_tasks import answer_scores, local_tasks, number_scores
 from actlib.study.presets import ScratchModel, load_preset
 from actlib.study.training import small_model, small_tokenizer
 
@@ -26,6 +26,10 @@ def exams_line(number, key, language="French", count=4):
     return row | {"question": f"Question {number} ?", "answer": key}
 
 
+EXAMS = [exams_line(n, key, count=3 + n % 3) for n, key in enumerate("ABC@AB")]
+EXAMS += [exams_line(9, "B", "North Macedonian")] * 2
+
+
 def write_lines(path, rows):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
@@ -36,9 +40,7 @@ def data(tmp_path_factory):
     """Folders of this study's data, of MGSM and of EXAMS, the latter two made up."""
     folder = tmp_path_factory.mktemp("local")
     write_data(folder / "own")
-    test = [exams_line(n, key, count=3 + n % 3) for n, key in enumerate("ABC@AB")]
-    test += [exams_line(9, "B", "North Macedonian")] * 2
-    write_lines(folder / "exams" / "science_test.jsonl", test)
+    write_lines(folder / "exams" / "science_test.jsonl", EXAMS)
     write_lines(folder / "exams" / "science_train.jsonl", [exams_line(n, "A") for n in (20, 21)])
     (folder / "mgsm").mkdir()
     lines = "".join(f"{question}\t{number}\n" for question, number in MGSM)
@@ -84,6 +86,7 @@ def test_likelihoods_are_those_of_a_lone_unpadded_pass(run, model, tokenizer):
         assert greedy == bool((logits.argmax(-1) == ids[0, start:]).all())
         length = len(item["doc"]["answer"].encode())
         assert item["nll_per_byte"] == pytest.approx(-direct / length, abs=1e-3)
+    assert answer_scores({"answer": "é"}, [(-4.0, True)]) == {"nll_per_byte": 2, "exact": 1}
 
 
 def first_prompts(results):
@@ -182,10 +185,9 @@ class Knowing(LM):
         return [f"That = {by_question.get(doc['question']) or doc['value']}" for doc in docs]
 
     def loglikelihood(self, requests):
-        docs = [request.doc for request in requests]
-        right = [doc["choices"][doc["target"]] for doc in docs]
-        chosen = [request.args[1].strip() for request in requests]
-        return [(float(a == b), True) for a, b in zip(right, chosen, strict=True)]
+        right = {row["question"]: row["choices"].get(row["answer"]) for row in EXAMS}
+        pairs = [(request.doc["question"], request.args[1].strip()) for request in requests]
+        return [(float(right[question] == chosen), True) for question, chosen in pairs]
 
     def loglikelihood_rolling(self, requests):
         raise NotImplementedError
