@@ -3,9 +3,8 @@
     python benchmarks/checkpoints.py     # 4 shards, in the page cache; 6 GB of disk
 
 The channels lie in every tensor, embedding columns among them: the unfavorable case. Between
-folders, what a run wrote is deleted before the next, untimed, no way waits until the disk has its
-bytes, and memory is that of the process that transfers; in checkpoints.csv. A patch is beside
-`load_state_dict` of tensors that are in memory, its file warm, its hash checked once; patching.csv.
+folders, what a run wrote is deleted before the next, untimed, and no way waits until the disk has
+its bytes. A patch is beside `load_state_dict` of tensors in memory; its hash is checked once.
 """
 
 import os
