@@ -6,7 +6,6 @@ once. `terminal` has the exit statuses.
 """
 
 import json
-import re
 import sys
 from collections import Counter
 from functools import partial
@@ -253,8 +252,6 @@ def evaluate(
         return
     if model is None:
         raise ValueError("eval needs a model folder or Hub id, or --list")
-    if not re.fullmatch(r"[1-9][0-9]*|auto(:[0-9]+)?", batch_size):
-        raise ValueError(f"--batch-size must be a number of at least 1, or auto, got {batch_size}")
     if out:
         require_output(out)
     from actlib.files import write_text

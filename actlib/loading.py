@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 SAFE = {"trust_remote_code": False}
 """Options of every load."""
-_WHERE = ("revision", "subfolder", "token", "cache_dir", "local_files_only")
 # What a model has beside its weights: configuration, tokenizer, templates, texts. All else in a
 # folder is another format of the weights, or left by a training, or private.
 _CARRIED = (
@@ -72,8 +71,7 @@ def load_pretrained(kind: Any, source: Path | str, **options: Any) -> Any:
     if is_model and folder.is_dir():  # before transformers follows what leads elsewhere
         stored_tensors(folder)
     if is_model:
-        where = {key: options[key] for key in _WHERE if key in options}
-        kind = _class_of(load_pretrained(AutoConfig, source, **where))
+        kind = _class_of(load_pretrained(AutoConfig, source, revision=options.get("revision")))
         options = {"use_safetensors": True, "output_loading_info": True, **options}
     try:
         loaded = kind.from_pretrained(source, **{**options, **SAFE})
@@ -100,10 +98,6 @@ def empty_model(source: Path | str, **options: Any) -> "PreTrainedModel":
     folder = Path(source)
     if folder.is_dir():
         require_no_adapter(folder)
-        if not (folder / "config.json").is_file():
-            raise ValueError(
-                f"the model folder {folder} lacks config.json; save_pretrained writes one"
-            )
     config = load_pretrained(AutoConfig, source, **options)
     kind = _class_of(config)
     try:

@@ -6,14 +6,13 @@
     sys.exit(run_app(app))           # bad input becomes one sentence on stderr
 
 Exit statuses: 0 done; 1 bad input, or a pair that does not fit, in one sentence, nothing written; 2
-usage; 3 a notebook failed; 4 a defect of actlib, with its traceback; 141 nobody reads the output.
+usage; 3 a notebook failed; 4 a defect of actlib, with its traceback.
 """
 
 import inspect
 import json
 import os
 import shlex
-import signal
 import sys
 import traceback
 import warnings
@@ -27,7 +26,7 @@ from typer import Option
 if TYPE_CHECKING:
     from actlib.masks import ChannelMask
 
-NOTEBOOK_FAILED, DEFECT, UNREAD = 3, 4, 128 + signal.SIGPIPE
+NOTEBOOK_FAILED, DEFECT = 3, 4
 Folder = Annotated[str, Option(help="model folder; it stays as it is")]
 Mask = Annotated[str, Option(help="file of a channel mask")]
 Scale = Annotated[float, Option(help="the paper's lambda")]
@@ -67,16 +66,11 @@ def run_app(app: typer.Typer, arguments: Sequence[str]) -> int:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
-            status = app(repeat_options(arguments), prog_name="actlib", standalone_mode=False) or 0
-        sys.stdout.flush()
-        return status
+            return app(repeat_options(arguments), prog_name="actlib", standalone_mode=False) or 0
     except typer.TyperException as error:  # words that are no command, option or value
         message = " ".join(error.format_message().split()).rstrip(".")
         print(f"error: {message}; got: {shlex.join(arguments)} (see --help)", file=sys.stderr)
         return error.exit_code
-    except (BrokenPipeError, SystemExit):  # typer makes the latter of the former
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left to flush
-        return UNREAD
     except (ValueError, OSError) as error:  # the latter: a file that cannot be read or written
         print(f"error: {_one_line(error)}", file=sys.stderr)
         return 1

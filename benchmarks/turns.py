@@ -24,7 +24,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-sys.path.append(str(ROOT))  # for actlib: behind PYTHONPATH, by which another checkout is taken
+sys.path.append(str(ROOT))  # for actlib
 Way = Callable[[], object]
 
 
@@ -54,14 +54,14 @@ def in_turns(
     return pd.DataFrame(rows).query("turn > 0")
 
 
-def summary(case: str, runs: pd.DataFrame, *against: str) -> pd.DataFrame:
+def summary(case: str, runs: pd.DataFrame, against: str = "") -> pd.DataFrame:
     """Median, low and high of each measure; seconds divided by those `against`, turn by turn."""
     measures = [column for column in runs.columns if column not in ("turn", "way")]
     table = runs.melt(["turn", "way"], measures, var_name="measure").dropna()
-    for other in against:
+    if against:
         seconds = runs.pivot(index="turn", columns="way", values="seconds")
-        ratios = seconds.div(seconds[other], axis=0).drop(columns=other)
-        ratios = ratios.melt(value_name="value").assign(measure=f"seconds / {other}")
+        ratios = seconds.div(seconds[against], axis=0).drop(columns=against)
+        ratios = ratios.melt(value_name="value").assign(measure=f"seconds / {against}")
         table = pd.concat([table, ratios])
     statistics = table.groupby(["way", "measure"], sort=False)["value"]
     statistics = statistics.agg(median="median", low="min", high="max", runs="count").reset_index()
@@ -132,10 +132,10 @@ def peak_memory(run: Callable[[], object], pid: int) -> float:
 class Worker:
     """A process, maybe of another environment, that sets up ways once and runs one when asked."""
 
-    def __init__(self, command: Sequence[str], **environment: str) -> None:
-        """Start a command whose script calls `serve`, with variables added to the environment."""
+    def __init__(self, command: Sequence[str]) -> None:
+        """Start a command whose script calls `serve`."""
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        self.process = subprocess.Popen(command, env=os.environ | environment, **pipes)
+        self.process = subprocess.Popen(command, **pipes)
         self.ways = self._answer()
         self.size = peak_memory(lambda: None, self.process.pid)
 

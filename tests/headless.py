@@ -1,7 +1,4 @@
-"""A real browser for tests, headless; each that takes it is slow and skipped where there is none.
-
-from headless import browser_, pytestmark  # noqa: F401
-"""
+"""A real browser for tests, headless; who takes it is slow, and skipped where there is none."""
 
 import shutil
 

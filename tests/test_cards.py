@@ -6,7 +6,7 @@ import pytest
 import torch
 import yaml
 
-from actlib.cards import describe_step, model_card, public_name, read_steps, write_card
+from actlib.cards import describe_step, public_name, read_steps, write_card
 from actlib.masks import ChannelMask
 from actlib.study.presets import load_preset
 from actlib.study.trained_cards import trained_card
@@ -32,10 +32,8 @@ def step(target="someone/target", donor="someone/donor", **metadata):
     return describe_step("transfer", target, donor, mask(**metadata), 0.25)
 
 
-def written(folder, *steps, own=None):
+def written(folder, *steps):
     """The card of a folder after these steps."""
-    if own is not None:
-        (folder / "README.md").write_text(own)
     write_card(folder, [*read_steps(folder), *steps])
     return (folder / "README.md").read_text()
 
@@ -44,42 +42,33 @@ def front(card):
     return yaml.safe_load(card.split("---\n", 2)[1])
 
 
-def rows(card):
-    return [line for line in card.splitlines() if line.startswith("| ")]
-
-
 def test_the_card_and_the_list_of_steps_say_what_was_done(tmp_path):
     card = written(tmp_path, step(ranking="module", ability="maths"))
     assert front(card)["base_model"] == ["someone/target", "someone/donor"]
     assert front(card)["library_name"] == "transformers" and "license" not in front(card)
     for part in ("someone/donor", "1 (25 %)", "0.25", "module", "maths", mask().digest):
-        assert f"| {part} |" in rows(card)[-1]
+        assert f"| {part} |" in card
     (noted,) = json.loads((tmp_path / "actlib.json").read_text())
     assert (noted["channels"], noted["percent"], noted["scale"]) == (1, 25.0, 0.25)
     assert noted["mask_sha256"] == mask().digest and "torch" in noted["created_with"]
-    write_card(tmp_path, [*read_steps(tmp_path), step(ranking="scaled")])
-    later = rows((tmp_path / "README.md").read_text())
-    assert ["module" in row for row in later[-2:]] == [True, False]
+    later = written(tmp_path, step(ranking="scaled"))
+    assert 0 < later.index("| module |") < later.index("| scaled |")
 
 
-@pytest.mark.parametrize("name", ["target", "models/target", "../models/target", ".cache"])
-def test_a_local_folder_has_no_path_and_is_no_base_model(tmp_path, monkeypatch, name):
-    (tmp_path / "here" / "models").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path / "here")
-    (tmp_path / "here" / name).mkdir(parents=True)
-    card = written(tmp_path, step(name, tmp_path / "here" / name))
-    assert "base_model" not in front(card) and "/" not in public_name(name)
+def test_a_local_folder_has_no_path_and_is_no_base_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "target").mkdir(parents=True)
+    card = written(tmp_path, step("models/target", tmp_path / "models" / "target"))
+    assert "base_model" not in front(card) and public_name("models/target") == "target"
     assert str(tmp_path) not in card + (tmp_path / "actlib.json").read_text()
-
-
-def test_a_folder_of_the_hubs_cache_has_its_name_on_the_hub(tmp_path):
     cached = tmp_path / "models--org--name" / "snapshots" / "abc"
     cached.mkdir(parents=True)
-    assert public_name(cached) == "org/name"
+    assert public_name(cached) == "org/name"  # of the Hub's cache
 
 
 def test_the_targets_card_is_kept_beside_and_comes_back(tmp_path):
-    card = written(tmp_path, step(), own=OWN)
+    (tmp_path / "README.md").write_text(OWN)
+    card = written(tmp_path, step())
     assert (front(card)["license"], front(card)["language"]) == ("apache-2.0", ["de", "en"])
     assert front(card)["pipeline_tag"] == "text-generation" and "datasets" not in front(card)
     assert "README.target.md" in card and "Use it well" not in card
@@ -87,41 +76,25 @@ def test_the_targets_card_is_kept_beside_and_comes_back(tmp_path):
     assert (tmp_path / "README.target.md").read_text() == OWN
     write_card(tmp_path, [])
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"README.md": OWN}
-    write_card(tmp_path, [])
-    assert (tmp_path / "README.md").read_text() == OWN
 
 
-@pytest.mark.parametrize(
-    "own", ["nothing", "---\nlicense: [\n---\n", "---\n- a\n---\n", "---\nlicense: {a: b}\n---\n"]
-)
+@pytest.mark.parametrize("own", ["nothing", "---\nlicense: [\n---\n", "---\n- a\n---\n"])
 def test_a_card_that_states_nothing_readable_carries_nothing(tmp_path, own):
-    assert "license" not in front(written(tmp_path, step(), own=own))
+    (tmp_path / "README.md").write_text(own)
+    assert "license" not in front(written(tmp_path, step()))
     assert (tmp_path / "README.target.md").read_text() == own
 
 
 def test_text_of_others_stays_text(tmp_path):
     card = written(tmp_path, step(EVIL, EVIL, ranking=EVIL, ability="<!-- "))
     assert "<script" not in card and "](javascript" not in card and "\n# big" not in card
-    assert card.count("<!--") == 1 and len({row.count("|") for row in rows(card)}) == 1
-    with_code = model_card("title", {}, summary="{{ 1 + 1 }}", sections={"Use": "{% raw %}"})
-    assert "{{ 1 + 1 }}" in with_code and "## Use\n\n{% raw %}" in with_code
-
-
-@pytest.mark.parametrize("text", ["{", "{}", "[3]", "[" * 100_000])
-def test_a_broken_list_of_steps_is_one_sentence(tmp_path, text):
-    (tmp_path / "actlib.json").write_text(text)
-    with pytest.raises(ValueError, match=r"actlib.json is not .*remove it"):
-        read_steps(tmp_path)
+    table = [line for line in card.splitlines() if line.startswith("| ")]
+    assert card.count("<!--") == 1 and len({row.count("|") for row in table}) == 1
 
 
 def test_the_card_of_a_trained_model_states_the_license_of_what_it_starts_from():
     card = trained_card(load_preset("smol"), "multilingual", seed=2)
     assert front(card)["license"] == "apache-2.0"
-    assert "\n# smol: multilingual, seed 2\n" in card
-    assert "license" not in front(trained_card(load_preset("tiny"), "base"))
-
-
-def test_a_presets_text_is_only_text():
-    evil = "<script>alert(1)</script> [x](javascript:alert(2)) <img src=x onerror=alert(3)>"
-    card = trained_card(load_preset("tiny").model_copy(update={"description": evil}), "base")
-    assert "<script" not in card and "<img" not in card and "[x]" not in card
+    card = trained_card(load_preset("tiny").model_copy(update={"description": EVIL}), "base")
+    assert "license" not in front(card)
+    assert "<script" not in card and "](javascript" not in card

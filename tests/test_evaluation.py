@@ -5,15 +5,13 @@ import torch
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from slow_reference import slow_nll
 from small_study import random_items
-from tiny_models import position_ids_of
 
 from actlib import evaluate
 from actlib.prompts import Encoded, pad_left
 
 
 def assert_nll(model, batches, expected):
-    found = torch.tensor(evaluate(model, batches)["nll"].to_numpy())
-    torch.testing.assert_close(found, torch.tensor(expected), atol=2e-5, rtol=2e-5)
+    assert evaluate(model, batches)["nll"].tolist() == pytest.approx(expected, abs=2e-5, rel=2e-5)
 
 
 def test_nll_is_the_reference_of_full_logits(family, architecture, items, collate):
@@ -30,12 +28,7 @@ def test_exact_match_is_what_greedy_decoding_writes(family, architecture):
     encoded = []
     for number, prompt in enumerate(random_items(12, low=3, high=8)):
         length = 2 + number % 4
-        written = model.generate(
-            input_ids=prompt[None],
-            attention_mask=torch.ones_like(prompt)[None],
-            do_sample=False,
-            max_new_tokens=length,
-        )[0]
+        written = model.generate(prompt[None], do_sample=False, max_new_tokens=length)[0]
         wanted = written.clone()
         if number % 3 == 0:  # one token is another, anywhere in the answer
             wanted[-1 - number % length] = (wanted[-1 - number % length] + 1) % 60
@@ -52,49 +45,27 @@ def test_rows_follow_the_items_whatever_the_order_of_the_batches(family, items, 
     for number, batch in enumerate(batches):
         batch["index"] = torch.tensor([2 * number, 2 * number + 1])
     assert evaluate(family(), batches[::-1]).equals(first)
-    assert first["item"].tolist() == list(range(len(items)))
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_the_mode_of_the_model_stays_even_after_an_error(family, items, collate, training):
-    model = family("gpt2").train(training)  # has dropout
+def test_the_mode_of_the_model_stays_even_after_an_error(family, items, collate):
+    model = family("gpt2").train()  # has dropout
     once, twice = (evaluate(model, collate(items, 3)) for _ in range(2))
     assert once.equals(twice)
-    assert model.training is training
+    assert model.training
     with pytest.raises(ValueError, match="at least one batch"):
         evaluate(model, [])
-    assert model.training is training
+    assert model.training
 
 
 class Wrapper(torch.nn.Module):
-    """Passes on what it is called with, as data-parallel wrappers do."""
+    """A model of which no more can be asked than all logits of some tokens."""
 
     def __init__(self, model):
         super().__init__()
         self.model = model
 
-    def forward(self, *args, **kwargs):
-        return self.model(*args, **kwargs)
-
-
-class Plain(Wrapper):
-    """A model of which no more can be asked than all logits of some tokens."""
-
-    def forward(self, input_ids, attention_mask):
-        positions = position_ids_of(attention_mask)
-        return self.model(input_ids, attention_mask=attention_mask, position_ids=positions)
-
-
-class Unknown(torch.nn.Module):
-    """No model of transformers, whose forward names nothing; right only with position ids."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.run = [model]  # hidden in a list, so that no module is found inside
-        self.anchor = torch.nn.Parameter(torch.zeros(1))
-
-    def forward(self, **inputs):
-        return self.run[0](**inputs)
+    def forward(self, input_ids, attention_mask, **kwargs):
+        return self.model(input_ids, attention_mask=attention_mask, **kwargs)
 
 
 def lora(model):
@@ -106,7 +77,7 @@ def lora(model):
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "qwen2"])
-@pytest.mark.parametrize("wrap", [Wrapper, Plain, Unknown, lora])
+@pytest.mark.parametrize("wrap", [Wrapper, lora])
 def test_a_wrapped_model_counts_positions_without_the_padding(
     family, items, collate, wrap, architecture
 ):
@@ -116,32 +87,16 @@ def test_a_wrapped_model_counts_positions_without_the_padding(
     assert_nll(model, collate(items, 6), expected)
 
 
-def spoil(model):
-    next(model.parameters()).data[:] = float("nan")
-    return model
-
-
-def with_prompt(model):
-    return get_peft_model(model, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2))
-
-
-REFUSALS = {
-    "an answer without a prompt": (None, {"answer_mask": 1}, "follows at least one prompt token"),
-    "no answer": (None, {"answer_mask": 0}, "answer span"),
-    "another shape": (None, {"answer_mask": slice(1)}, "must be tensors of one shape"),
-    "a token beyond the vocabulary": (None, {"input_ids": 10_000}, "token 10000"),
-    "NaN among the weights": (spoil, {}, "NaN for item 0"),
-    "a learned prompt": (with_prompt, {}, "learned prompt"),
-}
-
-
-@pytest.mark.parametrize("case", REFUSALS)
-def test_refusals(family, items, collate, case):
-    change, entries, message = REFUSALS[case]
+def test_refusals(family, items, collate):
     (batch,) = collate(items, 6)
-    for key, value in entries.items():
-        full = isinstance(value, int)
-        batch[key] = torch.full_like(batch[key], value) if full else batch[key][:, value]
-    model = change(family()) if change else family()
-    with pytest.raises(ValueError, match=message):
-        evaluate(model, [batch])
+    with pytest.raises(ValueError, match="follows at least one prompt token"):
+        evaluate(family(), [batch | {"answer_mask": torch.ones_like(batch["answer_mask"])}])
+    with pytest.raises(ValueError, match="token 10000"):
+        evaluate(family(), [batch | {"input_ids": torch.full_like(batch["input_ids"], 10_000)}])
+    prompt = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
+    with pytest.raises(ValueError, match="learned prompt"):
+        evaluate(get_peft_model(family(), prompt), [batch])
+    spoiled = family()
+    next(spoiled.parameters()).data[:] = float("nan")
+    with pytest.raises(ValueError, match="NaN for item 0"):
+        evaluate(spoiled, [batch])

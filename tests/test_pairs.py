@@ -1,22 +1,17 @@
 """Which models fit, and in what words the others are refused."""
 
 import copy
+import re
 from types import SimpleNamespace
 
 import pytest
 import torch
 import transformers
-from tiny_models import _GROUPED, _WINDOW
+from tiny_models import _GROUPED, _WINDOW, random_mask, same_bits, state_of
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from actlib import (
-    make_patch,
-    merge,
-    transfer_,
-)
-from actlib.channels import channel_modules
-from actlib.masks import ChannelMask
+from actlib import make_patch, merge, transfer_
 from actlib.pairs import check_pair, require_pair
 from actlib.vocabulary import fit_vocabulary_
 
@@ -29,23 +24,12 @@ def tokenizer(vocabulary=("a", "b"), added=(), **special):
     )
 
 
-def everything(model):
-    channels = {name: each.channels for name, each in channel_modules(model).items()}
-    return ChannelMask({name: torch.ones(count).bool() for name, count in channels.items()})
-
-
-# What is done to the donor, and what has to be named of it.
-def remove_module(model):
-    del model.model.layers[1].mlp.down_proj
-
-
 def narrow_layer(model):
     model.model.layers[1].mlp.up_proj = nn.Linear(16, 30, bias=False)
 
 
 def add_parameter(model):
-    model.model.layers[1].experts = nn.Module()
-    model.model.layers[1].experts.packed = nn.Parameter(torch.zeros(2, 4))
+    model.model.layers[1].packed = nn.Parameter(torch.zeros(2, 4))
 
 
 def add_row(model):
@@ -65,9 +49,8 @@ def normalize(model):
 
 
 REFUSALS = [
-    (remove_module, "layers.1.mlp.down_proj.weight absent against 16 x 24"),
     (narrow_layer, "layers.1.mlp.up_proj.weight 30 x 16 against 24 x 16"),
-    (add_parameter, "model.layers.1.experts.packed 2 x 4 against absent"),
+    (add_parameter, "model.layers.1.packed 2 x 4 against absent"),
     (add_row, "vocabulary of 62 against 61 rows; if one tokenizer only .*fit_vocabulary_"),
     (quantize_by_torch, "self_attn.q_proj.* holds packed integers .* without quantization"),
     (quantize_elsewhere, "the model is quantized .mxfp4.; .* without quantization"),
@@ -79,11 +62,11 @@ REFUSALS = [
 @pytest.mark.parametrize(("change", "words"), REFUSALS)
 def test_every_reason_is_named_by_all_that_moves(family, change, words, tmp_path):
     donor, target = family("qwen2"), family("qwen2")
-    mask = everything(target)
+    mask = random_mask(target, share=1)
     change(donor)
     mismatches = check_pair(donor, target)
     assert len(mismatches) == 1
-    before = copy.deepcopy(target.state_dict())
+    before = state_of(target)
     for refuse in (
         lambda: require_pair(donor, target),
         lambda: transfer_(target, donor, mask),
@@ -93,21 +76,7 @@ def test_every_reason_is_named_by_all_that_moves(family, change, words, tmp_path
         with pytest.raises(ValueError, match=f"do not fit: .*{words}"):
             refuse()
     assert not (tmp_path / "patch").exists()
-    assert all(torch.equal(value, before[name]) for name, value in target.state_dict().items())
-
-
-def test_positions_and_masks_in_buffers_are_no_codes(pair):
-    models = pair("qwen2")
-    for model in models:
-        model.register_buffer("position_ids", torch.arange(8)[None])
-        model.register_buffer("bias", torch.ones(1, 1, 8, 8).tril().bool())
-        model.model.rotary_emb.register_buffer("mask", torch.ones(8, 8).tril().long())
-        for module in (model, model.lm_head, model.model.norm):  # beside scales
-            module.register_buffer("scale", torch.ones(1))
-            module.register_buffer(
-                "counts", torch.ones(2, 4).long(), persistent=module is not model
-            )
-    assert check_pair(*models) == []
+    assert same_bits(state_of(target), before)
 
 
 def test_other_architecture_and_other_ties_are_named(family):
@@ -116,24 +85,17 @@ def test_other_architecture_and_other_ties_are_named(family):
 
 
 @pytest.mark.parametrize(
-    ("architecture", "setting", "value"),
+    ("architecture", "setting", "value", "named"),
     [
-        ("gpt2", "n_head", 2),
-        ("qwen3", "head_dim", 3),
-        ("llama", "rope_parameters", {"rope_theta": 1e4, "partial_rotary_factor": 0.5}),
-        ("mixtral", "num_experts_per_tok", 3),
-        ("llama", "output_logit_soft_cap", 30.0),
-        ("llama", "output_gate_type", "swish"),
+        ("gpt2", "n_head", 2, "num_attention_heads 2 against 4"),
+        ("llama", "rope_parameters", {"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5"),
+        ("mixtral", "num_experts_per_tok", 3, "num_experts_per_tok 3 against 2"),
     ],
 )
-def test_a_setting_that_leaves_shapes_alone_is_named(family, architecture, setting, value):
+def test_a_setting_that_leaves_shapes_alone_is_named(family, architecture, setting, value, named):
     donor, target = family(architecture), family(architecture)
     setattr(donor.config, setting, value)
-    mismatches = check_pair(donor, target)
-    value = value["partial_rotary_factor"] if isinstance(value, dict) else value
-    assert mismatches and all(
-        f" {value} against" in f" {each}" or "head_dim" in each for each in mismatches
-    )
+    assert any(named in each for each in check_pair(donor, target))
 
 
 def test_settings_that_a_configuration_has_by_layer_are_compared_layer_by_layer():
@@ -151,10 +113,7 @@ def test_settings_that_a_configuration_has_by_layer_are_compared_layer_by_layer(
     ("architecture", "setting", "value", "warning"),
     [
         ("llama", "rope_parameters", {"rope_type": "default", "rope_theta": 1e6}, "theta 1000000"),
-        ("llama", "rope_parameters", {"rope_theta": 1e4, "partial_rotary_factor": 1.0}, "_type"),
-        ("gemma3", "sliding_window", None, "sliding_window None against 4"),
         ("qwen2", "head_dim", 4, ""),  # as computed where it is left out
-        ("llama", "unsloth_version", "2026", ""),
         ("llama", "output_hidden_states", True, ""),
     ],
 )
@@ -169,22 +128,16 @@ def test_settings_in_which_working_pairs_differ_are_warned_of(
     assert len(told) == bool(warning) and all(warning in each for each in told), told
 
 
-@pytest.mark.parametrize(
-    ("other", "expected"),
-    [
-        (tokenizer("ba"), "2 tokens under other ids"),
-        (tokenizer("ac"), "1 tokens under other ids"),
-    ],
-)
-def test_other_tokens_are_a_mismatch(family, other, expected):
-    (mismatch,) = check_pair(family(), family(), tokenizer(), other)
-    assert expected in mismatch
+@pytest.mark.parametrize(("words", "count"), [("ba", 2), ("ac", 1)])
+def test_other_tokens_are_a_mismatch(family, words, count):
+    (mismatch,) = check_pair(family(), family(), tokenizer(), tokenizer(words))
+    assert f"{count} tokens under other ids" in mismatch
 
 
 @pytest.mark.parametrize(
     ("other", "warning"),
     [
-        (tokenizer(pad_token="b"), None),
+        (tokenizer(pad_token="b"), ""),
         (tokenizer(eos_token="b"), "eos_token None against b"),
         (tokenizer(["a", "b", "[PAD]"]), r"of 2 against 3 tokens.*\[PAD\]"),
         (tokenizer(["a", "<turn>"], added=[1]), "1 added tokens have other names, such as b"),
@@ -192,17 +145,13 @@ def test_other_tokens_are_a_mismatch(family, other, expected):
 )
 def test_tokenizers_that_differ_in_a_little_are_warned_of(family, other, warning, recwarn):
     assert check_pair(family(), family(), tokenizer(), other) == []
+    assert check_pair(family(), family(), other, tokenizer()) == []
     require_pair(family(), family(), tokenizer(), other)
-    require_pair(family(), family(), other, tokenizer())
     messages = [str(each.message) for each in recwarn if each.category is UserWarning]
-    assert len(messages) == (0 if warning is None else 2)
-    if warning:
-        recwarn.clear()
-        with pytest.warns(UserWarning, match=warning):
-            require_pair(family(), family(), tokenizer(), other)
+    assert len(messages) == bool(warning) and all(re.search(warning, each) for each in messages)
 
 
-@pytest.mark.parametrize("architecture", ["llama", "llama_tied", "gpt2"])
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])  # with a head of its own, and tied
 @pytest.mark.parametrize("rows", [59, 63])
 def test_a_donor_is_fitted_to_the_rows_that_both_have(family, architecture, rows):
     donor, target, words = family(architecture, 1), family(architecture, 0), tokenizer("ab")
@@ -219,16 +168,5 @@ def test_a_donor_is_fitted_to_the_rows_that_both_have(family, architecture, rows
 
 
 def test_a_donor_of_other_tokens_is_not_fitted(family):
-    donor = family("llama")
-    donor.resize_token_embeddings(63)
     with pytest.raises(ValueError, match="do not correspond: .* 2 tokens under other ids"):
-        fit_vocabulary_(donor, family("llama"), tokenizer("ab"), tokenizer("ba"))
-    assert len(donor.lm_head.weight) == 63
-
-
-def test_refusal_names_five_mismatches_and_counts_the_rest(family):
-    mismatches = check_pair(family("llama"), family("gpt2"))
-    with pytest.raises(ValueError, match=f"and {len(mismatches) - 5} more") as refusal:
-        require_pair(family("llama"), family("gpt2"))
-    assert all(each in str(refusal.value) for each in mismatches[:5])
-    assert mismatches[5] not in str(refusal.value)
+        fit_vocabulary_(family(), family(), tokenizer("ab"), tokenizer("ba"))

@@ -5,13 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
 from actlib import prompts
-from actlib.study.questions import highlight
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "questions" / "validation"
 ROWS = [
@@ -48,24 +47,21 @@ def _bytes(chat_template=None, prefix=False):
     return tokenizer
 
 
-def _pieces(normalizer=None, pre=None):
+def _pieces(**parts):
     """In the manner of Mistral, Phi 3 and Gemma: pieces with `▁`, and bytes for what is none."""
     pieces = ["<unk>", "<|text|>", *(f"<0x{n:02X}>" for n in range(256)), "▁"]
     pieces += [*map(chr, range(33, 127)), "▁A", "▁An", "▁Ans", "▁So", "▁[", "So"]
     merges = [("▁", "A"), ("▁A", "n"), ("▁An", "s"), ("S", "o"), ("▁", "So"), ("▁", "[")]
     vocab = {piece: n for n, piece in enumerate(pieces)}
     core = Tokenizer(models.BPE(vocab, merges, unk_token="<unk>", byte_fallback=True))
-    if normalizer:
-        core.normalizer = normalizer
-    if pre:
-        core.pre_tokenizer = pre
-    parts = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
-    core.decoder = decoders.Sequence([*parts, decoders.Strip(" ", 1, 0)])
+    for name, part in parts.items():
+        setattr(core, name, part)
     return PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|text|>", unk_token="<unk>")
 
 
 def _metaspace(scheme):
-    return _pieces(pre=pre_tokenizers.Metaspace("▁", prepend_scheme=scheme, split=False))
+    metaspace = pre_tokenizers.Metaspace("▁", prepend_scheme=scheme, split=False)
+    return _pieces(pre_tokenizer=metaspace)
 
 
 def _normalized(normalizer):
@@ -83,22 +79,11 @@ def _begun():
     return tokenizer
 
 
-def _few(letters, unknown=None):
-    """A tokenizer that has these letters alone, and drops others unless they have a token."""
-    vocab = {letter: n for n, letter in enumerate(["<unk>", "<s>", "</s>", *letters])}
-    core = Tokenizer(models.BPE(vocab, [], unk_token=unknown))
-    ids = [("<s>", 1)]
-    core.post_processor = TemplateProcessing(single="<s> $A", special_tokens=ids)
-    return PreTrainedTokenizerFast(tokenizer_object=core, eos_token="</s>", unk_token="<unk>")
-
-
-def _templated(tokenizer, template):
-    tokenizer.chat_template = template
-    return tokenizer
-
-
-def test_a_text_begins_as_the_tokenizer_begins_it_whatever_letters_it_has():
-    encoded = _encode(_few("78"), "7?", "8.")
+def test_a_text_begins_as_the_tokenizer_begins_it_though_it_drops_letters_without_a_token():
+    vocab = {"<unk>": 0, "<s>": 1, "</s>": 2, "7": 3, "8": 4}
+    core = Tokenizer(models.BPE(vocab, []))
+    core.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    encoded = _encode(PreTrainedTokenizerFast(tokenizer_object=core, eos_token="</s>"), "7?", "8.")
     assert encoded.input_ids == [1, 3, 4, 2]  # <s> 7 8 </s>
     assert encoded.answer_mask == [False, False, True, True]
 
@@ -107,16 +92,13 @@ def test_a_template_that_writes_the_date_gives_a_question_the_same_tokens_on_eve
     dated = "{%- set today = strftime_now('%d %b %Y') %}{{ today }}" + TURNS
     written = _encode(_bytes(dated), "Why?", "So.").input_ids
     assert written == _encode(_bytes("26 Jul 2024" + TURNS), "Why?", "So.").input_ids
-    dated = "  {% set today = strftime_now(format='%A, %-d %B %y') %}{{ today }}" + TURNS
-    written = _encode(_bytes(dated), "Why?", "So.").input_ids
-    assert written == _encode(_bytes("Friday, 26 July 24" + TURNS), "Why?", "So.").input_ids
 
 
 TOKENIZERS = {
     "bytes": _bytes,
     "bytes, space before": lambda: _bytes(prefix=True),
     "prepend": lambda: _pieces(
-        normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+        normalizer=normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     ),
     **{f"metaspace {s}": lambda s=s: _metaspace(s) for s in ("always", "first", "never")},
     "NFKC": lambda: _normalized(normalizers.NFKC()),
@@ -173,11 +155,7 @@ TEMPLATES = {  # with a system message: the prompt, and the answer
     "skips system": (TURNS, "U: Be brief.\n\nWhy?\nA:", " So.<|end|>"),
     "opens a thought": (f"{TURNS}{OPENED}", "U: Be brief.\n\nWhy?\nA:", " So.<|end|>"),
     "wants parts": (PARTS, "system: Be brief.<|end|>user: Why?<|end|>assistant:", " So.<|end|>"),
-    "writes a thought": (
-        THINKS,
-        f"{WRITTEN[0]}<think>\n</think>\n\n",
-        WRITTEN[1],
-    ),
+    "writes a thought": (THINKS, f"{WRITTEN[0]}<think>\n</think>\n\n", WRITTEN[1]),
     "writes no end": (BARE, "Be brief.: Why?:", " So.<|text|>"),
 }
 
@@ -190,12 +168,6 @@ def test_the_text_is_what_the_template_writes(name):
     assert tokenizer.decode(encoded.input_ids) == prompt + answer
     assert _answer(tokenizer, encoded) == answer
     assert "nobody asked" not in tokenizer.decode(_encode(tokenizer, "Why?", "So.").input_ids)
-
-
-def test_a_turn_ends_with_an_added_token_even_if_it_is_not_marked_as_special():
-    tokenizer = _bytes(CHAT.replace("<|end|>", "<|stop|>"))
-    tokenizer.add_tokens([AddedToken("<|stop|>", special=False)])
-    assert _answer(tokenizer, _encode(tokenizer, "Why?", "So.")) == "So.<|stop|>"
 
 
 def test_a_text_begins_once_where_tokenizer_and_template_both_write_the_beginning():
@@ -213,69 +185,38 @@ def test_a_token_across_the_border_is_the_answers():
     assert _answer(tokenizer, encoded) == "?: So.<|text|>"
 
 
-def _without_end():
-    tokenizer = _bytes()
-    tokenizer.eos_token = None
+def _without_percent():
+    tokenizer = _normalized(normalizers.Replace("%", ""))
+    tokenizer.chat_template = HASHED  # so that text stands behind the answer
     return tokenizer
 
 
-ONCE = "cannot be used .it does not write each message once.; mend it, or take it away"
 REFUSALS = {
-    "no question": (_bytes, "", "So.", "row 0: 'question' must hold text, got ''"),
-    "no answer": (_bytes, "Why?", " \n", "row 0: 'answer' must hold text"),
-    "no token, and text behind it": (
-        lambda: _templated(_normalized(normalizers.Replace("%", "")), HASHED),
-        "Why?",
-        "%",
-        "no token for the answer '%'",
-    ),
-    "unknown, and text behind it": (
-        lambda: _templated(_few("8#", unknown="<unk>"), HASHED),
-        "8",
-        "7",
-        "no token for the answer '7'",
-    ),
-    "no end": (_without_end, "Why?", "So.", "no end-of-text token.* set eos_token"),
+    "no answer": (_bytes, " \n", "row 0: 'answer' must hold text"),
+    "no token": (_without_percent, "%", "no token for the answer '%'"),
     "no default": (
         lambda: _bytes({"rag": CHAT, "tool_use": STRICT}),
-        "Why?",
         "So.",
         "named rag, tool_use and none named default; set tokenizer.chat_template",
     ),
     "thoughts": (
         lambda: _bytes(THINKS),
-        "Why?",
         "<think>Hm</think>So.",
         "rewrites 'Why.' or its answer '<think>.*; leave out what it rewrites, .* or take the",
     ),
-    "no syntax": (lambda: _bytes("{{ x"), "Why?", "So.", "cannot be used .unexpected"),
-    "no reply": (lambda: _bytes(TURNS.replace("'assistant'", "''")), "Why?", "So.", ONCE),
-    "reply twice": (lambda: _bytes(CHAT + "{{ messages[-1].content }}"), "Why?", "So.", ONCE),
+    "reply twice": (
+        lambda: _bytes(CHAT + "{{ messages[-1].content }}"),
+        "So.",
+        "cannot be used .it does not write each message once.; mend it, or take it away",
+    ),
 }
 
 
 @pytest.mark.parametrize("name", REFUSALS)
 def test_refusals(name):
-    make, question, answer, named = REFUSALS[name]
+    make, answer, named = REFUSALS[name]
     with pytest.raises(ValueError, match=named):
-        _encode(make(), question, answer)
-
-
-def test_thoughts_are_kept_without_a_template_and_where_it_writes_them_as_they_are():
-    for template in (None, CHAT):
-        tokenizer = _bytes(template)
-        written = _answer(tokenizer, _encode(tokenizer, "Why?", "<think>Hm</think>So."))
-        assert written.strip().startswith("<think>Hm</think>So.")
-
-
-@pytest.fixture(scope="module", params=[None, CHAT, STRICT], ids=["plain", "chat", "strict"])
-def tokenizer(request):
-    return _bytes(request.param)
-
-
-@pytest.fixture(scope="module")
-def chat():
-    return _bytes(CHAT)
+        _encode(make(), "Why?", answer)
 
 
 def _encode(tokenizer, question, answer, **options):
@@ -288,7 +229,9 @@ def _answer(tokenizer, encoded):
     return tokenizer.decode([token for token, chosen in pairs if chosen])
 
 
-def test_batches_are_left_padded_and_hold_every_item_once(tokenizer):
+@pytest.mark.parametrize("template", [None, CHAT], ids=["plain", "chat"])
+def test_batches_are_left_padded_and_hold_every_item_once(template):
+    tokenizer = _bytes(template)
     made = prompts.batches(tokenizer, ROWS, 7)
     index = torch.cat([batch["index"] for batch in made]).tolist()
     assert sorted(index) == list(range(len(ROWS)))
@@ -301,44 +244,25 @@ def test_batches_are_left_padded_and_hold_every_item_once(tokenizer):
             assert batch["input_ids"][row][kept].tolist() == item.input_ids
             assert batch["answer_mask"][row][kept].tolist() == item.answer_mask
             assert batch["position_ids"][row][kept].tolist() == list(range(len(item.input_ids)))
-            assert not batch["answer_mask"][row][~kept].any()
             assert not kept[: len(kept) - len(item.input_ids)].any()
-
-
-@pytest.mark.filterwarnings("ignore:Left out")
-@pytest.mark.parametrize(
-    ("rows", "size", "limit", "named"),
-    [(ROWS, 0, None, "batch size"), ([], 4, None, "No item"), (ROWS, 4, 2, "No item")],
-)
-def test_batches_of_nothing_are_refused(chat, rows, size, limit, named):
-    with pytest.raises(ValueError, match=named):
-        prompts.batches(chat, rows, size, max_tokens=limit)
+            assert not batch["answer_mask"][row][~kept].any()
 
 
 @pytest.mark.parametrize(
-    ("count", "size", "sizes"),
-    [(9, 4, [4, 5]), (10, 4, [4, 4, 2]), (1, 4, [1]), (3, 2, [3]), (5, 4, [5]), (2, 1, [1, 1])],
+    ("count", "size", "sizes"), [(9, 4, [4, 5]), (10, 4, [4, 4, 2]), (1, 4, [1]), (2, 1, [1, 1])]
 )
-def test_a_last_item_alone_joins_the_batch_before_it(chat, count, size, sizes):
-    made = prompts.batches(chat, ROWS[:count], size)
+def test_a_last_item_alone_joins_the_batch_before_it(count, size, sizes):
+    made = prompts.batches(_bytes(CHAT), ROWS[:count], size)
     assert [len(batch["index"]) for batch in made] == sizes
-    assert sorted(torch.cat([b["index"] for b in made]).tolist()) == list(range(count))
 
 
-def test_items_over_the_limit_are_left_out_with_a_warning(chat):
+def test_items_over_the_limit_are_left_out_with_a_warning():
+    chat = _bytes(CHAT)
     rows = [{"question": "Q?", "answer": "x" * (1 if n else 300)} for n in range(6)]
     with pytest.warns(UserWarning, match="Left out 1 items longer than 200 tokens"):
         (made,) = prompts.batches(chat, rows, 4, max_tokens=200)
     assert sorted(made["index"].tolist()) == [1, 2, 3, 4, 5]  # and none of them alone
     with pytest.warns(UserWarning, match="Left out 1 items"):
         assert prompts.drop_long(chat, rows, 200) == rows[1:]
-    assert prompts.drop_long(chat, rows, None) == rows
-
-
-def test_highlight_shows_the_answer_apart_and_escapes_markup(chat):
-    encoded = _encode(chat, "Is 1 < 2, мяч?", "Да, <b>.")
-    shown = highlight(chat, encoded).data
-    prompt, _, answer = shown.partition("background:")
-    assert "1 &lt; 2, мяч?" in prompt and "Д" not in prompt
-    assert "Д" in answer and "&lt;b&gt;" not in prompt and "<b>" not in shown
-    assert "\ufffd" not in shown
+    with pytest.raises(ValueError, match="No item"), pytest.warns(UserWarning, match="Left out"):
+        prompts.batches(chat, rows, 4, max_tokens=2)

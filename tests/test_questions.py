@@ -1,7 +1,6 @@
 """Loading: one set of columns whatever the source, numbers by locale, errors that name."""
 
 import json
-import re
 import unicodedata
 from pathlib import Path
 
@@ -12,7 +11,6 @@ from actlib.questions import SPLITS, normalize_text
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = ROOT / "data" / "questions"
-BENCHMARKS = ROOT.parent / "shared" / "data"
 ROW = {"question": "Wie viel?", "answer": "Es sind 7/2.\n#### 3,5"}
 PLAIN = {"question": "Why?", "answer": "So."}
 GSM8K = {"question": "How many?", "answer": "She has 2*3=<<2*3=6>>6 pens.\n#### 1,006"}
@@ -55,43 +53,25 @@ FILES = [  # what lies in a file, and what is read from it
         [ROW | {"ability": "de-mathe", "id": 0, "task": "kurz", "split": "test"}],
         {"ability": "de-mathe", "language": "de", "domain": "mathe", "id": "0", "split": "test"},
     ),
-    ("train.jsonl", [ROW | {"language": "de"}], {"ability": "de-maths", "task": "word_problem"}),
-    ("a.jsonl", [ROW | {"ability": "fr-x", "language": "de"}], {"language": "de", "value": "3.5"}),
-    ("a.jsonl", [EXAMS | {"ability": "mk-b", "task": "c"}], {"ability": "mk-b", "task": "c"}),
     # names are one however they are stored
     ("a.jsonl", [ROW | {"ability": "fr-poe\u0301sie "}], {"ability": "fr-po\u00e9sie"}),
-    ("a.jsonl", [ROW | {"ability": "ｄｅ‑maths"}], {"ability": "de-maths", "language": "de"}),
     ("a.jsonl", [ROW | {"ability": "de\u200b-a\u00a0b"}], {"ability": "de-a b", "domain": "a b"}),
     # numbers by the language of the row, a code or a name
-    *[
-        ("a.jsonl", [ROW | {"language": language, "answer": f"#### {text}"}], {"value": value})
-        for language, text, value in [
-            ("German", "1.200", "1200"),
-            ("de_AT", "1,200", "1.2"),
-            ("xx", "1,200", ""),
-            ("es-mx", "1,200", "1200"),
-            ("de", ",5", "0.5"),
-        ]
-    ],
-    *[
-        ("a.jsonl", [ROW | {"language": language, "value": "1.200"}], {"value": value})
-        for language, value in [("ar", ""), ("xx", ""), ("de", "1200")]
-    ],
-    *[
-        ("a.jsonl", [ROW | {"language": "de", "value": given}], {"value": value})
-        for given, value in [("3,5", "3.5"), (1.125, "1.125"), (42.0, "42"), (1e-7, "0.0000001")]
-        + [(10**20, "1" + "0" * 20), ("½", "½"), (True, "True"), ("", ""), (-0.0, "0")]
-    ],
+    ("a.jsonl", [ROW | {"language": "German", "answer": "#### 1.200"}], {"value": "1200"}),
+    ("a.jsonl", [ROW | {"language": "xx", "answer": "#### 1,200"}], {"value": ""}),
+    ("a.jsonl", [ROW | {"language": "xx", "value": "1.200"}], {"value": ""}),
+    ("a.jsonl", [ROW | {"language": "de", "value": "3,5"}], {"value": "3.5"}),
+    ("a.jsonl", [ROW | {"value": 42.0}], {"value": "42"}),
+    ("a.jsonl", [ROW | {"value": "½"}], {"value": "½"}),
 ]
 
 
 @pytest.mark.parametrize(("name", "content", "expected"), FILES)
 def test_what_is_read(tmp_path, name, content, expected):
+    if isinstance(content, list):
+        content = "".join(f"{json.dumps(row)}\n" for row in content)
     path = tmp_path / name
-    if isinstance(content, str):
-        path.write_text(content, encoding="utf-8", newline="")
-    else:
-        _write(path, content)
+    path.write_text(content, encoding="utf-8", newline="")
     (item,) = load_questions(path)
     assert expected.items() <= item.items()
 
@@ -107,22 +87,12 @@ def test_own_rows_need_only_question_and_answer(tmp_path):
 
 REFUSALS = [
     (PLAIN | {"answer": "\u00a0\u200b"}, "line 1: 'answer' must hold text"),
-    (PLAIN | {"answer": 5}, "line 1: 'answer' must hold text, got 5"),
-    (PLAIN | {"answer": "\ud800x"}, "line 1: 'answer' holds half a character .*; write it again"),
     (PLAIN | {"split": "dev"}, "split 'dev' is none of train, validation, test"),
-    (PLAIN | {"operands": [True]}, "'operands' must be a list of whole numbers, got .True"),
-    ({"choices": {"A": "x"}, "answer": "A"}, "'question' must hold text, and is missing"),
-    (PUBLISHED | {"info": {}}, "'language' must hold text, and is missing"),
     (PUBLISHED | {"question": {}}, "expected a row of EXAMS, got one without 'choices'"),
-    (EXAMS | {"choices": ["this", "that"]}, "'choices' must hold texts by letter"),
     ([1, 2], "line 1: expected an object like"),
-    (b'{"question": "a", "answer": "b"}\n{', "line 2: not JSON .*; expected one object a line"),
-    (
-        b'{"question": "a", "answer": "b", "answer": "c"}',
-        r"line 1: answer is listed twice; keep one",
-    ),
+    (b'{"answer": "b", "answer": "c"}', "line 1: answer is listed twice; keep one"),
     (b"\n\xe9", "line 2: not UTF-8 .*; save the file as UTF-8"),
-    (b"[" * 100_000, "line 1: not JSON"),
+    (b'\n{"question": "a"', "line 2: not JSON .*; expected one object a line"),
     (b"\n \n", "no item in .*; it needs a question with its answer a line"),
 ]
 
@@ -142,30 +112,8 @@ def test_names_of_abilities_differ_by_more_than_case_and_all_rows_have_one(tmp_p
     path = tmp_path / "rows.jsonl"
     with pytest.raises(ValueError, match="'fr-Poésie' and 'fr-poésie' differ in case alone; write"):
         load_questions(_write(path, [ROW | {"ability": f"fr-{p}oésie"} for p in "pP"]))
-    for answer in ("x", "x\n#### 3,5"):
-        rows = [{**row, "answer": answer} for row in (ROW | {"domain": "a"}, ROW)]
-        with pytest.raises(ValueError, match="line 2: needs 'ability'.*as other lines of the file"):
-            load_questions(_write(path, rows))
-
-
-@pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="the public benchmarks are not here")
-@pytest.mark.parametrize(
-    ("name", "count"), [("mgsm", 2750), ("gsm8k", 8792), ("exams/science_dev.jsonl", 945)]
-)
-def test_the_public_benchmarks_load_as_they_lie(name, count):
-    items = load_questions(BENCHMARKS / name)
-    assert len(items) == count
-    assert len(set(column(items, "id"))) == count
-    assert all(column(items, "answer")) and all(column(items, "value"))
-    if name != "exams/science_dev.jsonl":
-        assert all(re.fullmatch(r"-?\d+", value) for value in column(items, "value"))
-
-
-def test_a_split_folder_is_read_whole():
-    rows = load_questions(SHIPPED)
-    assert {row["split"] for row in rows} == set(SPLITS)
-    files = SHIPPED.glob("*/*.jsonl")
-    assert len(rows) == sum(file.read_text("utf-8").count("\n") for file in files)
+    with pytest.raises(ValueError, match="line 2: needs 'ability'.*as other lines of the file"):
+        load_questions(_write(path, [ROW | {"domain": "a"}, ROW]))
 
 
 FORMS = [
@@ -196,18 +144,11 @@ def test_a_data_set_of_the_hub_is_read_by_split(monkeypatch):
         assert (name, configuration) == ("openai/gsm8k", "main")
         return {"train": [GSM8K], "test": [GSM8K]}
 
-    def refuse(*_):
-        raise FileNotFoundError("no such data")
-
     monkeypatch.setattr(datasets, "load_dataset", load)
     rows = load_questions("openai/gsm8k:main")
     assert [(row["id"], row["split"], row["value"]) for row in rows] == [
         ("train-0001", "train", "1006"),
         ("test-0001", "test", "1006"),
     ]
-    monkeypatch.setattr(datasets, "load_dataset", refuse)
-    for typo in ("nowhere/rows.jsonl", "data/none"):  # a missing file is not asked for there
-        with pytest.raises(ValueError, match="Found no .tsv or .jsonl file"):
-            load_questions(typo)
-    with pytest.raises(ValueError, match="neither a file here nor a data set .*no such data"):
-        load_questions("openai/none")
+    with pytest.raises(ValueError, match="Found no .tsv or .jsonl file"):
+        load_questions("nowhere/rows.jsonl")  # a missing file is not asked for there

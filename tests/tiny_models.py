@@ -35,9 +35,11 @@ _MODERN = _COMMON | {
     "max_position_embeddings": 64,
 }
 _GROUPED = _MODERN | {"num_key_value_heads": 2}
+_TIED = _GROUPED | {"tie_word_embeddings": True}
 _UNTIED = _GROUPED | {"tie_word_embeddings": False}
 # The width of an expert is a multiple of 8 for the kernel of torch that multiplies them in groups.
-_EXPERTS = {"num_experts_per_tok": 2}
+_EXPERTS = _UNTIED | {"num_experts_per_tok": 2, "moe_intermediate_size": 8}
+_LOCAL_EXPERTS = _UNTIED | {"num_experts_per_tok": 2, "num_local_experts": 4}
 # Items of the tests have up to 9 tokens, so that a window of 4 hides some from others.
 _WINDOW = {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"]}
 _LINEAR = {
@@ -49,65 +51,33 @@ _LINEAR = {
     "linear_value_head_dim": 6,
     "linear_conv_kernel_dim": 3,
 }
+_SETTINGS = {
+    "qwen2": _TIED,
+    "llama": _UNTIED,
+    "llama_tied": _TIED,
+    "gpt2": _COMMON | {"n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 64},
+    "gpt_neox": _MODERN | {"tie_word_embeddings": False},
+    "qwen3": _TIED | {"head_dim": 6},
+    "gemma3": _GROUPED | _WINDOW | {"head_dim": 6, "query_pre_attn_scalar": 6},
+    "phi": _UNTIED | {"qk_layernorm": True, "partial_rotary_factor": 2 / 3},
+    "phi3": _UNTIED,
+    "mixtral": _LOCAL_EXPERTS,
+    "qwen2_moe": _EXPERTS | {"num_experts": 4, "shared_expert_intermediate_size": 10},
+    # Its first layer has no experts.
+    "qwen3_moe": _EXPERTS
+    | {"num_experts": 5, "head_dim": 6, "mlp_only_layers": [0], "norm_topk_prob": True},
+    "gpt_oss": _LOCAL_EXPERTS | _WINDOW | {"head_dim": 4},
+    "llama4": _LOCAL_EXPERTS
+    | {"num_experts_per_tok": 1, "head_dim": 4, "intermediate_size_mlp": 20}
+    | {"attention_chunk_size": 16, "interleave_moe_layer_step": 2},
+    "qwen3_next": _EXPERTS | _LINEAR | {"num_experts": 4, "shared_expert_intermediate_size": 8},
+}
+_TYPES = {"llama_tied": "llama", "gemma3": "gemma3_text", "llama4": "llama4_text"}
 
 
 def _config(architecture: str) -> transformers.PretrainedConfig:
-    make = {
-        "qwen2": lambda: transformers.Qwen2Config(**_GROUPED, tie_word_embeddings=True),
-        "llama": lambda: transformers.LlamaConfig(**_UNTIED),
-        "llama_tied": lambda: transformers.LlamaConfig(**_GROUPED, tie_word_embeddings=True),
-        "gpt2": lambda: transformers.GPT2Config(
-            **_COMMON, n_embd=16, n_layer=2, n_head=4, n_positions=64
-        ),
-        "gpt_neox": lambda: transformers.GPTNeoXConfig(**_MODERN, tie_word_embeddings=False),
-        "qwen3": lambda: transformers.Qwen3Config(**_GROUPED, head_dim=6, tie_word_embeddings=True),
-        "gemma3": lambda: transformers.Gemma3TextConfig(
-            **_GROUPED, **_WINDOW, head_dim=6, query_pre_attn_scalar=6
-        ),
-        "phi": lambda: transformers.PhiConfig(
-            **_UNTIED, qk_layernorm=True, partial_rotary_factor=2 / 3
-        ),
-        "phi3": lambda: transformers.Phi3Config(**_UNTIED),
-        "mixtral": lambda: transformers.MixtralConfig(**_UNTIED, **_EXPERTS, num_local_experts=4),
-        "qwen2_moe": lambda: transformers.Qwen2MoeConfig(
-            **_UNTIED,
-            **_EXPERTS,
-            num_experts=4,
-            moe_intermediate_size=8,
-            shared_expert_intermediate_size=10,
-        ),
-        # Its first layer has no experts.
-        "qwen3_moe": lambda: transformers.Qwen3MoeConfig(
-            **_UNTIED,
-            **_EXPERTS,
-            head_dim=6,
-            num_experts=5,
-            moe_intermediate_size=8,
-            mlp_only_layers=[0],
-            norm_topk_prob=True,
-        ),
-        "gpt_oss": lambda: transformers.GptOssConfig(
-            **_UNTIED, **_EXPERTS, **_WINDOW, head_dim=4, num_local_experts=4
-        ),
-        "llama4": lambda: transformers.Llama4TextConfig(
-            **_UNTIED,
-            head_dim=4,
-            num_local_experts=4,
-            num_experts_per_tok=1,
-            intermediate_size_mlp=20,
-            attention_chunk_size=16,
-            interleave_moe_layer_step=2,
-        ),
-        "qwen3_next": lambda: transformers.Qwen3NextConfig(
-            **_UNTIED,
-            **_EXPERTS,
-            **_LINEAR,
-            num_experts=4,
-            moe_intermediate_size=8,
-            shared_expert_intermediate_size=8,
-        ),
-    }
-    return make[architecture]()
+    kind = _TYPES.get(architecture, architecture)
+    return transformers.AutoConfig.for_model(kind, **_SETTINGS[architecture])
 
 
 def position_ids_of(attention_mask):
