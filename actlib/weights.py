@@ -11,9 +11,7 @@ parametrization is not the one that the model computes with.
 """
 
 import copy
-import re
 from collections.abc import Mapping
-from types import FunctionType
 
 import torch
 from torch import Tensor, nn
@@ -22,10 +20,8 @@ from actlib.channels import channel_modules, own_parameters, unwrapped
 
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 """Types of numbers that can be moved."""
-# Types in which buffers hold codes. Those of int64 do beside scales, where there is no weight, and
-# else hold positions, indices, counts or masks.
+# Types in which buffers hold codes; those of int64 hold positions, indices, counts or masks.
 _CODES = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.float8_e4m3fn, torch.float8_e5m2)
-_QUANTIZATION = re.compile("scale|absmax|codebook|centroid|pack|weight", re.IGNORECASE)
 _ADAPTER = (
     "is wrapped by peft ({}), so that its weights are not those that it computes with; merge the "
     "adapter into them by peft.PeftModel.from_pretrained(model, adapter).merge_and_unload() (the "
@@ -76,44 +72,26 @@ def require_writable(model: nn.Module) -> None:
     """Raise ValueError for a model of which a parameter could not be set, before the first is."""
     require_float_weights(model)
     require_in_memory(model)
-    for name, parameter in model.named_parameters():
-        if parameter.is_inference() and not torch.is_inference_mode_enabled():
-            raise ValueError(
-                f"parameter {name} was made in inference mode and cannot be changed outside of it; "
-                "change the model under torch.inference_mode(), or load it outside"
-            )
 
 
 def copied(model: nn.Module) -> nn.Module:
     """A deep copy that runs its own weights.
 
     Raises:
-        ValueError: a module's forward was replaced by a function that runs the module itself, such
-            as `torch.compile` of it gives, since such functions are not copied.
+        ValueError: a module's forward was replaced, such as by `torch.compile` of it: the function
+            in its place may run the module itself, also in a copy.
     """
     for name, module in unwrapped(model).named_modules():
-        for own in (vars(module).get("forward"), vars(module).get("_old_forward")):  # accelerate's
-            inner = getattr(own, "__func__", getattr(own, "func", None))  # of a method or partial
-            if isinstance(own, FunctionType) or _holds_module(inner):
-                raise ValueError(
-                    f"the forward of {_called(name)} was replaced by a function that a copy would "
-                    "share; take it away (del module.forward), and compile by module.compile()"
-                )
+        own = vars(module).get("_old_forward", vars(module).get("forward"))  # first accelerate's
+        if own is not None and getattr(own, "__func__", None) is not type(module).forward:
+            raise ValueError(
+                f"the forward of {_called(name)} was replaced by a function that a copy would "
+                "share; take it away (del module.forward), and compile by module.compile()"
+            )
     made = copy.deepcopy(model)
     for name in ("to", "cuda"):  # of accelerate, which move the original
         vars(unwrapped(made)).pop(name, None)
     return made
-
-
-def _holds_module(function: object) -> bool:
-    """Whether a module or its method is in the closure or the defaults of a function, or below."""
-    reached = [function]
-    for each in reached:  # which grows meanwhile
-        if isinstance(each, FunctionType):
-            new = [cell.cell_contents for cell in each.__closure__ or ()]
-            new += [*(each.__defaults__ or ()), *(each.__kwdefaults__ or {}).values()]
-            reached += [value for value in new if not any(value is old for old in reached)]
-    return any(isinstance(getattr(each, "__self__", each), nn.Module) for each in reached)
 
 
 def describe_fault(model: nn.Module) -> str | None:
@@ -159,18 +137,10 @@ def _describe_tensors(module: nn.Module) -> str | None:
         return f"holds packed integers ({type(module).__name__}), {_UNQUANTIZED}"
     # codes are in buffers (GPTQ, AWQ), in a parameter of a class of its own (bitsandbytes, torchao,
     # quanto) or in one of integers or of 8 bits (HQQ, FP8)
-    buffers = {name: tensor for name, tensor in module._buffers.items() if tensor is not None}
-    lasting = buffers.keys() - module._non_persistent_buffers_set
-    is_quantized = "weight" not in own and any(map(_QUANTIZATION.search, [*own, *lasting]))
     codes = {
         name: tensor
-        for name, tensor in buffers.items()
-        if (tensor.dtype in _CODES and (tensor.ndim > 1 or name == "weight"))
-        or (
-            is_quantized
-            and name in lasting
-            and (tensor.dtype == torch.int64 and tensor.ndim > 1 and len(tensor) > 1)
-        )
+        for name, tensor in module._buffers.items()
+        if tensor is not None and tensor.dtype in _CODES and (tensor.ndim > 1 or name == "weight")
     }
     for name, tensor in {**own, **codes}.items():
         kind, is_plain = type(tensor).__name__, type(tensor) in (nn.Parameter, Tensor)
