@@ -255,7 +255,7 @@ def _read_json(path: Path) -> ChannelMask:
                 raise ValueError(f"{name} has a channel that is no whole number from 0")
             channels[name][torch.tensor(own["masked"], dtype=torch.long)] = True
         return ChannelMask(channels, stated.get("metadata", {}))
-    except (*(OSError, ValueError, LookupError), TypeError, AttributeError, RuntimeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
         raise ValueError(f"{path} is no mask in JSON: {error}; see docs/formats.md") from error
 
 

@@ -198,16 +198,13 @@ def _combine(
         for index in selected[name].indices():
             before = take_elements(matrix, index)
             wide = before.to(torch.promote_types(before.dtype, torch.float32))
+            claims = [donor.selected[name].at(index).expand_as(before) for donor in claimants]
+            claimed = torch.stack(claims).to(wide.device)
             # scaled task vectors, 0 where a donor does not claim the element
-            claimed = torch.stack(
-                [donor.selected[name].at(index).expand_as(before) for donor in claimants]
-            )
-            claimed = claimed.to(wide.device)
-            deltas = [
-                (take_elements(rows, index).to(wide) - wide) * donor.scale
-                for donor, rows in zip(claimants, donated, strict=True)
-            ]
-            steps = torch.stack(deltas).where(claimed, 0)
+            steps = torch.stack([take_elements(rows, index).to(wide) for rows in donated])
+            for step, donor in zip(steps.sub_(wide), claimants, strict=True):
+                step.mul_(donor.scale)
+            steps.masked_fill_(~claimed, 0)
             # Addition in floats depends on its order. Sorted terms, added one by one, are the same
             # whoever came first and however the elements are cut into chunks.
             total = reduce(torch.add, steps.sort(dim=0).values if len(steps) > 2 else steps)

@@ -48,7 +48,7 @@ def patch_of_sparse(
     path: str | os.PathLike,
     metadata: Mapping[str, str] | None = None,
 ) -> PatchInfo:
-    """Write a sparse state dict of whole rows and columns as a reversible patch of a target.
+    """Write a sparse state dict of whole rows and columns as a patch of a target.
 
     Args:
         target: model folder or model in memory, which has the values that the patch replaces.
@@ -67,17 +67,18 @@ def patch_of_sparse(
             f"a sparse state dict holds NAME.indices and NAME.values of each changed parameter "
             f"and nothing else, got {list_first([*tensors]) or 'no tensor'}"
         )
+    parameters: Mapping[str, Tensor]
     if isinstance(target, nn.Module):
         require_in_memory(target)
-        model, stored = target, dict(unwrapped(target).named_parameters())
-        if absent := [name for name in names if name not in stored]:
+        model, parameters = target, dict(unwrapped(target).named_parameters())
+        if absent := [name for name in names if name not in parameters]:
             raise ValueError(f"the target has no parameter {absent[0]}; take another target")
     else:
-        stored = Checkpoint(target)
-        stored.require(names, "target")
-        model = stored.model
+        parameters = folder = Checkpoint(target)
+        folder.require(names, "target")
+        model = folder.model
     edits = {
-        name: _edit(name, stored[name], tensors[f"{name}.indices"], tensors[f"{name}.values"])
+        name: _edit(name, parameters[name], tensors[f"{name}.indices"], tensors[f"{name}.values"])
         for name in names
     }
     total = sum(parameter.numel() for parameter in model.parameters())

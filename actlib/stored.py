@@ -52,8 +52,6 @@ class StoredTensor:
         Raises:
             KeyError: its numbers are of none of `DTYPES`.
         """
-        if self.size == 0:
-            return torch.empty(self.shape, dtype=DTYPES[self.dtype])
         mode: Literal["r+", "c"] = "r+" if writable else "c"
         data = np.memmap(folder / self.file, np.uint8, mode, self.offset, (self.size,))
         return torch.from_numpy(data).view(DTYPES[self.dtype]).view(self.shape)

@@ -49,7 +49,6 @@ def test_tied_modules_stay_so_offloaded_or_without_weights(family, name, expecte
         ("transformer.wte", -1, "wte"),
         ("model.language_model.layers.3.mlp.up_proj", 3, "mlp.up_proj"),
         ("model.vision_tower.encoder.layers.3.mlp.fc1", -1, "mlp.fc1"),
-        ("lm_head", -1, "lm_head"),
     ],
 )
 def test_layer_and_kind_of_a_name(name, layer, kind):
