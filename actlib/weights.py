@@ -12,6 +12,7 @@ parametrization is not the one that the model computes with.
 
 import copy
 from collections.abc import Mapping
+from types import FunctionType
 
 import torch
 from torch import Tensor, nn
@@ -72,26 +73,44 @@ def require_writable(model: nn.Module) -> None:
     """Raise ValueError for a model of which a parameter could not be set, before the first is."""
     require_float_weights(model)
     require_in_memory(model)
+    for name, parameter in model.named_parameters():
+        if parameter.is_inference() and not torch.is_inference_mode_enabled():
+            raise ValueError(
+                f"parameter {name} was made in inference mode and cannot be changed outside of it; "
+                "change the model under torch.inference_mode(), or load it outside"
+            )
 
 
 def copied(model: nn.Module) -> nn.Module:
     """A deep copy that runs its own weights.
 
     Raises:
-        ValueError: a module's forward was replaced, such as by `torch.compile` of it: the function
-            in its place may run the module itself, also in a copy.
+        ValueError: a module's forward was replaced by a function that runs the module itself, such
+            as `torch.compile` of it gives, since such functions are not copied.
     """
     for name, module in unwrapped(model).named_modules():
-        own = vars(module).get("_old_forward", vars(module).get("forward"))  # first accelerate's
-        if own is not None and getattr(own, "__func__", None) is not type(module).forward:
-            raise ValueError(
-                f"the forward of {_called(name)} was replaced by a function that a copy would "
-                "share; take it away (del module.forward), and compile by module.compile()"
-            )
+        for own in (vars(module).get("forward"), vars(module).get("_old_forward")):  # accelerate's
+            inner = getattr(own, "__func__", getattr(own, "func", None))  # of a method or partial
+            if isinstance(own, FunctionType) or _holds_module(inner):
+                raise ValueError(
+                    f"the forward of {_called(name)} was replaced by a function that a copy would "
+                    "share; take it away (del module.forward), and compile by module.compile()"
+                )
     made = copy.deepcopy(model)
     for name in ("to", "cuda"):  # of accelerate, which move the original
         vars(unwrapped(made)).pop(name, None)
     return made
+
+
+def _holds_module(function: object) -> bool:
+    """Whether a module or its method is in the closure or the defaults of a function, or below."""
+    reached = [function]
+    for each in reached:  # which grows meanwhile
+        if isinstance(each, FunctionType):
+            new = [cell.cell_contents for cell in each.__closure__ or ()]
+            new += [*(each.__defaults__ or ()), *(each.__kwdefaults__ or {}).values()]
+            reached += [value for value in new if not any(value is old for old in reached)]
+    return any(isinstance(getattr(each, "__self__", each), nn.Module) for each in reached)
 
 
 def describe_fault(model: nn.Module) -> str | None:
