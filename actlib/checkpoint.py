@@ -33,8 +33,6 @@ from actlib.masks import ChannelMask
 from actlib.pairs import require_pair
 from actlib.stored import (
     DTYPES,
-    INDEX,
-    SINGLE,
     StoredParameter,
     stored_parameters,
     stored_tensors,
@@ -126,15 +124,8 @@ class Checkpoint(Mapping[str, Tensor]):
         tied parameter that is stored twice changes. `change` is called from several threads.
 
         Raises:
-            ValueError: a file is a link to one outside the folder, which may be private, or the
-                output lies in a model folder.
+            ValueError: a file is a link to one outside the folder, which may be private.
         """
-        for above in output.resolve().parents:
-            if any((above / file).is_file() for file in (SINGLE, INDEX)):
-                raise ValueError(
-                    f"the output {output} lies in the model folder {above}, which stays as it is; "
-                    "name a place outside"
-                )
         carried, left = split_files(self.folder, self.files)
         if left:
             text = f"left out of the copy of {self.folder}, as no part of the model: "

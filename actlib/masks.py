@@ -8,7 +8,6 @@ mask_a.save("maths.safetensors")
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -46,13 +45,10 @@ class ChannelMask:
         require_metadata(self.metadata)
 
     def __repr__(self) -> str:
-        """Size and origin in three lines, whatever the size of the model."""
-        counts = {name: int(selected.sum()) for name, selected in self.channels.items()}
-        most = sorted(filter(counts.get, counts), key=lambda name: -counts[name])[:3]
+        """Size and origin in two lines, whatever the size of the model."""
         share = f", {self.percent:.3g} %" if self.total else ""
         return (
             f"ChannelMask of {self.count:,} among {self.total:,} channels{share}\n"
-            f"  most in {', '.join(f'{name} ({counts[name]:,})' for name in most) or 'no module'}\n"
             f"  {describe_origin(self.metadata, ORIGIN)}"
         )
 
@@ -133,10 +129,7 @@ class ChannelMask:
         """
         if Path(path).suffix == ".json":
             return _read_json(Path(path))
-        channels, metadata = load_tensors(path, "ChannelMask")
-        if any(each.dtype != torch.bool or each.ndim != 1 for each in channels.values()):
-            raise ValueError(f"{path} is a damaged ChannelMask file: expected rows of yes and no")
-        return cls(channels, metadata)
+        return cls(*load_tensors(path, "ChannelMask"))
 
     def _combine(
         self, other: "ChannelMask", word: str, rule: Callable[[Tensor, Tensor], Tensor]
@@ -214,11 +207,9 @@ def mark_best(
         return {name: part.clone() for name, part in parts}
     counts = {name: channel_count(percent, size, least=0) for name, size in sizes.items()}
     if not any(counts.values()):
-        largest = max(sizes.values())
-        least = math.ceil(100 / largest * 1e4) / 1e4
         raise ValueError(
             f"{percent:g} % is less than one channel of every module, the largest of which has "
-            f'{largest}; ranking "module" needs at least {least:g} %'
+            f"{max(sizes.values())}; take more"
         )
     return {name: _best(part, counts[name], highest) for name, part in values.items()}
 
@@ -227,18 +218,14 @@ def require_same_channels(
     expected: Mapping[str, Tensor | int], actual: Mapping[str, Tensor | int], complaint: str
 ) -> None:
     """Raise ValueError, opening with `complaint`, for modules or channel numbers that differ."""
-    expected_counts, actual_counts = (
+    counts, actual_counts = (
         {name: each if isinstance(each, int) else each.numel() for name, each in side.items()}
         for side in (expected, actual)
     )
     differences = [
-        f"{name} has {actual_counts[name]} channels instead of {channels}"
-        for name, channels in expected_counts.items()
-        if actual_counts.get(name, channels) != channels
-    ]
-    differences += [f"no module {name}" for name in expected_counts if name not in actual_counts]
-    differences += [
-        f"unknown module {name}" for name in actual_counts if name not in expected_counts
+        f"{name} has {actual_counts.get(name, 'no')} channels instead of {counts.get(name, 'none')}"
+        for name in counts | actual_counts
+        if actual_counts.get(name) != counts.get(name)
     ]
     if differences:
         raise ValueError(f"{complaint}: {list_first(differences)}")
@@ -268,7 +255,7 @@ def _read_json(path: Path) -> ChannelMask:
                 raise ValueError(f"{name} has a channel that is no whole number from 0")
             channels[name][torch.tensor(own["masked"], dtype=torch.long)] = True
         return ChannelMask(channels, stated.get("metadata", {}))
-    except (*(OSError, ValueError, LookupError), TypeError, AttributeError, RuntimeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
         raise ValueError(f"{path} is no mask in JSON: {error}; see docs/formats.md") from error
 
 

@@ -26,7 +26,7 @@ from actlib.channels import unwrapped
 from actlib.checkpoint import Checkpoint, open_donor
 from actlib.files import require_free
 from actlib.masks import ChannelMask, require_fit
-from actlib.parameters import channel_norms
+from actlib.parameters import difference_norms
 from actlib.transfer import (
     Change,
     Index,
@@ -184,7 +184,7 @@ def _combine(
     collided = sum(int((count > 1).sum()) for count in counts.values())
     if rule == "largest":
         shared = {name for name, count in counts.items() if (count > 1).any()}
-        norms = [channel_norms(model, d, base, shared) for d in donor_parameters.values()]
+        norms = [difference_norms(model, d, base, shared) for d in donor_parameters.values()]
         masks = _keep_largest(norms, masks, scales)
     selected = selections(model, union)
     donors = [
@@ -198,16 +198,13 @@ def _combine(
         for index in selected[name].indices():
             before = take_elements(matrix, index)
             wide = before.to(torch.promote_types(before.dtype, torch.float32))
+            claims = [donor.selected[name].at(index).expand_as(before) for donor in claimants]
+            claimed = torch.stack(claims).to(wide.device)
             # scaled task vectors, 0 where a donor does not claim the element
-            claimed = torch.stack(
-                [donor.selected[name].at(index).expand_as(before) for donor in claimants]
-            )
-            claimed = claimed.to(wide.device)
-            deltas = [
-                (take_elements(rows, index).to(wide) - wide) * donor.scale
-                for donor, rows in zip(claimants, donated, strict=True)
-            ]
-            steps = torch.stack(deltas).where(claimed, 0)
+            steps = torch.stack([take_elements(rows, index).to(wide) for rows in donated])
+            for step, donor in zip(steps.sub_(wide), claimants, strict=True):
+                step.mul_(donor.scale)
+            steps.masked_fill_(~claimed, 0)
             # Addition in floats depends on its order. Sorted terms, added one by one, are the same
             # whoever came first and however the elements are cut into chunks.
             total = reduce(torch.add, steps.sort(dim=0).values if len(steps) > 2 else steps)

@@ -34,7 +34,6 @@ def make(
     out: OutFile,
     scale: Scale = 0.4,
     metadata: Annotated[list[str] | None, Option(metavar="KEY=TEXT", help="to write in it")] = None,
-    irreversible: Annotated[bool, Option("--irreversible", help="half the size")] = False,
     as_json: Json = False,
 ) -> None:
     """Write the moved channels of a transfer to one file.
@@ -51,10 +50,7 @@ def make(
     chosen = load_mask(mask)
     from actlib.patches import make_patch
 
-    reversible = not irreversible
-    info = make_patch(
-        target, donor, chosen, out, scale=scale, metadata=entries, reversible=reversible
-    )
+    info = make_patch(target, donor, chosen, out, scale=scale, metadata=entries)
     show(as_json, asdict(info), _line(info))
 
 
@@ -98,5 +94,4 @@ def inspect(path: PatchPath, as_json: Json = False) -> None:
 
 def _line(info: "PatchInfo") -> str:
     share = f"{info.parameter_percent:.3g} % of the target's parameters"
-    size = f"{info.elements} elements of {len(info.tensors)} tensors, {share}, {info.bytes} bytes"
-    return f"{size}, {'reversible' if info.reversible else 'not reversible'}"
+    return f"{info.elements} elements of {len(info.tensors)} tensors, {share}, {info.bytes} bytes"

@@ -1,16 +1,16 @@
 """The file of an ability patch: what it says of itself, and the values it holds.
 
+    save_patch("maths.safetensors", edits, metadata)
     info, edits = load_patch(Path("maths.safetensors"))
     edits["lm_head.weight"].values["after"]
 
 Of each parameter NAME, seen as a matrix (`Selection`), the file holds `NAME.rows` and
 `NAME.columns`, which say what is selected, and `NAME.after`, the new values: first those of all
 selected rows, then of the other rows those in selected columns, row by row. `NAME.before` are the
-original values in this order; a patch without them has their SHA-256 in its metadata.
+original values in this order.
 """
 
-import hashlib
-import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +19,14 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from actlib.files import load_tensors
+from actlib.files import load_tensors, save_tensors
 from actlib.stored import DTYPES
 from actlib.transfer import Index, Selection, as_matrix, take_elements
 
 KIND, FORMAT = "AbilityPatch", "2"
 """What a file says that it is, and the format that is written and read."""
+PARTS = ("rows", "columns", "after", "before")
+"""What a file holds of each parameter."""
 
 Values = Shaped[Tensor, " elements"]
 
@@ -38,7 +40,6 @@ class PatchInfo:
         tensors: name of each touched parameter to its number of selected elements.
         elements: selected elements over all tensors.
         parameter_percent: those in percent of the target's parameters.
-        reversible: the file has the original values too.
         bytes: size of the file.
     """
 
@@ -46,20 +47,18 @@ class PatchInfo:
     tensors: dict[str, int]
     elements: int
     parameter_percent: float
-    reversible: bool
     bytes: int
 
 
 @dataclass(frozen=True, eq=False)
 class Edit:
-    """What a patch changes of one parameter: the selected elements and their values.
+    """What a patch changes of one parameter: the selected elements, and their values by side.
 
-    New ones are "after", original ones "before", of which a patch may have the SHA-256 alone.
+    New ones are "after", original ones "before".
     """
 
     selection: Selection
     values: dict[str, Values]
-    sha256: str
 
     @property
     def form(self) -> tuple[int, int, torch.dtype]:
@@ -72,8 +71,6 @@ class Edit:
         if parameter is None or (*as_matrix(parameter).shape, parameter.dtype) != self.form:
             return False
         values = selected_values(parameter, self.selection)
-        if side not in self.values:
-            return digest(values) == self.sha256
         return torch.equal(values.view(torch.uint8), self.values[side].view(torch.uint8))
 
     def changes(self, side: str) -> Iterator[tuple[Index, Values]]:
@@ -86,6 +83,19 @@ class Edit:
             yield (selected,), of_rows.view(len(selected), -1)
         if len(columns):
             yield (others[:, None], columns), of_columns.view(-1, len(columns))
+
+
+def save_patch(
+    path: str | os.PathLike, edits: Mapping[str, Edit], metadata: Mapping[str, object]
+) -> PatchInfo:
+    """Write a patch, whole or not at all, and say what it says of itself."""
+    tensors = dict[str, Tensor]()
+    for name, edit in edits.items():
+        tensors |= {f"{name}.rows": edit.selection.rows, f"{name}.columns": edit.selection.columns}
+        tensors |= {f"{name}.{side}": values for side, values in edit.values.items()}
+    stated = {key: str(value) for key, value in metadata.items()}
+    save_tensors(path, KIND, tensors, {"format": FORMAT, **stated})
+    return load_patch(Path(path))[0]
 
 
 def load_patch(path: Path) -> tuple[PatchInfo, dict[str, Edit]]:
@@ -102,23 +112,20 @@ def load_patch(path: Path) -> tuple[PatchInfo, dict[str, Edit]]:
             f"{FORMAT}; take the version that made it, or make it again"
         )
     try:
-        hashes = dict(json.loads(metadata.pop("before_sha256", "{}")))
         names = dict.fromkeys(key.rpartition(".")[0] for key in tensors)
-        sides = {key.rpartition(".")[2] for key in tensors}
-        if not names or sides - {"rows", "columns", "before", "after"} or hashes.keys() - names:
+        if {*tensors} != {f"{name}.{part}" for name in names for part in PARTS}:
             raise ValueError("tensors of a parameter are missing, or there are others")
-        edits = {name: _read_edit(name, tensors, hashes) for name in names}
+        edits = {name: _read_edit(name, tensors) for name in names}
         sizes = {name: edit.selection.size for name, edit in edits.items()}
         elements, total = sum(sizes.values()), int(metadata["parameters"])
         if total < max(1, elements):
             raise ValueError(f"its metadata state {total} parameters of the target")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError) as error:
         raise ValueError(
             f"the patch {path} is damaged: {error}; copy or download it again"
         ) from error
-    reversible = all("before" in edit.values for edit in edits.values())
     percent, size = 100 * elements / total, path.stat().st_size
-    return PatchInfo(metadata, sizes, elements, percent, reversible, size), edits
+    return PatchInfo(metadata, sizes, elements, percent, size), edits
 
 
 def selected_values(parameter: Tensor, selection: Selection) -> Values:
@@ -129,22 +136,14 @@ def selected_values(parameter: Tensor, selection: Selection) -> Values:
     ).cpu()
 
 
-def digest(values: Values) -> str:
-    """SHA-256 of the values' bytes."""
-    return hashlib.sha256(values.view(torch.uint8).numpy().data).hexdigest()
-
-
-def _read_edit(name: str, tensors: Mapping[str, Tensor], hashes: Mapping[str, str]) -> Edit:
+def _read_edit(name: str, tensors: Mapping[str, Tensor]) -> Edit:
     """What the tensors of a file change of a parameter, if they fit together."""
-    flags = [tensors.get(f"{name}.{side}", torch.empty(0)) for side in ("rows", "columns")]
+    *flags, after, before = (tensors[f"{name}.{part}"] for part in PARTS)
     if any(each.dtype != torch.bool or each.ndim != 1 for each in flags):
         raise ValueError(f"the rows or columns of {name}")
     selection = Selection(*(each.view(torch.uint8) != 0 for each in flags))  # any byte may be there
-    values = {s: tensors[f"{name}.{s}"] for s in ("before", "after") if f"{name}.{s}" in tensors}
-    kinds = {(each.shape, each.dtype) for each in values.values()}
-    expected = [((selection.size,), dtype) for dtype in DTYPES.values()]
-    if "after" not in values or not selection.size or len(kinds) > 1 or not kinds <= {*expected}:
+    kinds = {(each.shape, each.dtype) for each in (after, before)}
+    expected = {((selection.size,), dtype) for dtype in DTYPES.values()}
+    if not selection.size or len(kinds) > 1 or not kinds <= expected:
         raise ValueError(f"the values of {name}")
-    if "before" not in values and name not in hashes:
-        raise ValueError(f"the original values of {name} have no SHA-256")
-    return Edit(selection, values, str(hashes.get(name)))
+    return Edit(selection, {"after": after, "before": before})

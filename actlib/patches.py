@@ -11,7 +11,6 @@ disjoint elements apply in any order, overlapping ones only in the order in whic
 The file itself is described in `actlib.patch_file`.
 """
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
@@ -23,16 +22,15 @@ from torch import Tensor, nn
 from actlib.cards import describe_step, read_steps
 from actlib.channels import unwrapped
 from actlib.checkpoint import Checkpoint, open_donor
-from actlib.files import require_free, require_metadata, save_tensors
+from actlib.files import require_free, require_metadata
 from actlib.masks import ChannelMask
-from actlib.patch_file import FORMAT, KIND, Edit, PatchInfo, digest, load_patch, selected_values
+from actlib.patch_file import Edit, PatchInfo, load_patch, save_patch, selected_values
 from actlib.transfer import (
     Index,
     Selection,
     interpolate,
     require_finite,
     require_movable,
-    require_scale,
     selections,
     write_,
 )
@@ -41,7 +39,7 @@ from actlib.weights import require_float_weights, require_writable
 from actlib.wording import list_first
 
 RESERVED = (
-    *("actlib", "format", "parameters", "before_sha256", "created_with"),
+    *("actlib", "format", "parameters", "created_with"),
     *("method", "scale", "channels", "percent", "mask_sha256"),
 )
 """Metadata that say what was done, and are not the caller's."""
@@ -57,7 +55,6 @@ def make_patch(
     *,
     scale: float = 0.4,
     metadata: Mapping[str, str] | None = None,
-    reversible: bool = True,
 ) -> PatchInfo:
     """Write what `transfer_` or `transfer_checkpoint` would change to a separate file.
 
@@ -71,44 +68,29 @@ def make_patch(
         scale: the paper's lambda.
         metadata: text to keep with the patch, such as the models' names on the Hub as `donor` and
             `target`; without them these are the folders' names.
-        reversible: keep the original values too, so that the patch can be taken back. Without them
-            the file has half the size.
 
     Raises:
-        ValueError: as `transfer_` or `transfer_checkpoint`; the mask is empty, no number changes,
-            or the metadata are no text, or named as what the patch itself states.
+        ValueError: as `transfer_` or `transfer_checkpoint`; no number changes, or the metadata are
+            no text, or named as what the patch itself states.
     """
-    if Path(path).is_dir():
-        raise ValueError(f"a patch is one file, and {path} is a folder")
-    if mask.count == 0:
-        raise ValueError("a patch needs at least one masked channel, and the mask is empty")
-    require_scale(scale)
     require_metadata(metadata or {}, RESERVED)
     stated = describe_step("patch", _name(target), _name(donor), mask, scale) | dict(metadata or {})
     model, target_parameters, donor_parameters, selected = _open_pair(target, donor, mask)
-    stated |= {"format": FORMAT, "parameters": sum(p.numel() for p in model.parameters())}
-    tensors, hashes, is_idle = dict[str, Tensor](), dict[str, str](), True
+    stated |= {"parameters": sum(p.numel() for p in model.parameters())}
+    edits = dict[str, Edit]()
     for name, selection in selected.items():
         own = target_parameters[name]
         before = selected_values(own, selection)
         donated = selected_values(shared_rows(donor_parameters[name], own), selection)
         after = interpolate(before, donated, scale)
         require_finite(name, after, {"the donor": donated, "the target": before}, scale)
-        is_idle = is_idle and torch.equal(after, before)
-        tensors |= {f"{name}.rows": selection.rows, f"{name}.columns": selection.columns}
-        tensors[f"{name}.after"] = after
-        if reversible:
-            tensors[f"{name}.before"] = before
-        else:
-            hashes[name] = digest(before)
-    if is_idle:
+        edits[name] = Edit(selection, {"after": after, "before": before})
+    if all(torch.equal(edit.values["after"], edit.values["before"]) for edit in edits.values()):
         raise ValueError(
             "there is no difference between donor and target in the masked channels that changes a "
             "number of the target; take another donor, mask or scale"
         )
-    stated |= {} if reversible else {"before_sha256": json.dumps(hashes)}
-    save_tensors(path, KIND, tensors, {key: str(value) for key, value in stated.items()})
-    return inspect_patch(path)
+    return save_patch(path, edits, stated)
 
 
 def apply_patch(
@@ -143,8 +125,7 @@ def revert_patch(
     """Give a patched target its original values back, bit for bit; else as `apply_patch`.
 
     Raises:
-        ValueError: as `apply_patch`; the patch is not applied, or was made without the original
-            values. Nothing is changed then.
+        ValueError: as `apply_patch`; the patch is not applied. Nothing is changed then.
     """
     return _replace_values(target, Path(path), out, "after", "before")
 
@@ -166,8 +147,6 @@ def _replace_values(
         raise ValueError("`out` names the folder to write of a model folder, and of no other model")
     state = path.stat() if path.is_file() else None
     info, edits = _load(path, state and (state.st_ino, state.st_size, state.st_mtime_ns))
-    if new == "before" and not info.reversible:
-        raise ValueError(f"{path} cannot be reverted: it was made without the original values")
 
     def change(name: str, _matrix: Tensor) -> Iterator[tuple[Index, Tensor]]:
         return edits[name].changes(new)
@@ -180,8 +159,7 @@ def _replace_values(
         return None
     require_free(out := Path(str(out)))
     folder, steps = Checkpoint(target), read_steps(target)
-    known = {name for name, _ in folder.model.named_parameters()}
-    folder.require([name for name in edits if name in known], "target")
+    folder.require(edits, "target")
     require_float_weights(folder.model)
     _require_target(path, edits, folder, old, new)
     if new == "after":
@@ -233,8 +211,4 @@ def _name(model: Model) -> str | os.PathLike:
     """What to call a model: its folder, or where it was loaded from."""
     if not isinstance(model, nn.Module):
         return model
-    config = getattr(model, "config", None)
-    name = getattr(config, "_name_or_path", "") or type(model).__name__
-    # Of the Hub it has a commit; a relative path without one only looks like a name there.
-    is_found = getattr(config, "_commit_hash", None) is not None or Path(name).exists()
-    return name if is_found else Path(name).name
+    return getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__

@@ -36,7 +36,8 @@ class ChannelScores:
             `record_differences`: the mean over answer tokens of |a_donor - a_target| (ACT, Eq. 2).
             From `record_attributions`: nats per answer token, below 0 where moving does harm.
         magnitudes: the same names to float32 [channels], the mean over answer tokens of
-            (|a_donor| + |a_target|) / 2, in the unit of the values.
+            (|a_donor| + |a_target|) / 2, in the unit of the values; empty for scores of weights and
+            attributions.
         tokens: number of answer tokens; 0 for scores of weights.
         metadata: names of the models, hash of the data, tokens, dtype; no path of this machine.
         means: the same names to float32 [channels], the donor's mean activation over answer tokens;
@@ -166,17 +167,9 @@ class ChannelScores:
                 part, _, name = key.partition(":")
                 parts[part][name] = tensor
             tokens = int(metadata["tokens"])
-            shapes = [{name: each.shape for name, each in part.items()} for part in parts.values()]
-            whole = all(each.ndim == 1 and each.is_floating_point() for each in tensors.values())
-            whole &= sizes.keys() in (set(), shapes[0].keys())
-            whole &= {*map(type, roles.values())} <= {str} and {*map(type, sizes.values())} <= {int}
-            if not shapes[0] or any(each not in ({}, shapes[0]) for each in shapes) or not whole:
-                raise ValueError("its parts do not fit")
-        except (KeyError, ValueError, AttributeError, RecursionError) as error:
+        except (KeyError, ValueError, RecursionError) as error:
             damage = f"{path} is a damaged ChannelScores file ({error!r})"
             raise ValueError(f"{damage}; record the scores again") from error
-        if not all(tensor.isfinite().all() for tensor in tensors.values()):
-            raise ValueError(f"the scores in {path} hold NaN or infinite values; record them again")
         return cls(**parts, tokens=tokens, metadata=metadata, roles=roles, sizes=sizes, off=None)
 
     def _select(

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from actlib.channels import unwrapped
 from actlib.checkpoint import Checkpoint
-from actlib.files import require_metadata, save_tensors
-from actlib.patch_file import FORMAT, KIND, PatchInfo, load_patch, selected_values
+from actlib.files import require_metadata
+from actlib.patch_file import Edit, PatchInfo, load_patch, save_patch, selected_values
 from actlib.patches import RESERVED
 from actlib.transfer import Selection, as_matrix, require_finite
 from actlib.weights import require_in_memory
@@ -48,7 +48,7 @@ def patch_of_sparse(
     path: str | os.PathLike,
     metadata: Mapping[str, str] | None = None,
 ) -> PatchInfo:
-    """Write a sparse state dict of whole rows and columns as a reversible patch of a target.
+    """Write a sparse state dict of whole rows and columns as a patch of a target.
 
     Args:
         target: model folder or model in memory, which has the values that the patch replaces.
@@ -67,38 +67,41 @@ def patch_of_sparse(
             f"a sparse state dict holds NAME.indices and NAME.values of each changed parameter "
             f"and nothing else, got {list_first([*tensors]) or 'no tensor'}"
         )
+    parameters: Mapping[str, Tensor]
     if isinstance(target, nn.Module):
         require_in_memory(target)
-        parameters = dict(unwrapped(target).named_parameters())
-        stored: Mapping[str, Tensor] = parameters
+        model, parameters = target, dict(unwrapped(target).named_parameters())
+        if absent := [name for name in names if name not in parameters]:
+            raise ValueError(f"the target has no parameter {absent[0]}; take another target")
     else:
-        stored = folder = Checkpoint(target)
-        parameters = dict(folder.model.named_parameters())
-        folder.require([name for name in names if name in parameters], "target")
-    parts = dict[str, Tensor]()
-    for name in names:
-        if name not in parameters:
-            raise ValueError(f"the target has no parameter {name}; take the model it was made for")
-        before = as_matrix(stored[name])
-        indices, values = tensors[f"{name}.indices"], tensors[f"{name}.values"]
-        is_matched = 0 < len(indices) == len(values) and len(indices.unique()) == len(indices)
-        if not (is_matched and 0 <= indices.min() and indices.max() < before.numel()):
-            raise ValueError(
-                f"{name} needs values each with a place of its own, none beyond its elements"
-            )
-        selected = torch.zeros(before.shape, dtype=torch.bool)
-        selected.view(-1)[indices] = True
-        selection = Selection(rows := selected.all(1), selected[~rows].any(0))
-        if values.dtype != before.dtype or not torch.equal(selection.at(), selected):
-            raise ValueError(
-                f"a patch needs whole rows and columns of {name} in {before.dtype}, and got others"
-            )
-        after = before.clone().cpu()
-        after.view(-1)[indices] = values
-        require_finite(name, values, {"the sparse state dict": values}, "of the values")
-        parts |= {f"{name}.rows": selection.rows, f"{name}.columns": selection.columns}
-        parts |= {f"{name}.before": selected_values(before, selection)}
-        parts |= {f"{name}.after": selected_values(after, selection)}
-    total = str(sum(each.numel() for each in parameters.values()))
-    save_tensors(path, KIND, parts, {"format": FORMAT, "parameters": total, **(metadata or {})})
-    return load_patch(Path(path))[0]
+        parameters = folder = Checkpoint(target)
+        folder.require(names, "target")
+        model = folder.model
+    edits = {
+        name: _edit(name, parameters[name], tensors[f"{name}.indices"], tensors[f"{name}.values"])
+        for name in names
+    }
+    total = sum(parameter.numel() for parameter in model.parameters())
+    return save_patch(path, edits, {"parameters": total, **(metadata or {})})
+
+
+def _edit(name: str, parameter: Tensor, indices: Tensor, values: Tensor) -> Edit:
+    """What values at places of a flattened parameter change of it, if that is whole channels."""
+    before = as_matrix(parameter)
+    is_matched = 0 < len(indices) == len(values) and len(indices.unique()) == len(indices)
+    if not (is_matched and 0 <= indices.min() and indices.max() < before.numel()):
+        raise ValueError(
+            f"{name} needs values each with a place of its own, none beyond its elements"
+        )
+    selected = torch.zeros(before.shape, dtype=torch.bool)
+    selected.view(-1)[indices] = True
+    selection = Selection(rows := selected.all(1), selected[~rows].any(0))
+    if values.dtype != before.dtype or not torch.equal(selection.at(), selected):
+        raise ValueError(
+            f"a patch needs whole rows and columns of {name} in {before.dtype}, and got others"
+        )
+    require_finite(name, values, {"the sparse state dict": values}, "of the values")
+    after = before.clone().cpu()
+    after.view(-1)[indices] = values
+    sides = {"after": after, "before": before}
+    return Edit(selection, {side: selected_values(each, selection) for side, each in sides.items()})

@@ -21,6 +21,7 @@ def test_a_mask_goes_to_json_and_back(tmp_path):
     mask.save(path)
     modules = json.loads(path.read_text())["modules"]
     assert modules["zebra"] == {"channels": 3, "masked": [0, 2]}
+    path.write_text(json.dumps(json.loads(path.read_text()), ensure_ascii=False), encoding="utf-8")
     loaded = ChannelMask.load(path)
     assert loaded.digest == mask.digest and loaded.metadata == mask.metadata
     assert list(loaded.channels) == ["zebra", "apple"]
@@ -29,12 +30,11 @@ def test_a_mask_goes_to_json_and_back(tmp_path):
 @pytest.mark.parametrize(
     "text",
     [
-        *("", "[]", "{}", '{"modules": {"a": 3}}', "[" * 100_000),
+        *("", "[]", '{"modules": {"a": 3}}'),
         '{"modules": {"a": {"channels": 2, "masked": [2]}}}',
         '{"modules": {"a": {"channels": 2, "masked": [-1]}}}',
-        '{"modules": {"a": {"channels": 2, "masked": [1.0]}}}',
         '{"modules": {"a": {"channels": 2, "masked": [true]}}}',
-        '{"modules": {"a": {"channels": -1, "masked": []}}}',
+        '{"modules": {"a": {"channels": 2, "masked": [0]}, "a": {"channels": 2, "masked": [1]}}}',
         '{"modules": {}, "metadata": {"actlib": "x"}}',
     ],
 )
@@ -42,15 +42,6 @@ def test_what_is_no_mask_in_json_is_one_sentence(tmp_path, text):
     (tmp_path / "mask.json").write_text(text)
     with pytest.raises(ValueError, match=r"is no mask in JSON: (?!None).*docs/formats.md"):
         ChannelMask.load(tmp_path / "mask.json")
-
-
-@pytest.mark.parametrize("metadata", [{}, {"ability": "Übung"}])
-def test_a_mask_of_another_tool_is_read_in_any_locale(tmp_path, monkeypatch, metadata):
-    stated = {"modules": {"a": {"channels": 1, "masked": [0]}}}
-    stated |= {"metadata": metadata} if metadata else {}
-    (tmp_path / "mask.json").write_text(json.dumps(stated, ensure_ascii=False), encoding="utf-8")
-    monkeypatch.setattr("io.text_encoding", lambda encoding, *_: encoding or "ascii")
-    assert ChannelMask.load(tmp_path / "mask.json").metadata == metadata
 
 
 @pytest.mark.parametrize("kind", ["llama_tied", "gpt2", "qwen3_moe"])
@@ -76,40 +67,27 @@ def test_a_patch_goes_to_a_sparse_state_dict_and_back(folders, tmp_path, kind, i
 
 def test_sparse_values_that_are_no_patch_of_the_target_are_refused(folders, tmp_path):
     _, target = folders("llama")
-    name = "model.norm.weight"
+    name, path = "model.norm.weight", tmp_path / "patch.safetensors"
     good = {f"{name}.indices": torch.tensor([1, 3]), f"{name}.values": torch.ones(2)}
-    others = {
-        "no parameter other": {"other.indices": torch.tensor([0]), "other.values": torch.ones(1)},
-        "whole rows and columns of lm_head.weight": {
-            "lm_head.weight.indices": torch.tensor([5]),
-            "lm_head.weight.values": torch.ones(1),
-        },
-        "in torch.float32": good | {f"{name}.values": torch.ones(2).half()},
-        "NaN or infinite": good | {f"{name}.values": torch.tensor([1.0, torch.nan])},
-        "none beyond": good | {f"{name}.indices": torch.tensor([1, 16])},
-        "each with a place of its own": good | {f"{name}.values": torch.ones(3)},
-        "with a place of its own": good | {f"{name}.indices": torch.tensor([3, 3])},
-        f"else, got {name}.indices$": {f"{name}.indices": torch.tensor([1, 3])},
-        f"else, got {name}.indices; {name}.values; x.val": good | {"x.values": torch.ones(1)},
-        f"else, got {name}.indices; {name}.values; {name}.x": good | {f"{name}.x": torch.ones(1)},
-        "got no tensor": {},
-    }
-    for message, tensors in others.items():
+    for tensors, message in (
+        ({key.replace("model", "other"): each for key, each in good.items()}, "no parameter oth"),
+        ({key.replace("model.norm", "lm_head"): each for key, each in good.items()}, "whole rows"),
+        (good | {f"{name}.values": torch.ones(2).half()}, "in torch.float32"),
+        (good | {f"{name}.values": torch.tensor([1.0, torch.nan])}, "NaN or infinite"),
+        (good | {f"{name}.indices": torch.tensor([1, 16])}, "none beyond"),
+        (good | {f"{name}.indices": torch.tensor([3, 3])}, "with a place of its own"),
+        (good | {"x.values": torch.ones(1)}, "and nothing else"),
+    ):
         with pytest.raises(ValueError, match=message):
-            patch_of_sparse(target, tensors, tmp_path / "patch.safetensors")
-    with pytest.raises(ValueError, match="must not use the key 'format'"):
-        patch_of_sparse(target, good, tmp_path / "patch.safetensors", {"format": "1"})
-    for model in (target, torch.nn.DataParallel(target)):
-        assert patch_of_sparse(model, good, tmp_path / "patch.safetensors").elements == 2
-        actlib.apply_patch(model, tmp_path / "patch.safetensors")
-        actlib.revert_patch(model, tmp_path / "patch.safetensors")
+            patch_of_sparse(target, tensors, path)
     with pytest.raises(ValueError, match="is offloaded"):
-        patch_of_sparse(copy.deepcopy(target).to("meta"), good, tmp_path / "patch.safetensors")
+        patch_of_sparse(copy.deepcopy(target).to("meta"), good, path)
     weights = load_file(tmp_path / "target" / "model.safetensors")
     weights.pop(name)
     save_file(weights, tmp_path / "target" / "model.safetensors")
     with pytest.raises(ValueError, match=f"target's files .*{name}"):
-        patch_of_sparse(tmp_path / "target", good, tmp_path / "patch.safetensors")
+        patch_of_sparse(tmp_path / "target", good, path)
+    assert not path.exists()
 
 
 def test_task_arithmetic_of_a_transferred_folder_is_a_transfer(folders, tmp_path):

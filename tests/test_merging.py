@@ -1,20 +1,22 @@
+"""Merges in memory and on disk: the rules for collisions, the same bits, and what is refused."""
+
 import copy
+import json
 from itertools import permutations
 
 import pytest
 import torch
-from tiny_models import random_mask, same_bits, state_of
+from tiny_models import contents, random_mask, same_bits, state_of
 
 from actlib.evaluation import evaluate
 from actlib.interventions import ablated, patched
 from actlib.masks import ChannelMask
-from actlib.merging import RULES, merge, merge_
+from actlib.merging import RULES, merge, merge_, merge_checkpoint
 from actlib.transfer import transfer_
 
 
 def contributions_for(family, architecture="qwen2", count=3, dtype=torch.float32):
-    base = family(architecture, 0, dtype)
-    scales = (0.4, 0.7, 0.3)
+    base, scales = family(architecture, 0, dtype), (0.4, 0.7, 0.3)
     return base, [
         (family(architecture, i + 1, dtype), random_mask(base, 0.4, i), scales[i])
         for i in range(count)
@@ -42,35 +44,13 @@ def test_order_does_not_matter_to_the_bit(family, rule, dtype):
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_disjoint_masks_merge_like_transfers_one_after_the_other(family, rule):
-    base, ((a, mask_a, _), (b, mask_b, _)) = contributions_for(family, "llama", 2)
-    mask_b = mask_b - mask_a
-    report = merge(base, [(a, mask_a, 0.4), (b, mask_b, 0.7)], rule)
-    transfer_(base, a, mask_a, 0.4)
-    transfer_(base, b, mask_b, 0.7)
-    assert same_bits(state_of(report.model), state_of(base))
-    assert report.collisions == 0
+def test_collisions_follow_their_rule(family, rule):
+    def read(model):
+        module = model.get_submodule(name)
+        return torch.cat([module.weight, module.bias[:, None]], dim=1).detach().clone()
 
-
-def read_q(model):
-    module = model.get_submodule("model.layers.0.self_attn.q_proj")
-    return torch.cat([module.weight, module.bias[:, None]], dim=1).detach().clone()
-
-
-def read_experts(model):
-    return model.state_dict()["model.layers.0.mlp.experts.down_proj"].flatten(0, 1).clone()
-
-
-@pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize(
-    ("architecture", "name", "read"),
-    [
-        ("qwen2", "model.layers.0.self_attn.q_proj", read_q),
-        ("mixtral", "model.layers.0.mlp.experts.down_proj", read_experts),
-    ],
-)
-def test_collisions_follow_their_rule(family, rule, architecture, name, read):
-    base, contributions = contributions_for(family, architecture)
+    name = "model.layers.0.self_attn.q_proj"
+    base, contributions = contributions_for(family)
     before = read(base)
     deltas = [(read(donor) - before) * scale for donor, _, scale in contributions]
     claims = torch.stack([mask.channels[name] for _, mask, _ in contributions])
@@ -98,13 +78,12 @@ def test_a_merge_within_an_ablation_gives_a_model_that_is_not_ablated(family, ba
         assert evaluate(model, batches)["nll"].tolist() == expected != edited["nll"].tolist()
 
 
-def test_equal_donors_average_to_one_of_them(family):
+@pytest.mark.parametrize("rule", ["average", "largest"])
+def test_equal_donors_average_to_one_of_them(family, rule):
     base, ((donor, mask, scale), *_) = contributions_for(family)
-    for rule in ("average", "largest"):
-        both = merge(base, [(donor, mask, scale)] * 2, rule)
-        one = merge(base, [(donor, mask, scale)], rule)
-        assert same_bits(state_of(both.model), state_of(one.model))
-        assert both.collisions == mask.count
+    both, one = (merge(base, [(donor, mask, scale)] * count, rule) for count in (2, 1))
+    assert same_bits(state_of(both.model), state_of(one.model))
+    assert both.collisions == mask.count
 
 
 def test_tied_crossing_is_claimed_by_row_and_by_column(family):
@@ -135,26 +114,68 @@ def test_a_donor_with_a_number_that_is_not_finite_is_named_and_nothing_moves(fam
 
 
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize(
-    ("given", "own"), [(torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16)]
-)
-def test_donors_of_another_dtype_merge_as_if_they_had_been_widened(family, rule, given, own):
-    base, contributions = contributions_for(family, "mixtral", dtype=given)
-    base = base.to(own)
+def test_donors_of_another_dtype_merge_as_if_they_had_been_widened(family, rule):
+    _, contributions = contributions_for(family, "mixtral", dtype=torch.bfloat16)
     wide = [(copy.deepcopy(donor).float(), *rest) for donor, *rest in contributions]
+    base = family("mixtral")
     found, expected = (merge(base, each, rule).model for each in (contributions, wide))
     assert same_bits(state_of(found), state_of(expected))
-    assert {tensor.dtype for tensor in state_of(found).values()} == {own}
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a second device")
+@pytest.fixture
+def specialists(family, tmp_path):
+    """`specialists(...)`: base, contributions in memory, and the same as folders of tmp_path."""
+
+    def make(architecture="llama", count=2, dtype=torch.float32, shard_size="1GB"):
+        base, contributions = contributions_for(family, architecture, count, dtype)
+        base.save_pretrained(tmp_path / "base", max_shard_size=shard_size)
+        places = []
+        for i, (donor, mask, scale) in enumerate(contributions, start=1):
+            donor.save_pretrained(tmp_path / f"donor{i}", max_shard_size="9KB")
+            places.append((tmp_path / f"donor{i}", mask, scale))
+        return base, contributions, places
+
+    return make
+
+
 @pytest.mark.parametrize("rule", RULES)
-def test_donors_on_another_device_merge_the_same(family, rule):
-    base, contributions = contributions_for(family, "mixtral")
-    expected = state_of(merge(base, contributions, rule).model)
-    for index, (donor, *_) in enumerate(contributions):
-        donor.to("cuda" if index else "cpu")
-    for side in ("cpu", "cuda"):
-        merged = state_of(merge(base.to(side), contributions, rule).model)
-        for name, tensor in merged.items():
-            torch.testing.assert_close(tensor.cpu(), expected[name], rtol=1e-6, atol=1e-6)
+@pytest.mark.parametrize(
+    ("architecture", "dtype", "shard_size"),
+    [
+        ("llama_tied", torch.float32, "5KB"),
+        ("gpt2", torch.bfloat16, "1GB"),
+        ("mixtral", torch.bfloat16, "20KB"),
+    ],
+)
+def test_folders_get_the_same_bytes_and_report_as_in_memory_and_say_what_was_merged(
+    specialists, tmp_path, rule, architecture, dtype, shard_size
+):
+    base, contributions, places = specialists(architecture, 3, dtype, shard_size)
+    expected = merge(base, contributions, rule)
+    expected.model.save_pretrained(tmp_path / "memory", max_shard_size=shard_size)
+    report = merge_checkpoint(tmp_path / "base", places, tmp_path / "out", rule)
+    assert (report.folder, report.rule) == (tmp_path / "out", rule)
+    assert report.collisions == expected.collisions > 0
+    assert report.union.digest == expected.union.digest
+    found = contents(tmp_path / "out")
+    steps, _card = json.loads(found.pop("actlib.json")), found.pop("README.md")
+    assert found == contents(tmp_path / "memory") != contents(tmp_path / "base")
+    assert {(each["target"], each["collisions"]) for each in steps} == {("base", rule)}
+    assert [each["donor"] for each in steps] == ["donor1", "donor2", "donor3"]
+    assert [each["mask_sha256"] for each in steps] == [mask.digest for _, mask, _ in places]
+
+
+def test_refusals_write_nothing(specialists, tmp_path):
+    _, _, places = specialists()
+    (folder, mask, _), base, out = places[0], tmp_path / "base", tmp_path / "out"
+    before = contents(tmp_path)
+    for more, rule, message in (
+        (places, "first", "collision rule 'first' is none of sum"),
+        ([], "sum", "no contribution"),
+        ([*places, (base, mask, 0.4)], "sum", "are the same folder"),
+        ([*places, (folder, ChannelMask({}), 0.4)], "sum", "the mask is of another"),
+        ([*places, (folder, mask, float("inf"))], "sum", "scale must be a finite"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            merge_checkpoint(base, more, out, rule)
+    assert contents(tmp_path) == before

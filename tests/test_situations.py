@@ -61,10 +61,10 @@ def with_layers(change):
     return apply
 
 
-def pack(linear):
-    """As GPTQ and AWQ: packed codes in a buffer, and no weight."""
+def pack(linear, dtype=torch.int32):
+    """As GPTQ, AWQ and QuIP#: packed codes in a buffer, and no weight."""
     packed = nn.Module()
-    packed.register_buffer("qweight", linear.weight.round().int())
+    packed.register_buffer("qweight", linear.weight.round().to(dtype))
     packed.register_buffer("scales", torch.ones(1, 24))
     return packed
 
@@ -137,12 +137,13 @@ SITUATIONS = {
     "adapter injected": (inject_adapter, MERGE),
     "prompt tuning": (learn_prompt, r"by peft.* of a learned prompt.* take get_base_model\(\)"),
     "GPTQ": (with_layers(pack), QUANTIZED.format("qweight as int32")),
+    "QuIP": (with_layers(partial(pack, dtype=torch.int64)), QUANTIZED.format("qweight as int64")),
     "4 bit": (with_layers(to_bytes), QUANTIZED.format("weight as Params4bit")),
     "FP8": (with_layers(to_8_bits), QUANTIZED.format("weight as float8_e4m3fn")),
     "a scale for each row": (with_layers(scale), BESIDE),
     "FSDP2": (shard, SHARDED),
 }
-READABLE = [SITUATIONS[name][1] for name in ("GPTQ", "4 bit", "FP8")] + [BESIDE]
+READABLE = [SITUATIONS[name][1] for name in ("GPTQ", "QuIP", "4 bit", "FP8")] + [BESIDE]
 """Outcomes of models whose weights are what is wrong, and not the outputs of their modules."""
 
 
