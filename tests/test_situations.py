@@ -6,6 +6,7 @@ the plain pair), or the sentence that refuses all of these.
 """
 
 import copy
+from functools import partial
 from types import MethodType
 
 import accelerate
