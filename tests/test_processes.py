@@ -5,13 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from one_process import tune
+from small_study import write_pair
 
 from actlib import processes
 from actlib.attribution import record_attributions
 from actlib.recording import record_differences
 from actlib.scores import ChannelScores
 
-SCRIPT = Path(__file__).with_name("recording_process.py")
+SCRIPT = Path(__file__).with_name("one_process.py")
 LAUNCHERS = {
     "torchrun": "torch.distributed.run --standalone --nproc_per_node 2",
     "accelerate": "accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 "
@@ -22,8 +24,9 @@ LAUNCHERS = {
 @pytest.mark.parametrize(
     "launcher", ["torchrun", pytest.param("accelerate", marks=pytest.mark.slow)]
 )
-def test_two_processes_give_the_scores_of_one(launcher, pair, items, collate, tmp_path):
+def test_two_processes_give_what_one_gives(launcher, pair, items, collate, small_preset, tmp_path):
     donor, target = pair("mixtral")
+    write_pair(tmp_path, "llama", small_preset)
     batches = collate(items, 2)
     torch.save((donor, target, batches), tmp_path / "given.pt")
     command = [sys.executable, "-m", *LAUNCHERS[launcher].split(), str(SCRIPT), str(tmp_path)]
@@ -48,6 +51,12 @@ def test_two_processes_give_the_scores_of_one(launcher, pair, items, collate, tm
         assert found.metadata == alone.metadata
         for name, values in alone.values.items():
             torch.testing.assert_close(found.values[name], values, rtol=1e-4, atol=1e-6)
+    weights, losses = tune(tmp_path / "target")
+    for rank in range(2):
+        found, found_losses = torch.load(tmp_path / f"tuned-{rank}.pt")
+        assert found_losses == pytest.approx(losses, abs=1e-5) and losses[-1] < losses[0]
+        for name in weights:  # Adam moves each by up to 0.04 in all
+            torch.testing.assert_close(found[name], weights[name], rtol=0, atol=2e-5)
 
 
 def test_a_process_alone_has_everything(monkeypatch):

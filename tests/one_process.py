@@ -1,14 +1,27 @@
-"""One of several processes that record together, for `test_processes`; saves what it gets."""
+"""One of several processes that record and fine-tune, for `test_processes`; saves what it gets."""
 
 import sys
 from pathlib import Path
 
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from actlib.attribution import record_attributions
+from actlib.finetune import finetune
 from actlib.processes import rank_and_count
 from actlib.recording import record_differences
 from actlib.two_passes import record_differences_in_two_passes
+
+# Answers of other lengths, so that two processes have unequal shares of a batch.
+QUESTIONS = [{"question": f"{n} + {n}?", "answer": "so " * (n % 5) + str(2 * n)} for n in range(16)]
+
+
+def tune(folder):
+    """Weights by name and losses after a fine-tuning of the model in a folder."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    settings = {"steps": 8, "learning_rate": 5e-3, "batch_size": 4, "mixed_precision": False}
+    losses = finetune(model, AutoTokenizer.from_pretrained(folder), QUESTIONS, **settings)
+    return model.state_dict(), losses
 
 
 def main(folder):
@@ -25,6 +38,7 @@ def main(folder):
     rank, _ = rank_and_count()
     for name, each in scores.items():
         each.save(folder / f"{name}-{rank}.safetensors")
+    torch.save(tune(folder / "target"), folder / f"tuned-{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
