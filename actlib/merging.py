@@ -26,7 +26,7 @@ from actlib.channels import unwrapped
 from actlib.checkpoint import Checkpoint, open_donor
 from actlib.files import require_free
 from actlib.masks import ChannelMask, require_fit
-from actlib.parameters import difference_norms
+from actlib.parameters import channel_norms
 from actlib.transfer import (
     Change,
     Index,
@@ -184,7 +184,7 @@ def _combine(
     collided = sum(int((count > 1).sum()) for count in counts.values())
     if rule == "largest":
         shared = {name for name, count in counts.items() if (count > 1).any()}
-        norms = [difference_norms(model, d, base, shared) for d in donor_parameters.values()]
+        norms = [channel_norms(model, d, base, shared) for d in donor_parameters.values()]
         masks = _keep_largest(norms, masks, scales)
     selected = selections(model, union)
     donors = [

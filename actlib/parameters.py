@@ -23,8 +23,9 @@ _ELEMENTS = 2**20  # at a time, a few megabytes
 def weight_differences(donor: nn.Module, target: nn.Module) -> ChannelScores:
     """L2 norm of each channel's parameter difference, bias included: a control without data.
 
-    There are no magnitudes, no means and no stds, since there are no tokens. Everything is computed
-    in float32, summed in float64.
+    The magnitudes are the mean of the two models' norms of the channel's parameters. There are no
+    means and no stds, since there are no tokens. Everything is computed in float32, summed in
+    float64.
 
     Raises:
         ValueError: the models do not fit, weights of one are offloaded or quantized, or no channel
@@ -33,42 +34,43 @@ def weight_differences(donor: nn.Module, target: nn.Module) -> ChannelScores:
     donor, target = unwrapped(donor), unwrapped(target)
     require_pair(donor, target)
     require_in_memory(donor, target)
-    values = difference_norms(
-        target, dict(donor.named_parameters()), dict(target.named_parameters())
-    )
+    ours, theirs = dict(target.named_parameters()), dict(donor.named_parameters())
+    sides = (theirs, ours), (theirs,), (ours,)
+    values, donor_norms, target_norms = (channel_norms(target, *side) for side in sides)
+    magnitudes = {name: (donor_norms[name] + target_norms[name]) / 2 for name in values}
     require_differing(values, "have the same parameters in every channel")
     metadata = {**describe_pair(donor, target), "method": "weight difference", "tokens": "0"}
     roles = {name: each.role for name, each in channel_modules(target).items()}
-    return ChannelScores(values, {}, 0, metadata, roles=roles)
+    return ChannelScores(values, magnitudes, 0, metadata, roles=roles)
 
 
-def difference_norms(
+def channel_norms(
     model: nn.Module,
-    donor: Mapping[str, Tensor],
-    target: Mapping[str, Tensor],
-    only: set[str] | None = None,
+    parameters: Mapping[str, Tensor],
+    minus: Mapping[str, Tensor] | None = None,
+    modules: set[str] | None = None,
 ) -> dict[str, Float[Tensor, " channels"]]:
-    """L2 norm of donor minus target over all parameters of each channel, on the CPU.
+    """L2 norm over all parameters of each channel, of the named modules or all, on the CPU.
 
-    Of all modules or `only` some, and of the rows of the vocabulary that the target has.
+    Of the parameters, or of what they differ by from those of `minus`, over the rows of the latter.
     """
     names = {id(parameter): name for name, parameter in unwrapped(model).named_parameters()}
     norms = {}
     for module_name, module in channel_modules(model).items():
-        if only is not None and module_name not in only:
+        if modules is not None and module_name not in modules:
             continue
         squares = torch.zeros(module.channels, dtype=torch.float64)
         for parameter, dimension in module.parameters().values():
             name = names[id(parameter)]
-            own = as_matrix(target[name])
-            donated = shared_rows(as_matrix(donor[name]), own)
-            step = max(1, _ELEMENTS // own.shape[1])
-            for start in range(0, len(own), step):
+            matrix, other = as_matrix(parameters[name]), as_matrix((minus or parameters)[name])
+            matrix, step = shared_rows(matrix, other), max(1, _ELEMENTS // other.shape[1])
+            for start in range(0, len(other), step):
                 rows = slice(start, start + step)
-                delta = donated[rows].to(own.device, torch.float32, copy=True)
-                delta -= own[rows].to(torch.float32)
+                part = matrix[rows].to(other.device, torch.float32, copy=True)
+                if minus is not None:
+                    part -= other[rows].to(torch.float32)
                 # in float64 the order of the terms, which streaming changes, leaves no trace
-                sums = delta.square_().sum(dim=1 - dimension, dtype=torch.float64).cpu()
+                sums = part.square_().sum(dim=1 - dimension, dtype=torch.float64).cpu()
                 (squares[rows] if dimension == 0 else squares).add_(sums)
         norms[module_name] = squares.sqrt().float()
     return norms

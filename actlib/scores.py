@@ -36,8 +36,7 @@ class ChannelScores:
             `record_differences`: the mean over answer tokens of |a_donor - a_target| (ACT, Eq. 2).
             From `record_attributions`: nats per answer token, below 0 where moving does harm.
         magnitudes: the same names to float32 [channels], the mean over answer tokens of
-            (|a_donor| + |a_target|) / 2, in the unit of the values; empty for scores of weights and
-            attributions.
+            (|a_donor| + |a_target|) / 2, in the unit of the values; empty for attributions.
         tokens: number of answer tokens; 0 for scores of weights.
         metadata: names of the models, hash of the data, tokens, dtype; no path of this machine.
         means: the same names to float32 [channels], the donor's mean activation over answer tokens;
