@@ -71,7 +71,8 @@ def activations_of(model, ids, names=None):
     inputs, calls = {}, defaultdict(list)
 
     def keep(name, given, output):
-        inputs[name] = given[0].clone() if given else None
+        if name.endswith(".gate"):  # routers, whose inputs the experts share
+            inputs[name] = given[0].clone()
         # Copies, since a model may go on to change an output in place.
         calls[name].append(by_token(model, output.clone(), len(ids)))
 
