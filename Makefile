@@ -41,8 +41,7 @@ keep: $(READY)
 	@$(BIN)/python tools/write_findings.py
 
 figures: $(READY)
-	@MPLBACKEND=Agg $(BIN)/python -c 'from actlib.analysis.drawing import redraw_figures; \
-		redraw_figures("figures/$(PRESET)", "artifacts/figures/$(VENUE)", "$(VENUE)")'
+	@$(BIN)/python -c 'import actlib.analysis.drawing as draw; draw.redraw_figures("figures/$(PRESET)", "artifacts/figures/$(VENUE)", "$(VENUE)")'
 
 lab: $(READY)
 	@$(BIN)/jupyter lab notebooks/00_models_and_data.ipynb
