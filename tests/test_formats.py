@@ -2,6 +2,11 @@
 
 import copy
 import json
+import re
+import subprocess
+import venv
+from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 import torch
@@ -101,3 +106,31 @@ def test_task_arithmetic_of_a_transferred_folder_is_a_transfer(folders, tmp_path
         merged = base[name] + 0.4 * (moved[name] - base[name])
         torch.testing.assert_close(merged, scaled[name], rtol=1e-6, atol=1e-7)
     assert not all(moved[name].equal(base[name]) for name in base)
+
+
+@pytest.mark.slow
+def test_mergekit_moves_the_same_by_the_pages_recipe(folders, tmp_path):
+    """It is installed in an environment of its own, which takes a package index and minutes."""
+    programs = tmp_path / "mergekit" / "bin"
+    venv.create(programs.parent, with_pip=True)
+    asked = [f"{n}=={version(n).partition('+')[0]}" for n in ("torch", "transformers")]
+    installed = subprocess.run([programs / "pip", "install", "--quiet", *asked, "mergekit==0.1.5"])
+    if installed.returncode:
+        pytest.skip("mergekit could not be installed here")
+    _, target = folders("llama", torch.bfloat16)
+    mask = random_mask(target, 0.3, 5)
+    for name, scale in (("moved", 1.0), ("scaled", 0.4)):
+        transfer_checkpoint(tmp_path / "target", tmp_path / "donor", mask, tmp_path / name, scale)
+    page = (Path(__file__).parents[1] / "docs/formats.md").read_text(encoding="utf-8")
+    (tmp_path / "recipe.yaml").write_text(re.search("```yaml\n(.+?)```", page, re.DOTALL)[1])
+    command = [programs / "mergekit-yaml", "--no-copy-tokenizer", "recipe.yaml", "out"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    names = ("target", "moved", "scaled", "out")
+    files = [next((tmp_path / each).glob("*.safetensors")) for each in names]
+    before, moved, scaled, theirs = map(load_file, files)
+    for name, ours in scaled.items():
+        stays = moved[name] == before[name]
+        assert theirs[name][stays].equal(before[name][stays]), name
+        wide = before[name].float().abs() + moved[name].float().abs()
+        apart = (theirs[name].float() - ours.float()).abs()
+        assert (apart <= 2**-7 * wide).all(), name  # bfloat16 rounds the difference and the sum

@@ -14,6 +14,7 @@ def test_methods_differ_in_name_and_in_color_or_marker():
 
 def test_the_gallery_says_where_methods_come_from():
     page = Path("docs/gallery.md").read_text(encoding="utf-8")
+    assert style.METHODS["ties"].source
     for key, look in style.METHODS.items():
         assert not look.source or f"| {look.label} | `{key}` | [{look.source}](" in page
 
