@@ -19,6 +19,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel")
+HERE = ("127.0.0.1", 0)  # at any free port
 QUIET = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
 CONFIGURATION = """\
 ClusterName=one-node
@@ -76,11 +77,13 @@ def one_node_slurm() -> Iterator[dict[str, str]]:
         munged = ["munged", "--foreground", "--force", "--num-threads=1", *options]
         for command in (munged, ["slurmctld", "-D"], ["slurmd", "-D"]):
             command[0] = _program(command[0])
-            stack.callback(_end, subprocess.Popen(command, env=environment, **QUIET))
+            daemon = subprocess.Popen(command, env=environment, **QUIET)
+            stack.callback(daemon.wait)
+            stack.callback(daemon.terminate)
             if command is munged:
                 _wait((folder / "munge.socket").exists, folder)
         _wait(lambda: "idle" in _answer(environment, "sinfo", "-h", "-o", "%T"), folder)
-        stack.callback(_end_jobs, environment)
+        stack.callback(_end_jobs, environment, folder)
         yield environment
 
 
@@ -98,32 +101,17 @@ def _configure(folder: Path) -> None:
     step = folder / "bin" / "srun"
     step.write_text(f'#!/bin/sh\nSLURM_CONF={folder}/slurm.conf exec {_program("srun")} "$@"\n')
     step.chmod(0o755)
-    with socket.socket() as one, socket.socket() as other:
-        for each in (one, other):
-            each.bind(("127.0.0.1", 0))
-        ports = [each.getsockname()[1] for each in (one, other)]
-    settings = dict(zip(("controller_port", "node_port"), ports, strict=True))
-    settings |= {"folder": folder, "user": pwd.getpwuid(os.getuid()).pw_name}
+    settings = {"folder": folder, "user": pwd.getpwuid(os.getuid()).pw_name}
     settings["host"] = socket.gethostname().partition(".")[0]
+    with socket.create_server(HERE) as one, socket.create_server(HERE) as other:
+        settings |= {"controller_port": one.getsockname()[1], "node_port": other.getsockname()[1]}
     (folder / "slurm.conf").write_text(CONFIGURATION.format(**settings), encoding="utf-8")
 
 
-def _end(daemon: subprocess.Popen) -> None:
-    daemon.terminate()
-    try:
-        daemon.wait(timeout=20)
-    except subprocess.TimeoutExpired:
-        daemon.kill()
-        daemon.wait()
-
-
-def _end_jobs(environment: dict[str, str]) -> None:
+def _end_jobs(environment: dict[str, str], folder: Path) -> None:
     """Cancel what is left of the jobs, and wait until their processes are gone."""
     _answer(environment, "scancel", "--user", pwd.getpwuid(os.getuid()).pw_name)
-    for _ in range(100):
-        if not _answer(environment, "squeue", "--noheader").strip():
-            return
-        time.sleep(0.2)
+    _wait(lambda: not _answer(environment, "squeue", "--noheader").strip(), folder)
 
 
 def _answer(environment: dict[str, str], *command: str) -> str:
@@ -131,10 +119,10 @@ def _answer(environment: dict[str, str], *command: str) -> str:
     return asked.stdout
 
 
-def _wait(ready, folder: Path, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
+def _wait(ready, folder: Path) -> None:
+    deadline = time.monotonic() + 60
     while not ready():
         if time.monotonic() > deadline:
             said = [path.read_text(errors="replace")[-500:] for path in folder.glob("*.log")]
-            raise CannotStart(f"no answer after {seconds:.0f} s:\n" + "\n".join(said))
+            raise CannotStart("no answer after 60 s:\n" + "\n".join(said))
         time.sleep(0.2)

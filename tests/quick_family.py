@@ -16,22 +16,12 @@ SWEEP = {"percents": [20, 50], "draws": 1}
 PARAMETERS = {
     "02": {"draws": 1},
     "03": {**SWEEP, "interpolations": [0.4, 0.7], "others": ["random_matched"], "map_items": 9},
-    "05": {
-        "percents": [20, 50],
-        "scales": [0.7, 1.0],
-        "sizes": [20, 50, 100],
-        "tuned_steps": [0, 10],
-    },
+    "05": {"percents": [20, 50], "scales": [0.7, 1.0], "sizes": [20, 50, 100]},
     "06": {"percents": [50]},
-    "08": {
-        **SWEEP,
-        "interpolations": [0.4, 0.7],
-        "budgets": [10],
-        "rounds": 2,
-        "few_questions": [2, 8],
-        "few_passes": [1],
-    },
+    "08": {**SWEEP, "interpolations": [0.4, 0.7], "budgets": [10], "rounds": 2},
 }
+PARAMETERS["05"]["tuned_steps"] = [0, 10]
+PARAMETERS["08"] |= {"few_questions": [2, 8], "few_passes": [1]}
 
 
 def write_family(path: Path, share: int = 6, **changes: object) -> str:

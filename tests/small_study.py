@@ -2,9 +2,9 @@
 
 import copy
 import json
-import random
 from pathlib import Path
 
+import pandas as pd
 import torch
 import yaml
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -42,36 +42,21 @@ PRESET = {
     "sweep": {"seeds": [0]},
 }
 
-QUICK = {  # parameters of notebook 03
-    "percents": [20],
-    "methods": ["act_module", "random_module"],
-    "others": [],
-    "interpolations": [0.5],
-    "draws": 1,
-}
+# Parameters of notebook 03.
+QUICK = {"percents": [20], "methods": ["act_module", "random_module"], "others": []}
+QUICK |= {"interpolations": [0.5], "draws": 1}
 
 
 def write_data(folder: Path) -> Path:
     """Some of the shipped questions of two languages, laid out like the shipped data."""
     for split, count in ITEMS.items():
         (folder / split).mkdir(parents=True)
+        items = pd.DataFrame(load_items(split=split))
         for language in LANGUAGES:
-            items = [row for row in load_items(split=split) if row["language"] == language]
-            items = _drawn(items, count // 4)
-            lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in items]
-            (folder / split / f"{language}.jsonl").write_text("".join(lines), encoding="utf-8")
+            tasks = items[items["language"] == language].groupby("task")
+            drawn = tasks.sample(count // 4, random_state=0).sort_index()
+            drawn.to_json(folder / split / f"{language}.jsonl", orient="records", lines=True)
     return folder
-
-
-def _drawn(items: list[dict], count: int) -> list[dict]:
-    """As many items of each task, drawn by its name, in the order they have."""
-    chosen = set()
-    for task in dict.fromkeys(row["task"] for row in items):
-        names = [row["id"] for row in items if row["task"] == task]
-        first = items[0]
-        random.Random("/".join(["0", first["split"], first["language"], task])).shuffle(names)
-        chosen |= set(names[:count])
-    return [row for row in items if row["id"] in chosen]
 
 
 def write_preset(path: Path, data: Path | None, start: dict | None = None, **changes) -> str:
