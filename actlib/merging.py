@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from actlib.cards import describe_step, read_steps
@@ -43,8 +43,26 @@ from actlib.vocabulary import shared_rows
 from actlib.weights import copied
 from actlib.wording import require_known
 
-RULES = ("sum", "average", "largest")
 Contribution = tuple[nn.Module, ChannelMask, float]
+Steps = Float[Tensor, "donors *elements"]
+"""scale * (donor - base) of each donor, 0 where it does not claim an element."""
+Claims = Bool[Tensor, "donors *elements"]
+
+
+def add_up(steps: Steps, _claims: Claims) -> Float[Tensor, "*elements"]:
+    """The sum of the steps, as reported of ACT."""
+    # Addition in floats depends on its order. Sorted terms, added one by one, are the same
+    # whoever came first and however the elements are cut into chunks.
+    return reduce(torch.add, steps.sort(dim=0).values if len(steps) > 2 else steps)
+
+
+def average(steps: Steps, claims: Claims) -> Float[Tensor, "*elements"]:
+    """The mean of the steps over the donors that claim an element."""
+    return add_up(steps, claims) / claims.sum(dim=0).clamp_min(1)
+
+
+RULES = {"sum": add_up, "average": average, "largest": average}
+"""What the base gets where several donors claim an element; with "largest" only exact ties do."""
 
 
 class Donor(NamedTuple):
@@ -205,12 +223,7 @@ def _combine(
             for step, donor in zip(steps.sub_(wide), claimants, strict=True):
                 step.mul_(donor.scale)
             steps.masked_fill_(~claimed, 0)
-            # Addition in floats depends on its order. Sorted terms, added one by one, are the same
-            # whoever came first and however the elements are cut into chunks.
-            total = reduce(torch.add, steps.sort(dim=0).values if len(steps) > 2 else steps)
-            if rule != "sum":  # the mean over those who claim: with "largest" whom it left
-                total = total / claimed.sum(dim=0).clamp_min(1)
-            values = (wide + total).to(before.dtype)
+            values = (wide + RULES[rule](steps, claimed)).to(before.dtype)
             names = [donor.name for donor in claimants]
             sources = {"the base": before} | dict(zip(names, steps, strict=True))
             require_finite(name, values, sources, ", ".join(f"{d.scale:g}" for d in claimants))

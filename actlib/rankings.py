@@ -32,6 +32,7 @@ STD_FLOOR = 0.01  # of the module's mean standard deviation; see `divide_by_std`
 REMEDIES = {
     "magnitudes": "activations have them, so rank a recording",
     "means": "record with `moments=True` (--moments)",
+    "stds": "record with `moments=True` (--moments)",
     "off": "attach a reference by `relative_to` (--reference)",
     "off.stds": "record the reference with `moments=True` (--moments)",
     "sizes": "attributions have them, so record those",

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from actlib.channels import layer_of
 from actlib.masks import ChannelMask
-from actlib.merging import merge_
+from actlib.merging import RULES, merge_
 from actlib.pairs import require_pair
 from actlib.transfer import require_scale
 from actlib.weights import require_in_memory
@@ -36,7 +36,7 @@ Model = TypeVar("Model", bound=nn.Module)
 # Name of a tensor, the base's, each donor's (all widened) -> the merged one.
 Rule = Callable[[str, Tensor, list[Tensor]], Tensor]
 
-UNIONS = {"union": "sum", "average": "average", "largest": "largest"}
+UNIONS = {"union" if rule == "sum" else rule: rule for rule in RULES}
 """Unions of the donors' masks, with the rule of `actlib.merging` for channels of several."""
 TRIMMED = {"ties": merge_utils.ties, "dare_linear": merge_utils.dare_linear}
 MERGES = (*UNIONS, "task_arithmetic", "mean_weights", *TRIMMED, "layer_swap")
