@@ -19,7 +19,7 @@ _HOME = {
     "record_attributions": "attribution",
     "record_differences": "recording",
     "record_differences_in_two_passes": "two_passes",
-    "weight_differences": "parameters",
+    "weight_differences": "norms",
     "batches": "prompts",
     "load_questions": "questions",
     "evaluate": "evaluation",

@@ -91,12 +91,12 @@ def record_attributions(
     require_in_memory(donor, target)
     require_metadata(metadata or {})
     nodes = place_points(points)
-    own = [batch for _, batch, _ in own_batches(batches)]
-    passes = [(lam, weight, batch) for lam, weight in nodes for batch in own]
+    own_share = [batch for _, batch, _ in own_batches(batches)]
+    passes = [(lam, weight, batch) for lam, weight in nodes for batch in own_share]
     bar = tqdm(passes, "attributions", disable=not progress or not is_own_batch(0))
     sums = _sum_over_path(donor, target, bar, device)
-    items = [item for batch in own for item in digest_items(batch)]
-    origin = describe_items(items, sum(int(mark_answers(batch).sum()) for batch in own))
+    items = [item for batch in own_share for item in digest_items(batch)]
+    origin = describe_items(items, sum(int(mark_answers(batch).sum()) for batch in own_share))
     tokens = int(origin["tokens"])
     values = _average(sums, tokens)
     modules = channel_modules(target)
@@ -151,7 +151,7 @@ def _sum_over_path(
     path = copied(target).to(device).eval().requires_grad_(False)
     sums, ends, reached = _sum_gradients(path, target, donor)
     point = 0.0
-    for lam, weight, given in passes:
+    for lam, weight, stored in passes:
         if lam != point:
             point = lam
             for name, (start, stop) in ends.items():
@@ -159,7 +159,7 @@ def _sum_over_path(
                 for rows in _chunks(start):  # target + lam * (donor - target), as `transfer_` would
                     matrix[rows] = interpolate(start[rows], stop[rows], lam)
             torch.clear_autocast_cache()  # in which the old values would live on
-        batch = {key: given[key].clone() for key in KEYS}  # out of inference mode
+        batch = {key: stored[key].clone() for key in KEYS}  # out of inference mode
         _, logits, labels = answer_logits(path, batch)
         nll = nn.functional.cross_entropy(logits, labels, reduction="sum")
         require_sound(nll, f"the NLL of a batch at lam = {lam:.3g} is")

@@ -126,11 +126,11 @@ class Checkpoint(Mapping[str, Tensor]):
         Raises:
             ValueError: a file is a link to one outside the folder, which may be private.
         """
-        carried, left = split_files(self.folder, self.files)
-        if left:
+        copied_paths, skipped = split_files(self.folder, self.files)
+        if skipped:
             text = f"left out of the copy of {self.folder}, as no part of the model: "
-            warnings.warn(text + list_first(left, 9), stacklevel=3)
-        files = [path.relative_to(self.folder) for path in carried] + [*map(Path, self.files)]
+            warnings.warn(text + list_first(skipped, 9), stacklevel=3)
+        files = [path.relative_to(self.folder) for path in copied_paths] + [*map(Path, self.files)]
         with atomic_folder(output) as unfinished:
 
             def copy(file: Path) -> None:
@@ -141,14 +141,14 @@ class Checkpoint(Mapping[str, Tensor]):
                 # read from the source, whose pages map faster than those of the copy
                 matrix, copies = as_matrix(self[name]), self._copies[name]
                 parts = [part for each in copies for part in each.parts]
-                written = [as_matrix(part.open(unfinished, writable=True)) for part in parts]
+                outputs = [as_matrix(part.open(unfinished, writable=True)) for part in parts]
                 is_whole = len(parts) == len(copies)
                 for index, values in change(name, matrix):
-                    for each in written if is_whole else [matrix]:  # no file's, as is a joined one
+                    for each in outputs if is_whole else [matrix]:  # no file's, as is a joined one
                         each[index] = values.to(each.dtype)
                 if not is_whole:
-                    rows = matrix.split([*map(len, written)])
-                    for each, own in zip(written, rows, strict=True):
+                    rows = matrix.split([*map(len, outputs)])
+                    for each, own in zip(outputs, rows, strict=True):
                         each.copy_(own)
 
             joined = [name for name in names if len(self._copies[name][0].parts) > 1]
@@ -176,9 +176,9 @@ def open_donor(
             "the folder of another model as the donor"
         )
     # Loading and comparing large vocabularies takes longer than many a transfer.
-    alike = vocabulary_rows(donor.model) == vocabulary_rows(target.model)
-    alike &= have_same_tokenizer(*folders)
-    tokenizers = [] if alike else [load_tokenizer(folder) for folder in folders]
+    is_same_vocabulary = vocabulary_rows(donor.model) == vocabulary_rows(target.model)
+    is_same_vocabulary &= have_same_tokenizer(*folders)
+    tokenizers = [] if is_same_vocabulary else [load_tokenizer(folder) for folder in folders]
     require_pair(donor.model, target.model, *tokenizers)
     selected = selections(target.model, mask)
     target.require(selected, "target")
@@ -248,14 +248,14 @@ def _untie(model: Any, parameters: Mapping[str, StoredParameter], folder: Path) 
     """Untie what the configuration ties and the files store twice, with other numbers."""
     for names in _aliases(model):
         copies = [(name, parameters[name]) for name in names if name in parameters]
-        for name, other in copies[1:]:
-            one = copies[0][1]
-            if not {one.dtype, other.dtype} <= DTYPES.keys():
+        for name, second in copies[1:]:
+            first = copies[0][1]
+            if not {first.dtype, second.dtype} <= DTYPES.keys():
                 continue  # `Checkpoint.require` refuses it
-            tensors = [each.open(folder) for each in (one, other)]
+            tensors = [each.open(folder) for each in (first, second)]
             wide = torch.promote_types(*(each.dtype for each in tensors))
             if not torch.equal(*(each.to(wide) for each in tensors)):
-                owner, _, own = name.rpartition(".")
-                empty = nn.Parameter(torch.empty(other.shape, device="meta"))
-                model.get_submodule(owner).register_parameter(own, empty)
+                owner, _, attribute = name.rpartition(".")
+                untied = nn.Parameter(torch.empty(second.shape, device="meta"))
+                model.get_submodule(owner).register_parameter(attribute, untied)
                 model.all_tied_weights_keys.pop(name, None)

@@ -109,11 +109,11 @@ def save_tensors(
     """
     from safetensors.torch import save_file
 
-    own = {"kind": kind, "order": list(tensors), "sha256": digest_tensors(tensors)}
+    header = {"kind": kind, "order": list(tensors), "sha256": digest_tensors(tensors)}
     # Copies, because safetensors refuses tensors that share memory.
     copies = {name: tensor.cpu().clone().contiguous() for name, tensor in tensors.items()}
     with atomic_file(Path(path)) as unfinished:
-        save_file(copies, unfinished, {RESERVED: json.dumps(own), **metadata})
+        save_file(copies, unfinished, {RESERVED: json.dumps(header), **metadata})
 
 
 def load_tensors(path: str | os.PathLike, kind: str) -> tuple[dict[str, "Tensor"], dict[str, str]]:

@@ -170,23 +170,25 @@ def require_room(
     config: Any = getattr(unwrapped(model), "config", None)
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
     lengths = batch["attention_mask"].sum(dim=1)
-    most = getattr(config, "max_position_embeddings", None)
-    if isinstance(most, int) and 0 < most < int(lengths.max()):
+    max_positions = getattr(config, "max_position_embeddings", None)
+    if isinstance(max_positions, int) and 0 < max_positions < int(lengths.max()):
         raise ValueError(
             f"{named(int(lengths.argmax()))} has {int(lengths.max())} tokens with its answer, and "
-            f"the model takes {most} (max_position_embeddings); shorten it or leave it out"
+            f"the model takes {max_positions} (max_position_embeddings); shorten it or leave it out"
         )
     rope = getattr(config, "rope_parameters", None) or {}  # of all layers, or by type
-    for part in (rope, *(each for each in rope.values() if isinstance(each, Mapping))):
-        limit = part.get("original_max_position_embeddings", math.inf)
-        if part.get("rope_type") == "longrope" and int(lengths.min()) <= limit < int(lengths.max()):
+    for rope_settings in (rope, *(each for each in rope.values() if isinstance(each, Mapping))):
+        limit = rope_settings.get("original_max_position_embeddings", math.inf)
+        is_scaled = rope_settings.get("rope_type") == "longrope"
+        if is_scaled and int(lengths.min()) <= limit < int(lengths.max()):
             raise ValueError(
                 f"a batch holds items of up to {limit} tokens and longer ones, and with longrope "
                 "the longest sets the rotary factors of all; use a batch size of 1 (--batch-size 1)"
             )
-    known, (least, largest) = getattr(config, "vocab_size", None), batch["input_ids"].aminmax()
-    if least < 0 or (isinstance(known, int) and 0 < known <= largest):
+    least, largest = batch["input_ids"].aminmax()
+    vocabulary_size = getattr(config, "vocab_size", None)
+    if least < 0 or (isinstance(vocabulary_size, int) and 0 < vocabulary_size <= largest):
         raise ValueError(
             f"a batch holds the token {int(least if least < 0 else largest)}, and the model knows "
-            f"{known} tokens (vocab_size); use the tokenizer that belongs to the model"
+            f"{vocabulary_size} tokens (vocab_size); use the tokenizer that belongs to the model"
         )

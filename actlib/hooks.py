@@ -178,9 +178,9 @@ class AnswerTokens:
                 from `first_item`.
         """
         answers = mark_answers(batch)
-        empty = (~answers.any(dim=1)).nonzero().flatten()
-        if len(empty):
-            raise ValueError(f"the answer span of item {first_item + int(empty[0])} is empty")
+        unanswered = (~answers.any(dim=1)).nonzero().flatten()
+        if len(unanswered):
+            raise ValueError(f"the answer span of item {first_item + int(unanswered[0])} is empty")
         rows, columns = answers.nonzero(as_tuple=True)
         batch_size, seq = answers.shape
         return cls(rows, columns, answers.any(dim=0).nonzero().flatten(), (batch_size, seq))
@@ -267,11 +267,11 @@ def mark_answers(batch: Mapping[str, Tensor]) -> Bool[Tensor, "batch seq"]:
         names = ", ".join(KEYS)
         raise ValueError(f"{names} must be tensors of one shape, batch x seq, and have {shapes}")
     for key in KEYS[1:]:
-        others = batch[key][(batch[key] != 0) & (batch[key] != 1)]
-        if len(others):
+        invalid = batch[key][(batch[key] != 0) & (batch[key] != 1)]
+        if len(invalid):
             raise ValueError(
-                f"{key} must hold 0 and 1 alone, and holds {others[0].item()}; it takes no labels, "
-                "additive masks or numbers of packed items"
+                f"{key} must hold 0 and 1 alone, and holds {invalid[0].item()}; it takes no "
+                "labels, additive masks or numbers of packed items"
             )
     return batch["answer_mask"].bool() & batch["attention_mask"].bool()
 

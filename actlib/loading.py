@@ -156,9 +156,9 @@ def split_files(folder: Path, weights: Sequence[str]) -> tuple[list[Path], list[
     Raises:
         ValueError: a file that belongs is a link to one outside the folder.
     """
-    homes = [folder.resolve()]
-    if homes[0].parent.name == "snapshots":  # in the Hub's cache files are links into `blobs`
-        homes.append(homes[0].parents[1] / "blobs")
+    roots = [folder.resolve()]
+    if roots[0].parent.name == "snapshots":  # in the Hub's cache files are links
+        roots.append(roots[0].parents[1] / "blobs")
     index = folder / INDEX
     carried = {index} if index.is_file() and SINGLE not in weights else set()
     for path in (path for pattern in _CARRIED for path in folder.glob(pattern)):
@@ -166,19 +166,19 @@ def split_files(folder: Path, weights: Sequence[str]) -> tuple[list[Path], list[
             if not any(map(path.match, _NOT_CARRIED)):
                 carried.add(path)
     for path in carried:
-        if not any(map(path.resolve().is_relative_to, homes)):
+        if not any(map(path.resolve().is_relative_to, roots)):
             raise ValueError(
                 f"{path} is a link to a file outside its folder, which would be copied along; put "
                 "the file itself there, or remove the link"
             )
     used = {path.relative_to(folder).parts[0] for path in carried}
     used |= {Path(file).parts[0] for file in weights}
-    left = [
+    skipped = [
         path.name + ("/" if path.is_dir() else "")
         for path in sorted(folder.iterdir())
         if path.name not in used and not path.name.startswith(".")
     ]
-    return sorted(carried), left
+    return sorted(carried), skipped
 
 
 def have_same_tokenizer(one: Path, other: Path) -> bool:
@@ -213,8 +213,9 @@ def _load_failure(what: str, source: Path | str, error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     lines = lines or [type(error).__name__]
     reason = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
-    whole = f"{error!r} {error.__cause__!r}".lower()
-    remedy = next((f"; {text}" for words, text in _REMEDIES.items() if re.search(words, whole)), "")
+    error_text = f"{error!r} {error.__cause__!r}".lower()
+    remedies = (text for pattern, text in _REMEDIES.items() if re.search(pattern, error_text))
+    remedy = next((f"; {text}" for text in remedies), "")
     if not remedy and Path(source).is_dir():
         remedy = "; look at these files, or copy or download the folder again"
     return f"cannot load {what}{str(source)!r}: {reason.rstrip('.')}{remedy}"

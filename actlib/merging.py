@@ -26,7 +26,7 @@ from actlib.channels import unwrapped
 from actlib.checkpoint import Checkpoint, open_donor
 from actlib.files import require_free
 from actlib.masks import ChannelMask, require_fit
-from actlib.parameters import channel_norms
+from actlib.norms import channel_norms
 from actlib.transfer import (
     Change,
     Index,
@@ -206,8 +206,10 @@ def _combine(
         masks = _keep_largest(norms, masks, scales)
     selected = selections(model, union)
     donors = [
-        Donor(name, own, selections(model, mask), scale)
-        for (name, own), mask, scale in zip(donor_parameters.items(), masks, scales, strict=True)
+        Donor(name, tensors, selections(model, mask), scale)
+        for (name, tensors), mask, scale in zip(
+            donor_parameters.items(), masks, scales, strict=True
+        )
     ]
 
     def change(name: str, matrix: Tensor) -> Iterator[tuple[Index, Tensor]]:

@@ -153,12 +153,12 @@ def _settings(model: nn.Module) -> dict[str, object]:
     config: Any = getattr(model, "config", None)
     if not hasattr(config, "get_text_config"):
         return {}
-    text = config.get_text_config(decoder=True)
-    common = {own: name for name, own in text.attribute_map.items()}
-    settings = {common.get(key, key): value for key, value in _flat(text.to_dict())}
-    for name in getattr(text, "per_layer_attributes", None) or ():
-        for layer, own in enumerate(text.per_layer_config):
-            settings[f"{name} of layer {layer}"] = getattr(own, name, None)
+    text_config = config.get_text_config(decoder=True)
+    common = {family_name: name for name, family_name in text_config.attribute_map.items()}
+    settings = {common.get(key, key): value for key, value in _flat(text_config.to_dict())}
+    for name in getattr(text_config, "per_layer_attributes", None) or ():
+        for layer, layer_config in enumerate(text_config.per_layer_config):
+            settings[f"{name} of layer {layer}"] = getattr(layer_config, name, None)
     # What a configuration may leave to be computed.
     heads, hidden = (settings.get(name) for name in ("num_attention_heads", "hidden_size"))
     if isinstance(heads, int) and isinstance(hidden, int) and not settings.get("head_dim"):
@@ -171,15 +171,15 @@ def _settings(model: nn.Module) -> dict[str, object]:
     }
 
 
-def _flat(settings: Mapping, above: str = "") -> Iterator[tuple[str, object]]:
+def _flat(settings: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
     """Nested settings under dotted names, without those that say nothing of what is computed."""
     for key, value in settings.items():
         name = str(key)
         silent = name in _SILENT or name.startswith("_") or any(p in name for p in _SILENT_PARTS)
         if isinstance(value, Mapping) and not silent:
-            yield from _flat(value, f"{above}{name}.")
+            yield from _flat(value, f"{prefix}{name}.")
         elif not silent:
-            yield f"{above}{name}", value
+            yield f"{prefix}{name}", value
 
 
 def _shape_mismatches(donor: nn.Module, target: nn.Module) -> list[str]:

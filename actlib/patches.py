@@ -74,14 +74,14 @@ def make_patch(
             no text, or named as what the patch itself states.
     """
     require_metadata(metadata or {}, RESERVED)
-    stated = describe_step("patch", _name(target), _name(donor), mask, scale) | dict(metadata or {})
+    step = describe_step("patch", _name(target), _name(donor), mask, scale) | dict(metadata or {})
     model, target_parameters, donor_parameters, selected = _open_pair(target, donor, mask)
-    stated |= {"parameters": sum(p.numel() for p in model.parameters())}
+    step |= {"parameters": sum(p.numel() for p in model.parameters())}
     edits = dict[str, Edit]()
     for name, selection in selected.items():
-        own = target_parameters[name]
-        before = selected_values(own, selection)
-        donated = selected_values(shared_rows(donor_parameters[name], own), selection)
+        parameter = target_parameters[name]
+        before = selected_values(parameter, selection)
+        donated = selected_values(shared_rows(donor_parameters[name], parameter), selection)
         after = interpolate(before, donated, scale)
         require_finite(name, after, {"the donor": donated, "the target": before}, scale)
         edits[name] = Edit(selection, {"after": after, "before": before})
@@ -90,7 +90,7 @@ def make_patch(
             "there is no difference between donor and target in the masked channels that changes a "
             "number of the target; take another donor, mask or scale"
         )
-    return save_patch(path, edits, stated)
+    return save_patch(path, edits, step)
 
 
 def apply_patch(

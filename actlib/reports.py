@@ -81,10 +81,10 @@ def pair_report(
     parameters = sides[0][2], sides[1][2]
     mismatches = check_pair(models[0], models[1], *tokenizers)
     warnings = compare_settings(*models)[1] + _tokenizer_doubts(*tokenizers)
-    apart = list(dict.fromkeys(name for model in models for name in uncovered_parameters(model)))
-    if apart:
-        warnings.append(f"{len(apart)} parameters of no channel never move, such as {apart[0]}")
-    names = [name for name, _ in models[1].named_parameters() if name not in apart]
+    fixed = list(dict.fromkeys(name for model in models for name in uncovered_parameters(model)))
+    if fixed:
+        warnings.append(f"{len(fixed)} parameters of no channel never move, such as {fixed[0]}")
+    names = [name for name, _ in models[1].named_parameters() if name not in fixed]
     for role, side in zip(SIDES, parameters, strict=True):
         try:
             if not mismatches and isinstance(side, Checkpoint):

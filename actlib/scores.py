@@ -232,16 +232,16 @@ def pool(scores: Sequence[ChannelScores]) -> ChannelScores:
         shared = scores[0].values if all(getattr(each, part) for each in scores) else {}
         pooled[part] = {name: weights @ stacked(part, name) for name in shared}
     for name in pooled["stds"] if pooled["means"] else ():
-        apart = stacked("means", name) - pooled["means"][name]
-        variances = stacked("stds", name).square() + apart.square()
+        offsets = stacked("means", name) - pooled["means"][name]
+        variances = stacked("stds", name).square() + offsets.square()
         pooled["stds"][name] = (weights @ variances).sqrt()
     parts: dict[str, Any] = {
         part: {name: each.float() for name, each in own.items()} for part, own in pooled.items()
     }
     keys = dict.fromkeys(key for part in scores for key in part.metadata)
-    stated = {key: dict.fromkeys(part.metadata.get(key, "") for part in scores) for key in keys}
+    distinct = {key: dict.fromkeys(part.metadata.get(key, "") for part in scores) for key in keys}
     total = sum(part.tokens for part in scores)
-    metadata = {key: ",".join(each) for key, each in stated.items()} | {"tokens": str(total)}
+    metadata = {key: ",".join(each) for key, each in distinct.items()} | {"tokens": str(total)}
     items = [part.metadata.get("items", "") for part in scores]
     metadata |= {"items": str(sum(map(int, items)))} if all(map(str.isdecimal, items)) else {}
     return replace(scores[0], **parts, tokens=total, metadata=metadata, off=None)
@@ -261,10 +261,10 @@ def _require_reference(scores: ChannelScores, other: ChannelScores, kind: str, u
     complaint = "the reference is a recording of another model"
     require_same_channels(scores.values, other.values, complaint)
     for role in ("donor", "target"):
-        own, others = (each.metadata.get(role) for each in (scores, other))
-        if own and others and own != others:
+        name, other_name = (each.metadata.get(role) for each in (scores, other))
+        if name and other_name and name != other_name:
             raise ValueError(
-                f"{complaint}: {role} {others} instead of {own}; record both of one pair"
+                f"{complaint}: {role} {other_name} instead of {name}; record both of one pair"
             )
     if not other.tokens:
         raise ValueError("the reference must be a recording with answer tokens, and has none")

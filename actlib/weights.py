@@ -92,28 +92,29 @@ def copied(model: nn.Module) -> nn.Module:
             as `torch.compile` of it gives, since such functions are not copied.
     """
     for name, module in unwrapped(model).named_modules():
-        for own in (vars(module).get("forward"), vars(module).get("_old_forward")):  # accelerate's
-            inner = getattr(own, "__func__", getattr(own, "func", None))  # of a method or partial
-            if isinstance(own, FunctionType) or _holds_module(inner):
+        for attribute in ("forward", "_old_forward"):  # the second is accelerate's
+            forward = vars(module).get(attribute)
+            method = getattr(forward, "__func__", getattr(forward, "func", None))  # or of a partial
+            if isinstance(forward, FunctionType) or _holds_module(method):
                 raise ValueError(
                     f"the forward of {_called(name)} was replaced by a function that a copy would "
                     "share; take it away (del module.forward), and compile by module.compile()"
                 )
-    made = copy.deepcopy(model)
+    model_copy = copy.deepcopy(model)
     for name in ("to", "cuda"):  # of accelerate, which move the original
-        vars(unwrapped(made)).pop(name, None)
-    return made
+        vars(unwrapped(model_copy)).pop(name, None)
+    return model_copy
 
 
 def _holds_module(function: object) -> bool:
     """Whether a module or its method is in the closure or the defaults of a function, or below."""
-    reached = [function]
-    for each in reached:  # which grows meanwhile
+    visited = [function]
+    for each in visited:  # which grows meanwhile
         if isinstance(each, FunctionType):
             new = [cell.cell_contents for cell in each.__closure__ or ()]
             new += [*(each.__defaults__ or ()), *(each.__kwdefaults__ or {}).values()]
-            reached += [value for value in new if not any(value is old for old in reached)]
-    return any(isinstance(getattr(each, "__self__", each), nn.Module) for each in reached)
+            visited += [value for value in new if not any(value is old for old in visited)]
+    return any(isinstance(getattr(each, "__self__", each), nn.Module) for each in visited)
 
 
 def describe_fault(model: nn.Module) -> str | None:

@@ -7,7 +7,7 @@ from tiny_models import EVERY_ARCHITECTURE, LINEAR_ATTENTION, random_mask, same_
 
 from actlib.activations import record_activations
 from actlib.channels import kind_of, uncovered_parameters
-from actlib.parameters import weight_differences
+from actlib.norms import weight_differences
 from actlib.recording import record_differences
 from actlib.transfer import transferred
 

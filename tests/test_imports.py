@@ -15,7 +15,7 @@ ORDER = """
     wording files numerals question_files questions rankings
     channels weights masks stored loading experts vocabulary scores pairs
     hooks forward alignment activations kernels processes recording
-    transfer parameters two_passes interventions attribution patch_file cards checkpoint
+    transfer norms two_passes interventions attribution patch_file cards checkpoint
     merging patches sparse
     reports prompts evaluation finetune
     terminal patch_commands cli __main__

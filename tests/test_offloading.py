@@ -5,7 +5,7 @@ import torch
 from actlib.activations import record_activations
 from actlib.evaluation import evaluate
 from actlib.interventions import patched
-from actlib.parameters import weight_differences
+from actlib.norms import weight_differences
 from actlib.recording import record_differences
 
 

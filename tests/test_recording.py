@@ -8,7 +8,7 @@ from torch import nn
 from actlib import kernels
 from actlib.activations import record_activations
 from actlib.masks import ChannelMask
-from actlib.parameters import weight_differences
+from actlib.norms import weight_differences
 from actlib.recording import record_differences, sum_tokens
 from actlib.scores import pool
 

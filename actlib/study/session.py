@@ -31,8 +31,8 @@ from actlib.analysis import drawing
 from actlib.evaluation import evaluate
 from actlib.files import write_text
 from actlib.loading import load_pretrained
+from actlib.norms import weight_differences
 from actlib.pairs import require_pair
-from actlib.parameters import weight_differences
 from actlib.scores import ChannelScores, pool
 from actlib.study import cache, families, recipes
 from actlib.study.presets import ROOT, Preset, load_preset

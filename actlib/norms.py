@@ -1,4 +1,4 @@
-"""Scores of channels without data, from the parameters alone.
+"""Norms of channels' parameters, and with them scores of channels without data.
 
 control = weight_differences(donor, target)     # a control; control.top(5) is a mask
 """
@@ -34,9 +34,9 @@ def weight_differences(donor: nn.Module, target: nn.Module) -> ChannelScores:
     donor, target = unwrapped(donor), unwrapped(target)
     require_pair(donor, target)
     require_in_memory(donor, target)
-    ours, theirs = dict(target.named_parameters()), dict(donor.named_parameters())
-    sides = (theirs, ours), (theirs,), (ours,)
-    values, donor_norms, target_norms = (channel_norms(target, *side) for side in sides)
+    own, donated = dict(target.named_parameters()), dict(donor.named_parameters())
+    values = channel_norms(target, donated, own)
+    donor_norms, target_norms = (channel_norms(target, each) for each in (donated, own))
     magnitudes = {name: (donor_norms[name] + target_norms[name]) / 2 for name in values}
     require_differing(values, "have the same parameters in every channel")
     metadata = {**describe_pair(donor, target), "method": "weight difference", "tokens": "0"}
