@@ -62,7 +62,10 @@ def average(steps: Steps, claims: Claims) -> Float[Tensor, "*elements"]:
 
 
 RULES = {"sum": add_up, "average": average, "largest": average}
-"""What the base gets where several donors claim an element; with "largest" only exact ties do."""
+"""What the base gets where several donors claim an element.
+
+By "largest", masks lose channels to a larger step before (`_keep_largest`): only exact ties remain.
+"""
 
 
 class Donor(NamedTuple):

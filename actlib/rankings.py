@@ -8,9 +8,10 @@
         return {name: d**2 for name, d in scores.values.items()}
 
 A ranking that is registered so is known at once to `ChannelScores.top(5, "squared")`, to
-`actlib mask --ranking` and to the legends of figures (as ``act_squared``). In the formulas d_i is
-the score of channel i (ACT, Eq. 2), and m is the channel's module; of attributions s_i is the score
-in nats, and they have their own rankings. No torch is imported, so that figures need none.
+`actlib mask --ranking`, and as the method ``act_squared`` to notebooks and the legends of figures.
+In the formulas d_i is the score of channel i (ACT, Eq. 2), and m is the channel's module; of
+attributions s_i is the score in nats, and they have their own rankings, whose names methods have.
+No torch is imported, so that figures need none.
 """
 
 from collections.abc import Callable, Mapping
@@ -81,6 +82,13 @@ class Ranking:
 
 RANKINGS: dict[str, Ranking] = {}
 """Every ranking by name, in the order in which they were registered."""
+
+
+def ranking_of(method: object) -> Ranking | None:
+    """The ranking by which a method of the study chooses: `act_NAME`, of attributions NAME."""
+    rule = RANKINGS.get(str(method).removeprefix("act_"))
+    is_named = rule and str(method).startswith("act_") == (rule.of == "differences")
+    return rule if is_named else None
 
 
 def ranking(name: str, **settings: Any) -> "Callable[[Formula], Formula]":

@@ -59,7 +59,10 @@ class Selection:
     columns: Bool[Tensor, " columns"]
 
     def indices(self, chunk: int = CHUNK) -> Iterator[Index]:
-        """Disjoint indices of the matrix that cover the selected elements, each of them once."""
+        """Disjoint indices of the matrix that cover the selected elements, each of them once.
+
+        Their order is that of a patch's values: who changes it changes `patch_file.FORMAT`.
+        """
         rows, columns = self.rows.nonzero().flatten(), self.columns.nonzero().flatten()
         if len(rows):
             yield from ((part,) for part in rows.split(max(1, chunk // len(self.columns))))
@@ -84,7 +87,8 @@ class Selection:
 def selections(model: nn.Module, mask: ChannelMask) -> dict[str, Selection]:
     """What a mask selects of each parameter of which it selects anything.
 
-    Names are those of `model.named_parameters()`, where a tied tensor appears once.
+    Names are those of `model.named_parameters()`, where a tied tensor appears once, with the rows
+    or columns that any of its modules selects.
 
     Raises:
         ValueError: the mask is of another model.

@@ -78,7 +78,8 @@ def test_weights_trained_again_in_the_same_folder_give_new_scores(
 def test_every_method_takes_its_share(study):
     others = ["act_no_head", "random_no_head", "random_equal_difference"]  # of fewer channels
     shares = {"all_rows": 100} | dict.fromkeys(others)
-    for method in [m for m in controls.CHOICES if "attribution" not in m]:
+    ranked = ["act_global", "act_module", "act_scaled", "act_relative", "act_contrast"]
+    for method in [*ranked, *(m for m in controls.CHOICES if "attribution" not in m)]:
         kind = controls.kind_of(method)
         reference = study.retained * (kind != "weights")
         scores = study.scores(study.pair(), study.lost, kind, reference=reference)

@@ -18,7 +18,7 @@ from matplotlib import pyplot as plt
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
-from actlib.rankings import RANKINGS, Ranking
+from actlib.rankings import ranking_of
 
 NARROW = 4.5
 """Inches: figures below it fill one column of a page."""
@@ -122,7 +122,7 @@ def label_of(key: object) -> str:
     text = str(key).replace("_", " ")
     if str(key) in METHODS:
         return METHODS[str(key)].label
-    if (rule := _ranking_of(key)) and rule.legend:
+    if (rule := ranking_of(key)) and rule.legend:
         return rule.legend
     return text if len(text) <= 3 or set("-.") & set(text) else text[0].upper() + text[1:]
 
@@ -144,15 +144,8 @@ def look_of(key: object, position: int = 0) -> Look:
     if str(key) in METHODS | VERDICTS:
         return (METHODS | VERDICTS)[str(key)]
     index = position % len(_CYCLE)
-    shifted = (index + 2 * bool(_ranking_of(key))) % len(_CYCLE)
+    shifted = (index + 2 * bool(ranking_of(key))) % len(_CYCLE)
     return Look(_CYCLE[index], _CYCLE_MARKERS[shifted], label_of(key))
-
-
-def _ranking_of(key: object) -> Ranking | None:
-    """The ranking by which a method chooses: `act_NAME`, of attributions NAME itself."""
-    rule = RANKINGS.get(str(key).removeprefix("act_"))
-    is_named = rule and str(key).startswith("act_") == (rule.of == "differences")
-    return rule if is_named else None
 
 
 def set_theme(venue: str = "neurips") -> None:

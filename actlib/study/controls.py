@@ -17,6 +17,7 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from actlib.masks import ChannelMask, random_like
+from actlib.rankings import ranking_of
 from actlib.scores import ChannelScores
 from actlib.transfer import as_matrix, interpolate, selections
 from actlib.wording import require_known
@@ -26,26 +27,8 @@ HEAD = ("head", "embedding")
 
 Choice = Callable[[ChannelScores, float, int], ChannelMask]
 CHOICES: dict[str, Choice] = {
-    # rankings by activation differences; the first is the paper's
-    "act_global": lambda scores, percent, draw: scores.top(percent),
     "act_no_head": lambda scores, percent, draw: scores.top(percent, without=HEAD),
-    "act_module": lambda scores, percent, draw: scores.top(percent, "module"),
-    "act_scaled": lambda scores, percent, draw: scores.top(percent, "scaled"),
-    "act_relative": lambda scores, percent, draw: scores.top(percent, "relative"),
-    "act_contrast": lambda scores, percent, draw: scores.top(percent, "contrast"),
-    # rankings of attributions (ours); given a reference, they spare the retained ability
-    "attribution": lambda scores, percent, draw: scores.top(percent, "attribution"),
-    "attribution_absolute": lambda scores, percent, draw: scores.top(
-        percent, "attribution_absolute"
-    ),
-    "attribution_by_size": lambda scores, percent, draw: scores.top(percent, "attribution_by_size"),
-    "attribution_per_parameter": lambda scores, percent, draw: scores.top(
-        percent, "attribution_per_parameter"
-    ),
-    "attribution_random": lambda scores, percent, draw: random_like(  # the control of the last
-        scores.top(percent, "attribution_per_parameter"), draw
-    ),
-    # rankings by what differs between the weights
+    # scores of what differs between the weights
     "weight_difference": lambda scores, percent, draw: scores.top(percent, "module"),
     # controls
     "lowest_module": lambda scores, percent, draw: scores.bottom(percent, "module"),
@@ -60,16 +43,22 @@ CHOICES: dict[str, Choice] = {
     "random_equal_difference": lambda scores, percent, draw: draw_equal_difference(
         scores, scores.top(percent, "module"), draw
     ),
+    "attribution_random": lambda scores, percent, draw: random_like(
+        scores.top(percent, "attribution_per_parameter"), draw
+    ),
     "all_rows": lambda scores, percent, draw: scores.top(100),
 }
-"""Method -> mask of about a percent of the channels, from scores and the number of a draw."""
+"""Method -> mask of about a percent of the channels, from scores and the number of a draw.
+
+Every ranking is a method too, see `rankings.ranking_of`; ``act_global`` is the paper's.
+"""
 
 
 def choose(method: str, top_percent: float, scores: ChannelScores, draw: int = 0) -> ChannelMask:
-    """Mask of about a percent of the channels, chosen by a method of `CHOICES`.
+    """Mask of about a percent of the channels, chosen by a ranking or a method of `CHOICES`.
 
     Args:
-        method: such as ``act_global``, the paper's.
+        method: such as ``act_global``, the paper's; given a reference, attributions spare it.
         top_percent: share of the channels, above 0 and up to 100; ``all_rows`` takes them all.
         scores: what the method ranks, of the kind that `kind_of` gives.
         draw: number of the random draw, for the methods that draw.
@@ -77,7 +66,9 @@ def choose(method: str, top_percent: float, scores: ChannelScores, draw: int = 0
     Raises:
         ValueError: the method is unknown, or as `ChannelScores.top`.
     """
-    require_known("method", [method], CHOICES)
+    if rule := ranking_of(method):
+        return scores.top(top_percent, rule.name)
+    require_known("method, which is no ranking either,", [method], CHOICES)
     return CHOICES[method](scores, top_percent, draw)
 
 
