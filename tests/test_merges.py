@@ -4,6 +4,7 @@ import accelerate
 import numpy as np
 import pytest
 import torch
+from tiny_models import same_bits, state_of
 from torch import nn
 
 from actlib import merge
@@ -18,10 +19,6 @@ SETTINGS = {
     "dare_linear": {"scale": 0.7, "percent": 30},
     "layer_swap": {"percent": 22},
 }
-
-
-def state_of(model):
-    return {name: p.detach().clone() for name, p in model.named_parameters()}
 
 
 def result(base, donors, method, **settings):
@@ -40,10 +37,6 @@ def settings_of(method, base, count):
         for number in range(count)
     ]
     return {"scale": 0.7, "masks": masks}
-
-
-def same_bits(ours, theirs):
-    return list(ours) == list(theirs) and all(ours[name].equal(theirs[name]) for name in ours)
 
 
 @pytest.fixture
@@ -94,7 +87,8 @@ def test_dare_drops_its_share_and_divides_the_others(trio):
         moved = step.abs() > 1e-5
         torch.testing.assert_close(step[moved], full[moved], rtol=1e-3, atol=1e-5)
         kept += int((moved | (full.abs() <= 1e-5)).sum())
-    assert kept / sum(p.numel() for p in base.parameters()) == pytest.approx(0.3, abs=0.03)
+    total = sum(values.numel() for values in state_of(base).values())
+    assert kept / total == pytest.approx(0.3, abs=0.03)
 
 
 def test_the_seed_decides_what_is_dropped_and_the_global_one_stays(trio):

@@ -77,26 +77,17 @@ def test_the_run_went_to_the_end(path):
     assert [cell for cell in injected if FAMILY in _source(cell)]
 
 
-OTHER_SIZES = {
-    "02_disentanglement": {"top_percent": 10.0, "draws": 1},
-    "03_sufficiency": {
-        "test_items": 4,
-        "percents": [2, 10],
-        "draws": 1,
-        "map_items": 9,
-        "methods": ["act_global", "act_module", "random_module"],
-        "others": [],
-        "interpolations": [0.5],
-    },
-}
+SIZES = {"test_items": 4, "percents": [2, 10], "draws": 1, "map_items": 9, "others": []}
+SIZES |= {"methods": ["act_global", "act_module", "random_module"], "interpolations": [0.5]}
+OTHERS = {"02_disentanglement": {"top_percent": 10.0, "draws": 1}, "03_sufficiency": SIZES}
 
 
 @needs_run
-@pytest.mark.parametrize("stem", OTHER_SIZES)
+@pytest.mark.parametrize("stem", OTHERS)
 def test_a_parameter_changes_tables_and_figures(stem, tmp_path, monkeypatch):
     preset = "tiny" if FAMILY == "tiny" else str(ROOT / f"artifacts/{FAMILY}.yaml")
     monkeypatch.setenv("ACT_RESULTS", str(tmp_path))
-    path, values = ROOT / f"notebooks/{stem}.ipynb", {"preset": preset, **OTHER_SIZES[stem]}
+    path, values = ROOT / f"notebooks/{stem}.ipynb", {"preset": preset, **OTHERS[stem]}
     papermill.execute_notebook(path, tmp_path / "run.ipynb", values, cwd=path.parent)
     read = lambda folder, name: pd.read_csv(folder / f"{name}.csv")  # noqa: E731
     if stem == "03_sufficiency":
