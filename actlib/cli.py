@@ -200,7 +200,7 @@ def merge(
     base: Folder,
     give: Annotated[list[str], Option(metavar="DONOR MASK SCALE", help="once for each donor")],
     out: OutFolder,
-    collisions: Annotated[str, Option(help="sum, average or largest")] = "sum",
+    collisions: Literal["sum", "average", "largest"] = "sum",
     as_json: Json = False,
 ) -> None:
     """Merge several donors into their common base.

@@ -61,6 +61,11 @@ class Ranking:
     per_module: bool = False
     of: str = "differences"
 
+    @property
+    def method(self) -> str:
+        """Its name as a method of the study: `act_NAME`, of attributions NAME itself."""
+        return self.name if self.of == "attributions" else f"act_{self.name}"
+
     def order(self, scores: "ChannelScores") -> "Values":
         """Apply the formula.
 
@@ -85,10 +90,8 @@ RANKINGS: dict[str, Ranking] = {}
 
 
 def ranking_of(method: object) -> Ranking | None:
-    """The ranking by which a method of the study chooses: `act_NAME`, of attributions NAME."""
-    rule = RANKINGS.get(str(method).removeprefix("act_"))
-    is_named = rule and str(method).startswith("act_") == (rule.of == "differences")
-    return rule if is_named else None
+    """The ranking by which a method of the study chooses; None for another method."""
+    return next((rule for rule in RANKINGS.values() if rule.method == str(method)), None)
 
 
 def ranking(name: str, **settings: Any) -> "Callable[[Formula], Formula]":

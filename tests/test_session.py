@@ -75,6 +75,13 @@ def test_weights_trained_again_in_the_same_folder_give_new_scores(
     assert any(not torch.equal(before.values[n], v) for n, v in after.values.items())
 
 
+def test_settings_are_combined_with_values(study):
+    settings = [{"method": "act", "draw": 0}, {"method": "random", "draw": 1}]
+    table = study.collect(lambda **setting: pd.DataFrame([setting]), settings, scale=[0.5, 1], n=3)
+    rows = [(0.5, 3, "act", 0), (0.5, 3, "random", 1), (1, 3, "act", 0), (1, 3, "random", 1)]
+    assert [*table.itertuples(index=False, name=None)] == rows
+
+
 def test_every_method_takes_its_share(study):
     others = ["act_no_head", "random_no_head", "random_equal_difference"]  # of fewer channels
     shares = {"all_rows": 100} | dict.fromkeys(others)

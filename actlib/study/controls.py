@@ -17,7 +17,7 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from actlib.masks import ChannelMask, random_like
-from actlib.rankings import ranking_of
+from actlib.rankings import RANKINGS
 from actlib.scores import ChannelScores
 from actlib.transfer import as_matrix, interpolate, selections
 from actlib.wording import require_known
@@ -50,7 +50,7 @@ CHOICES: dict[str, Choice] = {
 }
 """Method -> mask of about a percent of the channels, from scores and the number of a draw.
 
-Every ranking is a method too, see `rankings.ranking_of`; ``act_global`` is the paper's.
+Every ranking is a method too, see `Ranking.method`; ``act_global`` is the paper's.
 """
 
 
@@ -66,9 +66,10 @@ def choose(method: str, top_percent: float, scores: ChannelScores, draw: int = 0
     Raises:
         ValueError: the method is unknown, or as `ChannelScores.top`.
     """
-    if rule := ranking_of(method):
-        return scores.top(top_percent, rule.name)
-    require_known("method, which is no ranking either,", [method], CHOICES)
+    rankings = {rule.method: name for name, rule in RANKINGS.items()}
+    require_known("method", [method], [*rankings, *CHOICES])
+    if method in rankings:
+        return scores.top(top_percent, rankings[method])
     return CHOICES[method](scores, top_percent, draw)
 
 
