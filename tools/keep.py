@@ -43,6 +43,9 @@ def cleaned(notebook: dict) -> dict:
             text = f"The sentences below are of a run with {run}; so are the outputs, unless you "
             text += "ran it yourself. `study.holds(...)` holds the sentence beside it to these "
             text += "numbers; in any other run it does nothing."
+            if "ACT_READ_COMMITTED" in os.environ:
+                text += " Tables over seeds are of the rows in `data/items`; a model that a cell "
+                text += "shows by itself was trained again, and has other numbers than they."
             cells[index] = {"cell_type": "markdown", "id": "kept-run", "metadata": {}}
             cells[index]["source"] = [text]
             continue

@@ -6,6 +6,7 @@ python tools/write_findings.py --check    # exit status 1 if it is out of date
 
 import re
 import sys
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -158,6 +159,18 @@ def list_few(families: list[str]) -> str:
     return "\n".join(lines)
 
 
+def list_abilities(family: str) -> str:
+    """Exact match on each ability within each budget of notebook 08."""
+    table = pd.read_csv(ROOT / "figures" / family / "tab08_by_ability.csv")
+    order = [table[name].unique() for name in ("method", "budget", "ability")]
+    means = table.set_index(["method", "budget", "ability"])["mean"]
+    lines = start_table("moved", "at most", *order[2])
+    for method, budget in product(*order[:2]):
+        cells = [f"{means[method, budget, ability]:.2f}" for ability in order[2]]
+        lines.append(f"| {' | '.join([label_of(method), f'{budget:g} %', *cells])} |")
+    return "\n".join(lines)
+
+
 def start_table(*heads: str) -> list[str]:
     """The first two lines of a table in Markdown."""
     return [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
@@ -182,7 +195,7 @@ def main(check: bool) -> int:
     by_nll |= {"exact, retained": ("exact", "retained")}
     blocks |= {"gemma": list_settings("gemma", read_items("gemma"), by_nll)}
     blocks |= {f"budget of {name}": list_budget(name) for name in ("smol", "tiny")}
-    blocks |= {"few": list_few(["tiny", "smol"])}
+    blocks |= {"few": list_few(["tiny", "smol"]), "abilities": list_abilities("tiny")}
     stale = False
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
