@@ -36,6 +36,7 @@ CONTENTS = {
     "Use it": [
         "docs/your_own_models",
         "docs/inputs",
+        "docs/merging",
         "docs/at_7b",
         "docs/formats",
         "docs/families",
