@@ -59,7 +59,7 @@ METHODS = {
     "attribution_per_parameter": Look("#FF6A00", "D", "Attribution per parameter (ours)"),
     "attribution_again": Look("#401A39", "<", "Attribution, again (ours)"),
     "attribution_per_parameter_retention": Look("#D4008C", ">", "Per parameter, retention (ours)"),
-    "attribution_random": Look("#A0522D", "X", "Random, same modules (per parameter's)"),
+    "attribution_random": Look("#A0522D", "X", "Random, modules of per parameter"),
     "weight_difference": Look("#E69F00", "v", "Weight difference"),
     "task_vector": Look("#D21E3C", "*", "Task-vector entries"),
     "task_vector_equal": Look("#660000", "*", "Task-vector entries, same distance"),
