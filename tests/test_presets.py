@@ -104,7 +104,7 @@ def test_a_wrong_preset_is_refused_by_name(tmp_path):
         ({"models": {**FAMILY, "base": {"optimizer": "x"}}}, "base.optimizer: there is no such"),
         ({"roles": {**ROLES, "donor": "nobody", "specialists": [*FAMILY]}}, "'nobody'.*base"),
         ({"models": circle}, "in a circle"),
-        ({"models": {**FAMILY, "maths": {"load": "x"}}}, "specialist maths is loaded: give it"),
+        ({"models": {**FAMILY, "maths": {"load": "x"}}}, "give maths, a specialist"),
         ({"models": {**FAMILY, "maths": {"load": "x", "abilities": "en"}}}, "'en' is none of"),
     ):
         with pytest.raises(ValueError, match=named):

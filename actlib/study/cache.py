@@ -7,10 +7,10 @@
 A call is known by the function's syntax, by what it uses of the notebook and of `actlib`, and by
 its arguments; of a ranking or choice defined outside `actlib`, by what decides it too. So whoever
 edits the function, a list that it reads or a module that it reaches gets new numbers; comments,
-docstrings and prose change nothing. One file a function and seed, ``FOLDER/FUNCTION/seedN-
-SYNTAX.parquet``, is written whole after each call: a kill loses one setting, and several processes
-share it. The kind of processor is no part of a key, since the nodes of a cluster differ; the
-library versions are.
+docstrings and prose change nothing. One file a function and seed,
+``FOLDER/FUNCTION/seedN-SYNTAX.parquet``, is written whole after each call: a kill loses one
+setting, and several processes share it. The kind of processor is no part of a key, since the nodes
+of a cluster differ; the library versions are.
 """
 
 import ast

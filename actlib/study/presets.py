@@ -202,7 +202,7 @@ class Preset(Strict):
         for name, spec in self.loaded.items():
             require_known("ability", spec.abilities or [], self.abilities)
             if name in specialists - {self.roles.donor, self.roles.target} and not spec.abilities:
-                raise ValueError(f"the specialist {name} is loaded: give it its `abilities`")
+                raise ValueError(f"give {name}, a specialist that is loaded, its `abilities`")
         return self
 
     @property
