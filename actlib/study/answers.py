@@ -21,7 +21,7 @@ from actlib.study.questions import load_items
 
 PARTS = ("equation", "result", "words", "end")
 """Of a worked answer: `9 + 38 =`, `47`, `: forty-seven.`, and the token that ends the turn."""
-UNKNOWN = "not told apart"
+UNKNOWN = "not distinguished"
 WORD = re.compile(r"[^\W\d_]{2,}")
 
 
@@ -34,8 +34,8 @@ def generate_answers(
 
     Returns:
         One row a question: ``ability``, ``question``, ``answer`` (the right one), ``output``, and
-        ``language`` of the output (`guess_language`), "not told apart" for a question in a language
-        that the shipped answers lack.
+        ``language`` of the output (`guess_language`), "not distinguished" for a question in a
+        language that the shipped answers lack.
     """
     encoded = encode_rows(tokenizer, rows)
     lengths = [sum(item.answer_mask) for item in encoded]
