@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from actlib.activations import require_sound
-from actlib.channels import channel_modules, tied_modules, unwrapped
+from actlib.channels import channel_modules, channel_sizes, tied_modules, unwrapped
 from actlib.files import require_metadata
 from actlib.forward import answer_logits
 from actlib.hooks import KEYS, mark_answers
@@ -101,11 +101,9 @@ def record_attributions(
     values = _average(sums, tokens)
     modules = channel_modules(target)
     roles = {name: each.role for name, each in modules.items()}
-    counts = {n: sum(p.numel() for p, _ in m.parameters().values()) for n, m in modules.items()}
-    sizes = {name: count // modules[name].channels for name, count in counts.items()}
     origin |= {"method": ATTRIBUTION, "points": str(points)}
     metadata = {**describe_pair(donor, target), **(metadata or {}), **origin}
-    return ChannelScores(values, {}, tokens, metadata, roles=roles, sizes=sizes)
+    return ChannelScores(values, {}, tokens, metadata, roles=roles, sizes=channel_sizes(modules))
 
 
 def _average(sums: Sums, tokens: int) -> dict[str, Float[Tensor, " channels"]]:

@@ -10,6 +10,7 @@ one tensor: its channels come expert by expert.
         print(name, each.role, kind_of(name), layer_of(name), each.channels)
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import nn
@@ -71,6 +72,14 @@ def channel_modules(model: nn.Module) -> dict[str, ChannelModule]:
             role = "head" if module is head else role
             modules[name] = ChannelModule(name, module, channels, dimension, role)
     return modules
+
+
+def channel_sizes(modules: Mapping[str, ChannelModule]) -> dict[str, int]:
+    """Parameters that each channel of a module has; empty where weights are packed integers."""
+    own = {name: [p for p, _ in each.parameters().values()] for name, each in modules.items()}
+    if not all(p.is_floating_point() for parameters in own.values() for p in parameters):
+        return {}
+    return {n: sum(p.numel() for p in each) // modules[n].channels for n, each in own.items()}
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from actlib.channels import channel_modules, unwrapped
+from actlib.channels import channel_modules, channel_sizes, unwrapped
 from actlib.pairs import require_pair
 from actlib.recording import describe_pair
 from actlib.scores import ChannelScores, require_differing
@@ -40,8 +40,9 @@ def weight_differences(donor: nn.Module, target: nn.Module) -> ChannelScores:
     magnitudes = {name: (donor_norms[name] + target_norms[name]) / 2 for name in values}
     require_differing(values, "have the same parameters in every channel")
     metadata = {**describe_pair(donor, target), "method": "weight difference", "tokens": "0"}
-    roles = {name: each.role for name, each in channel_modules(target).items()}
-    return ChannelScores(values, magnitudes, 0, metadata, roles=roles)
+    modules = channel_modules(target)
+    roles, sizes = {name: each.role for name, each in modules.items()}, channel_sizes(modules)
+    return ChannelScores(values, magnitudes, 0, metadata, roles=roles, sizes=sizes)
 
 
 def channel_norms(

@@ -7,8 +7,10 @@
         '''Squared differences.'''
         return {name: d**2 for name, d in scores.values.items()}
 
-A ranking that is registered so is known at once to `ChannelScores.top(5, "squared")`, to
-`actlib mask --ranking`, and as the method ``act_squared`` to notebooks and the legends of figures.
+A ranking that is registered so is known at once in this Python process: to
+`ChannelScores.top(5, "squared")`, and as the method ``act_squared`` to `choose` and the legends of
+figures. For `actlib mask --ranking` and notebooks that `actlib run` runs, the formula belongs into
+this file; recordings and cached rows, whose code it is, are then made again.
 In the formulas d_i is the score of channel i (ACT, Eq. 2), and m is the channel's module; of
 attributions s_i is the score in nats, and they have their own rankings, whose names methods have.
 No torch is imported, so that figures need none.
@@ -36,7 +38,7 @@ REMEDIES = {
     "stds": "record with `moments=True` (--moments)",
     "off": "attach a reference by `relative_to` (--reference)",
     "off.stds": "record the reference with `moments=True` (--moments)",
-    "sizes": "attributions have them, so record those",
+    "sizes": "record the scores again, of weights that are not quantized",
 }
 
 

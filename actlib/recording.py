@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from actlib.activations import Activations, read_activations, require_sound
-from actlib.channels import ChannelModule, channel_modules, unwrapped
+from actlib.channels import ChannelModule, channel_modules, channel_sizes, unwrapped
 from actlib.experts import sum_routed
 from actlib.files import require_metadata
 from actlib.forward import pad_right
@@ -224,7 +224,8 @@ class DifferenceSums:
         roles = {name: each.role for name, each in self.modules.items()}
         tokens, metadata = int(origin["tokens"]), {**metadata, **origin}
         (values, magnitudes), (means, stds) = parts[:2], parts[2:] or [{}, {}]
-        return ChannelScores(values, magnitudes, tokens, metadata, means, stds, roles)
+        sizes = channel_sizes(self.modules)
+        return ChannelScores(values, magnitudes, tokens, metadata, means, stds, roles, sizes)
 
 
 def digest_items(batch: Mapping[str, Tensor]) -> list[bytes]:

@@ -43,7 +43,8 @@ class ChannelScores:
             empty unless recorded with `moments=True`.
         stds: the same of its standard deviation (population), in the unit of the values.
         roles: module name to what the module is, one of `actlib.channels.ROLES`; empty if unknown.
-        sizes: module name to the parameters that each of its channels has; of attributions alone.
+        sizes: module name to the parameters that each of its channels has; empty if unknown, as in
+            files of before, or of quantized weights.
         off: the same pair on inputs without the ability, see `relative_to`; `save` leaves it out.
     """
 

@@ -64,6 +64,9 @@ def test_an_output_is_the_answer_exactly_where_evaluation_says_so(trained, rows,
     assert ((table["output"] == table["answer"]) == exact).all()
     assert 0 < exact.sum() < len(rows)
 
+    other = answers.generate_answers(model, tokenizer, [row | {"language": "it"} for row in rows])
+    assert set(other["language"]) == {"not distinguished"} != set(table["language"])
+
 
 def test_prose_is_scored_as_the_model_reads_it(trained):
     model, tokenizer = trained

@@ -91,6 +91,7 @@ def test_attributions_are_those_of_everything_stored(pair, any_architecture, ite
         one = moving_elements(target, ChannelMask({name: torch.arange(len(elements)) == 0}))
         unique = dict(target.named_parameters())
         assert found.sizes[name] == sum(int(one[key].sum()) for key in unique)
+    assert record_differences(donor, target, collate(items, 4)).sizes == found.sizes
     assert found.tokens == sum(int(answer.sum()) for _, answer in items)
 
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import pandas as pd
 import pytest
 
-from actlib.study import cache, sources
+from actlib import rankings
+from actlib.study import cache, controls, sources
 
 NUMBERS = itertools.count()
 START = """
@@ -138,3 +139,30 @@ def test_a_function_reaches_the_modules_that_it_names(load):
     assert cache.describe(rows_of)[1] == {"actlib.transfer"}
     assert "actlib.masks" in sources.reach_modules(["actlib.transfer"])
     assert "actlib.study.session" not in sources.reach_modules(["actlib.transfer"])
+
+
+RULE = """factor
+from actlib.rankings import ranking
+from actlib.study import controls
+@ranking("powered", per_module=False)
+def raise_(scores):
+    return {name: d**2 for name, d in scores.values.items()}
+def by_power(scores, percent, draw):
+    return scores.top(percent, "powered")
+controls.CHOICES["by_power"] = by_power
+"""
+
+
+def test_an_edit_of_a_ranking_or_choice_outside_actlib_computes_again(load, capsys, monkeypatch):
+    monkeypatch.setitem(rankings.RANKINGS, "powered", None)
+    monkeypatch.setitem(controls.CHOICES, "by_power", None)
+    edits = [("", ""), ("", ""), ("d**2", "d**3"), ("=False", "=True")]
+    for edit, named in itertools.product(edits, ("act_powered", ["powered"], "by_power", "act_x")):
+        load("factor * value\n", RULE.replace(*edit))(named)
+    said = capsys.readouterr().out
+    assert said.count("computed") == 3 * 3 + 1 and said.count("act_x") == 1
+    controls.CHOICES |= {
+        "by_power": lambda scores, percent, draw: scores.top(percent),
+    }
+    with pytest.raises(ValueError, match="define it by def"):
+        load()("by_power")

@@ -42,10 +42,15 @@ def test_contrasts_are_read_as_notebooks_leave_them(tmp_path):
         {"seed": [0, 0, 1, 1], "method": ["a", "b"] * 2, "recovery": [1, 0.3, 2, np.nan]}
     )
     contrast(table, "sufficient", "a", "b").to_csv(tmp_path / "tab03_contrast.csv", index=False)
+    with pytest.warns(UserWarning, match="was not measured: no row has method c, but a, b"):
+        lacking = contrast(table, "merges", "a", "c")
+    assert lacking["seed"].tolist() == [0, 1] and lacking["difference"].isna().all()
+    lacking.to_csv(tmp_path / "tab06_contrast.csv", index=False)
     pairs("stable", [0.1, 0.2]).to_csv(tmp_path / "tab04_contrast.csv", index=False)
     found = claims.read_contrasts(tmp_path, RULES)
-    assert found["claim"].tolist() == ["sufficient"] * 2 + ["stable"] * 2
-    assert found["difference"].tolist() == pytest.approx([0.7, np.nan, 0.1, 0.2], nan_ok=True)
+    assert found["claim"].tolist() == ["sufficient"] * 2 + ["stable"] * 2 + ["merges"] * 2
+    assert found["difference"][:4].tolist() == pytest.approx([0.7, np.nan, 0.1, 0.2], nan_ok=True)
+    assert decide(found)["verdict"]["merges"] == "not run"
     assert claims.read_contrasts(tmp_path / "none", RULES).empty
     pairs("sufficent", [0.1]).to_csv(tmp_path / "tab05_contrast.csv", index=False)
     with pytest.raises(ValueError, match="claim 'sufficent' is none of forgets"):

@@ -4,6 +4,7 @@ import pytest
 import yaml
 from small_study import FAMILY, ROLES, write_pair, write_preset, write_questions
 
+from actlib.study import recipes
 from actlib.study.presets import SHIPPED, Evaluation, LightTraining, LoadedModel, load_preset
 from actlib.study.questions import load_items
 
@@ -103,6 +104,8 @@ def test_a_wrong_preset_is_refused_by_name(tmp_path):
         ({"models": {**FAMILY, "base": {"optimizer": "x"}}}, "base.optimizer: there is no such"),
         ({"roles": {**ROLES, "donor": "nobody", "specialists": [*FAMILY]}}, "'nobody'.*base"),
         ({"models": circle}, "in a circle"),
+        ({"models": {**FAMILY, "maths": {"load": "x"}}}, "give maths, a specialist"),
+        ({"models": {**FAMILY, "maths": {"load": "x", "abilities": "en"}}}, "'en' is none of"),
     ):
         with pytest.raises(ValueError, match=named):
             load_preset(write_preset(tmp_path / "own.yaml", None, **change))
@@ -119,8 +122,11 @@ def test_an_unknown_preset_names_those_there_are_and_one_without_keys_the_file(t
 
 def test_the_full_form_finds_what_lies_beside_it(pair, tmp_path):
     pair()
-    models = {**FAMILY, "base": {"load": "donor"}, "maths": {"load": "owner/model"}}
+    maths = {"load": "owner/model", "abilities": "en-maths"}
+    models = {**FAMILY, "base": {"load": "donor"}, "maths": maths}
     preset = load_preset(write_preset(tmp_path / "full.yaml", "questions.jsonl", models=models))
     assert preset.models["base"].load == str(tmp_path / "donor")
-    assert preset.models["maths"].load == "owner/model"
+    assert preset.abilities_of("maths") == ["en-maths"]
+    assert "abilities" not in preset.models["maths"].model_dump()  # of a model trained from it
+    assert recipes.content_digest(preset, "maths", 0) == "owner/model@main en-maths"
     assert preset.data.path == str(tmp_path / "questions.jsonl")

@@ -69,6 +69,7 @@ def test_a_pair_of_ones_own_runs_what_applies(own, tmp_path, monkeypatch):
     [
         ("06-07", {}, "nothing to run; left out are 06: merging needs a base"),
         ("", {"evaluation": {"max_tokens": 4}}, "too few questions of de-maths: .*0 for recording"),
+        ("02", {"evaluation": {"validation_items": 4}}, "at least 6, 5, 1 are needed"),
         ("", {"lost": "fr-maths"}, "no question is of fr-maths; there are de-maths, en-maths"),
         ("", {"target": "absent"}, "target: .*no such folder here.*from the YAML's folder"),
         ("", {"target": "smaller"}, "do not fit"),
@@ -80,6 +81,14 @@ def test_what_cannot_work_is_refused(own, tmp_path, family, notebooks, change, n
         family("llama").save_pretrained(tmp_path / "smaller")
     with pytest.raises(ValueError, match=named):
         plan(own(**change), notebooks)
+
+
+def test_two_notebooks_of_one_number_are_refused(own, tmp_path, monkeypatch):
+    for name in ("01_concentration", "01_mine"):
+        (tmp_path / f"{name}.ipynb").touch()
+    monkeypatch.setitem(runs.PATHS, "01", tmp_path / "01_mine.ipynb")
+    with pytest.raises(ValueError, match="01_concentration.ipynb and 01_mine.ipynb are both"):
+        plan(own(), "01")
 
 
 def test_the_parameters_of_shipped_presets_are_the_notebooks():

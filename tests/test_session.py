@@ -61,7 +61,7 @@ def test_weights_trained_again_in_the_same_folder_give_new_scores(
     monkeypatch.setenv("ACT_STORE", str(tmp_path / "store"))
     for name in ("multilingual", "forgetful", "base", "maths"):
         shutil.copytree(small_store / "small" / "models" / f"{name}-seed0", tmp_path / name)
-    models = {path.name: {"load": str(path)} for path in tmp_path.iterdir()}
+    models = {p.name: {"load": str(p), "abilities": "en-maths"} for p in tmp_path.iterdir()}
     preset = write_preset(tmp_path / "own.yaml", None, models=models)
     study = Study.open(preset)
     before, first = study.scores(study.pair(), "fr-maths"), study.pair()

@@ -5,11 +5,19 @@ from pathlib import Path
 import pandas as pd
 
 from actlib.analysis import style
+from actlib.rankings import RANKINGS, Ranking
 
 
 def test_methods_differ_in_name_and_in_color_or_marker():
     looks = style.METHODS.values()
     assert len({look.label for look in looks}) == len({look[:2] for look in looks}) == len(looks)
+
+
+def test_a_ranking_registered_elsewhere_has_its_legend_and_no_methods_color(monkeypatch):
+    monkeypatch.setitem(RANKINGS, "own", Ranking("own", dict, legend="Mine"))
+    colors = {style.look_of("act_own", position).color for position in range(8)}
+    assert len(colors - {look.color for look in style.METHODS.values()}) == 8
+    assert style.named(pd.DataFrame({"a": ["act_own", "ties"]}))["a"].tolist() == ["Mine", "TIES"]
 
 
 def test_the_gallery_says_where_methods_come_from():

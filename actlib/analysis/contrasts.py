@@ -9,6 +9,7 @@ The seed is the unit: items of one seed share its models. Resampling three seeds
 where there is none in 25 % of cases at a level of 5 %, Student's t in 5 %.
 """
 
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -86,15 +87,17 @@ def contrast(
 
     Returns:
         claim, seed, treatment, control, difference (the last three in the unit of `value`; NaN
-        where a seed has no number, such as no clear gap).
+        where a seed has no number, such as no clear gap, and with a warning where no seed has
+        treatment or control).
 
     Raises:
-        ValueError: a seed has a number twice, or treatment or control are missing.
+        ValueError: a seed has a number twice.
     """
     wide = table.pivot(index="seed", columns=by, values=value)
-    missing = {treatment, control} - set(wide)
-    if missing:
-        raise ValueError(f"no row has {by} {min(missing)!r}; there are {', '.join(map(str, wide))}")
+    if missing := [each for each in (treatment, control) if each not in wide]:
+        there = f"no row has {by} {' or '.join(missing)}, but {', '.join(map(str, wide)) or 'none'}"
+        warnings.warn(f"the primary contrast of {claim!r} was not measured: {there}", stacklevel=2)
+        wide = wide.reindex(columns=[treatment, control])
     pair = pd.DataFrame({"treatment": wide[treatment], "control": wide[control]}, dtype=float)
     pair = pair.assign(difference=pair["treatment"] - pair["control"]).reset_index()
     return pair.assign(claim=claim)[["claim", "seed", "treatment", "control", "difference"]]

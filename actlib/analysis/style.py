@@ -18,7 +18,7 @@ from matplotlib import pyplot as plt
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
-from actlib.rankings import ranking_of
+from actlib.rankings import RANKINGS, ranking_of
 
 NARROW = 4.5
 """Inches: figures below it fill one column of a page."""
@@ -106,6 +106,8 @@ VERDICTS = {
 # For series that are no method (abilities, module kinds, comparisons), by their position.
 _CYCLE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#332288", "#999933"]
 _CYCLE_MARKERS = "ov>^DPX*"
+# For rankings without a look in METHODS: what lies farthest from all colors there, in CIELAB.
+_OWN = ["#00DD00", "#FFBB99", "#99DD00", "#009900", "#003300", "#FF77FF", "#FF0000", "#770099"]
 
 NULL: dict[str, Any] = {"color": "#444444", "linewidth": 0.9, "linestyle": (0, (4, 2))}
 """Line of a null or of a reference level."""
@@ -128,8 +130,9 @@ def label_of(key: object) -> str:
 
 
 def named(table: pd.DataFrame) -> pd.DataFrame:
-    """A table for readers: names of methods in place of their keys, wherever these stand."""
-    names = {key: look.label for key, look in METHODS.items()}
+    """A table for readers: names of methods, or legends, in place of keys, wherever these stand."""
+    methods = [*METHODS, *(rule.method for rule in RANKINGS.values() if rule.legend)]
+    names = {key: label_of(key) for key in methods}
     table = table.rename(index=names, columns=names)
     for column in table.select_dtypes(exclude="number"):
         table[column] = table[column].replace(names)
@@ -139,13 +142,13 @@ def named(table: pd.DataFrame) -> pd.DataFrame:
 def look_of(key: object, position: int = 0) -> Look:
     """Color, marker and label: fixed for a method, otherwise by position.
 
-    A ranking that is registered elsewhere gets none of the looks of methods.
+    A ranking that is registered elsewhere gets a color of no method and of no other series.
     """
     if str(key) in METHODS | VERDICTS:
         return (METHODS | VERDICTS)[str(key)]
     index = position % len(_CYCLE)
-    shifted = (index + 2 * bool(ranking_of(key))) % len(_CYCLE)
-    return Look(_CYCLE[index], _CYCLE_MARKERS[shifted], label_of(key))
+    color = (_OWN if ranking_of(key) else _CYCLE)[index]
+    return Look(color, _CYCLE_MARKERS[index], label_of(key))
 
 
 def set_theme(venue: str = "neurips") -> None:

@@ -21,6 +21,7 @@ from actlib.study.questions import load_items
 
 PARTS = ("equation", "result", "words", "end")
 """Of a worked answer: `9 + 38 =`, `47`, `: forty-seven.`, and the token that ends the turn."""
+UNKNOWN = "not distinguished"
 WORD = re.compile(r"[^\W\d_]{2,}")
 
 
@@ -33,12 +34,13 @@ def generate_answers(
 
     Returns:
         One row a question: ``ability``, ``question``, ``answer`` (the right one), ``output``, and
-        ``language`` of the output (`guess_language`).
+        ``language`` of the output (`guess_language`), "not distinguished" for a question in a
+        language that the shipped answers lack.
     """
     encoded = encode_rows(tokenizer, rows)
     lengths = [sum(item.answer_mask) for item in encoded]
-    pairs = zip(encoded, lengths, strict=True)
-    prompts = [Encoded(e.input_ids[:-n], e.answer_mask[:-n]) for e, n in pairs]
+    ends = zip(encoded, lengths, strict=True)
+    prompts = [Encoded(e.input_ids[:-n], e.answer_mask[:-n]) for e, n in ends]
     batch = pad_left(prompts)
     own = model.generation_config
     try:
@@ -54,7 +56,10 @@ def generate_answers(
     new = written[:, batch["input_ids"].shape[1] :]
     outputs = [text.strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
     table = pd.DataFrame(list(rows))[["ability", "question", "answer"]]
-    return table.assign(output=outputs, language=[guess_language(text) for text in outputs])
+    known = [row.get("language") in _vocabularies() for row in rows]
+    pairs = zip(outputs, known, strict=True)
+    guesses = [guess_language(text) if is_known else UNKNOWN for text, is_known in pairs]
+    return table.assign(output=outputs, language=guesses)
 
 
 def guess_language(text: str) -> str:

@@ -5,8 +5,9 @@
         ...                                   # returns a DataFrame: one row an item
 
 A call is known by the function's syntax, by what it uses of the notebook and of `actlib`, and by
-its arguments. So whoever edits the function, a list that it reads or a module that it reaches gets
-new numbers; comments, docstrings and prose change nothing. One file a function and seed,
+its arguments; of a ranking or choice defined outside `actlib`, by what decides it too. So whoever
+edits the function, a list that it reads or a module that it reaches gets new numbers; comments,
+docstrings and prose change nothing. One file a function and seed,
 ``FOLDER/FUNCTION/seedN-SYNTAX.parquet``, is written whole after each call: a kill loses one
 setting, and several processes share it. The kind of processor is no part of a key, since the nodes
 of a cluster differ; the library versions are.
@@ -28,6 +29,8 @@ from typing import Any
 import pandas as pd
 
 from actlib.files import atomic_file
+from actlib.rankings import RANKINGS
+from actlib.study.controls import CHOICES
 from actlib.study.locking import locked
 from actlib.study.sources import digest_modules, digest_text, home_of, syntax_of
 
@@ -82,6 +85,8 @@ def _locate(function: Callable, arguments: Mapping[str, Any]) -> tuple[Path, dic
     seeds = [value.seed for value in arguments.values() if hasattr(value, "cache_key")]
     seed = arguments.get("seed", seeds[0] if seeds else "-none")
     inputs = {name: _plain(value, name) for name, value in [*values.items(), *arguments.items()]}
+    if own := _describe_methods("\n".join([*syntax, json.dumps(inputs)])):
+        inputs["rankings and choices"] = own  # a key that no argument has
     versions = [f"{name} {version(name)}" for name in ("torch", "transformers")]
     trained = [value.code_key for value in arguments.values() if hasattr(value, "code_key")]
     code = [digest_modules(modules), *versions, *trained]
@@ -99,7 +104,7 @@ def describe(function: Callable) -> tuple[list[str], set[str], dict[str, Any]]:
         names; the other variables that it reads, by name.
 
     Raises:
-        ValueError: there is no source.
+        ValueError: there is no source, or that of a lambda within something else.
     """
     syntax, modules, values = [], set(), {}
     waiting: list[Any] = [inspect.unwrap(function)]
@@ -109,9 +114,12 @@ def describe(function: Callable) -> tuple[list[str], set[str], dict[str, Any]]:
         seen.add(function)
         try:
             source = textwrap.dedent(inspect.getsource(function))
-        except OSError as error:
-            raise ValueError(f"no source of {function.__name__} was found: {error}") from error
-        syntax.append(syntax_of(source))
+            syntax.append(syntax_of(source))
+        except (OSError, TypeError, SyntaxError) as error:
+            name = getattr(function, "__name__", repr(function))
+            raise ValueError(
+                f"no source of {name} was found that is a whole statement; define it by def"
+            ) from error
         for name, value in _variables(function):
             value = inspect.unwrap(value) if callable(value) else value
             home = getattr(value, "__module__", None) or type(value).__module__
@@ -127,6 +135,28 @@ def describe(function: Callable) -> tuple[list[str], set[str], dict[str, Any]]:
             elif not callable(value):
                 values[name] = value
     return sorted(syntax), modules, values
+
+
+def _describe_methods(text: str) -> dict[str, Any]:
+    """What decides the rankings and choices that a text quotes and that actlib does not define."""
+    every: dict[str, tuple[str, Any, list]] = {
+        f"ranking {name}": (name, rule.formula, [rule.per_module, rule.needs, rule.of])
+        for rule in RANKINGS.values()
+        for name in (rule.name, rule.method)
+    } | {f"choice {name}": (name, function, []) for name, function in CHOICES.items()}
+    found: dict[str, Any] = {}
+    waiting = [text]
+    while waiting:
+        text = waiting.pop()
+        for key, (name, function, settings) in every.items():
+            is_named = json.dumps(name) in text or repr(name) in text
+            if key in found or not is_named or str(function.__module__).startswith("actlib"):
+                continue
+            syntax, modules, values = describe(function)
+            plain = {variable: _plain(value, variable) for variable, value in values.items()}
+            found[key] = [syntax, digest_modules(modules), plain, *settings]
+            waiting.append("\n".join([*syntax, json.dumps(plain)]))  # may name others
+    return found
 
 
 def _used(module: ModuleType, name: str, source: str) -> set[str]:

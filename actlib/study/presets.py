@@ -79,6 +79,7 @@ class LoadedModel(Strict):
     load: str
     revision: str | None = None
     device_map: str | dict[str, int | str] | None = None  # such as "auto", to spread or offload
+    abilities: Abilities | None = Field(default=None, exclude=True)  # of a specialist
 
 
 class Training(Strict):
@@ -197,6 +198,11 @@ class Preset(Strict):
             self.ancestors(name)
         if twice := {each for each in self.abilities if self.abilities.count(each) > 1}:
             raise ValueError(f"lost and retained name {', '.join(sorted(twice))} twice")
+        specialists = {*self.roles.specialists, *(self.roles.three_specialists or [])}
+        for name, spec in self.loaded.items():
+            require_known("ability", spec.abilities or [], self.abilities)
+            if name in specialists - {self.roles.donor, self.roles.target} and not spec.abilities:
+                raise ValueError(f"give {name}, a specialist that is loaded, its `abilities`")
         return self
 
     @property
@@ -224,14 +230,15 @@ class Preset(Strict):
     def abilities_of(self, model: str) -> list[str]:
         """Abilities of a specialist: those that it was trained on.
 
-        Of a loaded model the lost ones if it is the donor, the retained ones if it is the target,
-        otherwise all.
+        Of a loaded model those that it names, else the lost ones if it is the donor, the retained
+        ones if it is the target, otherwise all.
         """
         spec = self.models[model]
         if isinstance(spec, TunedModel):
             return spec.abilities
         stands_for = {self.roles.donor: self.lost, self.roles.target: self.retained}
-        return stands_for.get(model, self.abilities)
+        named = spec.abilities if isinstance(spec, LoadedModel) else None
+        return named or stands_for.get(model, self.abilities)
 
     def ancestors(self, model: str) -> list[str]:
         """Models that must exist before ``model`` can be built, nearest first."""

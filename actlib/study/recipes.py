@@ -53,16 +53,16 @@ def content_digest(preset: Preset, name: str, seed: int) -> str:
 
     Of a folder the names, sizes and times of its files, without those in hidden folders, so that
     weights that are trained again in the same place have another; of a model of the Hub its id and
-    revision.
+    revision. The abilities that a loaded model names count, since notebook 06 evaluates by them.
     """
     spec = preset.models[name]
     if not isinstance(spec, LoadedModel):
         return settings_digest(preset, name, seed)
-    folder = Path(spec.load)
+    folder, named = Path(spec.load), spec.abilities or []
     if not folder.is_dir():
-        return f"{spec.load}@{spec.revision or 'main'}"
+        return " ".join([f"{spec.load}@{spec.revision or 'main'}", *named])
     paths = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()]
     paths = [path for path in paths if not any(part[0] == "." for part in path.parts[:-1])]
     stats = [(folder / path).stat() for path in paths]
     facts = [f"{p} {s.st_size} {s.st_mtime_ns}" for p, s in zip(paths, stats, strict=True)]
-    return digest_text(str(folder.resolve()), *facts)
+    return digest_text(str(folder.resolve()), *facts, *named)

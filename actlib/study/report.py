@@ -82,7 +82,7 @@ def answer(run: Run, notebook: str) -> str:
         means = (rows if compared.empty else compared)[[*names]].mean().dropna()
         numbers = ", ".join(f"{names[str(key)]} {mean:.3g}" for key, mean in means.items())
         if compared.empty:
-            why = NO_GAP if "gap" in rule.measure else NOT_MEASURED
+            why = f"{NO_GAP}, or {NOT_MEASURED}" if "gap" in rule.measure else NOT_MEASURED
             prefix = f"{numbers}, " if numbers else f"{rule.treatment} "
             numbers = f"{prefix}not compared with {rule.control}: {why}"
         elif is_trained(run):

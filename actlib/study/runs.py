@@ -79,8 +79,9 @@ def plan(preset: str, notebooks: str = "") -> Run:
     Raises:
         ValueError: there is no Snakefile (the package is not a clone of the project), the preset is
             wrong, no notebook has such a number, a model cannot be read or the models do not fit,
-            an ability has too few questions or shares one between two purposes, or a notebook has
-            no parameter of a name that the preset gives. The sentence names which.
+            an ability has too few questions or shares one between two purposes, a notebook has no
+            parameter of a name that the preset gives, or two have one number. The sentence names
+            which.
     """
     if not (ROOT / "Snakefile").is_file():
         raise ValueError(f"a run needs a clone of the project; no Snakefile is in {ROOT}")
@@ -91,8 +92,14 @@ def plan(preset: str, notebooks: str = "") -> Run:
     if not chosen:
         reasons = "; ".join(f"{number}: {why}" for number, why in left_out.items())
         raise ValueError(f"nothing to run; left out are {reasons}")
+    numbers = {name[:2] for name in chosen}
+    for number in sorted(numbers):
+        if len(twins := sorted(PATHS[number].parent.glob(f"{number}*.ipynb"))) > 1:
+            names = " and ".join(path.name for path in twins)
+            raise ValueError(f"{names} are both notebook {number}; move one to another folder")
     _require_parameters(loaded)
-    questions = _count_questions(loaded, _require_models(loaded))
+    least = LEAST | ({"validation": 5} if "02" in numbers else {})  # folds of its probes
+    questions = _count_questions(loaded, _require_models(loaded), least)
     store = Path(os.environ.get("ACT_STORE", ROOT / "artifacts")).resolve()
     choice = choice_of(preset)
     run = Run(loaded, choice, chosen, left_out, store, questions)
@@ -149,7 +156,7 @@ def _require_models(preset: Preset) -> PreTrainedTokenizerBase | None:
 
 
 def _count_questions(
-    preset: Preset, tokenizer: PreTrainedTokenizerBase | None
+    preset: Preset, tokenizer: PreTrainedTokenizerBase | None, least: dict[str, int]
 ) -> dict[str, dict[str, int]]:
     """Questions that each ability gives to each purpose; refuses too few, or one in two purposes.
 
@@ -175,10 +182,11 @@ def _count_questions(
                     "in one split"
                 )
     for ability, numbers in counts.items():
-        if any(numbers[purpose] < least for purpose, least in LEAST.items()):
+        if any(numbers[purpose] < count for purpose, count in least.items()):
             raise ValueError(
                 f"too few questions of {ability}: by their text {describe_counts(numbers)}, and at "
-                f"least {PARTS}, 1 and 1 are needed; about {6 * PARTS} of each ability are enough"
+                f"least {', '.join(map(str, least.values()))} are needed (validation: 1 without "
+                f"notebook 02); about {6 * PARTS} of each ability are enough"
             )
     return counts
 

@@ -49,6 +49,8 @@ def digest_modules(names: Iterable[str]) -> str:
 def reach_modules(names: Iterable[str]) -> set[str]:
     """Modules of actlib that these import, directly or not, and themselves.
 
+    What a neutral one imports decides no number either.
+
     Raises:
         ValueError: a name is of no module of actlib.
     """
@@ -57,7 +59,7 @@ def reach_modules(names: Iterable[str]) -> set[str]:
     while waiting:
         name = waiting.pop()
         reached.add(name)
-        waiting |= _read(name)[1] - reached
+        waiting |= set() if name in NEUTRAL else _read(name)[1] - reached
     return reached
 
 
