@@ -5,7 +5,6 @@ import json
 from pathlib import Path
 
 import pandas as pd
-import torch
 import yaml
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -92,10 +91,3 @@ def write_questions(folder: Path, *abilities: str, count: int = 60, answer="It i
     ]
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     (folder / "questions.jsonl").write_text(lines, encoding="utf-8")
-
-
-def random_items(count: int, low: int, high: int, vocabulary: int = 61) -> list[torch.Tensor]:
-    """Token ids of ``count`` texts, of ``low`` to ``high`` tokens."""
-    generator = torch.Generator().manual_seed(11)
-    sizes = torch.randint(low, high + 1, (count,), generator=generator).tolist()
-    return [torch.randint(3, vocabulary, (size,), generator=generator) for size in sizes]
