@@ -155,11 +155,11 @@ class Data(Strict):
 
 
 class Evaluation(Strict):
-    """How many items an ability gives to each purpose, and how they are batched."""
+    """How many items an ability gives to each purpose at most, and how they are batched."""
 
-    validation_items: Count = 8
-    test_items: Count = 16
-    recording_items: int = Field(default=36, gt=1)
+    validation_items: Count = 40
+    test_items: Count = 100
+    recording_items: int = Field(default=120, gt=1)
     batch_size: Count = 8
     max_tokens: Count | None = None
 
