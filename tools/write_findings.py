@@ -120,6 +120,9 @@ def list_readings(family: str, rows: pd.DataFrame) -> str:
         text = f"{label_of(method)}, {n:.3g} %, minus interpolation as far"
         text += f" ({far[method, n].mean():.0f} % of the squared distance)"
         readings[text] = share[method, n] - as_far
+    for method in (fitting, f"{fitting}_retention"):  # of the budget, no difference
+        n = rows.loc[(rows["method"] == method) & rows["budget"].notna(), "top_percent"].iloc[0]
+        readings[f"{label_of(method)}, {n:.3g} %, the share itself"] = share[method, n]
     lines = start_table("difference of the recovered shares", "mean", "of each seed")
     for text, values in readings.items():
         mean, low, high = student_interval(values)
