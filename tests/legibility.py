@@ -2,11 +2,13 @@
 
 from itertools import combinations
 
-import numpy as np
+from matplotlib.path import Path
 from matplotlib.text import Text
-from matplotlib.transforms import Affine2D, Bbox
+from matplotlib.transforms import Affine2D
 
 from actlib.analysis.style import settle
+
+RING = [0, 1, 3, 2, 0]  # of the corners of a box
 
 
 def shown_texts(fig):
@@ -16,11 +18,8 @@ def shown_texts(fig):
     """
     settle(fig)
     unseen = {id(text) for ax in fig.axes for text in _ticks_outside(ax)}
-    found = []
-    for text in fig.findobj(Text):
-        if text.get_visible() and text.get_text().strip() and id(text) not in unseen:
-            found.append(text)
-    return [text for text in found if _is_attached(text, fig)]
+    seen = [text for text in fig.findobj(Text) if text.get_visible() and id(text) not in unseen]
+    return [text for text in seen if text.get_text().strip()]
 
 
 def _ticks_outside(ax):
@@ -32,40 +31,24 @@ def _ticks_outside(ax):
                 yield from (tick.label1, tick.label2)
 
 
-def _is_attached(text, fig):
-    """Whether axes of the figure still hold it (an invisible axis draws no text)."""
-    return text.figure is fig or text.get_figure(root=True) is fig
-
-
-def corners(text):
-    """The four corners in pixels, turned with the text."""
-    angle, anchored = text.get_rotation(), text.get_rotation_mode() == "anchor"
-    if not angle or not anchored:
-        return text.get_window_extent().corners()
+def outline(text):
+    """The box in pixels, turned with the text and a quarter of a pixel smaller all around."""
+    angle = text.get_rotation()
+    if text.get_rotation_mode() != "anchor":
+        return Path(text.get_window_extent().padded(-0.25).corners()[RING])
     text.set_rotation(0)
-    box = text.get_window_extent()
+    box = text.get_window_extent().padded(-0.25)
     text.set_rotation(angle)
     x, y = text.get_transform().transform(text.get_unitless_position())
-    return Affine2D().rotate_deg_around(x, y, angle).transform(box.corners())
-
-
-def intersect(one, other, margin=0.5):
-    """Whether two turned boxes share more than `margin` pixels (separating axes)."""
-    for box in (one, other):
-        for edge in (box[1] - box[0], box[2] - box[0]):
-            axis = edge / (np.linalg.norm(edge) or 1)
-            a, b = one @ axis, other @ axis
-            if min(a.max(), b.max()) - max(a.min(), b.min()) <= margin:
-                return False
-    return True
+    return Path(Affine2D().rotate_deg_around(x, y, angle).transform(box.corners()[RING]))
 
 
 def faults(fig, points=8):
     """What a reader would stumble over: texts that overlap, are cut off, or of another size."""
-    texts = shown_texts(fig)
-    boxes = [(text.get_text(), corners(text)) for text in texts]
-    page = Bbox.from_extents(*(fig.bbox.extents + np.array([-1, -1, 1, 1])))
-    over = [("overlap", a, b) for (a, p), (b, q) in combinations(boxes, 2) if intersect(p, q)]
-    cut = [("cut off", a) for a, box in boxes if not all(page.contains(*p) for p in box)]
-    sizes = [("size", text.get_text()) for text in texts if text.get_fontsize() != points]
-    return over + cut + sizes
+    texts = [(text.get_text(), outline(text)) for text in shown_texts(fig)]
+    page = fig.bbox.padded(1)
+    pairs = combinations(texts, 2)
+    over = [("overlap", a, b) for (a, one), (b, other) in pairs if one.intersects_path(other)]
+    cut = [("cut off", a) for a, box in texts if not all(page.contains(*p) for p in box.vertices)]
+    sizes = {text.get_text() for text in shown_texts(fig) if text.get_fontsize() != points}
+    return over + cut + [("size", text) for text in sizes]

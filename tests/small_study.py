@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pandas as pd
 import yaml
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import PreTrainedModel
 
-from actlib.study.presets import load_preset
+from actlib.study.presets import ScratchModel, load_preset
 from actlib.study.questions import load_items
-from actlib.study.training import small_tokenizer
+from actlib.study.training import small_model, small_tokenizer
 
 LANGUAGES = ("en", "fr")
 ITEMS = {"train": 48, "validation": 16, "test": 16}
@@ -67,19 +67,18 @@ def write_preset(path: Path, data: Path | None, start: dict | None = None, **cha
     return str(path)
 
 
-def write_pair(folder: Path, architecture: str, small_preset: str) -> dict[str, str]:
-    """Folders of donor, target and base of an architecture, with random weights and a tokenizer."""
+def random_model(tokenizer) -> PreTrainedModel:
+    """A model of the small family before any training."""
+    unused = {"abilities": [], "steps": 1, "learning_rate": 1, "batch_size": 1}
+    return small_model(ScratchModel(scratch=SIZES, **unused), tokenizer)
+
+
+def write_pair(folder: Path, small_preset: str) -> None:
+    """Folders of donor, target and base, with random weights and a tokenizer."""
     tokenizer = small_tokenizer(load_preset(small_preset), 400)
-    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    sizes = {**SIZES, "num_key_value_heads": 2, "vocab_size": len(tokenizer), **ends}
-    places = {}
     for role in ("donor", "target", "base"):
-        config = AutoConfig.for_model(architecture, bos_token_id=None, **sizes)
-        model = AutoModelForCausalLM.from_config(config)
-        places[role] = str(folder / role)
-        model.save_pretrained(places[role])
-        tokenizer.save_pretrained(places[role])
-    return places
+        random_model(tokenizer).save_pretrained(folder / role)
+        tokenizer.save_pretrained(folder / role)
 
 
 def write_questions(folder: Path, *abilities: str, count: int = 60, answer="It is {}.") -> None:

@@ -38,7 +38,7 @@ MERGE = "merge --base base --give donor mask 0.4 --out out"
 def good(tmp_path_factory, small_preset):
     """The folder that every test starts from; each command above works in it."""
     folder = tmp_path_factory.mktemp("good")
-    write_pair(folder, "llama", small_preset)
+    write_pair(folder, small_preset)
     items = [{"question": f"what is {n} and {n}", "answer": f"{2 * n}"} for n in range(4)]
     (folder / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in items))
     with contextlib.chdir(folder):

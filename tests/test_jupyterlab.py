@@ -1,6 +1,5 @@
 """In a real JupyterLab, in a real browser: a slider draws its view anew."""
 
-import json
 import os
 import signal
 import subprocess
@@ -10,6 +9,7 @@ import time
 import nbformat
 import pytest
 from headless import browser_, pytestmark  # noqa: F401  (skips where there is none)
+from jupyter_server.serverapp import list_running_servers
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
@@ -35,8 +35,6 @@ def address(tmp_path):
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(VIEW.strip())])
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
     nbformat.write(notebook, tmp_path / "view.ipynb")
-    for name in ("config", "data", "runtime"):
-        (tmp_path / name).mkdir()
     own = {f"JUPYTER_{name.upper()}_DIR": str(tmp_path / name) for name in ("config", "runtime")}
     words = ["lab", "--no-browser", "--allow-root", "--port=0"]
     words += ["--LabApp.expose_app_in_browser=True"]
@@ -46,12 +44,11 @@ def address(tmp_path):
         start_new_session=True,
     )
     try:
-        text, ends = "", time.monotonic() + PATIENCE
-        while not text and time.monotonic() < ends:
-            time.sleep(0.3)  # the server writes down where it listens
-            text = "".join(p.read_text() for p in (tmp_path / "runtime").glob("jpserver-*.json"))
-        told = json.loads(text)
-        yield f"{told['url']}lab/tree/view.ipynb?token={told['token']}"
+        found, ends = [], time.monotonic() + PATIENCE
+        while not found and time.monotonic() < ends:
+            time.sleep(0.3)
+            found = [*list_running_servers(tmp_path / "runtime")]
+        yield f"{found[0]['url']}lab/tree/view.ipynb?token={found[0]['token']}"
     finally:
         os.killpg(server.pid, signal.SIGKILL)
         server.wait()

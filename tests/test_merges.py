@@ -94,9 +94,8 @@ def test_dare_drops_its_share_and_divides_the_others(trio):
 def test_the_seed_decides_what_is_dropped_and_the_global_one_stays(trio):
     base, donors = trio()
     state = torch.get_rng_state()
-    one, again, other = (
-        result(base, donors, "dare_linear", percent=50, seed=seed) for seed in (0, 0, 1)
-    )
+    settings = {"method": "dare_linear", "percent": 50}
+    one, again, other = (result(base, donors, seed=seed, **settings) for seed in (0, 0, 1))
     assert same_bits(one, again) and not same_bits(one, other)
     assert torch.get_rng_state().equal(state)
 

@@ -5,14 +5,14 @@ import yaml
 from small_study import FAMILY, ROLES, write_pair, write_preset, write_questions
 
 from actlib.study import recipes
-from actlib.study.presets import SHIPPED, Evaluation, LightTraining, LoadedModel, load_preset
+from actlib.study.presets import Evaluation, LightTraining, LoadedModel, load_preset
 from actlib.study.questions import load_items
 
 
 @pytest.fixture
 def pair(tmp_path, small_preset):
     """`pair(**changes)`: path of a pair in ten lines, with keys changed, or left out by None."""
-    write_pair(tmp_path, "llama", small_preset)
+    write_pair(tmp_path, small_preset)
     write_questions(tmp_path, "de-maths", "verse")
 
     def make(text="", file="mine.yaml", **changes):
@@ -23,10 +23,6 @@ def pair(tmp_path, small_preset):
         return str(tmp_path / file)
 
     return make
-
-
-def test_shipped_presets_are_named_like_their_files():
-    assert [load_preset(name).name for name in SHIPPED] == SHIPPED
 
 
 @pytest.mark.parametrize("name", ["smol", "tiny"])

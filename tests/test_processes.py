@@ -26,7 +26,7 @@ LAUNCHERS = {
 )
 def test_two_processes_give_what_one_gives(launcher, pair, items, collate, small_preset, tmp_path):
     donor, target = pair("mixtral")
-    write_pair(tmp_path, "llama", small_preset)
+    write_pair(tmp_path, small_preset)
     batches = collate(items, 2)
     torch.save((donor, target, batches), tmp_path / "given.pt")
     command = [sys.executable, "-m", *LAUNCHERS[launcher].split(), str(SCRIPT), str(tmp_path)]

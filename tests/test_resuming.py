@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from small_study import SIZES
+from small_study import random_model
 from transformers import TrainerCallback
 
 from actlib.finetune import finetune, light_lora
-from actlib.study.presets import ScratchModel, load_preset
-from actlib.study.training import small_model, small_tokenizer
+from actlib.study.presets import load_preset
+from actlib.study.training import small_tokenizer
 
 ITEMS = [{"question": f"{n} + {n}?", "answer": f"It is {2 * n}."} for n in range(1, 9)]
 SETTINGS = {"steps": 12, "learning_rate": 5e-3, "batch_size": 4, "progress": False}
@@ -39,8 +39,7 @@ def trained(tokenizer):
 
     def train(change=0.0, **settings):
         torch.manual_seed(0)
-        spec = {"scratch": SIZES, "abilities": [], "steps": 1, "learning_rate": 1, "batch_size": 1}
-        model = small_model(ScratchModel(**spec), tokenizer)
+        model = random_model(tokenizer)
         with torch.no_grad():
             next(model.parameters()).flatten()[0] += change
         losses = finetune(model, tokenizer, ITEMS, **SETTINGS | settings)

@@ -94,7 +94,7 @@ def test_a_notebook_depends_on_the_code_that_it_reaches_and_on_no_docstring(tmp_
 def test_ten_lines_become_notebooks_and_a_report_and_nothing_tracked_changes(
     tmp_path, small_preset
 ):
-    write_pair(tmp_path, "qwen2", small_preset)
+    write_pair(tmp_path, small_preset)
     write_questions(tmp_path, "de-maths", "en-maths", count=40)
     parameters = yaml.safe_dump({"study": {"parameters": {"03": QUICK}}})
     (tmp_path / "mine.yaml").write_text(PAIR + parameters, encoding="utf-8")

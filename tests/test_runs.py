@@ -15,7 +15,7 @@ from small_study import write_pair, write_preset, write_questions
 from actlib.cli import main
 from actlib.study import runs
 from actlib.study.locking import locked
-from actlib.study.presets import load_preset
+from actlib.study.presets import SHIPPED, load_preset
 from actlib.study.report import write_report
 from actlib.study.runs import DONE, EARLIER, FAILED, NOT_REACHED, execute, plan
 
@@ -24,7 +24,7 @@ from actlib.study.runs import DONE, EARLIER, FAILED, NOT_REACHED, execute, plan
 def own(tmp_path, small_preset, monkeypatch):
     """`own(**changes)`: a pair of tiny models and some questions, in ten lines of YAML."""
     monkeypatch.setenv("ACT_STORE", str(tmp_path / "store"))
-    write_pair(tmp_path, "llama", small_preset)
+    write_pair(tmp_path, small_preset)
 
     def make(**changes):
         write_questions(tmp_path, "de-maths", "en-maths")
@@ -42,13 +42,9 @@ def snakemake(monkeypatch):
     start = runs.subprocess.Popen
 
     def pretend(status, *words):
-        said = "".join(f"{line}\n" for line in words)
-        code = f"import sys; print({said!r}, end=''); sys.exit({status})"
-
-        def popen(command, **settings):
-            return start([sys.executable, "-c", code], **settings)
-
-        monkeypatch.setattr(runs.subprocess, "Popen", popen)
+        code = f"import sys; print(*{words}, sep=chr(10)); sys.exit({status})"
+        instead = lambda _, **settings: start([sys.executable, "-c", code], **settings)  # noqa: E731
+        monkeypatch.setattr(runs.subprocess, "Popen", instead)
 
     return pretend
 
@@ -91,9 +87,11 @@ def test_two_notebooks_of_one_number_are_refused(own, tmp_path, monkeypatch):
         plan(own(), "01")
 
 
-def test_the_parameters_of_shipped_presets_are_the_notebooks():
-    for name in ("tiny", "smol"):
-        runs._require_parameters(load_preset(name))
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_presets_are_named_like_their_files_with_parameters_of_the_notebooks(name):
+    preset = load_preset(name)
+    assert preset.name == name
+    runs._require_parameters(preset)
 
 
 def test_a_question_in_two_splits_is_refused(small_preset, tmp_path):

@@ -6,7 +6,8 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager, suppress
-from pathlib import Path
+
+import psutil
 
 from actlib.study.presets import ROOT
 
@@ -47,10 +48,5 @@ def first(look, run):
 
 def processes(*parts):
     """Processes that have all these parts in their command lines, each as one argument."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # it has ended meanwhile
-            given = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
-            if set(parts) <= set(given):
-                found.append(int(folder.name))
-    return found
+    every = psutil.process_iter(["cmdline"])
+    return [each.pid for each in every if {*parts} <= {*(each.info["cmdline"] or [])}]
