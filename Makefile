@@ -7,7 +7,7 @@
 # make book                   notebooks, figures, package and cards as a website in artifacts/book
 # make dist                   source archive and wheel of the package in artifacts/dist
 # make venv                   the environment alone, in .venv, which each of the above makes first
-# Also: CORES=2, PYTHON=python3.12. PRESET: a name in configs/, or a YAML (figures: RESULTS=its results folder).
+# Also: CORES=2, PYTHON=python3.12, figures RESULTS=folder. PRESET: a name in configs/, or a YAML.
 PRESET ?= tiny
 CORES ?= 2
 VENUE ?= neurips
@@ -41,7 +41,7 @@ keep: $(READY)
 	@$(BIN)/python tools/write_findings.py
 
 figures: $(READY)
-	@$(BIN)/python -c 'import actlib.analysis.drawing as draw; draw.redraw_figures("$(or $(RESULTS),figures/$(PRESET))", "artifacts/figures/$(VENUE)", "$(VENUE)")'
+	@$(BIN)/python -c 'import actlib.analysis.drawing as draw; draw.redraw_figures("$(or $(RESULTS),$(if $(filter %.yaml,$(PRESET)),artifacts/$(notdir $(PRESET:.yaml=))/study/results,figures/$(PRESET)))", "artifacts/figures/$(VENUE)", "$(VENUE)")'
 
 lab: $(READY)
 	@$(BIN)/jupyter lab notebooks/00_models_and_data.ipynb
