@@ -238,5 +238,7 @@ def sum_attributions(scores: ChannelScores, model: nn.Module) -> float:
     About L(target) - L(target with all channels moved); how far it is off shows whether there were
     enough points. Of modules that are tied in the model the last alone counts, such as the LM head.
     """
-    again = {name for group in tied_modules(model) for name in group[:-1]}
+    modules = channel_modules(model)  # a head may have a bias beside the tied weight
+    ties = (sorted(each, key=lambda n: modules[n].role == "head") for each in tied_modules(model))
+    again = {name for group in ties for name in group[:-1]}
     return math.fsum(float(s.double().sum()) for n, s in scores.values.items() if n not in again)

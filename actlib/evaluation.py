@@ -34,8 +34,9 @@ def evaluate(model: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> pd.Da
         where greedy decoding writes the whole answer, else 0.0.
 
     Raises:
-        ValueError: there is no batch; an item has no answer, no prompt before it, more tokens than
-            the model's context or one that the model does not know; or the logits are not numbers.
+        ValueError: there is no batch; two items have one number; an item has no answer, no prompt
+            before it, more tokens than the model's context or one that the model does not know; or
+            the logits are not numbers.
     """
     parts: list[pd.DataFrame] = []
     with evaluating(model):
@@ -48,6 +49,11 @@ def evaluate(model: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> pd.Da
     if not parts:
         raise ValueError("evaluation needs at least one batch, got none")
     table = pd.concat(parts).sort_values("item", kind="stable", ignore_index=True)
+    if table["item"].duplicated().any():
+        raise ValueError(
+            f"two items are number {table.loc[table['item'].duplicated(), 'item'].iloc[0]} by the "
+            "batches' `index`; make all batches by one call of `batches`, or leave `index` out"
+        )
     if table["nll"].isna().any():
         item = table.loc[table["nll"].isna(), "item"].iloc[0]
         raise ValueError(

@@ -24,10 +24,13 @@ def pad_right(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
     So positions need not be passed on, and families that padding on the left changes are right too.
 
     Raises:
-        ValueError: as `mark_answers`.
+        ValueError: as `mark_answers`, or an item's real tokens are not in one piece.
     """
     mark_answers(batch)
     real = batch["attention_mask"].bool()
+    pieces = real[:, 0] + (real[:, 1:] & ~real[:, :-1]).sum(dim=1)
+    if (pieces > 1).any():
+        raise ValueError("attention_mask must mark the tokens of an item in one piece")
     order = (~real).int().argsort(dim=1, stable=True)[:, : max(1, int(real.sum(dim=1).max()))]
     return {key: batch[key].gather(1, order) for key in KEYS}
 
@@ -90,7 +93,7 @@ def answer_logits(
         )
     tokens = tokens.to(logits.device)
     logits = tokens.select("the logits", logits, logits.shape[-1]).float()
-    labels = batch["input_ids"].to(logits.device)[tokens.rows, tokens.columns + 1]
+    labels = batch["input_ids"].to(logits.device)[tokens.rows, tokens.columns + 1].long()
     return tokens, logits, labels
 
 

@@ -149,6 +149,9 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
             yield
     finally:
         for module, training in flags:
+            if type(module).train is not nn.Module.train:  # which does more than set the flag
+                module.train(training)
+        for module, training in flags:
             module.training = training
 
 

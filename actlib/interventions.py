@@ -57,8 +57,8 @@ def patched(target: nn.Module, donor: nn.Module, mask: ChannelMask) -> Iterator[
 
     Raises:
         ValueError: donor and target do not fit, or the mask is of another model or holds channels
-            of packed experts; in a forward, the inputs hold a cache or a module runs more often in
-            the target than in the donor.
+            of packed experts or routers; in a forward, the inputs hold a cache or a module runs
+            more often in the target than in the donor.
     """
     donor, target = unwrapped(donor), unwrapped(target)
     require_pair(donor, target)
@@ -98,9 +98,10 @@ def ablated(
         seed: fixes, together with the number of forwards so far, who gives to whom; for "resample".
 
     Raises:
-        ValueError: the mask is of another model or holds channels of packed experts, the model is
-            wrapped by peft, `how` is unknown, or a mean is missing or not finite; for "resample" in
-            a forward, its inputs hold a cache, or `exchange_items` cannot align its items.
+        ValueError: the mask is of another model or holds channels of packed experts or routers, the
+            model is wrapped by peft, `how` is unknown, or a mean is missing or not finite; for
+            "resample" in a forward, its inputs hold a cache, or `exchange_items` cannot align its
+            items.
     """
     require_known("ablation", [how], ABLATIONS)
     model, forwards = unwrapped(model), itertools.count()
@@ -213,14 +214,16 @@ def _masked_channels(model: nn.Module, mask: ChannelMask) -> dict[str, Int[Tenso
     """Indices of the masked channels, for modules that have any.
 
     Raises:
-        ValueError: the mask is of another model, or holds channels of packed experts.
+        ValueError: the mask is of another model, or holds channels of packed experts or routers.
     """
     require_fit(model, mask)
     modules, chosen = channel_modules(model), mask.indices()
-    if packed := [name for name in chosen if modules[name].is_packed]:
+    hidden = [n for n in chosen if modules[n].is_packed or modules[n].role == "router"]
+    if hidden:
         raise ValueError(
-            f"an intervention writes the outputs of modules, and the mask holds channels of packed "
-            f"experts, which have none of their own ({packed[0]}); leave these out of the mask"
+            "an intervention writes the outputs of modules, and the mask holds channels of packed "
+            "experts, which have none of their own, or of routers, which choose experts before "
+            f"they give any ({hidden[0]}); leave these out of the mask"
         )
     return chosen
 

@@ -41,8 +41,11 @@ class ChannelMask:
     metadata: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse metadata that no file could hold."""
+        """Refuse metadata that no file could hold, and channels that are not True or False."""
         require_metadata(self.metadata)
+        for name, selected in self.channels.items():
+            if selected.dtype != torch.bool:
+                raise ValueError(f"channels of {name} must be bool, got {selected.dtype}")
 
     def __repr__(self) -> str:
         """Size and origin in two lines, whatever the size of the model."""

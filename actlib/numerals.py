@@ -52,7 +52,7 @@ _SAME = str.maketrans(
 )
 _SIGN = r"(?:(?<![\w)])-|(?<==\x20)-\x20)(?:[$\u00a2-\u00a5\u09f3\u0e3f\u20a0-\u20c0]\s?)?"
 """A minus, not one between two terms; a currency's symbol may follow it."""
-_DIGITS = r"(?:(?<![\w.])\.|(?<![^\s=-]),)?\d+(?:[.,'\u202f\u066b]\d+)*"
+_DIGITS = r"(?:(?<![\w.])[.\u066b]|(?<![^\s=-]),)?\d+(?:[.,'\u202f\u066b]\d+)*"
 _SPACED = r"(?<!\d)\d{1,3}(?:\x20\d{3})+(?!\d)(?:[.,]\d+)?"
 _NUMBER = re.compile(f"({_SIGN})?({_SPACED}|{_DIGITS})")
 _FRACTION = re.compile(
@@ -61,7 +61,8 @@ _FRACTION = re.compile(
 _SCALE = "|".join(
     r"""
     (?:[mb]|tr)il(?:(?:li?|i)(?:[oó]n|ar)|h[ãõ]|j(?:ar|oe)) mil(?:a|le)?\b thousand tausend duizend
-    hundred hundert honderd dozens?\b (?:mio|mln|mrd|bn|tsd)\b lakh crore
+    hundred hundert honderd dozens?\b douzaines?\b docenas?\b dozzin[ae]\b
+    dutzend сот(?:ня|ни|ен)\b milliers?\b migliai[ao]\b (?:mio|mln|mrd|bn|tsd)\b lakh crore
     (?:м|б|тр)илли(?:он|ард) млн млрд т[иы]с(?:\b|яч) ألف آلاف مليون ملايين مليار
     हज.?ार लाख करोड अरब खरब হাজার লাখ লক্ষ কোটি వే(?:యి|ల) లక్ష కోట మిలియ బిలియ
     พัน(?!ธ) ร้อย หมื่น แสน ล้าน [十万亿億萬兆] 百(?!分) 千(?![克米瓦])

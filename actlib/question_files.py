@@ -12,6 +12,7 @@ from pathlib import Path
 from actlib.files import unique_entries
 from actlib.numerals import parse_number
 
+_HEADER = ("question", "answer")
 Rows = dict[str, dict]
 """Rows in their order; the key says in messages where each is, such as `q.jsonl, line 3`."""
 
@@ -77,8 +78,12 @@ def _mgsm_lines(path: Path) -> Rows:
     rows: Rows = {}
     for where, line in _lines(path):
         question, _, answer = map(str.strip, line.rpartition("\t"))
-        if not question or not answer:
-            raise ValueError(f"{where}: expected question, tab, answer.")
+        is_table = "\t" in question or answer[:1] == '"' or (question, answer) == _HEADER
+        if not question or not answer or is_table:
+            raise ValueError(
+                f"{where}: expected question, tab, answer, without quotes or a header; other "
+                "tables as JSON lines."
+            )
         value = parse_number(answer, "en")
         row: dict = {"question": question, "answer": answer, "split": "test"}
         rows[where] = row | {"language": language, "value": answer if value is None else value}

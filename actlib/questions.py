@@ -120,6 +120,8 @@ def require_text(where: str, row: Mapping, *names: str) -> None:
         if not isinstance(value, str) or not normalize_text(value):
             got = f"got {reprlib.repr(value)}" if name in row else "and is missing"
             raise ValueError(f"{where}: {name!r} must hold text, {got}.")
+        if re.search("[\ud800-\udfff]", value):
+            raise ValueError(f"{where}: {name!r} holds half of a character (a lone surrogate).")
 
 
 def read_exams(where: str, row: Mapping) -> dict:

@@ -119,7 +119,8 @@ class ChannelScores:
 
         Raises:
             ValueError: the percent is out of range or too small for any channel of any module, as
-                `ranked`, no module is left, or the scores hold NaN or are all 0.
+                `ranked`, no module is left or none is the head or embedding to leave out, or the
+                scores hold NaN or are all 0.
         """
         return self._select(percent, ranking, without, highest=True)
 
@@ -180,7 +181,15 @@ class ChannelScores:
         require_known("`without`", left_out, ROLES)
         if left_out and not self.roles:
             raise ValueError("these scores do not say what their modules are; record them again")
-        ranked = {n: v.float() for n, v in values.items() if self.roles.get(n) not in left_out}
+        if absent := {"head", "embedding"}.intersection(left_out).difference(self.roles.values()):
+            raise ValueError(f"by its own account the model has no {', '.join(sorted(absent))}")
+        silent = {n for n in self.metadata.get("silent", "").split(",") if n in self.values}
+        silent -= {name for name in silent if self.values[name].any()}  # ran in another part
+        ranked = {
+            name: part.float()
+            for name, part in values.items()
+            if name not in silent and self.roles.get(name) not in left_out
+        }
         if not ranked:
             excluded = ", ".join(left_out)
             raise ValueError(f"no module is left to rank without {excluded}; leave out fewer")
@@ -191,9 +200,10 @@ class ChannelScores:
         channels |= mark_best(ranked, percent, highest=highest, per_module=rule.per_module)
         side = "top" if highest else "bottom"
         origin = {"percent": f"{percent:g}", "ranking": ranking, "side": side}
+        if len(ranked) < len(values):
+            origin["unranked"] = ",".join(name for name in values if name not in ranked)
         if left_out:
             origin["without"] = ",".join(left_out)
-            origin["unranked"] = ",".join(name for name in values if name not in ranked)
         if "off" in rule.needs and self.off is not None:
             origin["off"] = self.off.metadata.get("data_hash", "")
         return ChannelMask(channels, {**self.metadata, **origin})

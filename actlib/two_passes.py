@@ -3,17 +3,19 @@
 scores = record_differences_in_two_passes("donor/", "target/", batches, "scratch/")
 """
 
+import copy
 import gc
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from actlib.channels import channel_modules
+from actlib.channels import channel_modules, tied_modules, unwrapped
 from actlib.hooks import evaluating
 from actlib.loading import empty_model, load_pretrained
 from actlib.pairs import require_pair
@@ -86,12 +88,16 @@ def _run_donor(
             calls = collect_activations(model, modules, batch, tokens)
             stored = {name: [each.cpu() for each in calls[name]] for name in calls}
             torch.save(stored, Path(folder, str(number)))
+    # as the model is tied, whatever its configuration says
+    config: Any = copy.deepcopy(model.config)
+    for each in (config, config.get_text_config()):
+        each.tie_word_embeddings = bool(tied_modules(model))
     with torch.device("meta"):
-        return type(model)(model.config).to(next(model.parameters()).dtype)
+        return type(model)(config).to(next(model.parameters()).dtype)
 
 
 def _load(source: Source) -> nn.Module:
     if callable(source):
-        return source()
+        return unwrapped(source())
     placed = {"device_map": "auto"} if torch.cuda.is_available() else {}
     return load_pretrained(AutoModelForCausalLM, source, dtype="auto", **placed)

@@ -51,7 +51,13 @@ def fit_vocabulary_(
             f"the vocabulary's rows ({before} against {rows}) are offloaded and cannot be fitted; "
             "load embedding and head into memory"
         )
-    donor.resize_token_embeddings(rows, mean_resizing=False)
+    weights = [getattr(end_of(donor, end), "weight", end) for end in ("input", "output")]
+    if weights[0] is not weights[1]:  # whatever its configuration says
+        vars(donor)["tie_weights"] = lambda: None
+    try:
+        donor.resize_token_embeddings(rows, mean_resizing=False)
+    finally:
+        vars(donor).pop("tie_weights", None)
     for name, parameter in vocabulary_parameters(donor):
         parameter[before:] = target_parameters[name][before:].to(parameter)
 

@@ -17,6 +17,7 @@ from types import FunctionType
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from actlib.channels import channel_modules, own_parameters, unwrapped
 
@@ -125,11 +126,14 @@ def describe_fault(model: nn.Module) -> str | None:
             return f"{_called(name)} {fault}"
     for name, each in channel_modules(model).items():
         own = own_parameters(each.module).keys()
-        if "weight" in own and (more := sorted(own - {"weight", "bias"})):
+        scales = {name for name in each.module._buffers if name.startswith("weight_scale")}
+        if "weight" in own and (more := sorted(scales | own - {"weight", "bias"})):
             return (
                 f"{_called(name)} computes with {more[0]} beside its weight and bias, so that a "
                 "row of the weight alone says nothing; fold it into the weight"
             )
+    if fault := _describe_overlap(model):
+        return fault
     # what modules do not show: codes outside of torch's tensors, and on the meta device a model
     # made from the configuration of a quantized one
     method = getattr(model, "is_quantized", False) and getattr(model, "quantization_method", "yes")
@@ -180,9 +184,23 @@ def _describe_tensors(module: nn.Module) -> str | None:
         if not is_plain or tensor.dtype not in FLOATS:
             kind = str(tensor.dtype).removeprefix("torch.") if is_plain else kind
             return f"holds {name} as {kind}, {_UNQUANTIZED}"
-    if isinstance(module, nn.Linear | nn.Embedding) and "weight" not in own:
+    has_weight = isinstance(module, nn.Linear | nn.Embedding) or type(module).__name__ == "Conv1D"
+    if has_weight and "weight" not in own or is_parametrized(module):
         return (
             "has a weight that is computed from other parameters (pruning, weight norm or another "
             "parametrization); make it permanent by the remove function of torch.nn.utils for it"
         )
+    return None
+
+
+def _describe_overlap(model: nn.Module) -> str | None:
+    """That two parameters lie in the same memory, or one covers itself; tied ones are one."""
+    ends = dict[torch.device, tuple[int, str]]()
+    plain = [(p.data_ptr(), name, p) for name, p in model.named_parameters() if not p.is_meta]
+    for start, name, p in sorted(plain, key=lambda each: each[:2]):
+        extent = sum((n - 1) * step for n, step in zip(p.shape, p.stride(), strict=True)) + 1
+        end, before = ends.get(p.device, (0, name))
+        if p.numel() and (start < end or extent < p.numel()):
+            return f"parameters {before} and {name} overlap in memory; give each its own (clone())"
+        ends[p.device] = max((end, before), (start + extent * p.element_size(), name))
     return None

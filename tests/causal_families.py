@@ -144,13 +144,14 @@ def outcome(family):
     modules = channel_modules(target)
     draw = {n: torch.rand(m.channels, generator=generator) < 0.3 for n, m in modules.items()}
     packed = [name for name, each in modules.items() if each.is_packed]
+    routers = [name for name, each in modules.items() if each.role == "router"]
     if packed:
         notes.append("experts packed in one tensor, which no intervention writes")
     if apart := uncovered_parameters(target):
         notes.append(f"{len(apart)} parameters of no channel, such as `{apart[0]}`")
     with warnings.catch_warnings(action="ignore"):
         try_moving(donor, target, ChannelMask(draw))
-        draw |= {name: torch.zeros_like(draw[name]) for name in packed}
+        draw |= {name: torch.zeros_like(draw[name]) for name in packed + routers}
         try_interventions(donor, target, ChannelMask(draw), items[1][0])
         try:
             try_recording(donor, target, items, notes)

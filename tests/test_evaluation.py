@@ -63,6 +63,21 @@ def test_the_mode_of_the_model_stays_even_after_an_error(family, items, collate)
     assert model.training
 
 
+class Merging(torch.nn.Dropout):
+    """As a layer of loralib, which merges its adapter in evaluation mode and takes it out again."""
+
+    def train(self, mode=True):
+        self.merged = not mode
+        return super().train(mode)
+
+
+def test_a_layer_that_changes_with_its_mode_changes_back(family, batches):
+    model = family("gpt2").train()
+    model.transformer.drop = Merging()
+    evaluate(model, batches)
+    assert not model.transformer.drop.merged and model.training
+
+
 class Wrapper(torch.nn.Module):
     """A model of which no more can be asked than all logits of some tokens."""
 
@@ -97,6 +112,8 @@ def test_refusals(family, items, collate):
     (batch,) = collate(items, 6)
     with pytest.raises(ValueError, match="follows at least one prompt token"):
         evaluate(family(), [batch | {"answer_mask": torch.ones_like(batch["answer_mask"])}])
+    with pytest.raises(ValueError, match="two items are number 0 .* by one call of `batches`"):
+        evaluate(family(), [batch | {"index": torch.arange(6)}] * 2)
     with pytest.raises(ValueError, match="token 10000"):
         evaluate(family(), [batch | {"input_ids": torch.full_like(batch["input_ids"], 10_000)}])
     prompt = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)

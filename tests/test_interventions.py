@@ -272,10 +272,13 @@ def test_what_cannot_be_done_is_refused(pair, family):
     donor, target = pair()
     mask, wrong = some(target), some(family("gpt2"))
     nan = {name: torch.full(each.shape, torch.nan) for name, each in mask.channels.items()}
+    mixture = family("mixtral")
+    router = next(n for n, each in channel_modules(mixture).items() if each.role == "router")
     for intervention, message in (
         (patched(target, family("llama"), mask), "donor and target do not fit"),
         (patched(target, donor, wrong), "the mask is of another model"),
         (ablated(target, wrong, "zero"), "the mask is of another model"),
+        (ablated(mixture, some(mixture, only=router), "zero"), "or of routers, which choose"),
         (ablated(target, mask, "noise"), "ablation 'noise' is none of zero"),
         (ablated(target, mask, "mean", means={}), "needs `means`"),
         (ablated(target, mask, "mean", means=nan), "must be finite"),

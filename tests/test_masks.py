@@ -101,6 +101,8 @@ def test_round_trip_keeps_channels_order_and_metadata(tmp_path):
     assert loaded.metadata == mask.metadata
     assert loaded.digest == mask.digest != mask_of(2).digest
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["mask.safetensors"]
+    with pytest.raises(ValueError, match="channels of a must be bool, got torch.float32"):
+        ChannelMask({"a": torch.full((3,), 0.5)})
     whole = torch.arange(6) % 2 == 0  # views of one tensor
     mask = ChannelMask({"a": whole[:4], "b": whole[4:], "c": whole[::2]})
     mask.save(tmp_path / "mask")

@@ -14,7 +14,7 @@ from actlib.numerals import find_numbers, format_number, parse_number
 READ = """
 3,5 de 3.5;       1.200 de 1200;     1,200 de 1.2;        1'200.5 de-CH 1200.5;  1,200 es-MX 1200
 1,200 en 1200;    1.200 en 1.2;      1200 und 1200;       $1,450,000 en 1450000; 1,234.5 und 1234.5
-3,5 en 3.5;       0.125 de 0.125;    -.5 en -0.5;         1,2345 de 1.2345;      2010,5 fr 2010.5
+3,5 en 3.5;       0.125 de 0.125;    -.5 en -0.5; ٫5 ar 0.5;  1,2345 de 1.2345;     2010,5 fr 2010.5
 """  # of the last line: a mark that cannot group is the decimal mark
 
 
@@ -40,7 +40,7 @@ PARTS = r"""
 3⁄4; 2 × 10^5; 2*10^5; 2 \times 10^{-5}; 2·10⁵; 2^{10}; 2^n
 \sqrt{2}; √2; 3√2; 2\pi; 2 million; 2-billion; 2万; 2 万; 2k; 2.5M; 2 bn; 2 mil; 2 dozen
 3 and 1/2; 3 et ½; 3 und 1/2; 3 y 1/2; 3 и 1/2; 3又1/2; 3 and a half; 3 et demi; 3 und ein halb
-3 y medio; 3 с половиной; {3 \over 4}; minus 2; negative 2; 2 million 300; 2万3000
+3 y medio; 3 с половиной; {3 \over 4}; minus 2; negative 2; 2 million 300; 2万3000; 2 Dutzend
 """
 
 

@@ -87,6 +87,7 @@ def test_own_rows_need_only_question_and_answer(tmp_path):
 
 REFUSALS = [
     (PLAIN | {"answer": "\u00a0\u200b"}, "line 1: 'answer' must hold text"),
+    (PLAIN | {"answer": "\ud83d"}, "line 1: 'answer' holds half of a character"),
     (PLAIN | {"split": "dev"}, "split 'dev' is none of train, validation, test"),
     (PUBLISHED | {"question": {}}, "expected a row of EXAMS, got one without 'choices'"),
     ([1, 2], "line 1: expected an object like"),
@@ -137,7 +138,7 @@ def test_one_question_gets_one_split_however_it_is_stored(tmp_path):
     assert normalize_text("a\u200b b") == "a b" != normalize_text("ab")
 
 
-def test_a_data_set_of_the_hub_is_read_by_split(monkeypatch):
+def test_a_data_set_of_the_hub_is_read_by_split(monkeypatch, tmp_path):
     import datasets
 
     def load(name, configuration):
@@ -150,5 +151,9 @@ def test_a_data_set_of_the_hub_is_read_by_split(monkeypatch):
         ("train-0001", "train", "1006"),
         ("test-0001", "test", "1006"),
     ]
+    for line in ("question\tanswer", '"Wie viel?"\t"7"', "1\tWie viel?\t7"):
+        (tmp_path / "mgsm_de.tsv").write_text(line)
+        with pytest.raises(ValueError, match="line 1: expected question, tab, answer, without"):
+            load_questions(tmp_path / "mgsm_de.tsv")
     with pytest.raises(ValueError, match="Found no .tsv or .jsonl file"):
         load_questions("nowhere/rows.jsonl")  # a missing file is not asked for there

@@ -20,7 +20,7 @@ from tiny_models import same_bits as same
 from torch import nn
 
 import actlib
-from actlib import evaluate, record_activations, record_differences
+from actlib import evaluate, random_like, record_activations, record_differences
 from actlib.channels import unwrapped
 
 
@@ -85,9 +85,20 @@ def to_8_bits(linear):
     return linear
 
 
-def scale(linear):
-    linear.weight_scale = nn.Parameter(torch.full((24, 1), 0.5))
+def scale(linear, kind=nn.Parameter):
+    linear.weight_scale = kind(torch.full((24, 1), 0.5))
     return linear
+
+
+def parametrize_norm(model):
+    nn.utils.parametrize.register_parametrization(model.model.norm, "weight", nn.Identity())
+    return model
+
+
+def share_memory(model):
+    """As a copy for the head that was meant, and never made."""
+    model.lm_head.weight = nn.Parameter(model.model.embed_tokens.weight)
+    return model
 
 
 def adapt(model, module="up_proj"):
@@ -142,9 +153,16 @@ SITUATIONS = {
     "4 bit": (with_layers(to_bytes), QUANTIZED.format("weight as Params4bit")),
     "FP8": (with_layers(to_8_bits), QUANTIZED.format("weight as float8_e4m3fn")),
     "a scale for each row": (with_layers(scale), BESIDE),
+    "a scale in a buffer": (with_layers(partial(scale, kind=nn.Buffer)), BESIDE),
+    "norms of another's making": (parametrize_norm, "weight that is computed from other"),
+    "a head on the embedding's memory": (
+        share_memory,
+        "parameters lm_head.weight and .* overlap in",
+    ),
     "FSDP2": (shard, SHARDED),
 }
-READABLE = [SITUATIONS[name][1] for name in ("GPTQ", "QuIP", "4 bit", "FP8")] + [BESIDE]
+READABLE = {words for _, words in SITUATIONS.values()} - {"right", MERGE, SHARDED}
+READABLE -= {SITUATIONS[name][1] for name in ("compiled layers", "prompt tuning")}
 """Outcomes of models whose weights are what is wrong, and not the outputs of their modules."""
 
 
@@ -314,6 +332,8 @@ def test_modules_that_are_passed_over_are_named(batches):
     with pytest.warns(UserWarning, match=words):
         scores = record_differences(*pair, batches)
     assert scores.metadata["silent"] == ",".join(passed)
+    for mask in (scores.top(50, "module"), scores.bottom(5), random_like(scores.top(50), 0, False)):
+        assert not any(mask.channels[name].any() for name in passed)
     for name, values in scores.values.items():
         assert not values.any() if name in passed else torch.allclose(values, expected.values[name])
     mask = random_mask(pair[0], share=1.1)
@@ -369,6 +389,7 @@ def test_a_family_that_counts_from_another_position_is_read_as_it_runs(items, co
     assert found == pytest.approx(expected, abs=1e-5)
 
 
+HOLE = torch.tensor([6])
 BATCHES = [
     (lambda batch: {key: value[:0] for key, value in batch.items()}, "have .*0, 9"),
     (lambda batch: {"input_ids": batch["input_ids"]}, "a batch lacks attention_mask, answer_mask"),
@@ -383,6 +404,10 @@ BATCHES = [
     (
         lambda batch: batch | {"attention_mask": batch["attention_mask"].cumsum(1)},
         "attention_mask must hold 0 and 1 alone, and holds 2",
+    ),
+    (
+        lambda batch: batch | {"attention_mask": batch["attention_mask"].index_fill(1, HOLE, 0)},
+        "attention_mask must mark the tokens of an item in one piece",
     ),
 ]
 
@@ -399,3 +424,4 @@ def test_marks_of_any_type_mean_the_same(dtype, batches):
     expected = record_differences(family(seed=1), family(), batches)
     cast = [{k: v.to(dtype) if "mask" in k else v.int() for k, v in b.items()} for b in batches]
     assert same(record_differences(family(seed=1), family(), cast).values, expected.values)
+    assert evaluate(family(), cast).equals(evaluate(family(), batches))

@@ -12,10 +12,16 @@ from actlib.two_passes import record_differences_in_two_passes
 @pytest.mark.parametrize(("name", "dtype"), [("gpt2", torch.float32), ("mixtral", torch.bfloat16)])
 def test_two_passes_have_the_bits_of_one(pair, batches, tmp_path, name, dtype):
     donor, target = pair(name, dtype)
+    donor.config.tie_word_embeddings = True  # though mixtral's is not
     expected = record_differences(donor, target, batches, metadata={"a": "b"}, moments=True)
     folder = tmp_path / "kept"
     scores = record_differences_in_two_passes(
-        lambda: donor, lambda: target, iter(batches), folder, metadata={"a": "b"}, moments=True
+        lambda: torch.nn.DataParallel(donor),
+        lambda: target,
+        iter(batches),
+        folder,
+        metadata={"a": "b"},
+        moments=True,
     )
     assert scores.metadata == expected.metadata and scores.tokens == expected.tokens
     for part in ("values", "magnitudes", "means", "stds"):

@@ -142,7 +142,7 @@ class Questions:
         Every task of the ability gives about as many, up to the preset's number for the purpose.
 
         Raises:
-            ValueError: the purpose is unknown, or there is no such question.
+            ValueError: the purpose is unknown, there is no such question, or one serves two.
         """
         require_known("purpose", [purpose], list(PURPOSES))
         rows = of_ability(self.read(purpose), ability)
@@ -176,8 +176,19 @@ class Questions:
                 rows = load_items(folder, PURPOSES[purpose])
             else:
                 rows = partition(load_questions(folder), purpose)
+            self._require_apart(rows, purpose)
             self._of_purpose[purpose] = rows
         return self._of_purpose[purpose]
+
+    def _require_apart(self, rows: Iterable[dict], purpose: str) -> None:
+        """Refuse a question of the preset that serves another purpose too."""
+        own = {_text_digest(row): row for row in rows if row["ability"] in self.preset.abilities}
+        for other, others in self._of_purpose.items():
+            for digest in filter(own.get, map(_text_digest, others)):
+                raise ValueError(
+                    f"the question {own[digest]['id']} of {own[digest]['ability']} serves {other} "
+                    f"and {purpose}; keep it in one split"
+                )
 
 
 def highlight(tokenizer: PreTrainedTokenizerBase, encoded: Encoded) -> Any:

@@ -22,7 +22,7 @@ from actlib.files import write_text
 from actlib.loading import empty_model, load_tokenizer
 from actlib.pairs import require_pair
 from actlib.prompts import drop_long
-from actlib.questions import abilities_of, normalize_text
+from actlib.questions import abilities_of
 from actlib.study.locking import locked
 from actlib.study.presets import ROOT, Preset, choice_of, load_preset
 from actlib.study.questions import PURPOSES, Questions
@@ -158,12 +158,11 @@ def _require_models(preset: Preset) -> PreTrainedTokenizerBase | None:
 def _count_questions(
     preset: Preset, tokenizer: PreTrainedTokenizerBase | None, least: dict[str, int]
 ) -> dict[str, dict[str, int]]:
-    """Questions that each ability gives to each purpose; refuses too few, or one in two purposes.
+    """Questions that each ability gives to each purpose; refuses too few.
 
     With a tokenizer, those longer than ``max_tokens`` are left out.
     """
     questions = Questions(preset)
-    serves: dict[str, str] = {}  # text of a question -> its purpose
     counts: dict[str, dict[str, int]] = {ability: {} for ability in preset.abilities}
     there = list(dict.fromkeys(a for p in PURPOSES for a in abilities_of(questions.read(p))))
     if absent := [ability for ability in counts if ability not in there]:
@@ -174,13 +173,6 @@ def _count_questions(
         if tokenizer is not None:
             rows = drop_long(tokenizer, rows, preset.evaluation.max_tokens)
         counts[ability][purpose] = len(rows)
-        for row in rows:
-            other = serves.setdefault(normalize_text(row["question"]), purpose)
-            if other != purpose:
-                raise ValueError(
-                    f"the question {row['id']} of {ability} serves {other} and {purpose}; keep it "
-                    "in one split"
-                )
     for ability, numbers in counts.items():
         if any(numbers[purpose] < count for purpose, count in least.items()):
             raise ValueError(
