@@ -12,6 +12,7 @@ parametrization is not the one that the model computes with.
 
 import copy
 import re
+from collections import defaultdict
 from collections.abc import Mapping
 from types import FunctionType
 
@@ -195,12 +196,16 @@ def _describe_tensors(module: nn.Module) -> str | None:
 
 def _describe_overlap(model: nn.Module) -> str | None:
     """That two parameters lie in the same memory, or one covers itself; tied ones are one."""
-    ends = dict[torch.device, tuple[int, str]]()
-    plain = [(p.data_ptr(), name, p) for name, p in model.named_parameters() if not p.is_meta]
-    for start, name, p in sorted(plain, key=lambda each: each[:2]):
-        extent = sum((n - 1) * step for n, step in zip(p.shape, p.stride(), strict=True)) + 1
-        end, before = ends.get(p.device, (0, name))
-        if p.numel() and (start < end or extent < p.numel()):
-            return f"parameters {before} and {name} overlap in memory; give each its own (clone())"
-        ends[p.device] = max((end, before), (start + extent * p.element_size(), name))
+    by_storage = defaultdict[tuple[torch.device, int], list](list)
+    for name, p in model.named_parameters():
+        if p.numel() and not p.is_meta:
+            first = p.storage_offset() * p.element_size()
+            by_storage[p.device, p.untyped_storage().data_ptr()].append((first, name, p))
+    for parameters in by_storage.values():
+        end, before = 0, parameters[0][1]
+        for first, name, p in sorted(parameters, key=lambda each: each[:2]):
+            extent = 1 + sum((n - 1) * step for n, step in zip(p.shape, p.stride(), strict=True))
+            if first < end or extent < p.numel():
+                return f"parameters {before} and {name} overlap in memory; clone() one"
+            end, before = first + extent * p.element_size(), name
     return None
