@@ -181,7 +181,7 @@ def _describe(module: nn.Module) -> tuple[int, int, str] | None:
     if isinstance(module, nn.Embedding):
         return module.embedding_dim, 1, "embedding"
     if type(module).__name__ == "Conv1D":  # of transformers; that of torch is Conv1d
-        return vars(module)["nf"], 1, linear
+        return own["weight"].shape[1] if "weight" in own else vars(module)["nf"], 1, linear
     if next(module.children(), None) or not {"weight"} <= own.keys() <= {"weight", "bias"}:
         return None
     # each family has its own class of RMSNorm, and of router

@@ -38,22 +38,23 @@ def evaluate(model: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> pd.Da
             before it, more tokens than the model's context or one that the model does not know; or
             the logits are not numbers.
     """
-    parts: list[pd.DataFrame] = []
+    parts, numbers = list[pd.DataFrame](), set[int]()
     with evaluating(model):
         for batch in batches:
             scores = _evaluate_batch(model, batch)
             first = sum(map(len, parts))
             index = batch.get("index", range(first, first + len(scores)))
             scores.insert(0, "item", [int(number) for number in index])
+            if twice := numbers.intersection(scores["item"]):
+                raise ValueError(
+                    f"two items are number {min(twice)} by the batches' `index`; make all batches "
+                    "by one call of `batches`, or leave `index` out"
+                )
+            numbers.update(scores["item"])
             parts.append(scores)
     if not parts:
         raise ValueError("evaluation needs at least one batch, got none")
     table = pd.concat(parts).sort_values("item", kind="stable", ignore_index=True)
-    if table["item"].duplicated().any():
-        raise ValueError(
-            f"two items are number {table.loc[table['item'].duplicated(), 'item'].iloc[0]} by the "
-            "batches' `index`; make all batches by one call of `batches`, or leave `index` out"
-        )
     if table["nll"].isna().any():
         item = table.loc[table["nll"].isna(), "item"].iloc[0]
         raise ValueError(

@@ -222,8 +222,8 @@ def _masked_channels(model: nn.Module, mask: ChannelMask) -> dict[str, Int[Tenso
     if hidden:
         raise ValueError(
             "an intervention writes the outputs of modules, and the mask holds channels of packed "
-            "experts, which have none of their own, or of routers, which choose experts before "
-            f"they give any ({hidden[0]}); rank without them: without=('expert', 'router')"
+            "experts, which have none of their own, or of routers, most of which choose experts "
+            f"before they give any ({hidden[0]}); rank without them: without=('expert', 'router')"
         )
     return chosen
 

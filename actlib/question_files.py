@@ -12,7 +12,6 @@ from pathlib import Path
 from actlib.files import unique_entries
 from actlib.numerals import parse_number
 
-_HEADER = ("question", "answer")
 Rows = dict[str, dict]
 """Rows in their order; the key says in messages where each is, such as `q.jsonl, line 3`."""
 
@@ -78,7 +77,8 @@ def _mgsm_lines(path: Path) -> Rows:
     rows: Rows = {}
     for where, line in _lines(path):
         question, _, answer = map(str.strip, line.rpartition("\t"))
-        is_table = "\t" in question or answer[:1] == '"' or (question, answer) == _HEADER
+        is_table = "\t" in question or answer[:1] == '"' or '""' in question
+        is_table |= (question.lower(), answer.lower()) == ("question", "answer")
         if not question or not answer or is_table:
             raise ValueError(
                 f"{where}: expected question, tab, answer, without quotes or a header; other "

@@ -109,7 +109,7 @@ class ChannelScores:
         """Mask of the channels with the highest scores.
 
         The count is the floor of percent/100 times the ranked channels, and at least one. Ties go
-        by module order, then by channel index.
+        by module order, then by channel index. Modules that never ran are not ranked below 100 %.
 
         Args:
             percent: above 0 and up to 100 (all, the control in which every row moves).
@@ -181,10 +181,12 @@ class ChannelScores:
         require_known("`without`", left_out, ROLES)
         if left_out and not self.roles:
             raise ValueError("these scores do not say what their modules are; record them again")
-        if absent := {"head", "embedding"}.intersection(left_out).difference(self.roles.values()):
+        absent = {"head", "embedding"}.intersection(left_out).difference(self.roles.values())
+        if absent and self.tokens:  # an encoder's weights may have no head
             raise ValueError(f"by its own account the model has no {', '.join(sorted(absent))}")
         silent = {n for n in self.metadata.get("silent", "").split(",") if n in self.values}
         silent -= {name for name in silent if self.values[name].any()}  # ran in another part
+        silent = silent if percent < 100 else set()
         ranked = {
             name: part.float()
             for name, part in values.items()

@@ -90,8 +90,9 @@ def _run_donor(
             torch.save(stored, Path(folder, str(number)))
     # as the model is tied, whatever its configuration says
     config: Any = copy.deepcopy(model.config)
-    for each in (config, config.get_text_config()):
-        each.tie_word_embeddings = bool(tied_modules(model))
+    for each in [config, config.get_text_config()] if hasattr(config, "get_text_config") else []:
+        if hasattr(each, "tie_word_embeddings"):
+            each.tie_word_embeddings = bool(tied_modules(model))
     with torch.device("meta"):
         return type(model)(config).to(next(model.parameters()).dtype)
 

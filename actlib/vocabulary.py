@@ -53,7 +53,7 @@ def fit_vocabulary_(
         )
     weights = [getattr(end_of(donor, end), "weight", end) for end in ("input", "output")]
     if weights[0] is not weights[1]:  # whatever its configuration says
-        vars(donor)["tie_weights"] = lambda: None
+        vars(donor)["tie_weights"] = lambda *_, **__: None
     try:
         donor.resize_token_embeddings(rows, mean_resizing=False)
     finally:

@@ -127,7 +127,8 @@ def describe_fault(model: nn.Module) -> str | None:
             return f"{_called(name)} {fault}"
     for name, each in channel_modules(model).items():
         own = own_parameters(each.module).keys()
-        scales = {name for name in each.module._buffers if name.startswith("weight_scale")}
+        buffers = {name for name, tensor in each.module._buffers.items() if tensor is not None}
+        scales = {own_name for own_name in buffers if own_name.startswith("weight_scale")}
         if "weight" in own and (more := sorted(scales | own - {"weight", "bias"})):
             return (
                 f"{_called(name)} computes with {more[0]} beside its weight and bias, so that a "
@@ -185,8 +186,10 @@ def _describe_tensors(module: nn.Module) -> str | None:
         if not is_plain or tensor.dtype not in FLOATS:
             kind = str(tensor.dtype).removeprefix("torch.") if is_plain else kind
             return f"holds {name} as {kind}, {_UNQUANTIZED}"
-    has_weight = isinstance(module, nn.Linear | nn.Embedding) or type(module).__name__ == "Conv1D"
-    if has_weight and "weight" not in own or is_parametrized(module):
+    name = type(module).__name__
+    has_weight = isinstance(module, nn.Linear | nn.Embedding) or name == "Conv1D"
+    has_channels = has_weight or any(part in name.lower() for part in ("norm", "router"))
+    if has_weight and "weight" not in own or has_channels and is_parametrized(module):
         return (
             "has a weight that is computed from other parameters (pruning, weight norm or another "
             "parametrization); make it permanent by the remove function of torch.nn.utils for it"
@@ -206,6 +209,6 @@ def _describe_overlap(model: nn.Module) -> str | None:
         for first, name, p in sorted(parameters, key=lambda each: each[:2]):
             extent = 1 + sum((n - 1) * step for n, step in zip(p.shape, p.stride(), strict=True))
             if first < end or extent < p.numel():
-                return f"parameters {before} and {name} overlap in memory; clone() one"
+                return f"parameters {before} and {name} share memory; clone() one"
             end, before = first + extent * p.element_size(), name
     return None

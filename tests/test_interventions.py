@@ -278,7 +278,10 @@ def test_what_cannot_be_done_is_refused(pair, family):
         (patched(target, family("llama"), mask), "donor and target do not fit"),
         (patched(target, donor, wrong), "the mask is of another model"),
         (ablated(target, wrong, "zero"), "the mask is of another model"),
-        (ablated(mixture, some(mixture, only=router), "zero"), "or of routers, which choose"),
+        (
+            ablated(mixture, some(mixture, only=router), "zero"),
+            "or of routers, most of which choose",
+        ),
         (ablated(target, mask, "noise"), "ablation 'noise' is none of zero"),
         (ablated(target, mask, "mean", means={}), "needs `means`"),
         (ablated(target, mask, "mean", means=nan), "must be finite"),

@@ -157,7 +157,7 @@ SITUATIONS = {
     "norms of another's making": (parametrize_norm, "weight that is computed from other"),
     "a head on the embedding's memory": (
         share_memory,
-        "parameters lm_head.weight and .* overlap in",
+        "parameters lm_head.weight and .* share memory",
     ),
     "FSDP2": (shard, SHARDED),
 }
@@ -334,6 +334,7 @@ def test_modules_that_are_passed_over_are_named(batches):
     assert scores.metadata["silent"] == ",".join(passed)
     for mask in (scores.top(50, "module"), scores.bottom(5), random_like(scores.top(50), 0, False)):
         assert not any(mask.channels[name].any() for name in passed)
+    assert scores.top(100).percent == 100
     for name, values in scores.values.items():
         assert not values.any() if name in passed else torch.allclose(values, expected.values[name])
     mask = random_mask(pair[0], share=1.1)

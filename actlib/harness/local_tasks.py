@@ -196,14 +196,14 @@ def _question_tasks(folder: Path, chat: bool) -> dict[str, LocalTask]:
 
 def _rows_by_name(folder: Path) -> dict[str, list[dict]]:
     """Questions of a folder's JSON lines, by the name of their task."""
-    by_name, abilities = defaultdict(list), dict[str, str]()
+    by_name, domains = defaultdict(list), dict[str, str]()
     for path in sorted(folder.glob("*.jsonl")):
         for row in load_questions(path):
             columns = {key: row[key] for key in ("id", "language", "question", "answer", "value")}
             name = _slug(f"act_{row['language']}_{row['domain']}")
-            ability = abilities.setdefault(name, row["ability"])
-            if ability != row["ability"]:
-                raise ValueError(f"{ability} and {row['ability']} would both be the task {name}")
+            domain = domains.setdefault(name, row["domain"])
+            if domain != row["domain"]:
+                raise ValueError(f"{domain} and {row['domain']} would both be the task {name}")
             by_name[name].append(columns)
     return dict(sorted(by_name.items()))
 

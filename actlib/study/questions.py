@@ -134,6 +134,7 @@ class Questions:
         self.preset = preset
         self._has_splits = (data_folder(preset.data) / "train").is_dir()
         self._of_purpose: dict[str, list[dict]] = {}
+        self._serves: dict[str, str] = {}  # text of a question -> its purpose
         self._inputs: dict[tuple[str, str], tuple[list[dict], list[str]]] = {}
 
     def items(self, ability: str, purpose: str = "test") -> list[dict]:
@@ -146,7 +147,15 @@ class Questions:
         """
         require_known("purpose", [purpose], list(PURPOSES))
         rows = of_ability(self.read(purpose), ability)
-        return spread(rows, getattr(self.preset.evaluation, f"{purpose}_items"))
+        rows = spread(rows, getattr(self.preset.evaluation, f"{purpose}_items"))
+        for row in rows:
+            other = self._serves.setdefault(_text_digest(row), purpose)
+            if other != purpose:
+                raise ValueError(
+                    f"the question {row['id']} of {ability} serves {other} and {purpose}; keep it "
+                    "in one split"
+                )
+        return rows
 
     def inputs(
         self, tokenizer: PreTrainedTokenizerBase, ability: str, purpose: str
@@ -176,19 +185,8 @@ class Questions:
                 rows = load_items(folder, PURPOSES[purpose])
             else:
                 rows = partition(load_questions(folder), purpose)
-            self._require_apart(rows, purpose)
             self._of_purpose[purpose] = rows
         return self._of_purpose[purpose]
-
-    def _require_apart(self, rows: Iterable[dict], purpose: str) -> None:
-        """Refuse a question of the preset that serves another purpose too."""
-        own = {_text_digest(row): row for row in rows if row["ability"] in self.preset.abilities}
-        for other, others in self._of_purpose.items():
-            for digest in filter(own.get, map(_text_digest, others)):
-                raise ValueError(
-                    f"the question {own[digest]['id']} of {own[digest]['ability']} serves {other} "
-                    f"and {purpose}; keep it in one split"
-                )
 
 
 def highlight(tokenizer: PreTrainedTokenizerBase, encoded: Encoded) -> Any:
