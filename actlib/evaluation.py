@@ -45,12 +45,13 @@ def evaluate(model: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> pd.Da
             first = sum(map(len, parts))
             index = batch.get("index", range(first, first + len(scores)))
             scores.insert(0, "item", [int(number) for number in index])
-            if twice := numbers.intersection(scores["item"]):
-                raise ValueError(
-                    f"two items are number {min(twice)} by the batches' `index`; make all batches "
-                    "by one call of `batches`, or leave `index` out"
-                )
-            numbers.update(scores["item"])
+            for number in scores["item"]:
+                if number in numbers:
+                    raise ValueError(
+                        f"two items are number {number} by the batches' `index`; make all batches "
+                        "by one call of `batches`, or leave `index` out"
+                    )
+                numbers.add(number)
             parts.append(scores)
     if not parts:
         raise ValueError("evaluation needs at least one batch, got none")

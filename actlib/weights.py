@@ -127,8 +127,8 @@ def describe_fault(model: nn.Module) -> str | None:
             return f"{_called(name)} {fault}"
     for name, each in channel_modules(model).items():
         own = own_parameters(each.module).keys()
-        buffers = {name for name, tensor in each.module._buffers.items() if tensor is not None}
-        scales = {own_name for own_name in buffers if own_name.startswith("weight_scale")}
+        buffers = {key for key, tensor in each.module._buffers.items() if tensor is not None}
+        scales = {key for key in buffers if key.startswith("weight_scale")}
         if "weight" in own and (more := sorted(scales | own - {"weight", "bias"})):
             return (
                 f"{_called(name)} computes with {more[0]} beside its weight and bias, so that a "

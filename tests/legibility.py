@@ -45,10 +45,11 @@ def outline(text):
 
 def faults(fig, points=8):
     """What a reader would stumble over: texts that overlap, are cut off, or of another size."""
-    texts = [(text.get_text(), outline(text)) for text in shown_texts(fig)]
+    shown = shown_texts(fig)
+    texts = [(text.get_text(), outline(text)) for text in shown]
     page = fig.bbox.padded(1)
     pairs = combinations(texts, 2)
     over = [("overlap", a, b) for (a, one), (b, other) in pairs if one.intersects_path(other)]
     cut = [("cut off", a) for a, box in texts if not all(page.contains(*p) for p in box.vertices)]
-    sizes = {text.get_text() for text in shown_texts(fig) if text.get_fontsize() != points}
+    sizes = {text.get_text() for text in shown if text.get_fontsize() != points}
     return over + cut + [("size", text) for text in sizes]

@@ -207,11 +207,6 @@ def test_a_task_of_numbers_is_there_where_every_answer_has_one(tmp_path):
     with pytest.warns(UserWarning, match="1 of 2 questions of act_fr_places have no number"):
         assert list(local_tasks(tmp_path)) == ["act_fr_places_answer"]
 
-    for name in ("c++", "c#"):
-        write_lines(tmp_path / "test" / f"{name}.jsonl", [row | {"ability": name}])
-    with pytest.raises(ValueError, match="c# and c\\+\\+ would both be the task act_und_c_"):
-        local_tasks(tmp_path)
-
 
 def test_models_in_turn_and_nothing_of_them_changes(tokenizer, data):
     donor, target = build(tokenizer, 1), build(tokenizer, 0).train()
@@ -232,7 +227,12 @@ def test_models_in_turn_and_nothing_of_them_changes(tokenizer, data):
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_refusals(model, tokenizer, data):
+def test_refusals(model, tokenizer, data, tmp_path):
+    for name in ("c++", "c#"):
+        rows = [{"question": "e?", "answer": "f", "ability": name}]
+        write_lines(tmp_path / "test" / f"{name}.jsonl", rows)
+    with pytest.raises(ValueError, match="c# and c\\+\\+ would both be the task act_und_c_"):
+        local_tasks(tmp_path)
     with pytest.raises(ValueError, match="needs its tokenizer"):
         evaluate_tasks(model, tasks="mgsm_local_fr", data=data[1])
     with pytest.raises(ValueError, match="found none; name the folder"):
