@@ -5,6 +5,7 @@ import copy
 import accelerate
 import pytest
 import torch
+from causal_families import build
 from slow_reference import hook_count, moving_elements
 from tiny_models import VOCAB, random_mask, same_bits, state_of, tiny_model
 from torch import nn
@@ -115,6 +116,15 @@ def test_tied_elements_count_for_both_channels_and_once_in_the_sum(pair, batches
     torch.testing.assert_close(columns, rows, rtol=1e-4, atol=1e-5)
     whole = sum(float(part.double().sum()) for part in found.values.values())
     assert sum_attributions(found, target) == pytest.approx(whole - float(columns), rel=1e-6)
+
+
+def test_a_bias_beside_a_tied_head_counts_whichever_module_comes_first(batches):
+    donor, target = (build("camembert", seed) for seed in (1, 0))  # whose head comes first
+    for model in (donor, target):
+        nn.init.normal_(model.lm_head.decoder.bias)
+    gap = mean_nll(target, batches) - mean_nll(donor, batches)
+    found = sum_attributions(record_attributions(donor, target, batches, points=9), target)
+    assert found == pytest.approx(gap, abs=0.01)
 
 
 def snapshot(model):
