@@ -75,8 +75,8 @@ audit: $(READY)
 	@artifacts/audit/bin/pip-audit --strict --no-deps --disable-pip \
 		--requirement requirements.lock --requirement requirements-torch.lock
 
-lock: $(READY)
-	@$(BIN)/python tools/lock.py
+lock:  # not by .venv, into which the edited lock could not be installed
+	@"$(PYTHON)" tools/lock.py
 
 clean:
 	rm -rf .venv artifacts .snakemake .pytest_cache .ruff_cache .mypy_cache actlib.egg-info

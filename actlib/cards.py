@@ -20,9 +20,9 @@ from typing import Any
 
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
-from huggingface_hub.utils import validate_repo_id
 
 import actlib
+from actlib.loading import is_hub_name, public_name
 from actlib.masks import ChannelMask
 
 CARD, TARGET_CARD, STEPS = "README.md", "README.target.md", "actlib.json"
@@ -58,21 +58,6 @@ def describe_step(
         **more,
         "created_with": ", ".join(versions),
     }
-
-
-def public_name(model: str | os.PathLike) -> str:
-    """What to call a folder in something that is published: no path of the machine.
-
-    A folder in the Hub's cache has the name of its model there; a name on the Hub stays.
-    """
-    path = Path(model)
-    if not path.exists() and _is_hub_name(str(model)):
-        return str(model)
-    path = path.resolve()
-    cached = path.parent.parent.name
-    if path.parent.name == "snapshots" and cached.startswith("models--"):
-        return cached.removeprefix("models--").replace("--", "/")
-    return path.name
 
 
 def read_steps(folder: str | os.PathLike) -> list[dict[str, Any]]:
@@ -152,15 +137,7 @@ def _folder_card(steps: Sequence[Mapping[str, Any]], target_card: Path) -> str:
 
 def _hub_names(names: Sequence[str]) -> list[str] | None:
     """Those names that lead to a model on the Hub, once each: OWNER/NAME."""
-    return [name for name in dict.fromkeys(names) if _is_hub_name(name)] or None
-
-
-def _is_hub_name(name: str) -> bool:
-    try:
-        validate_repo_id(name)
-    except ValueError:
-        return False
-    return "/" in name
+    return [name for name in dict.fromkeys(names) if is_hub_name(name)] or None
 
 
 def _read_terms(card: Path) -> dict[str, str | list[str]]:

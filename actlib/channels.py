@@ -154,8 +154,8 @@ def own_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
 def layer_of(name: str) -> int:
     """Layer index of a module name, or -1 for one outside the layers of the language model."""
     for part in name.split("."):
-        if "vision" in part or "audio" in part:  # towers, which count their own
-            return -1
+        if any(word in part for word in ("vision", "visual", "audio")):
+            return -1  # of a tower, which counts its own
         if part.isdecimal():
             return int(part)
     return -1

@@ -158,16 +158,18 @@ def mask(
         raise ValueError(f"--ranking {ranking} compares to nothing, so leave out --reference")
     if alpha is not None and not retained:
         raise ValueError("--alpha weighs the ability to retain; name that by --retained")
-    recorded = ChannelScores.load(scores)
+    recorded, file = ChannelScores.load(scores), scores
     try:
         if reference:
-            recorded = recorded.relative_to(ChannelScores.load(reference))
+            file = reference
+            recorded = recorded.relative_to(ChannelScores.load(file))
         if retained:
-            weight = 1.0 if alpha is None else alpha
-            recorded = recorded.with_retention(ChannelScores.load(retained), weight)
+            file, weight = retained, 1.0 if alpha is None else alpha
+            recorded = recorded.with_retention(ChannelScores.load(file), weight)
+        file = scores
         chosen = recorded.top(percent, ranking, without=without or ())
     except ValueError as error:
-        raise ValueError(f"{retained or reference or scores}: {error}") from error
+        raise ValueError(f"{file}: {error}") from error
     chosen.save(out)
     result = {"out": out, "channels": chosen.count, "of": chosen.total, "percent": chosen.percent}
     show(as_json, result, f"{out}: {chosen.count} of {chosen.total} channels")

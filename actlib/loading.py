@@ -10,6 +10,7 @@ with transformers, and hands the loaded model over.
 """
 
 import filecmp
+import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -118,7 +119,7 @@ def describe_absent(names: Iterable[str], model: "PreTrainedModel") -> str:
     )
 
 
-def load_tokenizer(source: Path | str) -> "PreTrainedTokenizerBase | None":
+def load_tokenizer(source: Path | str, **options: Any) -> "PreTrainedTokenizerBase | None":
     """The tokenizer of a folder or of a model on the Hub; None for a folder without one.
 
     Raises:
@@ -129,7 +130,7 @@ def load_tokenizer(source: Path | str) -> "PreTrainedTokenizerBase | None":
     folder = Path(source)
     if folder.is_dir() and not any((folder / file).is_file() for file in TOKENIZER_FILES):
         return None
-    return load_pretrained(AutoTokenizer, source)
+    return load_pretrained(AutoTokenizer, source, **options)
 
 
 def local_folder(source: Path | str) -> Path:
@@ -148,6 +149,32 @@ def local_folder(source: Path | str) -> Path:
     except Exception as error:
         raise ValueError(_load_failure("", source, error)) from error
     return Path(folder)
+
+
+def public_name(model: str | os.PathLike) -> str:
+    """What to call a model in a file that is shared: no path of the machine.
+
+    A folder in the Hub's cache has the name of its model there; a name on the Hub stays.
+    """
+    path = Path(model)
+    if not path.exists() and is_hub_name(str(model)):
+        return str(model)
+    path = path.resolve()
+    cached = path.parent.parent.name
+    if path.parent.name == "snapshots" and cached.startswith("models--"):
+        return cached.removeprefix("models--").replace("--", "/")
+    return path.name
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether a text has the form OWNER/NAME of a model on the Hub."""
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except ValueError:
+        return False
+    return "/" in name
 
 
 def split_files(folder: Path, weights: Sequence[str]) -> tuple[list[Path], list[str]]:

@@ -10,10 +10,12 @@ selected rows, then of the other rows those in selected columns, row by row. `NA
 original values in this order.
 """
 
+import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from jaxtyping import Shaped
@@ -75,14 +77,13 @@ class Edit:
 
     def changes(self, side: str) -> Iterator[tuple[Index, Values]]:
         """Indices of the parameter's matrix, and the values of a side there."""
-        rows, columns = self.selection.rows, self.selection.columns.nonzero().flatten()
-        selected, others = rows.nonzero().flatten(), (~rows).nonzero().flatten()
-        sizes = len(selected) * len(self.selection.columns), len(others) * len(columns)
-        of_rows, of_columns = self.values[side].split(sizes)
-        if len(selected):
-            yield (selected,), of_rows.view(len(selected), -1)
-        if len(columns):
-            yield (others[:, None], columns), of_columns.view(-1, len(columns))
+        start, width = 0, len(self.selection.columns)
+        for index in self.selection.indices():
+            rows, *columns = (cast(Tensor, part) for part in index)
+            shape = len(rows), len(columns[0]) if columns else width
+            stop = start + math.prod(shape)
+            yield index, self.values[side][start:stop].view(shape)
+            start = stop
 
 
 def save_patch(

@@ -28,13 +28,12 @@ from actlib.patch_file import Edit, PatchInfo, load_patch, save_patch, selected_
 from actlib.transfer import (
     Index,
     Selection,
-    interpolate,
-    require_finite,
+    as_matrix,
+    interpolation,
     require_movable,
     selections,
     write_,
 )
-from actlib.vocabulary import shared_rows
 from actlib.weights import require_float_weights, require_writable
 from actlib.wording import list_first
 
@@ -77,13 +76,11 @@ def make_patch(
     step = describe_step("patch", _name(target), _name(donor), mask, scale) | dict(metadata or {})
     model, target_parameters, donor_parameters, selected = _open_pair(target, donor, mask)
     step |= {"parameters": sum(p.numel() for p in model.parameters())}
-    edits = dict[str, Edit]()
+    edits, change = dict[str, Edit](), interpolation(donor_parameters, selected, scale)
     for name, selection in selected.items():
-        parameter = target_parameters[name]
-        before = selected_values(parameter, selection)
-        donated = selected_values(shared_rows(donor_parameters[name], parameter), selection)
-        after = interpolate(before, donated, scale)
-        require_finite(name, after, {"the donor": donated, "the target": before}, scale)
+        matrix = as_matrix(target_parameters[name])
+        after = torch.cat([values.flatten() for _, values in change(name, matrix)]).cpu()
+        before = selected_values(matrix, selection)
         edits[name] = Edit(selection, {"after": after, "before": before})
     if all(torch.equal(edit.values["after"], edit.values["before"]) for edit in edits.values()):
         raise ValueError(

@@ -10,7 +10,7 @@
 A ranking that is registered so is known at once in this Python process: to
 `ChannelScores.top(5, "squared")`, and as the method ``act_squared`` to `choose` and the legends of
 figures. For `actlib mask --ranking` and notebooks that `actlib run` runs, the formula belongs into
-this file; recordings and cached rows, whose code it is, are then made again.
+this file and its table below; recordings and cached rows, whose code it is, are then made again.
 In the formulas d_i is the score of channel i (ACT, Eq. 2), and m is the channel's module; of
 attributions s_i is the score in nats, and they have their own rankings, whose names methods have.
 No torch is imported, so that figures need none.
@@ -87,10 +87,6 @@ class Ranking:
         return self.formula(scores)
 
 
-RANKINGS: dict[str, Ranking] = {}
-"""Every ranking by name, in the order in which they were registered."""
-
-
 def ranking_of(method: object) -> Ranking | None:
     """The ranking by which a method of the study chooses; None for another method."""
     return next((rule for rule in RANKINGS.values() if rule.method == str(method)), None)
@@ -114,22 +110,15 @@ def ranking(name: str, **settings: Any) -> "Callable[[Formula], Formula]":
     return register
 
 
-@ranking("global")
 def rank_differences(scores: "ChannelScores") -> "Values":
-    """d_i, over all channels together. Source: ACT, Eq. 2, as reported.
+    """d_i. Source: ACT, Eq. 2, as reported of all channels together; within modules it is ours.
 
-    Modules with large activations, such as the LM head, can fill the mask.
+    Together, modules with large activations, such as the LM head, can fill the mask; within modules
+    each gives the same percent of its channels, rounded down.
     """
     return scores.values
 
 
-@ranking("module", per_module=True)
-def rank_within_modules(scores: "ChannelScores") -> "Values":
-    """d_i within each module, which gives the same percent of its channels, rounded down. Ours."""
-    return scores.values
-
-
-@ranking("scaled", needs=("magnitudes",))
 def divide_by_magnitude(scores: "ChannelScores") -> "Values":
     """d_i / a_m, with a_m the mean magnitude of the module's channels. Ours.
 
@@ -138,7 +127,6 @@ def divide_by_magnitude(scores: "ChannelScores") -> "Values":
     return _divide(scores.values, _module_means(scores.magnitudes))
 
 
-@ranking("relative", needs=("off", "off.stds"))
 def divide_by_std(scores: "ChannelScores") -> "Values":
     """d_i / (s_i + e_m), with s_i the donor's std on the inputs without the ability. Ours.
 
@@ -154,7 +142,6 @@ def divide_by_std(scores: "ChannelScores") -> "Values":
     )
 
 
-@ranking("contrast", needs=("magnitudes", "off"))
 def subtract_reference(scores: "ChannelScores") -> "Values":
     """(d_i - d_i(off)) / a_m, with d_i(off) the score on the inputs without the ability. Ours.
 
@@ -165,7 +152,6 @@ def subtract_reference(scores: "ChannelScores") -> "Values":
     return _divide(gaps, _module_means(scores.magnitudes))
 
 
-@ranking("attribution", of="attributions")
 def rank_attributions(scores: "ChannelScores") -> "Values":
     """s_i, what the channel adds to the fall of the NLL when all move, in nats. Ours.
 
@@ -174,13 +160,11 @@ def rank_attributions(scores: "ChannelScores") -> "Values":
     return scores.values
 
 
-@ranking("attribution_absolute", of="attributions")
 def rank_magnitudes(scores: "ChannelScores") -> "Values":
     """|s_i|, as attribution patching ranks: channels that matter, for better or worse. Ours."""
     return {name: s.abs() for name, s in scores.values.items()}
 
 
-@ranking("attribution_by_size", needs=("sizes",), of="attributions")
 def divide_by_root_of_size(scores: "ChannelScores") -> "Values":
     """s_i / sqrt(n_i), with n_i the number of the channel's parameters. Ours.
 
@@ -189,7 +173,6 @@ def divide_by_root_of_size(scores: "ChannelScores") -> "Values":
     return {name: s / scores.sizes[name] ** 0.5 for name, s in scores.values.items()}
 
 
-@ranking("attribution_per_parameter", needs=("sizes",), of="attributions")
 def divide_by_size(scores: "ChannelScores") -> "Values":
     """s_i / n_i, with n_i the number of the channel's parameters. Ours.
 
@@ -206,3 +189,18 @@ def _module_means(part: "Values") -> "dict[str, Tensor]":
 def _divide(values: "Values", units: "Mapping[str, Tensor]") -> "Values":
     """Values over their unit, a number or one for each channel; 0 where the unit is 0."""
     return {name: (d / units[name]).where(units[name] != 0, 0) for name, d in values.items()}
+
+
+_OWN = (
+    Ranking("global", rank_differences),
+    Ranking("module", rank_differences, per_module=True),
+    Ranking("scaled", divide_by_magnitude, needs=("magnitudes",)),
+    Ranking("relative", divide_by_std, needs=("off", "off.stds")),
+    Ranking("contrast", subtract_reference, needs=("magnitudes", "off")),
+    Ranking("attribution", rank_attributions, of="attributions"),
+    Ranking("attribution_absolute", rank_magnitudes, of="attributions"),
+    Ranking("attribution_by_size", divide_by_root_of_size, needs=("sizes",), of="attributions"),
+    Ranking("attribution_per_parameter", divide_by_size, needs=("sizes",), of="attributions"),
+)
+RANKINGS: dict[str, Ranking] = {rule.name: rule for rule in _OWN}
+"""Every ranking by name, those that are registered behind ours."""

@@ -12,7 +12,6 @@ import warnings
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
-from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -26,6 +25,7 @@ from actlib.files import require_metadata
 from actlib.forward import pad_right
 from actlib.hooks import AnswerTokens, evaluating, mark_answers
 from actlib.kernels import try_add_sums
+from actlib.loading import public_name
 from actlib.pairs import require_pair
 from actlib.processes import add_up, gather, is_own_batch
 from actlib.scores import ChannelScores, require_differing
@@ -247,16 +247,12 @@ def describe_items(items: list[bytes], tokens: int) -> dict[str, str]:
 
 
 def describe_pair(donor: nn.Module, target: nn.Module) -> dict[str, str]:
-    """Metadata of scores: names and revisions of the models, empty where unknown, and their dtype.
-
-    Of a folder the name is its last part: where it lies on this machine concerns nobody else.
-    """
+    """Metadata of scores: `public_name` and revision of each model, empty if unknown, and dtype."""
     metadata, dtypes = {}, set()
     for role, model in (("donor", donor), ("target", target)):
         config = getattr(model, "config", None)
         name = getattr(config, "name_or_path", "") or ""
-        is_place = Path(name).is_absolute() or Path(name).is_dir()
-        metadata[role] = Path(name).name if is_place else name
+        metadata[role] = public_name(name) if name else ""
         metadata[f"{role}_revision"] = getattr(config, "_commit_hash", None) or ""
         dtypes.add(str(next(model.parameters()).dtype).removeprefix("torch."))
     return {"dtype": "/".join(sorted(dtypes)), **metadata}

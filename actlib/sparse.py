@@ -89,9 +89,10 @@ def _edit(name: str, parameter: Tensor, indices: Tensor, values: Tensor) -> Edit
     """What values at places of a flattened parameter change of it, if that is whole channels."""
     before = as_matrix(parameter)
     is_matched = 0 < len(indices) == len(values) and len(indices.unique()) == len(indices)
+    is_matched &= indices.dtype in (torch.int32, torch.int64)
     if not (is_matched and 0 <= indices.min() and indices.max() < before.numel()):
         raise ValueError(
-            f"{name} needs values each with a place of its own, none beyond its elements"
+            f"{name} needs values each with a place of its own, a whole number within its elements"
         )
     selected = torch.zeros(before.shape, dtype=torch.bool)
     selected.view(-1)[indices] = True

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from actlib.channels import channel_modules, tied_modules, unwrapped
+from actlib.files import require_metadata
 from actlib.hooks import evaluating
 from actlib.loading import empty_model, load_pretrained
 from actlib.pairs import require_pair
@@ -58,6 +59,7 @@ def record_differences_in_two_passes(
     Raises:
         ValueError: as `record_differences`.
     """
+    require_metadata(metadata or {})
     batches = list(batches)
     if not callable(donor) and not callable(target):
         require_pair(empty_model(donor), empty_model(target))  # before hours of work

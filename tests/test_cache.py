@@ -104,9 +104,14 @@ def test_models_count_by_what_they_hold_and_label_the_rows(load, tmp_path, capsy
     assert len(list((tmp_path / "cache" / "rows_of").glob("seed3-*.parquet"))) == 1
 
 
-def test_what_has_no_stable_digest_is_refused(load):
-    with pytest.raises(ValueError, match="`factor`, a DataFrame"):
-        load("factor = 2", "factor = pd.DataFrame({'a': [1]})")(5)
+@pytest.mark.parametrize(
+    "value",
+    ["pd.DataFrame()", "type('Own', (), {'__module__': __name__})"]
+    + ["__import__('torch').nn.Linear(1, 1)", "__import__('functools').partial(max, 3)"],
+)
+def test_what_has_no_stable_digest_is_refused(load, value):
+    with pytest.raises(ValueError, match="`factor`, a (DataFrame|type|Linear|partial)"):
+        load("factor = 2", f"factor = {value}")(5)
 
 
 def test_processes_share_a_file(tmp_path):

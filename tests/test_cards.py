@@ -6,7 +6,8 @@ import pytest
 import torch
 import yaml
 
-from actlib.cards import describe_step, public_name, read_steps, write_card
+from actlib.cards import describe_step, read_steps, write_card
+from actlib.loading import public_name
 from actlib.masks import ChannelMask
 from actlib.study.presets import load_preset
 from actlib.study.trained_cards import trained_card

@@ -49,6 +49,7 @@ def test_tied_modules_stay_so_offloaded_or_without_weights(family, name, expecte
         ("transformer.wte", -1, "wte"),
         ("model.language_model.layers.3.mlp.up_proj", 3, "mlp.up_proj"),
         ("model.vision_tower.encoder.layers.3.mlp.fc1", -1, "mlp.fc1"),
+        ("model.visual.blocks.3.mlp.fc1", -1, "mlp.fc1"),
     ],
 )
 def test_layer_and_kind_of_a_name(name, layer, kind):

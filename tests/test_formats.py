@@ -79,8 +79,9 @@ def test_sparse_values_that_are_no_patch_of_the_target_are_refused(folders, tmp_
         ({key.replace("model.norm", "lm_head"): each for key, each in good.items()}, "whole rows"),
         (good | {f"{name}.values": torch.ones(2).half()}, "in torch.float32"),
         (good | {f"{name}.values": torch.tensor([1.0, torch.nan])}, "NaN or infinite"),
-        (good | {f"{name}.indices": torch.tensor([1, 16])}, "none beyond"),
+        (good | {f"{name}.indices": torch.tensor([1, 16])}, "within its elements"),
         (good | {f"{name}.indices": torch.tensor([3, 3])}, "with a place of its own"),
+        (good | {f"{name}.indices": torch.tensor([3.0, 4.0])}, "a whole number"),
         (good | {"x.values": torch.ones(1)}, "and nothing else"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -200,7 +200,7 @@ def test_making_refuses_what_cannot_be_made_or_shared(folders, tmp_path):
     for models, share, path, options, message in (
         (places, 0.3, out, {"metadata": {"scale": "1"}}, "must not use the key 'scale'"),
         (places, 0.3, out, {"metadata": {"year": 2026}}, "must be text, got 'year': 2026"),
-        (places, 0.3, out, {"scale": float("nan")}, "scale nan makes numbers"),
+        (places, 0.3, out, {"scale": float("nan")}, "scale must be a finite number"),
         (places, 0.0, out, {}, "no difference between donor and target"),
         ((places[0], donor), 0.3, out, {}, "both be folders, or both be models in memory"),
         ((target, copy.deepcopy(target)), 0.3, out, {}, "no difference between donor and target"),

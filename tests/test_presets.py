@@ -66,6 +66,7 @@ def test_other_models_of_a_pair_are_optional(pair, tmp_path):
     assert {(spec.device_map, spec.revision) for spec in specs} == {("auto", "v2")}
     preset = load_preset(pair(donor={"load": "owner/model", "revision": "v3"}, revision="v2"))
     assert preset.models["donor"] == LoadedModel(load="owner/model", revision="v3")
+    assert [preset.revision_of(name) for name in ("donor", "target")] == ["v3", "v2"]
 
 
 def test_parameters_are_found_by_the_number_of_a_notebook(pair):

@@ -103,6 +103,9 @@ def test_a_question_in_two_splits_is_refused(small_preset, tmp_path):
     path.write_text(json.dumps(double) + "\n" + path.read_text(encoding="utf-8"), encoding="utf-8")
     with pytest.raises(ValueError, match="serves recording and test; keep it in one split"):
         plan(write_preset(tmp_path / "other.yaml", copied))
+    shutil.rmtree(copied / "train")
+    with pytest.raises(ValueError, match="lacks the folder train"):
+        plan(write_preset(tmp_path / "other.yaml", copied))
 
 
 def test_two_presets_of_one_name_do_not_share_a_folder(own, tmp_path, snakemake):

@@ -81,6 +81,9 @@ def test_abilities_have_their_own_gap_and_settings_share_it():
     assert apart["recovery"].tolist() == pytest.approx([0.5, 0.2, 0.5, 0.2])
     with pytest.raises(ValueError, match="gap between them"):
         stats.recovery(table[table["method"] != "donor"], ["method"])
+    lacking = table[(table["ability"] == "fr") | ~table["method"].isin(["donor", "target"])]
+    with pytest.raises(ValueError, match="ru lacks rows of"):
+        stats.recovery(lacking, ["ability", "method"])
     with pytest.raises(ValueError, match="same items"):
         stats.recovery(table[(table["method"] != "act") | (table["ability"] == "fr")], ["method"])
 

@@ -18,11 +18,11 @@ def half_normal_share(fraction: float) -> float:
     >>> round(half_normal_share(0.05), 4)
     0.1465
     """
-    return float(np.exp(-(stats.norm.isf(fraction / 2) ** 2) / 2))
+    return float(np.exp(-(stats.halfnorm.isf(fraction) ** 2) / 2))
 
 
 def half_normal_ccdf(
     values_over_mean: Float[np.ndarray, " points"],
 ) -> Float[np.ndarray, " points"]:
     """P(X > x) of a half-normal X of mean one."""
-    return 2 * stats.norm.sf(np.asarray(values_over_mean) * (2 / np.pi) ** 0.5)
+    return stats.halfnorm.sf(np.asarray(values_over_mean) * (2 / np.pi) ** 0.5)

@@ -129,6 +129,9 @@ def recovery(
         for number, reference in enumerate(REFERENCES):
             part.loc[part["method"] == reference, "condition"] = number - 2  # -2 target, -1 donor
         wide = _pivot_scores(part, "condition", value)
+        if [*wide.columns[:2]] != [-2, -1]:
+            where = ", ".join(map(str, labels.values()))
+            raise ValueError(f"{where} lacks rows of {REFERENCES}, for the gap between them")
         drawn = resample_means(wide, _clusters_of(part), resamples)
         first = part.drop_duplicates("condition").set_index("condition")
         for column, condition in enumerate(wide.columns[2:], start=2):

@@ -27,6 +27,7 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import pandas as pd
+from torch import nn
 
 from actlib.files import atomic_file
 from actlib.rankings import RANKINGS
@@ -132,8 +133,10 @@ def describe(function: Callable) -> tuple[list[str], set[str], dict[str, Any]]:
                 modules.add(home)
                 if hasattr(value, "cache_key"):
                     values[name] = value
-            elif not callable(value):
+            elif not callable(value) or isinstance(value, nn.Module | functools.partial):
                 values[name] = value
+            elif isinstance(value, type) and home == function.__module__:
+                values[name] = value  # a class of the notebook, refused like those
     return sorted(syntax), modules, values
 
 

@@ -14,24 +14,23 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from actlib.analysis.contrasts import SeedTest, compare_seeds, correct_holm, verdict
 from actlib.study.preset_files import explain, read_yaml
-from actlib.study.presets import CONFIGS
+from actlib.study.presets import CONFIGS, Strict
 from actlib.wording import require_known
 
 COLUMNS = ["claim", "seed", "treatment", "control", "difference"]
 """Of `tabNN_contrast.csv`: one row a claim and training seed."""
 
 
-class Claim(BaseModel):
+class Claim(Strict):
     """What is stated, and the contrast and test that decide it.
 
     `margin` and `floor` are in the unit of the measure; see `compare_seeds`.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     title: str
     notebook: int
     source: Literal["stated", "ours"]
@@ -52,10 +51,9 @@ class Claim(BaseModel):
         return self
 
 
-class Claims(BaseModel):
+class Claims(Strict):
     """All claims by key, in the order of the notebooks."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     status: str = Field(pattern="^(draft|frozen in [0-9a-f]{7,40})$")
     level: float = Field(gt=0, lt=0.5)
     claims: dict[str, Claim] = Field(min_length=1)

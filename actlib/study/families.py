@@ -101,8 +101,7 @@ def load_model(
         ValueError: there is nothing to load.
     """
     spec = preset.models[name]
-    revision = getattr(spec, "revision", None) or "main"
-    options: dict[str, Any] = {"dtype": dtype, "revision": revision}
+    options: dict[str, Any] = {"dtype": dtype, "revision": preset.revision_of(name)}
     if (device_map := getattr(spec, "device_map", None)) is not None:
         options |= {"device_map": device_map}
         return load_pretrained(AutoModelForCausalLM, source, **options).eval()

@@ -205,6 +205,10 @@ class Preset(Strict):
                 raise ValueError(f"give {name}, a specialist that is loaded, its `abilities`")
         return self
 
+    def revision_of(self, name: str) -> str:
+        """Revision of a model on the Hub; the newest where none is given."""
+        return getattr(self.models[name], "revision", None) or "main"
+
     @property
     def abilities(self) -> list[str]:
         """All abilities, ``language-domain`` of the shipped data: the lost, then the retained."""

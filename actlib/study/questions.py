@@ -130,9 +130,19 @@ class Questions:
     """
 
     def __init__(self, preset: Preset) -> None:
-        """Keep the preset; nothing is read yet."""
-        self.preset = preset
-        self._has_splits = (data_folder(preset.data) / "train").is_dir()
+        """Keep the preset; no question is read yet.
+
+        Raises:
+            ValueError: some of the three folders are there, and others are not.
+        """
+        self.preset, folder = preset, data_folder(preset.data)
+        missing = [name for name in SPLITS if not (folder / name).is_dir()]
+        if 0 < len(missing) < len(SPLITS):
+            raise ValueError(
+                f"{folder} lacks the folder {missing[0]}: give all of {', '.join(SPLITS)}, or, to "
+                "have questions parted by hash, one folder of files with none of these names"
+            )
+        self._has_splits = not missing
         self._of_purpose: dict[str, list[dict]] = {}
         self._serves: dict[str, str] = {}  # text of a question -> its purpose
         self._inputs: dict[tuple[str, str], tuple[list[dict], list[str]]] = {}

@@ -116,7 +116,10 @@ def _record(
 ) -> None:
     donor, target = study.models(pair)
     sources = [study.place(name, pair.seed) for name in pair.names]
-    tokenizers = [load_pretrained(AutoTokenizer, source) for source in sources]
+    tokenizers = [
+        load_pretrained(AutoTokenizer, source, revision=study.preset.revision_of(name))
+        for name, source in zip(pair.names, sources, strict=True)
+    ]
     require_pair(donor, target, *tokenizers)
     fit_vocabulary_(donor, target, *tokenizers)
     for (ability, part), path in tqdm(files.items(), desc=f"recording {kind}, {folder.name}"):

@@ -13,8 +13,8 @@ from pathlib import Path
 import pandas as pd
 
 from actlib.analysis.drawing import read_captions
-from actlib.cards import public_name
 from actlib.files import write_text
+from actlib.loading import public_name
 from actlib.study.claims import load_claims
 from actlib.study.provenance import device
 from actlib.study.runs import DONE, EARLIER, PATHS, Run, describe_counts, failures

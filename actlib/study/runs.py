@@ -144,8 +144,9 @@ def _require_models(preset: Preset) -> PreTrainedTokenizerBase | None:
     """
     models: dict[str, tuple[PreTrainedModel, PreTrainedTokenizerBase | None]] = {}
     for role, spec in preset.loaded.items():
+        options = {"revision": preset.revision_of(role)}
         try:
-            models[role] = empty_model(spec.load), load_tokenizer(spec.load)
+            models[role] = empty_model(spec.load, **options), load_tokenizer(spec.load, **options)
         except ValueError as error:
             remedy = "paths start from the YAML's folder, then from here"
             raise ValueError(f"{role}: {error}; {remedy}") from error

@@ -181,8 +181,8 @@ class Study:
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """What all models of the preset share."""
         group = self._memory.get("group") or self.pair(self.preset.study.seeds[0])
-        source = self.place(group.names[-1], group.seed)
-        return load_pretrained(AutoTokenizer, source)
+        options = {"revision": self.preset.revision_of(group.names[-1])}
+        return load_pretrained(AutoTokenizer, self.place(group.names[-1], group.seed), **options)
 
     @cached_property
     def questions(self) -> Questions:
@@ -237,16 +237,17 @@ class Study:
             reference: abilities that the rankings ``relative`` and ``contrast`` compare with; of
                 attributions, abilities to retain.
         """
-        abilities = [abilities] if isinstance(abilities, str) else list(abilities)
-        key = kind, pair, tuple(abilities), tuple(parts), tuple(reference)
+        both = abilities, reference
+        abilities, reference = ((each,) if isinstance(each, str) else tuple(each) for each in both)
+        key = kind, pair, abilities, tuple(parts), reference
         if key not in self._memory and kind == "weights":
             self._memory[key] = weight_differences(*self.models(pair))
         elif key not in self._memory:
             paths = recorded_files(self, pair, abilities, key[3], kind)
             scores = pool([ChannelScores.load(path) for path in paths])
-            if key[4]:
+            if reference:
                 relate = scores.relative_to if kind == "differences" else scores.with_retention
-                scores = relate(self.scores(pair, key[4], kind, parts=key[3]))
+                scores = relate(self.scores(pair, reference, kind, parts=key[3]))
             self._memory[key] = scores
         return self._memory[key]
 
