@@ -83,8 +83,8 @@ def record_attributions(
 
     Raises:
         ValueError: the models do not fit, weights are offloaded or quantized, there is no batch, an
-            answer span is empty or follows no prompt, the NLL or a score is NaN or infinite, or
-            the target cannot be `copied`.
+            answer span is empty or follows no prompt, the NLL or a score is NaN or infinite, no
+            channel differs, `points` is below 0, or the target cannot be `copied`.
     """
     donor, target = unwrapped(donor), unwrapped(target)
     require_pair(donor, target)

@@ -38,7 +38,7 @@ REMEDIES = {
     "stds": "record with `moments=True` (--moments)",
     "off": "attach a reference by `relative_to` (--reference)",
     "off.stds": "record the reference with `moments=True` (--moments)",
-    "sizes": "record the scores again, of weights that are not quantized",
+    "sizes": "record the scores again",
 }
 
 

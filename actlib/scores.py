@@ -44,7 +44,7 @@ class ChannelScores:
         stds: the same of its standard deviation (population), in the unit of the values.
         roles: module name to what the module is, one of `actlib.channels.ROLES`; empty if unknown.
         sizes: module name to the parameters that each of its channels has; empty if unknown, as in
-            files of before, or of quantized weights.
+            files of before.
         off: the same pair on inputs without the ability, see `relative_to`; `save` leaves it out.
     """
 
@@ -96,7 +96,8 @@ class ChannelScores:
         A channel whose move would harm that ability, below 0 in `retained`, falls back.
 
         Raises:
-            ValueError: as `relative_to`, or one of the two holds no attributions.
+            ValueError: `retained` is of another pair or holds no tokens, or one of the two holds no
+                attributions.
         """
         _require_reference(self, retained, "attributions", "with_retention")
         values = {name: s + alpha * retained.values[name] for name, s in self.values.items()}
@@ -119,8 +120,8 @@ class ChannelScores:
 
         Raises:
             ValueError: the percent is out of range or too small for any channel of any module, as
-                `ranked`, no module is left or none is the head or embedding to leave out, or the
-                scores hold NaN or are all 0.
+                `ranked`, no module is left or none is the head or embedding to leave out, the
+                scores do not say what modules are, hold NaN, or are all 0.
         """
         return self._select(percent, ranking, without, highest=True)
 

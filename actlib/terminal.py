@@ -5,8 +5,8 @@
 
     sys.exit(run_app(app))           # bad input becomes one sentence on stderr
 
-Exit statuses: 0 done; 1 bad input, or a pair that does not fit, in one sentence, nothing written; 2
-usage; 3 a notebook failed; 4 a defect of actlib, with its traceback.
+Exit statuses: 0 done; 1 bad input, a pair that does not fit, or too little memory, in one sentence,
+nothing written; 2 usage; 3 a notebook failed; 4 a defect of actlib, with its traceback.
 """
 
 import inspect
@@ -61,7 +61,8 @@ def command(group: typer.Typer, name: str) -> Callable[[Callable], Callable]:
 def run_app(app: typer.Typer, arguments: Sequence[str]) -> int:
     """Run the command that the words name, and return its exit status.
 
-    Bad input is what raises `ValueError` or `OSError`; any other error is taken for a defect.
+    Bad input is what raises `ValueError` or `OSError`, or runs out of memory; any other error is
+    taken for a defect.
     """
     try:
         with warnings.catch_warnings():

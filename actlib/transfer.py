@@ -5,10 +5,11 @@
         evaluate(target)
 
 What a mask selects of a parameter, seen as a matrix: the channels of a linear layer, of an LM head
-and of packed experts are rows of the weight, those of an embedding are columns, those of a norm and
-of a bias single entries. A tied embedding and LM head share one [vocab, d_model] tensor: a masked
-head channel names a row of it and a masked embedding channel a column. The elements in the union of
-those rows and columns move, each once, and the two modules stay tied.
+and of packed experts are rows of the weight, those of an embedding and of a Conv1D are columns,
+those of a norm and of a bias single entries. A tied embedding and LM head share one
+[vocab, d_model] tensor: a masked head channel names a row of it and a masked embedding channel a
+column. The elements in the union of those rows and columns move, each once, and the two modules
+stay tied.
 """
 
 import math

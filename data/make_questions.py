@@ -2,8 +2,8 @@
 
 Two domains of two tasks each, in five languages and two scripts. Number words come from num2words,
 plural rules from CLDR through Babel. Whether a computation belongs to training, validation or test
-depends on a hash of its operands alone, so it falls on the same side in every language and wording,
-whatever the seed.
+depends on a hash of task and operands alone, so it falls on the same side in every language and
+wording, whatever the seed.
 
 Run `python data/make_questions.py --output data/questions` to write the shipped files again. It
 needs Babel and num2words: `pip install -e ".[dev]"`. The wordings are in `phrases.py` beside it.

@@ -1,11 +1,12 @@
-"""Compute the nine primary contrasts again, from the kept rows of single items, and compare.
+"""Compute the nine primary contrasts again, from the kept rows, and compare.
 
 python tools/recompute.py [PRESET]    # tiny, or another preset with kept rows and tables
 
-It shares no code with the notebooks, only the rows in `data/items/PRESET`. The exit status is 1 if
-treatment, control or difference of a seed differ from those in `figures/PRESET/tab*_contrast.csv`,
-mean or Student's 95 % interval from `tab07_claims.csv`, or if a published seed has no rows. Rows of
-seeds that are measured and not published yet are left out.
+It shares no code with the notebooks, only the rows in `data/items/PRESET`: of six contrasts those
+of single items, of *concentrated*, *disentangled* and *stable* shares and overlaps of masks. The
+exit status is 1 if treatment, control or difference of a seed differ from those in
+`figures/PRESET/tab*_contrast.csv`, mean or Student's 95 % interval from `tab07_claims.csv`, or if a
+published seed has no rows. Rows of seeds that are measured and not published yet are left out.
 """
 
 import sys

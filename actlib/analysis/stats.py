@@ -6,7 +6,7 @@
 A table of items has one row an item: `item`, a measure such as `nll` and, where there are any,
 `seed` (training), `draw` (of a random method; draws are averaged) and `cluster`: items that are not
 independent, such as one computation asked in several languages, share one, and clusters are then
-drawn in the place of items. Scores are better the higher they are.
+drawn in the place of items.
 
 Intervals are 95 % percentile bootstraps. Seeds are drawn first, then clusters, once for all seeds
 (a crossed design: an item's difficulty is shared, so drawing it per seed would make intervals too

@@ -3,8 +3,9 @@
     for setting in settings(["act_module", "random_module"], [5, 20], draws=3):
         mask = choose(scores=study.scores(pair, study.lost), **setting)
 
-Every method takes the same share of the channels, but channels differ in size, so `measure_size`
-gives the share of the parameters and of the squared distance that a mask moves.
+Every method takes the same share of the channels, but `all_rows` (all of them) and
+`random_equal_difference` (as many as hold the same difference). Channels differ in size, so
+`measure_size` gives the share of the parameters and of the squared distance that a mask moves.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -177,7 +178,8 @@ def choose_entries(
     Of |donor - target| in float32 the largest, as many as `count`, or as few as hold the share
     `displacement` of the sum of squares. So chosen are the masks of dataless Localize-and-Stitch
     (He et al. 2024, arXiv 2408.13656) and of the trimming of TIES (Yadav et al. 2023, arXiv
-    2306.01708), whose task vector is fine-tuned minus pre-trained. Takes 12 bytes a parameter.
+    2306.01708), whose task vector is fine-tuned minus pre-trained. Takes 17 bytes a parameter by
+    count, 23 by displacement.
 
     Raises:
         ValueError: neither or both are given, or one is out of range.
