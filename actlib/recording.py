@@ -198,22 +198,13 @@ class DifferenceSums:
         Raises:
             ValueError: no module ran, a sum is not finite, or all scores are 0.
         """
-        channels = [each.channels for each in self.modules.values()]
-        sums = add_up(torch.cat([each.cpu() for each in self._sums.values()], dim=1))
         entries = add_up(torch.tensor([*self._entries.values()], dtype=torch.float64))
-        averages = sums / entries.repeat_interleave(torch.tensor(channels)).clamp_min(1)
-        if self.moments:  # of a^2 the std of a; rounding can leave a constant slightly below 0
-            averages[3] = (averages[3] - averages[2].square()).clamp_min(0).sqrt()
-        parts: list[dict[str, Tensor]] = [{} for _ in averages]
-        for name, rows in zip(self.modules, averages.float().split(channels, dim=1), strict=True):
-            require_sound(rows, f"in donor or target the activations of module {name} are")
-            for part, row in zip(parts, rows, strict=True):
-                part[name] = row.clone()
+        differences, magnitudes, *moments = self._average(entries)
         silent = [name for name, count in zip(self.modules, entries, strict=True) if not count]
         alike = "give the same activations in every channel"
         is_bypassed = len(silent) == len(self.modules)
         reason = "are run by other code than their modules" if is_bypassed else alike
-        require_differing(parts[0], reason)
+        require_differing(differences, reason)
         origin = {"method": "activation difference", **describe_items(self._items, self._tokens)}
         if silent:
             origin["silent"] = ",".join(silent)
@@ -223,9 +214,28 @@ class DifferenceSums:
             )
         roles = {name: each.role for name, each in self.modules.items()}
         tokens, metadata = int(origin["tokens"]), {**metadata, **origin}
-        (values, magnitudes), (means, stds) = parts[:2], parts[2:] or [{}, {}]
+        means, stds = moments or [{}, {}]
         sizes = channel_sizes(self.modules)
-        return ChannelScores(values, magnitudes, tokens, metadata, means, stds, roles, sizes)
+        return ChannelScores(differences, magnitudes, tokens, metadata, means, stds, roles, sizes)
+
+    def _average(self, entries: Float[Tensor, " modules"]) -> list[dict[str, Tensor]]:
+        """Means over the entries of all processes, by module, in the order of `sum_tokens`.
+
+        The last is the standard deviation in place of the mean of a^2. A module without entries
+        has zeros.
+        """
+        channels = [each.channels for each in self.modules.values()]
+        sums = add_up(torch.cat([each.cpu() for each in self._sums.values()], dim=1))
+        averages = sums / entries.repeat_interleave(torch.tensor(channels)).clamp_min(1)
+        if self.moments:
+            mean, square = averages[2:]
+            averages[3] = (square - mean.square()).clamp_min(0).sqrt()  # a constant's, not below 0
+        parts: list[dict[str, Tensor]] = [{} for _ in averages]
+        for name, rows in zip(self.modules, averages.float().split(channels, dim=1), strict=True):
+            require_sound(rows, f"in donor or target the activations of module {name} are")
+            for part, row in zip(parts, rows, strict=True):
+                part[name] = row.clone()
+        return parts
 
 
 def digest_items(batch: Mapping[str, Tensor]) -> list[bytes]:
