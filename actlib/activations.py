@@ -68,7 +68,8 @@ def record_activations(
 
     Args:
         model: the model to run.
-        batches: as for `record_differences`.
+        batches: mappings of input_ids, attention_mask and answer_mask, each [batch, seq], padded on
+            either side; other entries are ignored.
         channels: mask of the channels to record, of packed experts too.
 
     Returns:

@@ -72,13 +72,14 @@ def record_attributions(
     (`actlib.processes`) share the batches.
 
     Args:
-        donor: as for `record_differences`, like `target`, `metadata` and `progress`.
-        target: the model that lacks the ability.
-        batches: as there; all are held, since each point needs them.
+        donor: the model that has the ability.
+        target: the model that lacks it, of the same architecture.
+        batches: mappings of input_ids, attention_mask and answer_mask, each [batch, seq], padded on
+            either side; all are held, since each point needs them.
         points: how many on the path, see `place_points`; 0 takes one gradient, at the target.
         device: where the path runs; the target's by default. Donor and target may stay on the CPU,
             from which their weights are then copied at every gradient.
-        metadata: of the scores.
+        metadata: added to the metadata of the scores, such as the ability's name.
         progress: show a bar over points and batches.
 
     Raises:

@@ -25,8 +25,9 @@ def evaluate(model: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> pd.Da
 
     Args:
         model: causal language model, on one device or several; its mode is the same afterwards.
-        batches: as for `record_differences`, and ``index``, the number of each item. Items of
-            batches without it are numbered as they come.
+        batches: mappings of input_ids, attention_mask and answer_mask, each [batch, seq], padded on
+            either side; and ``index``, the number of each item. Items of batches without it
+            are numbered as they come.
 
     Returns:
         One row an item: ``item``, its index; ``nll``, nats per answer token; ``nll_sum``, nats of

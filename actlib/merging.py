@@ -99,12 +99,13 @@ class MergeReport:
 def merge(
     base: nn.Module, contributions: Sequence[Contribution], collisions: str = "sum"
 ) -> MergeReport:
-    """Merge into a copy of the base; see `merge_`.
+    """Merge into a copy of the base, as `merge_` does in place, with the same arguments.
 
     Edits of the base's outputs, as within `ablated`, are no part of the copy.
 
     Raises:
-        ValueError: as `merge_` and `copied`.
+        ValueError: as `merge_`, or a forward of the base was replaced by a function that a copy
+            would share, such as `torch.compile` of it gives.
     """
     _require_valid(base, contributions, collisions)  # before the costly copy
     model = copied(base)
@@ -167,7 +168,9 @@ def merge_checkpoint(
         collisions: "sum", "average" or "largest", for channels that several donors claim.
 
     Raises:
-        ValueError: as `transfer_checkpoint`; the rule is unknown, or there is no contribution.
+        ValueError: there is no contribution, the rule is unknown, a folder is absent or holds no
+            usable weights, a donor does not fit or is the base, a mask is of another model, a scale
+            is not finite, a claimed parameter would be NaN or infinite, or the output is taken.
             Nothing is written then.
     """
     output_dir = Path(output_dir)

@@ -69,8 +69,11 @@ def make_patch(
             `target`; without them these are the folders' names.
 
     Raises:
-        ValueError: as `transfer_` or `transfer_checkpoint`; no number changes, or the metadata are
-            no text, or named as what the patch itself states.
+        ValueError: one of target and donor is a folder and the other is not, a folder holds no
+            usable weights, the models do not fit or are one, weights are offloaded or quantized,
+            the mask is of another model, the scale is not finite, a value would be NaN or infinite,
+            no number changes, or the metadata are no text, or named as what the patch itself
+            states. Nothing is written then.
     """
     require_metadata(metadata or {}, RESERVED)
     step = describe_step("patch", _name(target), _name(donor), mask, scale) | dict(metadata or {})
@@ -119,10 +122,13 @@ def apply_patch(
 def revert_patch(
     target: Model, path: str | os.PathLike, out: str | os.PathLike | None = None
 ) -> Path | None:
-    """Give a patched target its original values back, bit for bit; else as `apply_patch`.
+    """Give a patched target its original values back, bit for bit.
+
+    The target must hold the patch's new values. Arguments and result are those of `apply_patch`.
 
     Raises:
-        ValueError: as `apply_patch`; the patch is not applied. Nothing is changed then.
+        ValueError: the file is no patch or damaged, the target is another one or the patch is not
+            applied to it, the model is offloaded, or the output is taken. Nothing is changed then.
     """
     return _replace_values(target, Path(path), out, "after", "before")
 

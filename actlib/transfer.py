@@ -165,7 +165,8 @@ def transferred(
     """The target with channels transferred as in `transfer_`, put back on exit, bit for bit.
 
     Raises:
-        ValueError: as `transfer_`.
+        ValueError: the models do not fit or are one, parameters are offloaded, the mask is of
+            another model, the scale is not finite, or a moved parameter would be NaN or infinite.
     """
     with preserved(target, mask):
         transfer_(target, donor, mask, scale)

@@ -49,15 +49,17 @@ def record_differences_in_two_passes(
 
     Args:
         donor: folder or Hub id, or a function that loads the model and keeps no reference to it.
-        target: the same of the target.
-        batches: as for `record_differences`; all are held.
+        target: folder, Hub id or function of the model that lacks the ability.
+        batches: mappings of input_ids, attention_mask and answer_mask, each [batch, seq], padded on
+            either side; all are held.
         folder: for the activations; several processes may share it.
-        moments: as for `record_differences`, like `metadata` and `progress`.
-        metadata: of the scores.
+        moments: also record the donor's mean activation and its standard deviation.
+        metadata: added to the metadata of the scores, such as the ability's name.
         progress: show a bar for each pass.
 
     Raises:
-        ValueError: as `record_differences`.
+        ValueError: a model cannot be loaded, the two do not fit, there is no batch, an answer span
+            is empty, an activation is NaN or infinite, or no channel differs.
     """
     require_metadata(metadata or {})
     batches = list(batches)

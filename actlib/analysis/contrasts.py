@@ -81,7 +81,7 @@ def contrast(
         table: `value` by seed and by the column `by`, one row each.
         claim: key in `configs/claims.yaml`.
         treatment: value of the column `by`.
-        control: likewise.
+        control: value of the column `by` that is taken away.
         value: column that is compared.
         by: column that holds treatment or control.
 
@@ -130,7 +130,7 @@ def compare_seeds(
 
     Args:
         treatment: its number of each seed; seeds with NaN in either do not count.
-        control: likewise, in the same order of seeds; 0 if treatment is a difference already.
+        control: its number of each seed, in the same order; 0 if treatment is a difference already.
         margin: least difference that matters, in the unit of the numbers.
         floor: where neither mean reaches it, there is nothing to compare.
 

@@ -49,7 +49,7 @@ def draw_figure(
         columns: panels side by side; one below the other where the figure is narrow.
         share: all panels have the same axes.
         xlabel: what the x axis is, with its unit.
-        ylabel: likewise.
+        ylabel: what the y axis is, with its unit.
         **options: passed on to `plot`.
 
     Raises:

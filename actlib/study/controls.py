@@ -87,7 +87,7 @@ def choose_within(
         limit: percent of the parameters, and of the squared distance, that may move.
         scores: as for `choose`.
         donor: the sizes are of a transfer from it, see `measure_size`.
-        target: likewise.
+        target: the sizes are of a transfer into it.
 
     Raises:
         ValueError: as `choose`, or a thousandth of the channels moves more.
