@@ -41,8 +41,8 @@ def cleaned(notebook: dict) -> dict:
             lines = [line.rstrip() for line in cell["source"] if not line.startswith("#")]
             run = ", ".join(f"`{line}`" for line in lines)
             text = f"The sentences below are of a run with {run}; so are the outputs, unless you "
-            text += "ran it yourself. `study.holds(...)` checks the sentence beside it against this "
-            text += "run; in any other run it does nothing."
+            text += "ran it yourself. `study.holds(...)` checks the sentence beside it against "
+            text += "this run; in any other run it does nothing."
             if "ACT_READ_COMMITTED" in os.environ:
                 text += " Tables over seeds are computed from the rows in `data/items`. Where a "
                 text += "cell shows a single model, that model was trained again, so its numbers "
