@@ -221,7 +221,7 @@ class DifferenceSums:
     def _average(self, entries: Float[Tensor, " modules"]) -> list[dict[str, Tensor]]:
         """Means over the entries of all processes, by module, in the order of `sum_tokens`.
 
-        The last is the standard deviation in place of the mean of a^2. A module without entries
+        With moments the last is the std in place of the mean of a^2. A module without entries
         has zeros.
         """
         channels = [each.channels for each in self.modules.values()]

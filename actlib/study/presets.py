@@ -93,7 +93,7 @@ class Training(Strict):
 
 
 class LightTraining(Training):
-    """The light fine-tuning that follows a transfer, ours and deliberately short."""
+    """The light fine-tuning after a transfer. `steps` decides nothing but the keys of kept rows."""
 
     steps: Count = 10
     learning_rate: float = Field(default=1e-5, gt=0)
