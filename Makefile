@@ -35,8 +35,8 @@ sweep: $(READY)
 	@$(SNAKEMAKE) sweep
 
 # For maintainers, and alone in changing tracked files; stops at sentences that numbers contradict.
-keep: $(READY)
-	@$(SNAKEMAKE) keep
+keep: $(READY)  # those of notebooks are of tiny; of another family figures, tables and rows are kept
+	@$(SNAKEMAKE) $(if $(filter tiny,$(PRESET)),keep,sweep)
 	@$(BIN)/python tools/keep.py $(PRESET)
 	@$(BIN)/python tools/write_findings.py
 

@@ -4,9 +4,10 @@
 
 takes from `artifacts/tiny` (or from `ACT_STORE`):
 
-- the executed notebooks, to `notebooks/`. Code, text and outputs come along; what only describes
-  the run (times, widgets, words about waiting) does not. Pictures get 128 colors, a third of the
-  size, so that a notebook opens on a slow line; the files in `figures/` have them all.
+- the executed notebooks, to `notebooks/`; of `tiny` alone, the family that they speak of. Code,
+  text and outputs come along; what only describes the run (times, widgets, words about waiting)
+  does not. Pictures get 128 colors, a third of the size, so that a notebook opens on a slow line;
+  the files in `figures/` have them all.
 - figures and tables, to `figures/tiny/`; a patch that a notebook made stays where it is.
 - the rows of each cached function that the notebooks call, to `data/items/tiny/FUNCTION/`. Rows of
   other settings that lie there stay: the run may have read them instead of measuring them.
@@ -28,6 +29,7 @@ from actlib.files import write_text
 from actlib.study.cache import write_rows
 
 ROOT = Path(__file__).resolve().parents[1]
+SPOKEN_OF = "tiny"  # by the sentences of the notebooks
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -96,16 +98,17 @@ def keep(folder: Path, name: str, root: Path = ROOT) -> list[Path]:
         name: of the preset.
         root: the project's folder.
     """
-    executed = sorted((folder / "keep/notebooks").glob("*.ipynb"))
+    run = folder / ("keep" if name == SPOKEN_OF else "sweep")
+    executed = sorted((run / "notebooks").glob("*.ipynb"))
     if not executed:
-        sys.exit(f"error: no kept run in {folder}; `make keep` makes it")
+        sys.exit(f"error: no run in {run}; `make keep` makes it")
     paths = []
-    for path in executed:
+    for path in executed if name == SPOKEN_OF else []:
         notebook = cleaned(json.loads(path.read_text(encoding="utf-8")))
         text = json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True)
         paths.append(root / "notebooks" / path.name)
         write_text(paths[-1], text + "\n")
-    results, figures = folder / "keep/results", root / "figures" / name
+    results, figures = run / "results", root / "figures" / name
     shutil.rmtree(figures, ignore_errors=True)
     for path in sorted(path for path in results.glob("[!.]*") if path.suffix != ".safetensors"):
         figures.mkdir(parents=True, exist_ok=True)
