@@ -30,11 +30,12 @@ START = """
 
     controls.CHOICES["by_power"] = by_power
     factor = 2
+    times = 1
     unused = 1
 
-    def double(value):
+    def double(value, by=times):
         '''Times the factor.'''
-        return factor * value
+        return factor * value * by
 
     @cached
     def rows_of(percent, seed=0):
@@ -81,6 +82,7 @@ def test_a_setting_is_computed_once_and_labeled(load, capsys):
     [
         ("factor * value", "factor + value", True),
         ("factor = 2", "factor = 3", True),
+        ("times = 1", "times = 3", True),
         ("seed=0", "seed=0, scale=1.0", True),
         ("'''One row.'''", "'''Another text.'''  # and a comment", False),
         ("'''Times the factor.'''", "", False),

@@ -137,6 +137,7 @@ def test_the_largest_mask_within_a_budget(study, method):
     more = controls.choose(method, mask.percent + 2, scores)
     sizes = [max(controls.measure_size(target, donor, each).values()) for each in (mask, more)]
     assert sizes[0] <= 30 < sizes[1]
+    assert controls.choose_within(method, 100, scores, donor, target).percent == 100
 
 
 def test_single_parameters_move_and_come_back(study):

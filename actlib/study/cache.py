@@ -121,7 +121,7 @@ def describe(function: Callable) -> tuple[list[str], set[str], dict[str, Any]]:
             raise ValueError(
                 f"no source of {name} was found that is a whole statement; define it by def"
             ) from error
-        for name, value in _variables(function):
+        for name, value in _variables(function, source):
             value = inspect.unwrap(value) if callable(value) else value
             home = getattr(value, "__module__", None) or type(value).__module__
             if isinstance(value, ModuleType):
@@ -174,9 +174,16 @@ def _used(module: ModuleType, name: str, source: str) -> set[str]:
     return {home_of(attribute) for attribute in attributes}
 
 
-def _variables(function: Any) -> Iterator[tuple[str, Any]]:
-    """Global variables that a function reads, and those of functions around it."""
+def _variables(function: Any, source: str) -> Iterator[tuple[str, Any]]:
+    """Global variables that a function reads, those of functions around it, computed defaults."""
     yield from inspect.getclosurevars(function).nonlocals.items()
+    trees = (getattr(node, "args", None) for node in ast.walk(ast.parse(source)))
+    arguments = next(each for each in trees if isinstance(each, ast.arguments))
+    defaults = [*arguments.defaults, *filter(None, arguments.kw_defaults)]
+    values = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    for written, value in zip(defaults, values, strict=True):
+        if any(isinstance(part, ast.Name) for part in ast.walk(written)):
+            yield ast.unparse(written), value
     names = sorted(_global_names(function.__code__))
     yield from ((n, function.__globals__[n]) for n in names if n in function.__globals__)
 

@@ -92,7 +92,7 @@ def choose_within(
     Raises:
         ValueError: as `choose`, or a thousandth of the channels moves more.
     """
-    within, above, largest = 0, 1024, None
+    within, above, largest = 0, 1025, None
     while above - within > 1:
         middle = (within + above) // 2
         mask = choose(method, 100 * middle / 1024, scores)
