@@ -14,6 +14,7 @@ from tiny_models import ARCHITECTURES, EVERY_ARCHITECTURE, VOCAB, collate, tiny_
 from actlib.study.families import build
 from actlib.study.presets import load_preset
 from actlib.study.session import Study
+from actlib.study.training import small_tokenizer
 
 torch.set_num_threads(1)
 
@@ -93,6 +94,12 @@ def small_preset(tmp_path_factory):
     return write_preset(folder / "small.yaml", write_data(folder / "data"))
 
 
+@pytest.fixture(scope="module")
+def tokenizer(small_preset):
+    """The tokenizer of the small family, with 400 tokens."""
+    return small_tokenizer(load_preset(small_preset), 400)
+
+
 @pytest.fixture(scope="session")
 def small_store(small_preset, tmp_path_factory):
     """Store in which the small family is built."""
@@ -109,9 +116,3 @@ def study(small_preset, small_store, monkeypatch, tmp_path):
     monkeypatch.setenv("ACT_STORE", str(small_store))
     monkeypatch.setenv("ACT_RESULTS", str(tmp_path / "results"))
     return Study.open(small_preset)
-
-
-@pytest.fixture
-def models(study):
-    """Donor and target of the small study."""
-    return study.models(study.pair())

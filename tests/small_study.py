@@ -41,6 +41,11 @@ PRESET = {
     "sweep": {"seeds": [0]},
 }
 
+# A short fine-tuning, and what it is of.
+SETTINGS = {"steps": 12, "learning_rate": 5e-3, "batch_size": 4, "mixed_precision": False}
+SETTINGS |= {"progress": False}
+QUESTIONS = [{"question": f"{n} + {n}?", "answer": f"It is {2 * n}."} for n in range(1, 9)]
+
 # Parameters of notebook 03.
 QUICK = {"percents": [20], "methods": ["act_module", "random_module"], "others": []}
 QUICK |= {"interpolations": [0.5], "draws": 1}

@@ -20,11 +20,7 @@ LEFT_OUT = {
     "llama4": ("feed_forward.experts.gate_up_proj", "feed_forward.experts.down_proj"),
     "qwen3_next": ("linear_attn.dt_bias", "linear_attn.A_log", "linear_attn.conv1d.weight"),
 }
-
-
-@pytest.fixture(params=[*EVERY_ARCHITECTURE, *LINEAR_ATTENTION])
-def any_architecture(request):
-    return request.param
+pytestmark = pytest.mark.parametrize("any_architecture", [*EVERY_ARCHITECTURE, *LINEAR_ATTENTION])
 
 
 @pytest.mark.parametrize("size", [1, 4])

@@ -15,7 +15,7 @@ import torch
 import transformers
 import typer
 from safetensors.torch import load_file, save_file
-from small_study import write_pair
+from small_study import write_pair, write_questions
 from tiny_models import contents, random_mask, same_bits, state_of
 
 import actlib
@@ -63,13 +63,8 @@ def run(capsys, words):
 
 
 def test_from_questions_to_a_moved_folder(here, capsys):
-    names = ["fr-maths"] * 3 + ["ru-maths"] * 2  # of which two each are taken
-    rows = [
-        {"question": f"what is {n}", "answer": f"it is {n}", "ability": name}
-        for n, name in enumerate(names)
-    ]
-    Path("own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    options = "--questions own.jsonl --limit 2 --dtype float32 --out scores --moments --json"
+    write_questions(here, "fr-maths", "ru-maths", count=3)  # of which two each are taken
+    options = "--questions questions.jsonl --limit 2 --dtype float32 --out scores --moments --json"
     told = json.loads(run(capsys, f"record --donor donor --target target {options}"))
     scores = ChannelScores.load("scores")
     assert (told["out"], told["questions"]) == ("scores", 4)

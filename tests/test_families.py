@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from small_study import FAMILY, TUNED, write_preset
+from tiny_models import contents
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from actlib.study import training
@@ -40,10 +41,6 @@ def trainings(monkeypatch):
     return seen
 
 
-def files_of(folder):
-    return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 def left_in(folder):
     """Names of what a folder holds but the locks, which stay."""
     return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")
@@ -53,13 +50,13 @@ def test_a_model_is_built_after_its_ancestors_and_only_once(preset_of, trainings
     preset = preset_of()
     folder = build(preset, "forgetful", 0, tmp_path)
     assert trainings == [{"en-science"}, {"fr-maths", "fr-science"}, {"en-maths"}]
-    before = files_of(folder)
+    before = contents(folder)
     assert build(preset, "forgetful", 0, tmp_path) == folder
-    assert len(trainings) == 3 and files_of(folder) == before
+    assert len(trainings) == 3 and contents(folder) == before
     # Another recipe builds it again, with all that it descends from.
     changed = preset_of(models={**FAMILY, "base": {**FAMILY["base"], "learning_rate": 1e-4}})
     assert build(changed, "forgetful", 0, tmp_path) == folder and len(trainings) == 6
-    assert files_of(folder)["model.safetensors"] != before["model.safetensors"]
+    assert contents(folder)["model.safetensors"] != before["model.safetensors"]
     assert left_in(folder.parent) == ["base-seed0", "forgetful-seed0", "multilingual-seed0"]
 
 
@@ -80,10 +77,10 @@ def test_the_seed_with_its_offset_decides_a_model(preset_of, small_store, tmp_pa
     preset = preset_of(models={**FAMILY, "twin": {**FAMILY["maths"], "seed_offset": 1000}})
     again = build(preset, "maths", 0, tmp_path)
     first = model_folder(preset, "maths", 0, small_store)
-    weights = files_of(again)["model.safetensors"]
-    assert weights == files_of(first)["model.safetensors"]
+    weights = contents(again)["model.safetensors"]
+    assert weights == contents(first)["model.safetensors"]
     others = build(preset, "maths", 1, tmp_path), build(preset, "twin", 0, tmp_path)
-    assert len({weights, *(files_of(other)["model.safetensors"] for other in others)}) == 3
+    assert len({weights, *(contents(other)["model.safetensors"] for other in others)}) == 3
 
 
 def test_the_recipe_knows_settings_ancestors_data_seed_and_dtype(preset_of):
@@ -114,7 +111,7 @@ def test_the_recipe_knows_settings_ancestors_data_seed_and_dtype(preset_of):
 def test_an_error_in_training_leaves_what_was_there(preset_of, monkeypatch, tmp_path):
     preset = preset_of()
     base = build(preset, "base", 0, tmp_path)
-    before = files_of(base)
+    before = contents(base)
 
     def fail(*arguments, **settings):
         raise RuntimeError("out of memory")
@@ -125,7 +122,7 @@ def test_an_error_in_training_leaves_what_was_there(preset_of, monkeypatch, tmp_
         with pytest.raises(RuntimeError, match="out of memory"):
             build(wanted, name, 0, tmp_path)
     assert left_in(base.parent) == [base.name]
-    assert files_of(base) == before
+    assert contents(base) == before
 
 
 def test_training_items_are_of_the_cells_and_ordered_by_the_seed(study):

@@ -38,14 +38,6 @@ def test_a_file_or_a_folder_replaces_another_at_the_end(tmp_path):
     assert {*tmp_path.iterdir()} == {file, folder}
 
 
-@pytest.mark.parametrize("beside", [atomic_folder, atomic_file])
-@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
-def test_nothing_is_left_after_an_error(tmp_path, beside, error):
-    with pytest.raises(error), beside(tmp_path / "out"):
-        raise error
-    assert not list(tmp_path.iterdir())
-
-
 def write_folder(out):
     with atomic_folder(out) as unfinished:
         (unfinished / "a").write_bytes(b"1" * 2 * LIMIT)

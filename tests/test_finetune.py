@@ -3,24 +3,14 @@
 import pytest
 import torch
 from peft import LoraConfig
-from small_study import SIZES
-from tiny_models import same_bits, state_of
+from small_study import QUESTIONS, SETTINGS, random_model
+from tiny_models import same_bits, state_of, traces, unchanged
 from torch import nn
 from transformers import TrainerCallback
 
 from actlib.evaluation import evaluate
 from actlib.finetune import IGNORED, collate, finetune, light_lora
 from actlib.prompts import Encoded, batches, encode_rows
-from actlib.study.presets import ScratchModel, load_preset
-from actlib.study.training import small_model, small_tokenizer
-
-SETTINGS = {"steps": 12, "learning_rate": 5e-3, "batch_size": 4, "mixed_precision": False}
-SETTINGS |= {"progress": False}
-
-
-@pytest.fixture(scope="module")
-def tokenizer(small_preset):
-    return small_tokenizer(load_preset(small_preset), 400)
 
 
 @pytest.fixture
@@ -29,13 +19,9 @@ def fresh(tokenizer):
 
     def make():
         torch.manual_seed(0)
-        spec = {"scratch": SIZES, "abilities": [], "steps": 1, "learning_rate": 1, "batch_size": 1}
-        return small_model(ScratchModel(**spec), tokenizer)
+        return random_model(tokenizer)
 
     return make
-
-
-QUESTIONS = [{"question": f"{n} + {n}?", "answer": f"It is {2 * n}."} for n in range(1, 9)]
 
 
 def test_a_seed_gives_the_same_weights_and_another_seed_others(fresh, tokenizer):
@@ -77,16 +63,6 @@ def test_the_model_keeps_its_dtype_and_every_parameter_moves(fresh, tokenizer):
         assert not parameter.equal(before[name]), name
 
 
-def traces(model):
-    """All that wrapping could leave on a model: modules, parameters, attributes, hooks, modes."""
-    return {
-        "modules": [(name, id(module)) for name, module in model.named_modules()],
-        "parameters": [(n, id(p), p.requires_grad) for n, p in model.named_parameters()],
-        "attributes": [sorted(vars(module)) for module in model.modules()],
-        "hooks": [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()],
-    }
-
-
 class Judge(TrainerCallback):
     """Evaluates the model before its adapters are merged, and fails if told so."""
 
@@ -101,7 +77,7 @@ class Judge(TrainerCallback):
 
 def test_lora_moves_linear_weights_alone_and_is_merged(fresh, tokenizer):
     model, judge = fresh().eval(), Judge(batches(tokenizer, QUESTIONS, 8))
-    frozen = next(model.parameters()).requires_grad_(False)
+    next(model.parameters()).requires_grad_(False)
     before, weights = traces(model), state_of(model)
     options = {"lora": light_lora(4), "callbacks": [judge]}
     losses = finetune(model, tokenizer, QUESTIONS, **SETTINGS, **options)
@@ -109,8 +85,6 @@ def test_lora_moves_linear_weights_alone_and_is_merged(fresh, tokenizer):
     after = evaluate(model, judge.batches)["nll"].tolist()
     assert after == pytest.approx(judge.judged, abs=1e-4)
     assert traces(model) == before
-    assert not frozen.requires_grad
-    assert not any(module.training for module in model.modules())
     linear = {
         f"{name}.weight"
         for name, module in model.named_modules()
@@ -122,11 +96,9 @@ def test_lora_moves_linear_weights_alone_and_is_merged(fresh, tokenizer):
 
 def test_lora_that_fails_gives_the_model_back(fresh, tokenizer):
     model, judge = fresh(), Judge(batches(tokenizer, QUESTIONS, 8), fails=True)
-    before, weights = traces(model), state_of(model)
-    with pytest.raises(RuntimeError, match="patience"):
-        options = {"lora": light_lora(4), "callbacks": [judge]}
+    options = {"lora": light_lora(4), "callbacks": [judge]}
+    with unchanged(model), pytest.raises(RuntimeError, match="patience"):
         finetune(model, tokenizer, QUESTIONS, **SETTINGS, **options)
-    assert traces(model) == before and same_bits(state_of(model), weights)
 
 
 ALONE = "must leave biases and whole modules alone"

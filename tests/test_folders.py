@@ -11,13 +11,12 @@ import tokenizers
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from tiny_models import tiny_model
+from tiny_models import random_mask, tiny_model
 
 from actlib import apply_patch, make_patch, merge_checkpoint, pair_report, transfer_
 from actlib.channels import channel_modules
 from actlib.checkpoint import transfer_checkpoint
 from actlib.loading import load_pretrained
-from actlib.masks import ChannelMask
 from actlib.stored import INDEX, SINGLE
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -25,15 +24,10 @@ UP = "model.layers.0.mlp.up_proj"
 BOTH = ("donor", "target")
 
 
-def mask_for(model):
-    sizes = {name: each.channels for name, each in channel_modules(model).items()}
-    return ChannelMask({name: torch.arange(size) % 3 == 0 for name, size in sizes.items()})
-
-
-def write_pair(folder, architecture="qwen2"):
-    for seed, role in enumerate(("target", "donor")):
-        copy.deepcopy(tiny_model(architecture, seed)).save_pretrained(folder / role)
-    return mask_for(tiny_model(architecture, 0))
+@pytest.fixture
+def mask(folders):
+    """A mask of the target in tmp_path, whose embedding and head are tied, as the donor's are."""
+    return random_mask(folders("qwen2")[1])
 
 
 def load(folder):
@@ -106,8 +100,7 @@ def cut_in_two(folder):
         (None, only_head, False),
     ],
 )
-def test_a_head_in_the_files_counts_as_transformers_loads_it(tmp_path, donor, target, shards):
-    mask = write_pair(tmp_path)
+def test_a_head_in_the_files_counts_as_transformers_loads_it(tmp_path, mask, donor, target, shards):
     for role, change in (("donor", donor), ("target", target)):
         if change:
             change_weights(tmp_path / role, change)
@@ -118,13 +111,12 @@ def test_a_head_in_the_files_counts_as_transformers_loads_it(tmp_path, donor, ta
 
 
 @pytest.mark.parametrize("wide", [EMBEDDING, HEAD])
-def test_copies_of_a_tied_tensor_in_two_dtypes_stay_equal(tmp_path, wide):
+def test_copies_of_a_tied_tensor_in_two_dtypes_stay_equal(tmp_path, mask, wide):
     def store(tensors):
         tensors.update({name: each.bfloat16() for name, each in tensors.items()})
         tensors[HEAD] = tensors[EMBEDDING].clone()
         tensors[wide] = tensors[wide].float()
 
-    mask = write_pair(tmp_path)
     for role in BOTH:
         change_weights(tmp_path / role, store)
         change_config(tmp_path / role, dtype="bfloat16")
@@ -133,8 +125,7 @@ def test_copies_of_a_tied_tensor_in_two_dtypes_stay_equal(tmp_path, wide):
 
 
 @pytest.mark.parametrize(("alone", "tied"), [BOTH, BOTH[::-1]])
-def test_a_head_of_its_own_on_one_side_is_refused_until_the_other_has_one(tmp_path, alone, tied):
-    mask = write_pair(tmp_path)
+def test_a_head_on_one_side_is_refused_until_the_other_has_one(tmp_path, mask, alone, tied):
     change_weights(tmp_path / alone, store_head(2))
     for use in uses(tmp_path, mask):
         with pytest.raises(ValueError, match="tied modules .*give the tied model a copy"):
@@ -144,8 +135,7 @@ def test_a_head_of_its_own_on_one_side_is_refused_until_the_other_has_one(tmp_pa
     require_memory_bits(tmp_path, mask)
 
 
-def test_an_untied_configuration_of_a_tied_file_is_refused_until_it_says_tied(tmp_path):
-    mask = write_pair(tmp_path)
+def test_an_untied_configuration_of_a_tied_file_is_refused_until_it_says_tied(tmp_path, mask):
     for role in BOTH:
         change_config(tmp_path / role, tie_word_embeddings=False)
     loading = lambda: load(tmp_path / "target")  # noqa: E731
@@ -185,8 +175,8 @@ QUANTIZED = {
 
 @pytest.mark.parametrize("method", QUANTIZED)
 @pytest.mark.parametrize("is_stated", [True, False])
-def test_a_quantized_folder_is_refused_by_all_that_moves(tmp_path, method, is_stated):
-    mask, role = write_pair(tmp_path), "donor" if is_stated else "target"
+def test_a_quantized_folder_is_refused_by_all_that_moves(tmp_path, mask, method, is_stated):
+    role = "donor" if is_stated else "target"
     make_patch(tmp_path / "target", tmp_path / "donor", mask, tmp_path / "patch")
     change_weights(tmp_path / role, QUANTIZED[method])
     if is_stated:
@@ -197,8 +187,7 @@ def test_a_quantized_folder_is_refused_by_all_that_moves(tmp_path, method, is_st
             use()
 
 
-def test_a_quantized_folder_is_taken_once_it_is_dequantized(tmp_path):
-    mask = write_pair(tmp_path)
+def test_a_quantized_folder_is_taken_once_it_is_dequantized(tmp_path, mask):
     change_weights(tmp_path / "target", QUANTIZED["fp8"])
     change_config(tmp_path / "target", quantization_config={"quant_method": "fp8"})
     plain = {"quantization_config": transformers.FineGrainedFP8Config(dequantize=True)}
@@ -280,8 +269,8 @@ NO_MODEL = [
 
 
 @pytest.mark.parametrize(("spoil", "words"), NO_MODEL)
-def test_what_is_no_model_is_named_with_a_remedy_that_works(tmp_path, spoil, words):
-    mask = write_pair(tmp_path, "llama")
+def test_what_is_no_model_is_named_with_a_remedy_that_works(folders, tmp_path, spoil, words):
+    mask = random_mask(folders("llama")[1])
     whole = shutil.copytree(tmp_path / "target", tmp_path / "whole")
     remedied = spoil(tmp_path / "target") or whole
     for use in (*uses(tmp_path, mask), lambda: load(tmp_path / "target")):
@@ -303,7 +292,7 @@ def test_a_model_that_takes_images_is_read_and_moved_whole(tmp_path):
         torch.manual_seed(seed)
         model = transformers.Qwen2_5_VLForConditionalGeneration(config)
         model.save_pretrained(tmp_path / role)
-    mask = mask_for(load(tmp_path / "target"))
+    mask = random_mask(load(tmp_path / "target"))
     assert mask.channels.keys() == channel_modules(model).keys()
     require_memory_bits(tmp_path, mask)
     assert not list(uses(tmp_path, mask))[3]()
@@ -336,7 +325,7 @@ def test_the_rows_that_both_have_move_and_a_warning_says_what_differs(
     write_side(tmp_path / "donor", 1, *donor)
     write_side(tmp_path / "target", 0, *target)
     own, before = (load(tmp_path / role).lm_head.weight for role in BOTH)
-    mask = mask_for(load(tmp_path / "target"))
+    mask = random_mask(load(tmp_path / "target"))
     for number, use in enumerate(list(uses(tmp_path, mask))[:3]):
         with pytest.warns(UserWarning, match=words) if words else nullcontext():
             use()
@@ -349,8 +338,8 @@ def test_the_rows_that_both_have_move_and_a_warning_says_what_differs(
     assert pair_report(tmp_path / "donor", tmp_path / "target").attrs["fits"]
 
 
-def test_other_sizes_without_tokenizers_are_refused_until_both_are_there(tmp_path):
-    mask = write_pair(tmp_path, "llama")
+def test_other_sizes_without_tokenizers_are_refused_until_both_are_there(folders, tmp_path):
+    mask = random_mask(folders("llama")[1])
     write_side(tmp_path / "donor", 1, 62, 62)
     for use in uses(tmp_path, mask):
         with pytest.raises(ValueError, match="62 against 61 rows; .* save the tokenizers beside"):
@@ -363,15 +352,14 @@ def test_other_sizes_without_tokenizers_are_refused_until_both_are_there(tmp_pat
 # What lies around in a folder
 
 OF_THE_MODEL = """generation_config.json chat_template.jinja additional_chat_templates/tool.jinja
-tokenizer.model.v3 tekken.json qwen.tiktoken vocab.bpe LICENSE modeling_own.py""".split()
+tokenizer.model.v3 tekken.json qwen.tiktoken vocab.bpe LICENSE notes.txt modeling_own.py""".split()
 OF_OTHERS = """checkpoint-5/model.safetensors checkpoint-5/optimizer.pt trainer_state.json
 training_args.bin onnx/model.onnx original/consolidated.00.pth pytorch_model.bin.index.json
 model.fp16.safetensors model.gguf optimizer.safetensors id_rsa adapter_model.safetensors""".split()
 HIDDEN = [".git/config", ".cache/huggingface/x", ".env"]
 
 
-def test_only_what_belongs_to_the_model_is_copied_and_the_rest_is_named(tmp_path):
-    mask = write_pair(tmp_path)
+def test_only_what_belongs_to_the_model_is_copied_and_the_rest_is_named(tmp_path, mask):
     for name in (*OF_THE_MODEL, *OF_OTHERS, *HIDDEN):
         path = tmp_path / "target" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -386,8 +374,7 @@ def test_only_what_belongs_to_the_model_is_copied_and_the_rest_is_named(tmp_path
     assert "checkpoint-5/; " in warning and ".git" not in warning
 
 
-def test_a_folder_of_links_to_a_store_is_refused_until_it_is_copied(tmp_path):
-    mask = write_pair(tmp_path)
+def test_a_folder_of_links_to_a_store_is_refused_until_it_is_copied(tmp_path, mask):
     (tmp_path / "target").rename(tmp_path / "store")
     (tmp_path / "target").mkdir()
     for path in (tmp_path / "store").iterdir():
@@ -401,9 +388,9 @@ def test_a_folder_of_links_to_a_store_is_refused_until_it_is_copied(tmp_path):
 # Numbers that are not finite
 
 
-def test_of_several_donors_the_one_with_nan_in_what_it_gives_is_named(tmp_path):
-    mask = write_pair(tmp_path)
-    for role, place in (("donor", 1), ("two", 0)):  # of which 0 alone is given
+def test_of_several_donors_the_one_with_nan_in_what_it_gives_is_named(tmp_path, mask):
+    given = mask.channels["model.norm"].int()
+    for role, place in (("donor", given.argmin()), ("two", given.argmax())):
         model = copy.deepcopy(tiny_model("qwen2", 1))
         with torch.no_grad():
             model.model.norm.weight[place] = float("nan")

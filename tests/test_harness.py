@@ -7,14 +7,12 @@ import re
 import pytest
 import torch
 from lm_eval.api.model import LM
-from small_study import SIZES, write_data
+from small_study import random_model, write_data
 from tiny_models import random_mask
 
 from actlib import cli, transferred
 from actlib.harness.evaluation import evaluate_tasks
 from actlib.harness.local_tasks import answer_scores, local_tasks, number_scores
-from actlib.study.presets import ScratchModel, load_preset
-from actlib.study.training import small_model, small_tokenizer
 
 MGSM = [("Combien font 2 et 3 ?", "5"), ("Et 600 fois 2 ?", "1,200"), ("Et 9 - 12 ?", "-3")]
 TASKS = ["act_fr_*", "mgsm_local_fr", "exams_local_*"]
@@ -48,16 +46,10 @@ def data(tmp_path_factory):
     return [folder / name for name in ("own", "mgsm", "exams")]
 
 
-@pytest.fixture(scope="module")
-def tokenizer(small_preset):
-    return small_tokenizer(load_preset(small_preset), 400)
-
-
 def build(tokenizer, seed):
     """A tiny model whose head is not tied to its embedding, though its configuration says so."""
-    spec = {"scratch": SIZES, "abilities": [], "steps": 1, "learning_rate": 1, "batch_size": 1}
     torch.manual_seed(seed)
-    model = small_model(ScratchModel(**spec), tokenizer)
+    model = random_model(tokenizer)
     model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight * 30)
     return model.eval()
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import contents, random_mask
+from tiny_models import contents, random_mask, same_bits, state_of, unchanged
 
 from actlib.channels import channel_modules
 from actlib.checkpoint import transfer_checkpoint
@@ -18,20 +18,8 @@ from actlib.transfer import selections, transfer_
 UP, NORM = "model.layers.1.mlp.up_proj", "model.norm.weight"
 
 
-def mask_for(model, share=0.3, modules=None):
-    return replace(random_mask(model, share, only=modules), metadata={"ranking": "difference"})
-
-
 def weights(folder):
     return {n: d for n, d in contents(folder).items() if not n.startswith(("actlib", "README"))}
-
-
-def bits(model):
-    return {name: each.view(torch.uint8).clone() for name, each in model.state_dict().items()}
-
-
-def same(model, before):
-    return all(each.equal(before[name]) for name, each in bits(model).items())
 
 
 @pytest.fixture
@@ -62,7 +50,7 @@ def test_applying_is_transferring_and_reverting_is_undoing(
     if shard_size is None:
         whole = {name: each.clone() for name, each in target.state_dict().items()}
         save_file(whole, tmp_path / "target" / "model.safetensors", {"format": "pt"})
-    mask, original, path = mask_for(target), bits(target), tmp_path / "made in memory"
+    mask, original, path = random_mask(target), state_of(target), tmp_path / "made in memory"
     info = make_patch(target, donor, mask, path)
     assert load_file(path).keys() == load_file(make(mask)).keys()
     places = [tmp_path / name for name in ("target", "moved", "out", "back")]
@@ -72,11 +60,11 @@ def test_applying_is_transferring_and_reverting_is_undoing(
     assert revert_patch(places[2], path, places[3]) == places[3]
     assert contents(places[3]) == contents(places[0])
     assert apply_patch(target, make(mask)) is None
-    patched = bits(target)
+    patched = state_of(target)
     assert revert_patch(target, path) is None
-    assert same(target, original) and not same(target, patched)
+    assert same_bits(state_of(target), original) and not same_bits(original, patched)
     transfer_(target, donor, mask)
-    assert same(target, patched)
+    assert same_bits(state_of(target), patched)
     assert info.tensors == {n: each.size for n, each in selections(target, mask).items()}
     total = sum(parameter.numel() for parameter in target.parameters())
     assert info.parameter_percent == pytest.approx(100 * info.elements / total)
@@ -86,10 +74,11 @@ def test_applying_is_transferring_and_reverting_is_undoing(
 def test_the_metadata_say_what_was_done_and_name_no_local_path(folders, make, tmp_path):
     _, target = folders()
     given = {"donor": "someone/model", "license": "apache-2.0"}
-    path = make(mask_for(target), scale=0.25, metadata=given)
+    mask = replace(random_mask(target), metadata={"ranking": "difference"})
+    path = make(mask, scale=0.25, metadata=given)
     stated = inspect_patch(path).metadata
     assert stated | given | {"target": "target", "scale": "0.25"} == stated
-    assert stated["mask_sha256"] == mask_for(target).digest and stated["ranking"] == "difference"
+    assert stated["mask_sha256"] == mask.digest and stated["ranking"] == "difference"
     assert str(tmp_path).encode() not in path.read_bytes()
 
 
@@ -97,7 +86,7 @@ def test_the_folder_lists_its_patches_and_reverting_gives_its_card_back(folders,
     _, target = folders()
     (tmp_path / "target" / "README.md").write_text("its own card")
     names = list(channel_modules(target))
-    one, other = (make(mask_for(target, modules={names[n]}), f"{n}", scale=n / 4) for n in (1, 2))
+    one, other = (make(random_mask(target, only={names[n]}), f"{n}", scale=n / 4) for n in (1, 2))
     apply_patch(tmp_path / "target", one, tmp_path / "a")
     apply_patch(tmp_path / "a", other, tmp_path / "b")
     revert_patch(tmp_path / "b", one, tmp_path / "c")
@@ -111,7 +100,7 @@ def test_the_folder_lists_its_patches_and_reverting_gives_its_card_back(folders,
 
 def negated(model):
     """One of the masked values with another sign."""
-    row = int(mask_for(model, modules={UP}).channels[UP].nonzero()[0])
+    row = int(random_mask(model, only={UP}).channels[UP].nonzero()[0])
     model.get_submodule(UP).weight.data[row, 3] *= -1
 
 
@@ -125,12 +114,10 @@ def negated(model):
 )
 def test_another_target_is_refused(folders, make, tmp_path, change, message):
     _, target = folders("llama")
-    path = make(mask_for(target))
+    path = make(random_mask(target))
     change(target)
-    before = bits(target)
-    with pytest.raises(ValueError, match=message):
+    with unchanged(target), pytest.raises(ValueError, match=message):
         apply_patch(target, path)
-    assert same(target, before)
     if change is negated:
         target.save_pretrained(tmp_path / "wrong")
         with pytest.raises(ValueError, match=message):
@@ -140,7 +127,7 @@ def test_another_target_is_refused(folders, make, tmp_path, change, message):
 
 def test_what_is_not_applied_cannot_be_reverted_but_other_values_may_differ(folders, make):
     _, target = folders("llama")
-    path = make(mask_for(target, modules={UP}))
+    path = make(random_mask(target, only={UP}))
     with pytest.raises(ValueError, match="is not applied to this target"):
         revert_patch(target, path)
     target.model.layers[0].mlp.up_proj.weight.data += 1
@@ -169,27 +156,25 @@ DAMAGES = [
 @pytest.mark.parametrize(("change", "message"), DAMAGES)
 def test_a_patch_that_contradicts_itself_is_refused(folders, make, change, message):
     _, target = folders()
-    path, before = make(mask_for(target, 0.5)), bits(target)
+    path = make(random_mask(target, 0.5))
     tensors, metadata = load_tensors(path, "AbilityPatch")
     change(tensors, metadata)
     save_tensors(path, "AbilityPatch", tensors, metadata)
-    with pytest.raises(ValueError, match=message):
+    with unchanged(target), pytest.raises(ValueError, match=message):
         apply_patch(target, path)
-    assert same(target, before)
 
 
 def test_a_file_that_changes_after_it_was_applied_is_read_again(folders, make):
     _, target = folders()
-    path, before = make(mask_for(target)), bits(target)
+    path = make(random_mask(target))
     apply_patch(target, path)
     revert_patch(target, path)
     data = bytearray(path.read_bytes())
     data[-2] ^= 1
     path.write_bytes(data)
     for use in (inspect_patch, lambda path: apply_patch(target, path)):
-        with pytest.raises(ValueError, match="is not a readable AbilityPatch file"):
+        with unchanged(target), pytest.raises(ValueError, match="is not a readable AbilityPatch"):
             use(path)
-    assert same(target, before)
 
 
 def test_making_refuses_what_cannot_be_made_or_shared(folders, tmp_path):
@@ -200,19 +185,18 @@ def test_making_refuses_what_cannot_be_made_or_shared(folders, tmp_path):
     for models, share, path, options, message in (
         (places, 0.3, out, {"metadata": {"scale": "1"}}, "must not use the key 'scale'"),
         (places, 0.3, out, {"metadata": {"year": 2026}}, "must be text, got 'year': 2026"),
-        (places, 0.3, out, {"scale": float("nan")}, "scale must be a finite number"),
         (places, 0.0, out, {}, "no difference between donor and target"),
         ((places[0], donor), 0.3, out, {}, "both be folders, or both be models in memory"),
         ((target, copy.deepcopy(target)), 0.3, out, {}, "no difference between donor and target"),
     ):
         with pytest.raises(ValueError, match=message):
-            make_patch(*models, mask_for(target, share), path, **options)
+            make_patch(*models, random_mask(target, share), path, **options)
     assert not any((tmp_path / "patches").iterdir())
 
 
 def test_where_the_result_goes_is_asked_for_and_never_overwritten(folders, make, tmp_path):
     _, target = folders()
-    path, before = make(mask_for(target)), contents(tmp_path)
+    path, before = make(random_mask(target)), contents(tmp_path)
     for arguments, message in (
         ((tmp_path / "target", path), "`out` names the folder to write"),
         ((target, path, tmp_path / "out"), "`out` names .* of no other model"),

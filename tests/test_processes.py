@@ -41,22 +41,19 @@ def test_two_processes_give_what_one_gives(launcher, pair, items, collate, small
             assert found.metadata == alone.metadata
             for part in ("values", "magnitudes", "means", "stds"):
                 ours, other = getattr(found, part), getattr(alone, part)
-                for module in other:
-                    torch.testing.assert_close(ours[module], other[module], rtol=1e-6, atol=1e-7)
+                torch.testing.assert_close(ours, other, rtol=1e-6, atol=1e-7)
         assert all(torch.equal(each[0].values[key], each[1].values[key]) for key in alone.values)
     assert not list((tmp_path / "kept").iterdir())
     alone = record_attributions(donor, target, batches, points=2)
     for rank in range(2):
         found = ChannelScores.load(tmp_path / f"attributions-{rank}.safetensors")
         assert found.metadata == alone.metadata
-        for name, values in alone.values.items():
-            torch.testing.assert_close(found.values[name], values, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(found.values, alone.values, rtol=1e-4, atol=1e-6)
     weights, losses = tune(tmp_path / "target")
     for rank in range(2):
         found, found_losses = torch.load(tmp_path / f"tuned-{rank}.pt")
         assert found_losses == pytest.approx(losses, abs=1e-5) and losses[-1] < losses[0]
-        for name in weights:  # Adam moves each by up to 0.04 in all
-            torch.testing.assert_close(found[name], weights[name], rtol=0, atol=2e-5)
+        torch.testing.assert_close(found, weights, rtol=0, atol=2e-5)  # Adam moves by up to 0.04
 
 
 def test_a_process_alone_has_everything(monkeypatch):

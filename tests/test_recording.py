@@ -1,9 +1,10 @@
 import hashlib
+from functools import partial
 
 import pytest
 import torch
 from slow_reference import expected_scores, hook_count
-from torch import nn
+from tiny_models import Loop
 
 from actlib import kernels
 from actlib.activations import record_activations
@@ -12,13 +13,7 @@ from actlib.norms import weight_differences
 from actlib.recording import record_differences, sum_tokens
 from actlib.scores import pool
 
-
-def assert_close(found, expected, tolerance=1e-5):
-    assert found.keys() == expected.keys()
-    for name in found:
-        torch.testing.assert_close(
-            found[name].double(), expected[name].double(), rtol=tolerance, atol=tolerance, msg=name
-        )
+assert_close = partial(torch.testing.assert_close, rtol=1e-5, atol=1e-5, check_dtype=False)
 
 
 def test_pooled_recordings_have_the_stds_of_one(pair, items, collate):
@@ -65,7 +60,7 @@ def test_answer_marks_on_padding_do_not_count(pair, batches):
     noisy = [b | {"answer_mask": b["answer_mask"] | ~b["attention_mask"].bool()} for b in batches]
     clean = record_differences(donor, target, batches)
     marked = record_differences(donor, target, noisy)
-    assert_close(marked.values, clean.values, 0)
+    assert_close(marked.values, clean.values, rtol=0, atol=0)
     assert marked.metadata["data_hash"] == clean.metadata["data_hash"]
 
 
@@ -176,22 +171,6 @@ def test_a_device_that_sums_in_float32_loses_no_more():
     torch.testing.assert_close(sums.as_subclass(torch.Tensor), expected, rtol=1e-5, atol=1e-4)
 
 
-class Loop(nn.Module):
-    """A model that runs its layer several times, writes over its output, and has one idle layer."""
-
-    def __init__(self, times=2, scale=1.0):
-        super().__init__()
-        self.embed, self.layer, self.idle = nn.Embedding(61, 4), nn.Linear(4, 4), nn.Linear(4, 4)
-        self.times, self.scale = times, scale
-
-    def forward(self, input_ids, attention_mask):
-        hidden = self.embed(input_ids)
-        for _ in range(self.times):
-            hidden = self.layer(hidden.clone())
-            hidden.mul_(self.scale)
-        return hidden
-
-
 def whole_batch():
     """One item that is answer throughout."""
     ones = torch.ones(1, 5, dtype=torch.long)
@@ -253,5 +232,5 @@ def test_dropout_is_off_in_a_recording_and_on_again_after_it(pair, batches, side
     expected = record_differences(*models, batches)
     models[side].train().transformer.ln_f.eval()
     flags = [module.training for module in models[side].modules()]
-    assert_close(record_differences(*models, batches).values, expected.values, 0)
+    assert_close(record_differences(*models, batches).values, expected.values, rtol=0, atol=0)
     assert [module.training for module in models[side].modules()] == flags

@@ -1,22 +1,14 @@
 """What the report on a pair says, of models in memory and of the same models in folders."""
 
 import json
-from types import SimpleNamespace
 
 import pytest
 import torch
+from tiny_models import tokenizer
 
 from actlib.channels import uncovered_parameters
 from actlib.cli import main
 from actlib.reports import describe_report, pair_report, relative_change
-
-
-def tokenizer(words="ab", template=None):
-    return SimpleNamespace(
-        get_vocab=lambda: {word: index for index, word in enumerate(words)},
-        special_tokens_map={},
-        chat_template=template,
-    )
 
 
 def report(donor, target, theirs=None):

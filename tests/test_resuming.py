@@ -2,16 +2,10 @@
 
 import pytest
 import torch
-from small_study import random_model
+from small_study import QUESTIONS, SETTINGS, random_model
 from transformers import TrainerCallback
 
 from actlib.finetune import finetune, light_lora
-from actlib.study.presets import load_preset
-from actlib.study.training import small_tokenizer
-
-ITEMS = [{"question": f"{n} + {n}?", "answer": f"It is {2 * n}."} for n in range(1, 9)]
-SETTINGS = {"steps": 12, "learning_rate": 5e-3, "batch_size": 4, "progress": False}
-SETTINGS |= {"mixed_precision": False}
 
 
 class Watch(TrainerCallback):
@@ -28,11 +22,6 @@ class Watch(TrainerCallback):
         self.steps.append(state.global_step)
 
 
-@pytest.fixture(scope="module")
-def tokenizer(small_preset):
-    return small_tokenizer(load_preset(small_preset), 400)
-
-
 @pytest.fixture
 def trained(tokenizer):
     """`trained(**settings)`: weights and losses of the same small model after a training."""
@@ -42,7 +31,7 @@ def trained(tokenizer):
         model = random_model(tokenizer)
         with torch.no_grad():
             next(model.parameters()).flatten()[0] += change
-        losses = finetune(model, tokenizer, ITEMS, **SETTINGS | settings)
+        losses = finetune(model, tokenizer, QUESTIONS, **SETTINGS | settings)
         return torch.cat([each.detach().flatten() for each in model.parameters()]), losses
 
     return train

@@ -3,7 +3,7 @@ from functools import partial
 import pytest
 import torch
 from slow_reference import moving_elements
-from tiny_models import random_mask, same_bits, state_of
+from tiny_models import random_mask, same_bits, state_of, unchanged
 
 from actlib.evaluation import evaluate
 from actlib.masks import ChannelMask
@@ -65,12 +65,11 @@ def test_a_donor_of_another_dtype_gives_what_the_formula_gives(family, architect
     donor, target = family(architecture, 1, given), family(architecture, 0, own)
     mask, before, other = random_mask(target), state_of(target), state_of(donor)
     moving, wide = moving_elements(target, mask), torch.promote_types(own, torch.float32)
-    with transferred(target, donor, mask, 0.7):
+    with unchanged(donor, target), transferred(target, donor, mask, 0.7):
         for name, tensor in target.state_dict().items():
             ours, theirs = before[name].to(wide), other[name].to(wide)
             moved = (ours + 0.7 * (theirs - ours)).to(own)
             assert torch.equal(tensor, torch.where(moving[name], moved, before[name])), name
-    assert same_bits(state_of(target), before) and same_bits(state_of(donor), other)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a second device")
@@ -94,7 +93,6 @@ def test_refusals_leave_the_target_as_it_was(pair, family):
     before, mask = state_of(target), random_mask(target)
     for other, own_mask, scale, message in (
         (donor, random_mask(family("gpt2")), 0.4, "^the mask is of another model: "),
-        (family("llama"), mask, 0.4, "donor and target do not fit"),
         (target, mask, 0.4, "^donor and target are the same model"),
         (donor, mask, float("nan"), "scale must be a finite number"),
     ):
@@ -121,11 +119,9 @@ def test_a_number_that_is_not_finite_is_named_and_nothing_moves(pair, side, numb
 
 def test_a_scale_that_overflows_is_refused(pair):
     donor, target = pair("llama", torch.float16)
-    mask, before = random_mask(target), state_of(target)
     message = "^scale 1000000.0 makes numbers of model.embed_tokens.weight infinite in float16"
-    with pytest.raises(ValueError, match=message):
-        transfer_(target, donor, mask, 1e6)
-    assert same_bits(state_of(target), before)
+    with unchanged(target), pytest.raises(ValueError, match=message):
+        transfer_(target, donor, random_mask(target), 1e6)
 
 
 def test_numbers_that_do_not_move_and_sums_that_overflow_may_be_anything(pair):

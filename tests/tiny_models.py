@@ -1,11 +1,15 @@
 """Tiny random models of many families, each with what makes its family special."""
 
+from contextlib import contextmanager
 from functools import cache
+from types import SimpleNamespace
 
 import torch
 import transformers
+from slow_reference import hook_count
+from torch import nn
 
-from actlib.channels import channel_modules
+from actlib.channels import channel_modules, unwrapped
 from actlib.masks import ChannelMask
 
 VOCAB = 61
@@ -27,14 +31,14 @@ LINEAR_ATTENTION = ("qwen3_next",)
 """A family with norms of linear attention, [batch x seq x heads, channels]."""
 
 _COMMON = {"vocab_size": VOCAB, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
-_MODERN = _COMMON | {
+MODERN = _COMMON | {
     "hidden_size": 16,
     "intermediate_size": 24,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "max_position_embeddings": 64,
 }
-_GROUPED = _MODERN | {"num_key_value_heads": 2}
+_GROUPED = MODERN | {"num_key_value_heads": 2}
 _TIED = _GROUPED | {"tie_word_embeddings": True}
 _UNTIED = _GROUPED | {"tie_word_embeddings": False}
 # The width of an expert is a multiple of 8 for the kernel of torch that multiplies them in groups.
@@ -56,7 +60,7 @@ _SETTINGS = {
     "llama": _UNTIED,
     "llama_tied": _TIED,
     "gpt2": _COMMON | {"n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 64},
-    "gpt_neox": _MODERN | {"tie_word_embeddings": False},
+    "gpt_neox": MODERN | {"tie_word_embeddings": False},
     "qwen3": _TIED | {"head_dim": 6},
     "gemma3": _GROUPED | _WINDOW | {"head_dim": 6, "query_pre_attn_scalar": 6},
     "phi": _UNTIED | {"qk_layernorm": True, "partial_rotary_factor": 2 / 3},
@@ -80,11 +84,6 @@ def _config(architecture: str) -> transformers.PretrainedConfig:
     return transformers.AutoConfig.for_model(kind, **_SETTINGS[architecture])
 
 
-def position_ids_of(attention_mask):
-    """Positions counted from 0 at each item's first real token, so either side may be padded."""
-    return (attention_mask.long().cumsum(dim=-1) - 1).clamp_min(0)
-
-
 @cache
 def tiny_model(architecture: str, seed: int) -> transformers.PreTrainedModel:
     """The same model for the same seed; copy it before you change it."""
@@ -97,6 +96,22 @@ def tiny_model(architecture: str, seed: int) -> transformers.PreTrainedModel:
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.3)
     return model
+
+
+class Loop(nn.Module):
+    """A model that runs its layer several times, writes over its output, and has one idle layer."""
+
+    def __init__(self, times=2, scale=1.0):
+        super().__init__()
+        self.embed, self.layer, self.idle = nn.Embedding(61, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+        self.times, self.scale = times, scale
+
+    def forward(self, input_ids, attention_mask):
+        hidden = self.embed(input_ids)
+        for _ in range(self.times):
+            hidden = self.layer(hidden.clone())
+            hidden.mul_(self.scale)
+        return hidden
 
 
 def random_mask(model, share=0.3, seed=5, only=None):
@@ -117,7 +132,7 @@ def collate(items, size=3, side="left"):
     for start in range(0, len(items), size):
         chosen = items[start : start + size]
         longest = max(len(ids) for ids, _ in chosen)
-        columns = {"input_ids": [], "attention_mask": [], "answer_mask": []}
+        columns = {"input_ids": [], "attention_mask": [], "answer_mask": [], "position_ids": []}
         for ids, answer in chosen:
             pad = longest - len(ids)
             around = (pad, 0) if side == "left" else (0, pad)
@@ -125,18 +140,50 @@ def collate(items, size=3, side="left"):
             columns["input_ids"].append(fill(ids, around, value=2))
             columns["attention_mask"].append(fill(torch.ones_like(ids), around))
             columns["answer_mask"].append(fill(answer, around))
+            columns["position_ids"].append(fill(torch.arange(len(ids)), around))
         batches.append({key: torch.stack(values) for key, values in columns.items()})
     return batches
 
 
+def tokenizer(vocabulary="ab", added=(), template=None, **special):
+    """What is asked of a tokenizer where two are compared."""
+    return SimpleNamespace(
+        get_vocab=lambda: {token: index for index, token in enumerate(vocabulary)},
+        special_tokens_map=special,
+        added_tokens_decoder={index: vocabulary[index] for index in added},
+        chat_template=template,
+    )
+
+
 def state_of(model):
-    """Copies of a model's numbers by name."""
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    """Copies of a model's numbers by name, of the model within a wrapper."""
+    return {name: tensor.clone() for name, tensor in unwrapped(model).state_dict().items()}
 
 
 def same_bits(ours, theirs):
     """Whether two mappings hold the same names and numbers."""
     return ours.keys() == theirs.keys() and all(map(torch.equal, ours.values(), theirs.values()))
+
+
+@contextmanager
+def unchanged(*models):
+    """Fails where anything of the models is another after the block."""
+    before = [(traces(model), state_of(model)) for model in models]
+    yield
+    for model, (kept, numbers) in zip(models, before, strict=True):
+        assert traces(model) == kept and same_bits(state_of(model), numbers)
+
+
+def traces(model):
+    """What could be left on a model beside its numbers, such as attributes, gradients and hooks."""
+    parameters = list(model.named_parameters(remove_duplicate=False))
+    return (
+        [(name, id(m), m.training, sorted(vars(m))) for name, m in model.named_modules()],
+        [(name, id(p), p.requires_grad) for name, p in parameters],
+        [p.grad is None or p.grad.sum().item() for _, p in parameters],
+        [p._post_accumulate_grad_hooks for _, p in parameters],
+        (hook_count(model), torch.is_grad_enabled()),
+    )
 
 
 def contents(folder):
