@@ -8,9 +8,9 @@ import pandas as pd
 import yaml
 from transformers import PreTrainedModel
 
-from actlib.study.presets import ScratchModel, load_preset
+from actlib.study.presets import ScratchModel
 from actlib.study.questions import load_items
-from actlib.study.training import small_model, small_tokenizer
+from actlib.study.training import small_model
 
 LANGUAGES = ("en", "fr")
 ITEMS = {"train": 48, "validation": 16, "test": 16}
@@ -78,12 +78,20 @@ def random_model(tokenizer) -> PreTrainedModel:
     return small_model(ScratchModel(scratch=SIZES, **unused), tokenizer)
 
 
-def write_pair(folder: Path, small_preset: str) -> None:
+def write_pair(folder: Path, tokenizer) -> None:
     """Folders of donor, target and base, with random weights and a tokenizer."""
-    tokenizer = small_tokenizer(load_preset(small_preset), 400)
     for role in ("donor", "target", "base"):
         random_model(tokenizer).save_pretrained(folder / role)
         tokenizer.save_pretrained(folder / role)
+
+
+def write_own(folder: Path, text="", file="mine.yaml", **changes) -> str:
+    """Write what `write_pair` made as ten lines of YAML, keys changed, or left out by None."""
+    raw = {"donor": "donor", "target": "target", "questions": "questions.jsonl"}
+    raw |= {"lost": "de-maths", "retained": "en-maths"} | changes
+    raw = {key: value for key, value in raw.items() if value is not None}
+    (folder / file).write_text(yaml.safe_dump(raw) + text, encoding="utf-8")
+    return str(folder / file)
 
 
 def write_questions(folder: Path, *abilities: str, count: int = 60, answer="It is {}.") -> None:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from slow_reference import expected_scores, hook_count, moving_elements
-from tiny_models import EVERY_ARCHITECTURE, LINEAR_ATTENTION, random_mask, same_bits, state_of
+from tiny_models import random_mask, same_bits, state_of
 
 from actlib.activations import record_activations
 from actlib.channels import kind_of, uncovered_parameters
@@ -20,7 +20,6 @@ LEFT_OUT = {
     "llama4": ("feed_forward.experts.gate_up_proj", "feed_forward.experts.down_proj"),
     "qwen3_next": ("linear_attn.dt_bias", "linear_attn.A_log", "linear_attn.conv1d.weight"),
 }
-pytestmark = pytest.mark.parametrize("any_architecture", [*EVERY_ARCHITECTURE, *LINEAR_ATTENTION])
 
 
 @pytest.mark.parametrize("size", [1, 4])

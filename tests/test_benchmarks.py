@@ -1,19 +1,12 @@
 """The benchmark of a GPU runs on tiny shapes without one."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pandas as pd
-
-FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
+from programs import python
 
 
 def test_every_case_of_a_gpu_runs_without_one(small_preset, tmp_path):
     options = ["--tiny", "--turns=1", f"--results={tmp_path}", f"--preset={small_preset}"]
-    command = [sys.executable, FOLDER / "gpu.py", *options]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    python("benchmarks/gpu.py", *options)
     table = pd.read_csv(tmp_path / "gpu.csv")
     table = table[~table["measure"].str.startswith("not run: ")]
     assert (table["runs"] == 1).all() and table["commit"].notna().all()

@@ -2,16 +2,13 @@
 
 import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from programs import python
 
 pytest.importorskip("myst_nb", reason="the book's own packages are not installed")
 
-ROOT = Path(__file__).resolve().parents[1]
 LOADED = re.compile(
     r"<(?:script|img|iframe|link|source|audio|video|embed|object)\b[^>]*?"
     r"\b(?:src|href|data)=[\"']?(?:\w+:)?//[^>]*"
@@ -26,9 +23,7 @@ def book_(tmp_path_factory):
     output = folder / "book" / "html"
     with FileLock(folder / "book.lock"):
         if not (output / "index.html").is_file():
-            command = [sys.executable, "tools/book.py", "--output", str(output)]
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-            assert done.returncode == 0, done.stderr[-4000:]
+            python("tools/book.py", "--output", output)
     return output.resolve()
 
 

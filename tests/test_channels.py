@@ -73,7 +73,7 @@ def test_every_family_has_one_head_and_its_other_roles(family, any_architecture)
         assert (each.role == "norm") == (each.weight.ndim == 1)
         assert (each.role == "expert") == each.is_packed
     routers = roles_of(model).get("router", set())
-    moe = any(word in any_architecture for word in ("moe", "mixtral", "gpt_oss", "llama4"))
+    moe = any(word in any_architecture for word in ("moe", "mixtral", "gpt_oss", "llama4", "next"))
     assert len(routers) == moe
 
 

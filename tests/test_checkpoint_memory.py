@@ -2,15 +2,14 @@
 
 import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from programs import python
+
+from actlib.study.presets import ROOT
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).resolve().parents[1]
 LARGEST = 8000 * 1024 * 2 / 2**30  # embedding and LM head in bfloat16, GiB
 STEPS = """
 import json, os, sys
@@ -41,12 +40,10 @@ print(json.dumps({name: peak_memory(step, os.getpid()) for name, step in steps.i
 def peaks(folder, layers):
     """Peaks in GiB of a process of its own, in which every channel moves."""
     paths = f"{ROOT / 'benchmarks'}{os.pathsep}{ROOT}"
-    command = [sys.executable, "-c", STEPS, str(folder), str(layers)]
     # Blocks of their own, which glibc gives back at once: what it keeps of freed ones differs from
     # run to run, between 0.05 and 0.7 GiB in a merge.
-    environment = os.environ | {"PYTHONPATH": paths, "MALLOC_MMAP_THRESHOLD_": "131072"}
-    found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
-    return json.loads(found.stdout.splitlines()[-1])
+    environment = {"PYTHONPATH": paths, "MALLOC_MMAP_THRESHOLD_": "131072"}
+    return json.loads(python("-c", STEPS, folder, layers, **environment).splitlines()[-1])
 
 
 def test_memory_does_not_grow_with_the_checkpoint(tmp_path):

@@ -35,10 +35,10 @@ MERGE = "merge --base base --give donor mask 0.4 --out out"
 
 
 @pytest.fixture(scope="module")
-def good(tmp_path_factory, small_preset):
+def good(tmp_path_factory, tokenizer):
     """The folder that every test starts from; each command above works in it."""
     folder = tmp_path_factory.mktemp("good")
-    write_pair(folder, small_preset)
+    write_pair(folder, tokenizer)
     items = [{"question": f"what is {n} and {n}", "answer": f"{2 * n}"} for n in range(4)]
     (folder / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in items))
     with contextlib.chdir(folder):

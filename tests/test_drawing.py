@@ -2,21 +2,19 @@
 
 import json
 import re
-import subprocess
-import sys
 import textwrap
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from legibility import faults
 from matplotlib import pyplot as plt
+from programs import python
 
 from actlib.analysis import plots, style
 from actlib.analysis.drawing import draw_figure, read_captions, redraw_figures, save_figure
+from actlib.study.presets import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 FIGURES = sorted((ROOT / "figures").glob("*/fig*.json"))
 
 
@@ -59,7 +57,7 @@ def test_a_saved_figure_is_drawn_again_as_it_was_without_torch(tmp_path):
     paths = save_figure(fig, table, "fig", tmp_path / "one")
     code = "import sys; from actlib.analysis.drawing import redraw_figures\n"
     code += "redraw_figures('one', 'two', 'icml'); sys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+    python("-c", code, cwd=tmp_path)
     for path in paths:
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
     pdf = paths[0].read_bytes()

@@ -1,18 +1,16 @@
 """The shipped questions: right, split cleanly, and the same wherever they are generated."""
 
-import os
 import re
-import subprocess
 import sys
 from collections import Counter
-from pathlib import Path
 
 import pytest
+from programs import python
 
 from actlib.questions import SPLITS
+from actlib.study.presets import ROOT
 from actlib.study.questions import cluster_of
 
-ROOT = Path(__file__).resolve().parent.parent
 QUESTIONS = ROOT / "data" / "questions"
 sys.path.insert(0, str(ROOT / "data"))
 
@@ -29,9 +27,7 @@ def rows():
 
 def test_the_shipped_files_are_what_the_generator_writes(tmp_path):
     # Another process with another hash seed: an order taken from a set would differ.
-    environment = {**os.environ, "PYTHONHASHSEED": "7"}
-    command = [sys.executable, "data/make_questions.py", "--output", str(tmp_path)]
-    subprocess.run(command, check=True, cwd=ROOT, env=environment)
+    python("data/make_questions.py", "--output", tmp_path, PYTHONHASHSEED="7")
     written = {file.relative_to(tmp_path) for file in tmp_path.rglob("*.*")}
     assert len(written) == 3 * 5 + 1  # questions and checksums
     for name in written:

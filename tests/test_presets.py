@@ -1,8 +1,9 @@
 """Presets: the shipped ones hold, ten lines are a pair, and what is wrong is said by its key."""
 
+from functools import partial
+
 import pytest
-import yaml
-from small_study import FAMILY, ROLES, write_pair, write_preset, write_questions
+from small_study import FAMILY, ROLES, write_own, write_pair, write_preset, write_questions
 
 from actlib.study import recipes
 from actlib.study.presets import Evaluation, LightTraining, LoadedModel, load_preset
@@ -10,19 +11,11 @@ from actlib.study.questions import load_items
 
 
 @pytest.fixture
-def pair(tmp_path, small_preset):
+def pair(tmp_path, tokenizer):
     """`pair(**changes)`: path of a pair in ten lines, with keys changed, or left out by None."""
-    write_pair(tmp_path, small_preset)
+    write_pair(tmp_path, tokenizer)
     write_questions(tmp_path, "de-maths", "verse")
-
-    def make(text="", file="mine.yaml", **changes):
-        raw = {"donor": "donor", "target": "target", "questions": "questions.jsonl"}
-        raw |= {"lost": ["de-maths"], "retained": "verse"} | changes
-        raw = {key: value for key, value in raw.items() if value is not None}
-        (tmp_path / file).write_text(yaml.safe_dump(raw) + text, encoding="utf-8")
-        return str(tmp_path / file)
-
-    return make
+    return partial(write_own, tmp_path, lost=["de-maths"], retained="verse")
 
 
 @pytest.mark.parametrize("name", ["smol", "tiny"])

@@ -1,19 +1,15 @@
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from one_process import tune
+from programs import python
 from small_study import write_pair
 
 from actlib import processes
 from actlib.attribution import record_attributions
 from actlib.recording import record_differences
 from actlib.scores import ChannelScores
+from actlib.study.presets import ROOT
 
-SCRIPT = Path(__file__).with_name("one_process.py")
 LAUNCHERS = {
     "torchrun": "torch.distributed.run --standalone --nproc_per_node 2",
     "accelerate": "accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 "
@@ -24,16 +20,13 @@ LAUNCHERS = {
 @pytest.mark.parametrize(
     "launcher", ["torchrun", pytest.param("accelerate", marks=pytest.mark.slow)]
 )
-def test_two_processes_give_what_one_gives(launcher, pair, items, collate, small_preset, tmp_path):
+def test_two_processes_give_what_one_gives(launcher, pair, items, collate, tokenizer, tmp_path):
     donor, target = pair("mixtral")
-    write_pair(tmp_path, small_preset)
+    write_pair(tmp_path, tokenizer)
     batches = collate(items, 2)
     torch.save((donor, target, batches), tmp_path / "given.pt")
-    command = [sys.executable, "-m", *LAUNCHERS[launcher].split(), str(SCRIPT), str(tmp_path)]
-    env = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    env["PYTHONPATH"] = str(SCRIPT.parents[1])
-    done = subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    env = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    python("-m", *LAUNCHERS[launcher].split(), "tests/one_process.py", tmp_path, **env)
     for name, chosen in (("three", batches), ("one", batches[:1]), ("two passes", batches)):
         alone = record_differences(donor, target, chosen, moments=True)
         each = [ChannelScores.load(tmp_path / f"{name}-{rank}.safetensors") for rank in range(2)]

@@ -1,42 +1,21 @@
 """What the runner plans and leaves: jobs, results among the artifacts, the same after kills."""
 
 import json
-import os
 import random
 import re
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
-import yaml
+from programs import python
 from safetensors.torch import load_file
-from small_study import FAMILY, QUICK, write_pair, write_preset, write_questions
+from small_study import FAMILY, QUICK, write_own, write_pair, write_preset, write_questions
 from workflow import first, processes, started
 
 from actlib.study import sources
 from actlib.study.presets import ROOT, load_preset
-
-PAIR = """\
-donor: donor
-target: target
-questions: questions.jsonl
-lost: [de-maths]
-retained: [en-maths]
-dtype: float32
-evaluation: {recording_items: 6, test_items: 2, validation_items: 2}
-"""
-
-
-def run(*words, store):
-    """A command in the project's folder, with artifacts of its own."""
-    own = {"ACT_STORE": str(store), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command, environment = [sys.executable, "-m", *map(str, words)], os.environ | own
-    return subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1800
-    )
 
 
 def changed_files():
@@ -60,9 +39,9 @@ def quick(small_preset, tmp_path):
 
 def test_a_sweep_is_a_job_a_seed_and_notebook_and_then_one_that_reads_them(quick, tmp_path):
     options = ["--dry-run", "--quiet", "host", "--config", f"preset={quick}", "--", "sweep"]
-    ran = run("snakemake", *options, store=tmp_path)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    jobs = re.findall(r"Job \d+: (.+)", ran.stdout + ran.stderr)
+    with started(tmp_path / "store", *options) as (ran, log):
+        assert ran.wait() == 0, log.read_text()
+    jobs = re.findall(r"Job \d+: (.+)", log.read_text())
     for folder in ("sweep", "sweep/seed0", "sweep/seed1"):
         assert f"Notebook 03_sufficiency ({folder})" in jobs
     for kind in ("differences", "attributions"):
@@ -91,18 +70,15 @@ def test_a_notebook_depends_on_the_code_that_it_reaches_and_on_no_docstring(tmp_
 
 
 @pytest.mark.slow
-def test_ten_lines_become_notebooks_and_a_report_and_nothing_tracked_changes(
-    tmp_path, small_preset
-):
-    write_pair(tmp_path, small_preset)
+def test_ten_lines_become_notebooks_and_a_report_and_nothing_tracked_changes(tmp_path, tokenizer):
+    write_pair(tmp_path, tokenizer)
     write_questions(tmp_path, "de-maths", "en-maths", count=40)
-    parameters = yaml.safe_dump({"study": {"parameters": {"03": QUICK}}})
-    (tmp_path / "mine.yaml").write_text(PAIR + parameters, encoding="utf-8")
-    before, store = changed_files(), tmp_path / "store"
-    words = ["run", tmp_path / "mine.yaml", "--notebooks", "00,03", "--cores", "1", "--json"]
-    ended = run("actlib", *words, store=store)
-    assert ended.returncode == 0, ended.stderr[-3000:]
-    result = json.loads(ended.stdout)
+    counts = {"recording_items": 6, "test_items": 2, "validation_items": 2}
+    settings = {"dtype": "float32", "evaluation": counts}
+    mine = write_own(tmp_path, **settings, study={"parameters": {"03": QUICK}})
+    before, own = changed_files(), {"ACT_STORE": str(tmp_path / "store"), "OMP_NUM_THREADS": "1"}
+    words = ["run", mine, "--notebooks", "00,03", "--cores", "1", "--json"]
+    result = json.loads(python("-m", "actlib", *words, PYTHONPATH=str(ROOT), **own))
     notebook = result["notebooks"]["03_sufficiency"]
     assert notebook["state"] == "done" and Path(notebook["notebook"]).is_file()
     report = Path(result["report"]).read_text(encoding="utf-8")

@@ -5,12 +5,12 @@ import json
 import os
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import pytest
-import yaml
-from small_study import write_pair, write_preset, write_questions
+from small_study import write_own, write_pair, write_preset, write_questions
 
 from actlib.cli import main
 from actlib.study import runs
@@ -21,19 +21,12 @@ from actlib.study.runs import DONE, EARLIER, FAILED, NOT_REACHED, execute, plan
 
 
 @pytest.fixture
-def own(tmp_path, small_preset, monkeypatch):
+def own(tmp_path, tokenizer, monkeypatch):
     """`own(**changes)`: a pair of tiny models and some questions, in ten lines of YAML."""
     monkeypatch.setenv("ACT_STORE", str(tmp_path / "store"))
-    write_pair(tmp_path, small_preset)
-
-    def make(**changes):
-        write_questions(tmp_path, "de-maths", "en-maths")
-        raw = {"donor": "donor", "target": "target", "questions": "questions.jsonl"}
-        raw |= {"lost": "de-maths", "retained": "en-maths"} | changes
-        (tmp_path / "mine.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")
-        return str(tmp_path / "mine.yaml")
-
-    return make
+    write_pair(tmp_path, tokenizer)
+    write_questions(tmp_path, "de-maths", "en-maths")
+    return partial(write_own, tmp_path)
 
 
 @pytest.fixture
@@ -114,11 +107,10 @@ def test_two_presets_of_one_name_do_not_share_a_folder(own, tmp_path, snakemake)
     execute(first, 1)
     assert plan(first.choice, "01") == first
     (tmp_path / "other").mkdir()
-    raw = yaml.safe_load((tmp_path / "mine.yaml").read_text())
-    raw |= {key: str(tmp_path / raw[key]) for key in ("donor", "target", "questions")}
-    (tmp_path / "other" / "mine.yaml").write_text(yaml.safe_dump(raw))
+    places = {key: str(tmp_path / key) for key in ("donor", "target")}
+    other = own(file="other/mine.yaml", questions=str(tmp_path / "questions.jsonl"), **places)
     with pytest.raises(ValueError, match=r"mine holds what .*mine\.yaml left: give one another"):
-        plan(str(tmp_path / "other" / "mine.yaml"), "01")
+        plan(other, "01")
 
 
 def test_a_second_run_is_refused_in_one_sentence(own):

@@ -1,17 +1,15 @@
 """The wheel, built from the source archive and used alone, without an extra and the repository."""
 
-import os
 import shutil
-import subprocess
-import sys
 import tomllib
 from importlib.metadata import distributions
-from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from programs import python
 
-ROOT = Path(__file__).resolve().parents[1]
+from actlib.study.presets import ROOT
+
 USE = """
 import sys
 for extra in "datasets matplotlib scipy sklearn papermill snakemake lm_eval numba".split():
@@ -51,25 +49,17 @@ def site(tmp_path_factory):
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     archive = "from setuptools.build_meta import build_sdist; build_sdist('..')"  # as make dist
-    subprocess.run([sys.executable, "-c", archive], cwd=source, check=True, capture_output=True)
+    python("-c", archive, cwd=source)
     (archive,) = folder.glob("*.tar.gz")
-    install = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "install"]
-    install += ["--no-deps", "--no-index", "--no-build-isolation", "--target", folder / "site"]
-    subprocess.run([*install, archive], check=True)
+    options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--no-index"]
+    options += ["--no-build-isolation", "--target", folder / "site"]
+    python("-m", "pip", "install", *options, archive)
     return folder / "site"
 
 
 def run(site, *words):
     """What a command prints, out of reach of the repository."""
-    done = subprocess.run(
-        [sys.executable, *words],
-        cwd=site.parent,
-        env=os.environ | {"PYTHONPATH": str(site)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return python(*words, cwd=site.parent, PYTHONPATH=str(site))
 
 
 def test_the_wheel_holds_all_files_of_the_package_and_its_extras(site):

@@ -25,10 +25,10 @@ EVERY_ARCHITECTURE = (
     "qwen3_moe",
     "gpt_oss",
     "llama4",
+    "qwen3_next",
 )
-"""The last two have experts of other layouts, which belong to no channel."""
-LINEAR_ATTENTION = ("qwen3_next",)
-"""A family with norms of linear attention, [batch x seq x heads, channels]."""
+"""Experts of gpt_oss and llama4 have other layouts, which belong to no channel; the last has norms
+of linear attention, [batch x seq x heads, channels]."""
 
 _COMMON = {"vocab_size": VOCAB, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
 MODERN = _COMMON | {

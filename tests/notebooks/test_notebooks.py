@@ -4,11 +4,11 @@ The second half judges what the runner left in `artifacts/quick`, which `make te
 in `artifacts/tiny` after `make test-all`.
 """
 
-import json
 import os
 import re
 from pathlib import Path
 
+import nbformat
 import pandas as pd
 import papermill
 import pytest
@@ -30,16 +30,8 @@ executed = pytest.mark.parametrize("path", EXECUTED, ids=lambda path: path.stem)
 needs_run = pytest.mark.skipif(not EXECUTED, reason="no notebook ran yet; `make test` runs them")
 
 
-def _read(path):
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
 def _code(notebook):
     return [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
-
-
-def _source(cell):
-    return "".join(cell["source"])
 
 
 def _texts(value):
@@ -55,7 +47,7 @@ def _texts(value):
 
 @committed
 def test_outputs_are_those_of_one_run_of_the_default_and_name_no_machine(path):
-    notebook = _read(path)
+    notebook = nbformat.read(path, 4)
     tags = [tag for cell in notebook["cells"] for tag in cell["metadata"].get("tags", [])]
     assert tags.count("parameters") == 1, "papermill needs one cell of parameters"
     assert "injected-parameters" not in tags, "kept from a run with other parameters"
@@ -64,17 +56,17 @@ def test_outputs_are_those_of_one_run_of_the_default_and_name_no_machine(path):
     assert any(cell["outputs"] for cell in _code(notebook)), "no outputs: run `make keep`"
     for cell in notebook["cells"]:
         assert not [out for out in cell.get("outputs", []) if "ename" in out]
-        for text in [_source(cell), *_texts(cell.get("outputs", []))]:
+        for text in [cell["source"], *_texts(cell.get("outputs", []))]:
             assert not OWN_PATH.search(text), f"a path of a machine: {text}"
     assert path.stat().st_size < 500_000, "too large to read on a slow line"
 
 
 @executed
 def test_the_run_went_to_the_end(path):
-    notebook = _read(path)
-    assert all(cell["execution_count"] for cell in _code(notebook) if _source(cell).strip())
+    notebook = nbformat.read(path, 4)
+    assert all(cell["execution_count"] for cell in _code(notebook) if cell["source"].strip())
     injected = [c for c in _code(notebook) if "injected-parameters" in c["metadata"]["tags"]]
-    assert [cell for cell in injected if FAMILY in _source(cell)]
+    assert [cell for cell in injected if FAMILY in cell["source"]]
 
 
 SIZES = {"test_items": 4, "percents": [2, 10], "draws": 1, "map_items": 9, "others": []}
