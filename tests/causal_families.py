@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 import transformers
 from slow_reference import expected_scores, run
-from tiny_models import collate, same_bits, state_of
+from tiny_models import collate, random_items, same_bits, state_of
 from tqdm import tqdm
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as NAMES
@@ -134,7 +134,8 @@ def try_interventions(donor, target, mask, ids):
 
 def outcome(family):
     """Right, refused or not tried, and what there is to say; whatever is wrong raises."""
-    items = make_items()
+    # longer or shorter than any number of heads
+    items = random_items((7, 2), (11, 4), (9, 3), (5, 2))
     try:
         donor, target = build(family, 1), build(family, 0)
         run(target, items[0][0])
@@ -158,15 +159,6 @@ def outcome(family):
         except ValueError as refusal:
             return "refused", f"recording: {refusal}"
     return "right", "; ".join(notes)
-
-
-def make_items():
-    """Four unpadded items, longer or shorter than any number of heads."""
-    generator, items = torch.Generator().manual_seed(3), []
-    for length, answer in ((7, 2), (11, 4), (9, 3), (5, 2)):
-        ids = torch.randint(3, 61, (length,), generator=generator)
-        items.append((ids, torch.arange(length) >= length - answer))
-    return items
 
 
 def row(family):

@@ -9,7 +9,7 @@ import copy
 import pytest
 import torch
 from small_study import write_data, write_preset
-from tiny_models import ARCHITECTURES, EVERY_ARCHITECTURE, VOCAB, collate, tiny_model
+from tiny_models import ARCHITECTURES, EVERY_ARCHITECTURE, collate, random_items, tiny_model
 
 from actlib.study.families import build
 from actlib.study.presets import load_preset
@@ -67,12 +67,7 @@ def any_architecture(request):
 @pytest.fixture
 def items():
     """Six unpadded items of different lengths: (token ids, answer flags)."""
-    generator = torch.Generator().manual_seed(3)
-    made = []
-    for length, answer in ((5, 2), (9, 4), (7, 1), (9, 3), (4, 3), (6, 2)):
-        ids = torch.randint(3, VOCAB, (length,), generator=generator)
-        made.append((ids, torch.arange(length) >= length - answer))
-    return made
+    return random_items((5, 2), (9, 4), (7, 1), (9, 3), (4, 3), (6, 2))
 
 
 @pytest.fixture(name="collate")

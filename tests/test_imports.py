@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from actlib.study.sources import imported_modules
+
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted((ROOT / "actlib").rglob("*.py"))
 # The method, from top to bottom. A new file gets its place here.
@@ -36,24 +38,14 @@ def name_of(path):
 MODULES = {name_of(path) for path in FILES} - {""}
 
 
-def imported(source):
-    """Names that a file imports, within functions too, but not for the type checker alone."""
-    tree = ast.parse(source)
+def own_imports(path):
+    """What a file imports, within functions too, but not for the type checker alone."""
+    tree = ast.parse(path.read_text("utf-8"))
     for node in ast.walk(tree):
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             node.body = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "relative imports hide where a name is from"
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-
-
-def own_imports(path):
-    names = (name.removeprefix("actlib.") for name in imported(path.read_text("utf-8")))
-    return {name for name in names if name in MODULES} - {name_of(path)}
+    names = {name.removeprefix("actlib.") for name in imported_modules(tree)}
+    return names & MODULES - {name_of(path)}
 
 
 def folder_of(name):

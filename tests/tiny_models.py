@@ -114,6 +114,15 @@ class Loop(nn.Module):
         return hidden
 
 
+def random_items(*lengths):
+    """Unpadded items (token ids, answer flags) of as many tokens and answer tokens."""
+    generator = torch.Generator().manual_seed(3)
+    return [
+        (torch.randint(3, VOCAB, (size,), generator=generator), torch.arange(size) >= size - answer)
+        for size, answer in lengths
+    ]
+
+
 def random_mask(model, share=0.3, seed=5, only=None):
     """A share of the channels of each module, or of some modules only."""
     generator = torch.Generator().manual_seed(seed)
