@@ -107,13 +107,8 @@ def _sum_by_item(
     """How many entries an item has, and their sums on some channels."""
     items, device = tokens.shape[0], activations.device
     rows, index = tokens.to(device).rows, index.to(device)
-    if activations.is_sparse:
-        routed = activations.coalesce()
-        token, expert = routed.indices()
-        sums = routed.values().new_zeros(items, *routed.shape[1:], dtype=torch.float32)
-        sums.index_put_((rows[token], expert), routed.values().float(), accumulate=True)
-        counts = torch.bincount(rows, minlength=items)[:, None]
-        return torch.cat([counts, sums.flatten(1)[:, index]], dim=1)
+    if activations.is_sparse:  # 0 for an expert to which a token was not sent
+        activations = activations.to_dense().flatten(1)
     entries = nn.functional.pad(activations[:, index].float(), (1, 0), value=1.0)
     # where a norm is applied to each head, the heads of a token are entries
     entry_items = rows.repeat_interleave(len(activations) // len(rows))

@@ -11,7 +11,7 @@ Outputs are [tokens, experts, outputs] and sparse in the first two: a token is l
 experts alone.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -60,25 +60,3 @@ def _projected(
     gate: Any = experts._apply_gate if experts.has_gate else experts.act_fn
     gated = gate(inner)
     return {first: inner, last: functional.linear(gated, out[number])}
-
-
-def sum_routed(
-    donor: Float[Tensor, "tokens experts outputs"],
-    target: Float[Tensor, "tokens experts outputs"],
-    moments: bool,
-) -> Float[Tensor, "sums channels"]:
-    """As `actlib.recording.sum_tokens`; a token that an expert did not see adds 0."""
-    a, b = donor.double().coalesce(), target.double().coalesce()
-    sums = [_by_expert(a - b, torch.abs), (_by_expert(a, torch.abs) + _by_expert(b, torch.abs)) / 2]
-    if moments:
-        sums += [_by_expert(a, torch.clone), _by_expert(a, torch.square)]
-    return torch.stack(sums)
-
-
-def _by_expert(
-    routed: Float[Tensor, "tokens experts outputs"], change: Callable[[Tensor], Tensor]
-) -> Float[Tensor, " channels"]:
-    """Sum of the changed values over tokens: expert after expert, output after output."""
-    routed = routed.coalesce()
-    sums = routed.values().new_zeros(routed.shape[1:])
-    return sums.index_add_(0, routed.indices()[1], change(routed.values())).flatten()

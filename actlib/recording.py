@@ -20,7 +20,6 @@ from tqdm.auto import tqdm
 
 from actlib.activations import Activations, read_activations, require_sound
 from actlib.channels import ChannelModule, channel_modules, channel_sizes, unwrapped
-from actlib.experts import sum_routed
 from actlib.files import require_metadata
 from actlib.forward import pad_right
 from actlib.hooks import AnswerTokens, evaluating, mark_answers
@@ -186,9 +185,10 @@ class DifferenceSums:
                 f"module {name} gives {tuple(donor_values.shape)} in the donor and "
                 f"{tuple(target_values.shape)} in the target; give both the same batches"
             )
-        if donor_values.is_sparse:
-            sums += sum_routed(donor_values, target_values, self.moments)
-        elif not try_add_sums(sums, donor_values, target_values):
+        if donor_values.is_sparse:  # 0 for an expert to which a token was not sent
+            donor_values = donor_values.to_dense().flatten(1)
+            target_values = target_values.to_dense().flatten(1)
+        if not try_add_sums(sums, donor_values, target_values):
             sums += sum_tokens(donor_values, target_values, self.moments)
         self._entries[name] += donor_values.shape[0]
 
