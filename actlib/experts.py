@@ -11,7 +11,6 @@ Outputs are [tokens, experts, outputs] and sparse in the first two: a token is l
 experts alone.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -37,26 +36,16 @@ def routed_outputs(
     order = chosen.flatten().sort(stable=True).indices
     tokens, numbers = order // chosen.shape[1], chosen.flatten()[order]
     with align_module_device(experts):
-        weights = packed_projections(experts)
-        total = next(iter(weights.values())).shape[0]
-        groups = hidden[tokens].split(torch.bincount(numbers, minlength=total).tolist())
-        outputs = [_projected(experts, weights, number, rows) for number, rows in enumerate(groups)]
-    indices, joined = torch.stack([tokens, numbers]), dict[str, Tensor]()
-    for name in weights:
-        values = torch.cat([each[name] for each in outputs])
-        shape = len(hidden), total, values.shape[1]
-        joined[name] = torch.sparse_coo_tensor(indices, values, shape, check_invariants=False)
-    return joined
-
-
-def _projected(
-    experts: nn.Module, weights: Mapping[str, Tensor], number: int, hidden: Float[Tensor, "rows d"]
-) -> dict[str, Float[Tensor, "rows outputs"]]:
-    """Outputs of one expert's two projections."""
-    (first, into), (last, out) = weights.items()
-    if not len(hidden):  # spares an activation function that cannot take no rows
-        return {name: hidden.new_empty(0, each.shape[1]) for name, each in weights.items()}
-    inner = functional.linear(hidden.to(into.dtype), into[number])
-    gate: Any = experts._apply_gate if experts.has_gate else experts.act_fn
-    gated = gate(inner)
-    return {first: inner, last: functional.linear(gated, out[number])}
+        (first, into), (last, out) = packed_projections(experts).items()
+        gate: Any = experts._apply_gate if experts.has_gate else experts.act_fn
+        groups = hidden[tokens].split(torch.bincount(numbers, minlength=len(into)).tolist())
+        inner, outer = list[Tensor](), list[Tensor]()
+        for number, rows in enumerate(groups):
+            if len(rows):  # some activation functions cannot take none
+                inner.append(functional.linear(rows.to(into.dtype), into[number]))
+                outer.append(functional.linear(gate(inner[-1]), out[number]))
+    outputs, indices = dict[str, Tensor](), torch.stack([tokens, numbers])
+    for name, values in ((first, torch.cat(inner)), (last, torch.cat(outer))):
+        shape = len(hidden), len(into), values.shape[1]
+        outputs[name] = torch.sparse_coo_tensor(indices, values, shape, check_invariants=False)
+    return outputs
