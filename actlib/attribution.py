@@ -21,6 +21,7 @@ more about its relatives.
 
 import math
 import warnings
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import cast
@@ -179,52 +180,42 @@ def _sum_gradients(
 ) -> tuple[Sums, Ends, set[str]]:
     """Let the path add each gradient to the sums of its channels, and drop it, once it is there.
 
-    The hooks refer to sums, zeros by module, to ends, the target's and the donor's numbers of each
-    parameter, and to those that are reached; not to the path, so that it goes with its owner.
+    Given are sums, zeros by module, ends, the target's and the donor's numbers of each parameter,
+    and names that are reached. The hooks do not refer to the path, so that it goes with its owner.
     """
-    sums: Sums = {}
-    parts: dict[int, list[tuple[Tensor, int]]] = {}
-    for name, module in channel_modules(path).items():
+    sums, ends, reached = Sums(), Ends(), set[str]()
+    names = {id(parameter): name for name, parameter in path.named_parameters()}
+    # of a parameter the sums of each module that it is in, with its channels' dimension
+    parts = defaultdict[str, list[tuple[Tensor, int]]](list)
+    for module_name, module in channel_modules(path).items():
         device = module.weight.device
-        wide = torch.float32 if device.type == "mps" else torch.float64  # which MPS lacks
-        sums[name] = torch.zeros(module.channels, dtype=wide, device=device)
+        precise = torch.float32 if device.type == "mps" else torch.float64  # which MPS lacks
+        sums[module_name] = torch.zeros(module.channels, dtype=precise, device=device)
         for parameter, dimension in module.parameters().values():
-            parts.setdefault(id(parameter), []).append((sums[name], dimension))
-    ends, reached = Ends(), set[str]()
+            parts[names[id(parameter)]].append((sums[module_name], dimension))
+
+    def add(name: str, parameter: nn.Parameter) -> None:
+        """Add gradient * (donor - target), summed over each channel, and drop the gradient."""
+        reached.add(name)
+        start, stop = ends[name]
+        gradient = cast(Tensor, parameter.grad).reshape(start.shape)
+        wide = torch.promote_types(gradient.dtype, torch.float32)
+        for rows in _chunks(gradient):
+            # in place, since what counts here are bytes moved
+            product = stop[rows].to(gradient.device, wide, copy=True)
+            product -= start[rows].to(gradient.device)
+            product *= gradient[rows]
+            for part, dimension in parts[name]:
+                # rows of the matrix are channels, or each column is one
+                (part[rows] if dimension == 0 else part).add_(product.sum(dim=1 - dimension))
+        parameter.grad = None
+
     starts, stops = dict(target.named_parameters()), dict(donor.named_parameters())
-    for name, parameter in path.named_parameters():
-        if id(parameter) in parts:
-            ends[name] = as_matrix(starts[name]), as_matrix(stops[name])
-            add = partial(_add_gradient, name, ends[name], parts[id(parameter)], reached)
-            parameter.requires_grad_(True).register_post_accumulate_grad_hook(add)
+    for name in parts:
+        ends[name] = as_matrix(starts[name]), as_matrix(stops[name])
+        hook = partial(add, name)
+        path.get_parameter(name).requires_grad_(True).register_post_accumulate_grad_hook(hook)
     return sums, ends, reached
-
-
-def _add_gradient(
-    name: str,
-    ends: tuple[Tensor, Tensor],
-    parts: list[tuple[Tensor, int]],
-    reached: set[str],
-    parameter: nn.Parameter,
-) -> None:
-    """Add gradient * (donor - target), summed over each channel, to sums; drop the gradient.
-
-    `parts` are the sums of each module that it belongs to, [channels], with the dimension of the
-    parameter's matrix along which the channels lie. The name joins those that are `reached`.
-    """
-    reached.add(name)
-    start, stop = ends
-    gradient = cast(Tensor, parameter.grad).reshape(start.shape)
-    wide = torch.promote_types(gradient.dtype, torch.float32)
-    for rows in _chunks(gradient):
-        # in place, since what counts here are bytes moved
-        product = stop[rows].to(gradient.device, wide, copy=True)
-        product -= start[rows].to(gradient.device)
-        product *= gradient[rows]
-        for sums, dimension in parts:
-            # rows of the matrix are channels, or each column is one
-            (sums[rows] if dimension == 0 else sums).add_(product.sum(dim=1 - dimension))
-    parameter.grad = None
 
 
 def _chunks(matrix: Float[Tensor, "rows columns"]) -> Iterator[slice]:
