@@ -110,9 +110,7 @@ def record_attributions(
 
 def _average(sums: Sums, tokens: int) -> dict[str, Float[Tensor, " channels"]]:
     """Minus the means over answer tokens of all processes, since moving is to lower the NLL."""
-    total = add_up(torch.cat([each.double().cpu() for each in sums.values()]))
-    parts = (-total / tokens).float().split([len(each) for each in sums.values()])
-    values = {name: part.clone() for name, part in zip(sums, parts, strict=True)}
+    values = {name: (-add_up(each.double().cpu()) / tokens).float() for name, each in sums.items()}
     for name, part in values.items():
         require_sound(part, f"attributions of module {name} are")
     reason = "have the same parameters in every channel, or the target's forward is another's"

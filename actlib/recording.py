@@ -224,14 +224,13 @@ class DifferenceSums:
         With moments the last is the std in place of the mean of a^2. A module without entries
         has zeros.
         """
-        channels = [each.channels for each in self.modules.values()]
-        sums = add_up(torch.cat([each.cpu() for each in self._sums.values()], dim=1))
-        averages = sums / entries.repeat_interleave(torch.tensor(channels)).clamp_min(1)
-        if self.moments:
-            mean, square = averages[2:]
-            averages[3] = (square - mean.square()).clamp_min(0).sqrt()  # a constant's, not below 0
-        parts: list[dict[str, Tensor]] = [{} for _ in averages]
-        for name, rows in zip(self.modules, averages.float().split(channels, dim=1), strict=True):
+        parts: list[dict[str, Tensor]] = [{} for _ in range(4 if self.moments else 2)]
+        for (name, sums), count in zip(self._sums.items(), entries, strict=True):
+            averages = add_up(sums.cpu()) / count.clamp_min(1)
+            if self.moments:
+                mean, square = averages[2:]
+                averages[3] = (square - mean.square()).clamp_min(0).sqrt()  # a constant's is 0
+            rows = averages.float()
             require_sound(rows, f"in donor or target the activations of module {name} are")
             for part, row in zip(parts, rows, strict=True):
                 part[name] = row.clone()
