@@ -4,8 +4,13 @@
     features = record_activations(model, batches, mask)         # [items, masked channels]
 
 Of a module they are [entries, channels], an entry for each answer token and, of a norm applied to
-each head, for each head of it. Of a packed projection of experts they are sparse, [tokens, experts,
-outputs], see `actlib.experts`.
+each head, for each head of it.
+
+Of a packed projection of experts they are [tokens, experts, outputs], sparse in the first two: the
+output of an expert's projection (of the last one before the router's weight) where the router sent
+the token to that expert, and 0 where it did not. So of two models, one of which sends a token to an
+expert and the other elsewhere, the first one's whole activation counts as their difference. Ours;
+the paper has no experts.
 """
 
 from collections import defaultdict
@@ -13,11 +18,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from accelerate.utils import align_module_device
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from actlib.channels import ChannelModule, channel_modules, unwrapped
-from actlib.experts import routed_outputs
+from actlib.channels import ChannelModule, channel_modules, packed_projections, unwrapped
 from actlib.forward import pad_right, run_model
 from actlib.hooks import AnswerTokens, call_hooks, evaluating, output_hooks
 from actlib.masks import ChannelMask, require_fit
@@ -59,6 +64,35 @@ def read_activations(
 
     with output_hooks(model, plain, read), call_hooks(model, packed, read_experts):
         run_model(model, batch, tokens)
+
+
+def routed_outputs(
+    experts: nn.Module, hidden: Float[Tensor, "tokens d"], chosen: Int[Tensor, "tokens k"]
+) -> dict[str, Float[Tensor, "tokens experts outputs"]]:
+    """Compute the projections of packed experts again, for some tokens, from the experts' inputs.
+
+    So it does not matter by which implementation (eager, batched_mm, grouped_mm) the model runs
+    them. Weights that accelerate offloads are brought in once more. A GPU is waited for once.
+
+    Returns:
+        Own name of each projection, such as ``down_proj``, to its outputs.
+    """
+    order = chosen.flatten().sort(stable=True).indices
+    tokens, numbers = order // chosen.shape[1], chosen.flatten()[order]
+    with align_module_device(experts):
+        (first, into), (last, out) = packed_projections(experts).items()
+        gate: Any = experts._apply_gate if experts.has_gate else experts.act_fn
+        groups = hidden[tokens].split(torch.bincount(numbers, minlength=len(into)).tolist())
+        inner, outer = list[Tensor](), list[Tensor]()
+        for number, rows in enumerate(groups):
+            if len(rows):  # some activation functions cannot take none
+                inner.append(nn.functional.linear(rows.to(into.dtype), into[number]))
+                outer.append(nn.functional.linear(gate(inner[-1]), out[number]))
+    outputs, indices = dict[str, Tensor](), torch.stack([tokens, numbers])
+    for name, values in ((first, torch.cat(inner)), (last, torch.cat(outer))):
+        shape = len(hidden), len(into), values.shape[1]
+        outputs[name] = torch.sparse_coo_tensor(indices, values, shape, check_invariants=False)
+    return outputs
 
 
 def record_activations(

@@ -77,7 +77,7 @@ def record_differences(
     read, so the models may be spread over devices or offloaded by accelerate; two that do not fit
     in memory together: `actlib.two_passes`. Channels of a module that never runs score 0, with a
     warning and its name under "silent" in the metadata. A token counts as 0 for each packed expert
-    that it was not sent to, see `actlib.experts`.
+    that it was not sent to, see `actlib.activations`.
 
     Args:
         donor: the model that has the ability.

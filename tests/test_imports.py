@@ -15,7 +15,7 @@ FILES = sorted((ROOT / "actlib").rglob("*.py"))
 # The method, from top to bottom. A new file gets its place here.
 ORDER = """
     wording files numerals question_files questions rankings
-    channels weights masks stored loading experts vocabulary scores pairs
+    channels weights masks stored loading vocabulary scores pairs
     hooks forward alignment activations kernels processes recording
     transfer norms two_passes interventions attribution patch_file cards checkpoint
     merging patches sparse
