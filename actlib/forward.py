@@ -15,8 +15,6 @@ from torch import Tensor, nn
 from actlib.channels import end_of, unwrapped
 from actlib.hooks import KEYS, AnswerTokens, mark_answers
 
-_NOT_CAUSAL = ("xlnet", "cpmant")  # whose configurations do not say so
-
 
 def pad_right(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A batch with each item's real tokens first, where padding changes no causal model.
@@ -98,10 +96,7 @@ def answer_logits(
 
 
 def _require_causal(model: nn.Module) -> None:
-    """Refuse a model that reads ahead, or puts tokens of its own before the prompt.
-
-    A model within a wrapper counts. What is none of transformers is not checked.
-    """
+    """Refuse a model that reads ahead, or puts tokens of its own before the prompt."""
     from transformers import PreTrainedModel  # at hand where a model of it is
 
     if getattr(getattr(unwrapped(model), "active_peft_config", None), "is_prompt_learning", False):
@@ -129,7 +124,7 @@ def _reads_ahead(config: Any) -> bool:
     is_encoder = hasattr(type(config), "is_decoder") and not config.is_decoder
     return (
         (is_encoder and not kind.startswith(("gpt_neox", "evolla")))
-        or kind in _NOT_CAUSAL
+        or kind in ("xlnet", "cpmant")  # whose configurations do not say so
         or not getattr(config, "is_causal", True)
         or not getattr(config, "causal", True)
         or getattr(config, "use_bidirectional_attention", None) in (True, "all")

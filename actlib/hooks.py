@@ -10,9 +10,6 @@ A batch is a mapping of ``input_ids``, ``attention_mask`` and ``answer_mask``, e
 padded on either side; other entries are ignored. An activation is read at each answer token as an
 input, unshifted: at position t it is what the model computes when it has read the answer token t,
 not what it computes one position before, where it predicts that token.
-
-A forward is the user's own, which hooks read and edit, or a rehearsal for another forward, as the
-donor's is in activation patching, which hooks from outside edit and do not read. See `rehearsing`.
 """
 
 import math
@@ -31,8 +28,6 @@ from torch import Tensor, nn
 from actlib.wording import list_first
 
 KEYS = ("input_ids", "attention_mask", "answer_mask")
-
-
 _depth = ContextVar("depth", default=0)
 """Within how many rehearsals a forward would be now."""
 

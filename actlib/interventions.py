@@ -211,11 +211,7 @@ def _take_channels(
 
 
 def _masked_channels(model: nn.Module, mask: ChannelMask) -> dict[str, Int[Tensor, " masked"]]:
-    """Indices of the masked channels, for modules that have any.
-
-    Raises:
-        ValueError: the mask is of another model, or holds channels of packed experts or routers.
-    """
+    """Indices of the masked channels, for modules that have any, whose outputs can be edited."""
     require_fit(model, mask)
     modules, chosen = channel_modules(model), mask.indices()
     hidden = [n for n in chosen if modules[n].is_packed or modules[n].role == "router"]

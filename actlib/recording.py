@@ -219,11 +219,7 @@ class DifferenceSums:
         return ChannelScores(differences, magnitudes, tokens, metadata, means, stds, roles, sizes)
 
     def _average(self, entries: Float[Tensor, " modules"]) -> list[dict[str, Tensor]]:
-        """Means over the entries of all processes, by module, in the order of `sum_tokens`.
-
-        With moments the last is the std in place of the mean of a^2. A module without entries
-        has zeros.
-        """
+        """Means over the entries of all processes, in the order of `sum_tokens`; of a^2 the std."""
         parts: list[dict[str, Tensor]] = [{} for _ in range(4 if self.moments else 2)]
         for (name, sums), count in zip(self._sums.items(), entries, strict=True):
             averages = add_up(sums.cpu()) / count.clamp_min(1)

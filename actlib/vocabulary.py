@@ -1,10 +1,7 @@
 """Two tokenizers, and the rows that embedding and head have for their tokens.
 
-    mismatches, doubts = compare_tokenizers(donor_tokenizer, target_tokenizer)
-    fit_vocabulary_(donor, target, donor_tokenizer, target_tokenizer)
-
-Where one tokenizer only adds tokens, such as one ``[PAD]``, the rows that both models have are
-compared and moved, and all others stay.
+mismatches, doubts = compare_tokenizers(donor_tokenizer, target_tokenizer)
+fit_vocabulary_(donor, target, donor_tokenizer, target_tokenizer)
 """
 
 from collections.abc import Iterator
