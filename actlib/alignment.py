@@ -1,9 +1,7 @@
 """Who gives its activations to whom in a batch, for ablation by resampling.
 
-    take = exchange_items({"input_ids": ids, "attention_mask": mask}, seed=0, forward=0)
-    values = take(name, output, channels)       # each item now holds another item's
-
-Positions are aligned from each item's last real token, so that padding never counts.
+take = exchange_items({"input_ids": ids, "attention_mask": mask}, seed=0, forward=0)
+values = take(name, output, channels)       # each item now holds another item's
 """
 
 from collections.abc import Callable, Mapping
