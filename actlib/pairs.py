@@ -13,11 +13,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from actlib.channels import tied_modules, unwrapped
-from actlib.vocabulary import (
-    compare_tokenizers,
-    vocabulary_parameters,
-    vocabulary_rows,
-)
+from actlib.vocabulary import compare_tokenizers, vocabulary_parameters, vocabulary_rows
 from actlib.weights import describe_fault
 from actlib.wording import list_first
 

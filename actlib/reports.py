@@ -17,13 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from actlib.channels import (
-    channel_modules,
-    kind_of,
-    layer_of,
-    uncovered_parameters,
-    unwrapped,
-)
+from actlib.channels import channel_modules, kind_of, layer_of, uncovered_parameters, unwrapped
 from actlib.checkpoint import Checkpoint
 from actlib.loading import load_tokenizer, local_folder
 from actlib.pairs import check_pair, compare_settings

@@ -20,13 +20,7 @@ from actlib.files import require_metadata
 from actlib.hooks import evaluating
 from actlib.loading import empty_model, load_pretrained
 from actlib.pairs import require_pair
-from actlib.recording import (
-    Calls,
-    DifferenceSums,
-    collect_activations,
-    describe_pair,
-    own_batches,
-)
+from actlib.recording import Calls, DifferenceSums, collect_activations, describe_pair, own_batches
 from actlib.scores import ChannelScores
 
 Source = str | Path | Callable[[], nn.Module]
