@@ -11,7 +11,6 @@ import hashlib
 import warnings
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping
-from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -23,7 +22,6 @@ from actlib.channels import ChannelModule, channel_modules, channel_sizes, unwra
 from actlib.files import require_metadata
 from actlib.forward import pad_right
 from actlib.hooks import AnswerTokens, evaluating, mark_answers
-from actlib.kernels import try_add_sums
 from actlib.loading import public_name
 from actlib.pairs import require_pair
 from actlib.processes import add_up, gather, is_own_batch
@@ -41,23 +39,30 @@ def sum_tokens(
 ) -> Float[Tensor, "sums channels"]:
     """Sums over tokens, per channel, from which scores are means. Source: ACT, Eq. 2.
 
-    On a GPU, where bytes moved count, a batch is summed in float32 (float64 stays) by reductions
-    that read bfloat16 as it is; elsewhere in float64. On a CPU with Numba
-    `actlib.kernels.try_add_sums` adds the same.
+    In float32 or wider; on a CPU a few tokens at a time, which stay in its cache.
 
     Returns:
         |a - b|, (|a| + |b|) / 2 and, with `moments`, a and a^2, in float64.
     """
     wide = torch.promote_types(torch.promote_types(donor.dtype, target.dtype), torch.float32)
-    wide = torch.float64 if donor.is_cpu else wide
-    a, b = donor.to(wide), target
-    absolute = partial(torch.linalg.vector_norm, ord=1, dim=0, dtype=wide)
-    sums = [absolute(a - b), (absolute(donor) + absolute(target)) / 2]
-    if moments:
-        # deviations from the mean keep what squares of a channel far from 0 would lose
-        variance, mean = torch.var_mean(a, dim=0, correction=0)
-        sums += [mean.double() * len(a), (variance.double() + mean.double().square()) * len(a)]
-    return torch.stack([each.double() for each in sums])
+    sums = donor.new_zeros(4 if moments else 2, donor.shape[1], dtype=torch.float64)
+    step = max(1, 2**17 // donor.shape[1]) if donor.is_cpu else len(donor)
+
+    def absolute(values: Tensor) -> Tensor:
+        if values.is_cpu:
+            return values.abs().sum(dim=0, dtype=wide)
+        # bytes moved count on a GPU, where this reads bfloat16 as it is
+        return torch.linalg.vector_norm(values, ord=1, dim=0, dtype=wide)
+
+    for a, b in zip(donor.split(step), target.split(step), strict=True):
+        sums[0] += absolute(a.to(wide) - b)
+        sums[1] += (absolute(a) + absolute(b)) / 2
+        if moments:
+            # deviations from the mean keep what squares of a channel far from 0 would lose
+            variance, mean = torch.var_mean(a.to(wide), dim=0, correction=0)
+            sums[2] += mean.double() * len(a)
+            sums[3] += (variance.double() + mean.double().square()) * len(a)
+    return sums
 
 
 def record_differences(
@@ -188,8 +193,7 @@ class DifferenceSums:
         if donor_values.is_sparse:  # 0 for an expert to which a token was not sent
             donor_values = donor_values.to_dense().flatten(1)
             target_values = target_values.to_dense().flatten(1)
-        if not try_add_sums(sums, donor_values, target_values):
-            sums += sum_tokens(donor_values, target_values, self.moments)
+        sums += sum_tokens(donor_values, target_values, self.moments)
         self._entries[name] += donor_values.shape[0]
 
     def combine(self, metadata: Mapping[str, str]) -> ChannelScores:

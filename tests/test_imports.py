@@ -16,7 +16,7 @@ FILES = sorted((ROOT / "actlib").rglob("*.py"))
 ORDER = """
     wording files numerals question_files questions rankings
     channels weights masks stored loading vocabulary scores pairs
-    hooks forward alignment activations kernels processes recording
+    hooks forward alignment activations processes recording
     transfer norms two_passes interventions attribution patch_file cards checkpoint
     merging patches sparse
     reports prompts evaluation finetune

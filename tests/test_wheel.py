@@ -12,7 +12,7 @@ from actlib.study.presets import ROOT
 
 USE = """
 import sys
-for extra in "datasets matplotlib scipy sklearn papermill snakemake lm_eval numba".split():
+for extra in "datasets matplotlib scipy sklearn papermill snakemake lm_eval".split():
     sys.modules[extra] = None  # as if it were not installed
 import torch, transformers
 import actlib
