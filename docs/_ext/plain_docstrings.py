@@ -6,7 +6,6 @@ Sections such as ``Args:`` are left to napoleon, which comes next.
 """
 
 import ast
-import itertools
 import re
 import textwrap
 import zlib
@@ -25,47 +24,31 @@ CODE = re.compile(r"(``.+?``|`[^`]+`)")
 
 def plain(lines: list[str]) -> list[str]:
     """Docstring lines with indented blocks as code and nothing else with a second meaning."""
+    stop = next((n for n, line in enumerate(lines) if SECTION.match(line)), len(lines))
     made: list[str] = []
-    rest, in_section = list(lines), False
-    while rest:
-        in_section = in_section or bool(SECTION.match(rest[0]))
-        after_gap = not made or not made[-1].strip()
-        if rest[0].lstrip().startswith(">>> "):  # an example, up to the next empty line
-            while rest and rest[0].strip():
-                made.append(rest.pop(0))
-        elif not in_section and after_gap and rest[0].startswith("    "):
-            block = _taken(rest)
-            made += [f".. code-block:: {_language(block)}", "", *block, ""]
-        elif not in_section and made and after_gap and (block := _flush_code(rest)):
-            del rest[: len(block)]
-            indented = textwrap.indent("\n".join(block), "    ").splitlines()
-            made += [f".. code-block:: {_language(block)}", "", *indented, ""]
-        else:
-            made.append(_harmless(rest.pop(0)))
-    return made
+    # Paragraphs, each with the indented blocks that follow it.
+    for part in re.split(r"\n+\n(?! )", "\n".join(lines[:stop])):
+        text, _, code = part.partition("\n\n")
+        if made and _is_code(text):
+            text, code = "", text
+        is_example = text.startswith(">>> ")
+        made += text.splitlines() if is_example else map(_harmless, text.splitlines())
+        if code:
+            block = textwrap.indent(textwrap.dedent(code), "    ").splitlines()
+            made += ["", f".. code-block:: {_language(code)}", "", *block]
+        made.append("")
+    return [*made, *map(_harmless, lines[stop:])]
 
 
-def _taken(rest: list[str]) -> list[str]:
-    """Take the indented block off the front of the lines, without its last empty lines."""
-    block = []
-    while rest and (rest[0].startswith("    ") or not rest[0].strip()):
-        block.append(rest.pop(0))
-    while not block[-1].strip():
-        block.pop()
-    return block
+def _is_code(text: str) -> bool:
+    """Whether a paragraph is code, though it is not indented."""
+    return text.startswith(COMMANDS) or (
+        _language(text) == "python" and re.search(r"[(=]", text) is not None
+    )
 
 
-def _flush_code(rest: list[str]) -> list[str]:
-    """The paragraph at hand if it is code that is not indented, or nothing."""
-    paragraph = list(itertools.takewhile(str.strip, rest))
-    text = "\n".join(paragraph)
-    if text.startswith(COMMANDS):
-        return paragraph
-    return paragraph if _language(paragraph) == "python" and re.search(r"[(=]", text) else []
-
-
-def _language(block: list[str]) -> str:
-    text = textwrap.dedent("\n".join(block))
+def _language(code: str) -> str:
+    text = textwrap.dedent(code)
     try:
         ast.parse(text)
     except SyntaxError:
