@@ -6,7 +6,7 @@ python tools/write_findings.py --check    # exit status 1 if it is out of date
 
 import re
 import sys
-from itertools import product
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ import pandas as pd
 
 from actlib.analysis import stats
 from actlib.analysis.contrasts import student_interval
-from actlib.analysis.style import METHODS
+from actlib.analysis.style import METHODS, label_of
 from actlib.files import write_text
 from actlib.study.claims import Claims, apply_rule, give_verdicts, load_claims, read_contrasts
 from actlib.study.presets import load_preset
@@ -22,21 +22,22 @@ from actlib.study.presets import load_preset
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "docs" / name for name in ("findings.md", "findings_tables.md")]
 
+Lines = Iterator[Sequence[str]]
+"""Cells of a table, line by line, its head first."""
 BLOCK = re.compile(r"(<!-- ([\w ]+): start -->\n).*?(<!-- \2: end -->\n)", re.DOTALL)
 
 
-def list_verdicts(rules: Claims, table: pd.DataFrame) -> str:
+def list_verdicts(rules: Claims, table: pd.DataFrame) -> Lines:
     """Every claim with its contrast, margin and verdict."""
-    lines = start_table("claim (notebook)", "statement", "contrast", "margin", "verdict")
+    yield "claim (notebook)", "statement", "contrast", "margin", "verdict"
     for key, claim in rules.claims.items():
         measure = ", ".join(filter(None, [claim.measure, claim.sizes]))
         cells = [f"{claim.title} ({claim.notebook:02d})", f"{claim.statement} ({claim.source})"]
-        arms = [label_of(each) for each in (claim.treatment, claim.control)]
-        cells += [f"{arms[0]}, minus {arms[1]}: {measure}"]
+        arms = (claim.treatment, claim.control)
+        names = [METHODS[arm].label if arm in METHODS else arm for arm in arms]
+        cells += [f"{', minus '.join(names)}: {measure}"]
         cells += ["–" if claim.test == "none" else f"{claim.margin:g}"]
-        cells += [describe(table.loc[key])]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        yield [*cells, describe(table.loc[key])]
 
 
 def describe(row: pd.Series) -> str:
@@ -51,12 +52,10 @@ def describe(row: pd.Series) -> str:
 
 def read_items(family: str) -> pd.DataFrame:
     """Rows of single questions out of notebook 03, with `method` and `top_percent` as it draws."""
-    parts = []
-    for kind in ("reference", "transfer", "entry", "budget"):
-        function = f"{kind}_items"
-        for path in sorted((ROOT / "data/items" / family / function).glob("*.parquet")):
-            parts.append(pd.read_parquet(path))
-    rows = pd.concat(parts, ignore_index=True)
+    items = ROOT / "data/items" / family
+    kinds = ("reference", "transfer", "entry", "budget")
+    paths = [path for kind in kinds for path in sorted(items.glob(f"{kind}_items/*.parquet"))]
+    rows = pd.concat(map(pd.read_parquet, paths), ignore_index=True)
     names = {"count": "task_vector", "distance": "task_vector_equal"}
     rows["method"] = rows["method"].fillna(rows["matched"].map(names))
     rows.loc[rows["retention"].eq(True), "method"] = "attribution_per_parameter_retention"
@@ -69,27 +68,23 @@ def read_items(family: str) -> pd.DataFrame:
     return rows
 
 
-def list_settings(family: str, rows: pd.DataFrame, heads: dict[str, tuple[str, str]]) -> str:
+def list_settings(family: str, rows: pd.DataFrame, heads: dict[str, tuple[str, str]]) -> Lines:
     """Every setting of notebook 03: by head a measure of a part of the abilities, and sizes."""
-    rows["part"] = (
-        rows["ability"].isin(load_preset(family).lost).map({True: "lost", False: "retained"})
-    )
+    rows["part"] = np.where(rows["ability"].isin(load_preset(family).lost), "lost", "retained")
     setting = [rows["method"], rows["top_percent"].fillna(0)]  # 0: the untouched models
     means = rows.groupby([*setting, "part"], sort=False)[["exact", "nll"]].mean().unstack()
     sizes = rows.groupby(setting, sort=False)[["parameters_percent", "displacement_percent"]].mean()
     table = means[[*heads.values()]].set_axis([*heads], axis="columns").join(sizes).reset_index()
-    order = [*dict.fromkeys(table["method"])]
-    places = {"method": order.index, "top_percent": float}
-    table = table.sort_values([*places], key=lambda column: column.map(places[column.name]))
-    lines = start_table("moved", "%", *heads, "parameters, %", "squared distance, %")
+    table["method"] = pd.Categorical(table["method"], table["method"].unique())
+    table = table.sort_values(["method", "top_percent"])
+    yield "moved", "%", *heads, "parameters, %", "squared distance, %"
     for method, percent, *numbers in table.itertuples(index=False, name=None):
-        cells = [f"{percent:.3g}" if percent else "–", *(f"{x:.2f}" for x in numbers[:-2])]
-        cells += [f"{x:.1f}" for x in numbers[-2:]]
-        lines.append(f"| {' | '.join([label_of(method), *cells])} |".replace("nan", "–"))
-    return "\n".join(lines)
+        cells = [label_of(method), f"{percent:.3g}" if percent else "–"]
+        cells += [f"{x:.2f}" for x in numbers[:-2]]
+        yield cells + [f"{x:.1f}" for x in numbers[-2:]]
 
 
-def list_readings(family: str, rows: pd.DataFrame) -> str:
+def list_readings(family: str, rows: pd.DataFrame) -> Lines:
     """What was to be read of a family before it was measured (LOG.md), by training seed."""
     lost = rows[rows["ability"].isin(load_preset(family).lost)]
     setting = ["method", "top_percent", "seed"]
@@ -97,19 +92,16 @@ def list_readings(family: str, rows: pd.DataFrame) -> str:
     table["far"] = lost.groupby(setting)["displacement_percent"].mean()
     share, far = (table[name].unstack([0, 1]).sort_index(axis=1) for name in ("recovery", "far"))
     sizes = [20, 50, 80]
-    heights = {
-        method: np.trapezoid(share[method][sizes], sizes, axis=1) / 60
-        for method in ("act_module", "random_module")
-    }
+    above = share["act_module"][sizes] - share["random_module"][sizes]
     text = f"{label_of('act_module')}, minus random channels of each module, height from 20 to 80 %"
-    readings = {text: pd.Series(heights["act_module"] - heights["random_module"], share.index)}
+    readings = {text: above.apply(np.trapezoid, axis=1, x=sizes) / 60}
     for n in (20, 50):
         text = f"{label_of('act_no_head')}, minus random channels of its modules, {n} %"
         readings[text] = share["act_no_head", n] - share["random_no_head", n]
     moved = {"act_no_head": 20, "act_module": 50, "attribution": 5, "attribution_by_size": 5}
-    fitting = "attribution_per_parameter"  # as many channels as the budget allows
-    fits = (rows["method"] == fitting) & rows["budget"].notna()
-    moved[fitting] = rows.loc[fits, "top_percent"].iloc[0]
+    # as many channels as the budget allows
+    fitting = rows[rows["budget"].notna()].groupby("method")["top_percent"].first()
+    moved["attribution_per_parameter"] = fitting["attribution_per_parameter"]
     for method, n in moved.items():
         as_far = [
             np.interp(
@@ -120,68 +112,57 @@ def list_readings(family: str, rows: pd.DataFrame) -> str:
         text = f"{label_of(method)}, {n:.3g} %, minus interpolation as far"
         text += f" ({far[method, n].mean():.0f} % of the squared distance)"
         readings[text] = share[method, n] - as_far
-    for method in (fitting, f"{fitting}_retention"):  # of the budget, no difference
-        n = rows.loc[(rows["method"] == method) & rows["budget"].notna(), "top_percent"].iloc[0]
+    for method in ("attribution_per_parameter", "attribution_per_parameter_retention"):
+        n = fitting[method]
         readings[f"{label_of(method)}, {n:.3g} %, the share itself"] = share[method, n]
-    lines = start_table("difference of the recovered shares", "mean", "of each seed")
+    yield "difference of the recovered shares", "mean", "of each seed"
     for text, values in readings.items():
-        mean, low, high = student_interval(values)
-        seeds = ", ".join(f"{value:.2f}" for value in values)
-        lines.append(f"| {text} | {mean:.2f} [{low:.2f}, {high:.2f}] | {seeds} |")
-    return "\n".join(lines).replace("-0.", "−0.")
+        interval = "{:.2f} [{:.2f}, {:.2f}]".format(*student_interval(values))
+        yield text, interval, ", ".join(f"{value:.2f}" for value in values)
 
 
-def list_budget(family: str) -> str:
+def list_budget(family: str) -> Lines:
     """Every way to choose at each budget of notebook 08: share recovered, exact match retained."""
     table = pd.read_csv(ROOT / "figures" / family / "tab08_budget.csv")
     table = table.set_index(["panel", "method", "budget"])
     share, stays = (table.loc[name] for name in ("Recovered share, lost", "Exact match, retained"))
     methods, budgets = (share.index.unique(level) for level in ("method", "budget"))
-    lines = start_table("moved", *(f"at most {budget:g} %" for budget in budgets))
+    yield "moved", *(f"at most {budget:g} %" for budget in budgets)
     for method in methods:
         cells = [label_of(method)]
         for budget in budgets:
             interval = share.loc[(method, budget), ["mean", "low", "high"]]
             numbers = np.round([*interval, stays.loc[(method, budget), "mean"]], 2)  # as pandas
             cells += ["{:.2f} [{:.2f}, {:.2f}], {:.2f}".format(*numbers)]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines).replace("-0.", "−0.")
+        yield cells
 
 
-def list_few(families: list[str]) -> str:
+def list_few(families: list[str]) -> Lines:
     """Exact match, lost and retained, by few questions: within a budget, and by fine-tuning."""
-    tables = [pd.read_csv(ROOT / f"figures/{f}/tab08_few.csv") for f in families]
-    lines = []
-    for family, table in zip(families, tables, strict=True):
+    tables = {name: pd.read_csv(ROOT / f"figures/{name}/tab08_few.csv") for name in families}
+    methods = [*dict.fromkeys(tables[families[0]]["method"])]
+    yield "family", "questions", *map(label_of, methods)
+    for family, table in tables.items():
         wide = table.pivot(index="questions", columns=["method", "panel"], values="mean")
-        methods = [*dict.fromkeys(table["method"])]
-        lines = lines or start_table("family", "questions", *map(label_of, methods))
         for questions, row in wide.iterrows():
             cells = ["{:.2f}, {:.2f}".format(*np.round(row[m].sort_index(), 2)) for m in methods]
-            lines.append(f"| {' | '.join([f'`{family}`', str(questions), *cells])} |")
-    return "\n".join(lines)
+            yield f"`{family}`", str(questions), *cells
 
 
-def list_abilities(family: str) -> str:
+def list_abilities(family: str) -> Lines:
     """Exact match on each ability within each budget of notebook 08."""
     table = pd.read_csv(ROOT / "figures" / family / "tab08_by_ability.csv")
-    order = [table[name].unique() for name in ("method", "budget", "ability")]
-    means = table.set_index(["method", "budget", "ability"])["mean"]
-    lines = start_table("moved", "at most", *order[2])
-    for method, budget in product(*order[:2]):
-        cells = [f"{means[method, budget, ability]:.2f}" for ability in order[2]]
-        lines.append(f"| {' | '.join([label_of(method), f'{budget:g} %', *cells])} |")
-    return "\n".join(lines)
+    means = table.set_index(["method", "budget", "ability"])["mean"].unstack(sort=False)
+    yield "moved", "at most", *means.columns
+    for (method, budget), row in means.iterrows():
+        yield label_of(method), f"{budget:g} %", *(f"{mean:.2f}" for mean in row)
 
 
-def start_table(*heads: str) -> list[str]:
-    """The first two lines of a table in Markdown."""
-    return [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
-
-
-def label_of(method: str) -> str:
-    """Name of a method as figures have it."""
-    return METHODS[method].label if method in METHODS else method
+def format_table(lines: Lines) -> str:
+    """A table in Markdown."""
+    heads, *rows = lines
+    text = "\n".join(f"| {' | '.join(cells)} |" for cells in [heads, ["---"] * len(heads), *rows])
+    return text.replace("-0.", "−0.").replace("nan", "–")
 
 
 def main(check: bool) -> int:
@@ -199,10 +180,11 @@ def main(check: bool) -> int:
     blocks |= {"gemma": list_settings("gemma", read_items("gemma"), by_nll)}
     blocks |= {f"budget of {name}": list_budget(name) for name in ("smol", "tiny")}
     blocks |= {"few": list_few(["tiny", "smol"]), "abilities": list_abilities("tiny")}
+    tables = {name: format_table(lines) for name, lines in blocks.items()}
     stale = False
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
-        fresh = re.sub(BLOCK, lambda found: f"{found[1]}\n{blocks[found[2]]}\n\n{found[3]}", text)
+        fresh = re.sub(BLOCK, lambda found: f"{found[1]}\n{tables[found[2]]}\n\n{found[3]}", text)
         stale |= fresh != text
         if not check:
             write_text(page, fresh)
