@@ -4,8 +4,16 @@ Nothing in a built page may need the network: the notebooks are not run again, f
 MathML, and no script of another host is asked for.
 """
 
+import re
 import sys
+from functools import partial
+from html import escape
 from pathlib import Path
+
+from docutils import nodes
+from docutils.utils.math import MathError, latex2mathml
+from sphinx.application import Sphinx
+from sphinx.util import logging
 
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
@@ -22,7 +30,6 @@ extensions = [
     "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
     "plain_docstrings",
-    "mathml",
 ]
 exclude_patterns = ["docs/index.md", "actlib"]  # the first is the home page
 suppress_warnings = [
@@ -73,3 +80,23 @@ html_theme_options = {
     "navbar_end": [],
     "logo": {"text": "The ACT study"},
 }
+
+SIZES = re.compile(r"\\[bB]igg?[lrm]?(?![a-zA-Z])")  # MathML sizes brackets by itself
+
+
+def write_mathml(translator: nodes.NodeVisitor, node: nodes.Element, block: bool) -> None:
+    """Write a formula; its TeX as code, and a warning, where docutils cannot convert it."""
+    tex = node.astext()
+    try:
+        written = latex2mathml.tex2mathml(SIZES.sub("", tex), as_block=block)
+    except (MathError, SyntaxError, KeyError) as error:
+        logging.getLogger("mathml").warning("the formula %r has no MathML: %s", tex, error)
+        written = f"<code>{escape(tex)}</code>"
+    translator.body.append(f'<div class="math">{written}</div>\n' if block else written)
+    raise nodes.SkipNode
+
+
+def setup(app: Sphinx) -> None:
+    """Have formulas drawn by browsers themselves: no script, no font to fetch."""
+    inline, block = ((partial(write_mathml, block=is_block), None) for is_block in (False, True))
+    app.add_html_math_renderer("mathml", inline, block)
