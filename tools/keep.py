@@ -38,8 +38,8 @@ def cleaned(notebook: dict) -> dict:
     cells = [cell for cell in notebook["cells"] if cell.get("id") != "kept-run"]
     counter = 0
     for index, cell in enumerate(cells):
-        tags = cell["metadata"].get("tags", [])
-        if "injected-parameters" in tags:
+        about = cell["metadata"]
+        if "injected-parameters" in about.get("tags", []):
             lines = [line.rstrip() for line in cell["source"] if not line.startswith("#")]
             run = ", ".join(f"`{line}`" for line in lines)
             text = f"The sentences below are of a run with {run}; so are the outputs, unless you "
@@ -52,8 +52,7 @@ def cleaned(notebook: dict) -> dict:
             cells[index] = {"cell_type": "markdown", "id": "kept-run", "metadata": {}}
             cells[index]["source"] = [text]
             continue
-        kept = {"tags": tags, "jupyter": cell["metadata"].get("jupyter")}
-        cell["metadata"] = {name: value for name, value in kept.items() if value}
+        cell["metadata"] = {key: about[key] for key in ("tags", "jupyter") if about.get(key)}
         if "outputs" in cell:
             counter += 1
             cell["execution_count"] = counter
@@ -76,9 +75,8 @@ def still(output: dict) -> dict | None:
         passing = re.compile("waiting for |.*: rows measured by an earlier state of actlib")
         remaining = [line for line in lines if not passing.match(line)]
         return output | {"text": remaining} if remaining else None
-    if "image/png" in output.get("data", {}):
-        data = output["data"] | {"image/png": smaller(output["data"]["image/png"])}
-        return output | {"data": data}
+    if "image/png" in data:
+        return output | {"data": data | {"image/png": smaller(data["image/png"])}}
     return output
 
 
@@ -90,32 +88,24 @@ def smaller(picture: str | list[str]) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def keep(folder: Path, name: str, root: Path = ROOT) -> list[Path]:
-    """Copy everything; returns what was written.
-
-    Args:
-        folder: of the preset among the artifacts.
-        name: of the preset.
-        root: the project's folder.
-    """
+def keep(folder: Path, name: str) -> None:
+    """Copy everything of a preset from its folder among the artifacts."""
     run = folder / ("keep" if name == SPOKEN_OF else "sweep")
     executed = sorted((run / "notebooks").glob("*.ipynb"))
     if not executed:
         sys.exit(f"error: no run in {run}; `make keep` makes it")
-    paths = []
     for path in executed if name == SPOKEN_OF else []:
         notebook = cleaned(json.loads(path.read_text(encoding="utf-8")))
         text = json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True)
-        paths.append(root / "notebooks" / path.name)
-        write_text(paths[-1], text + "\n")
-    results, figures = run / "results", root / "figures" / name
+        write_text(ROOT / "notebooks" / path.name, text + "\n")
+    results, figures = run / "results", ROOT / "figures" / name
     shutil.rmtree(figures, ignore_errors=True)
     for path in sorted(path for path in results.glob("[!.]*") if path.suffix != ".safetensors"):
         figures.mkdir(parents=True, exist_ok=True)
-        paths.append(Path(shutil.copy2(path, figures)))
-    items = root / "data/items" / name
-    texts = [path.read_text("utf-8") for path in (root / "actlib/study").glob("*.py")]
-    for path in (root / "notebooks").glob("*.ipynb"):  # those that this run left out keep theirs
+        shutil.copy2(path, figures)
+    items = ROOT / "data/items" / name
+    texts = [path.read_text("utf-8") for path in (ROOT / "actlib/study").glob("*.py")]
+    for path in (ROOT / "notebooks").glob("*.ipynb"):  # those that this run left out keep theirs
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         texts += ["".join(cell["source"]) for cell in cells]
     functions = set(re.findall(r"^@cached\ndef (\w+)", "\n".join(texts), re.MULTILINE))
@@ -124,9 +114,7 @@ def keep(folder: Path, name: str, root: Path = ROOT) -> list[Path]:
             shutil.rmtree(old)
     for path in sorted(folder.glob("cache/*/*.parquet")):
         if path.parent.name in functions:
-            paths.append(items / path.parent.name / path.name)
-            add_rows(path, paths[-1])
-    return paths
+            add_rows(path, items / path.parent.name / path.name)
 
 
 def add_rows(measured: Path, destination: Path) -> None:
@@ -140,4 +128,4 @@ def add_rows(measured: Path, destination: Path) -> None:
 
 if __name__ == "__main__":
     store = Path(os.environ.get("ACT_STORE", ROOT / "artifacts"))
-    print(f"{len(keep(store / sys.argv[1], sys.argv[1]))} files kept")
+    keep(store / sys.argv[1], sys.argv[1])
