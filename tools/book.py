@@ -57,6 +57,7 @@ CONTENTS = {
     "The project": ["LOG", "CHANGELOG", "CONTRIBUTING"],
 }
 """Chapters of the home page; Sphinx warns of a page that none lists."""
+CHAPTER = "\n```{{toctree}}\n:hidden:\n:glob:\n:caption: {}\n\n{}\n```\n"
 FAMILIES = ("smol", "tiny")
 MODELS = """# Model cards
 
@@ -96,30 +97,18 @@ def gather(sources: Path) -> None:
     for name in GATHERED:  # with their times, by which Sphinx goes
         copy = partial(shutil.copytree, ignore=ignored) if (ROOT / name).is_dir() else shutil.copy2
         copy(ROOT / name, sources / name)
-    home = (ROOT / "docs" / "index.md").read_text(encoding="utf-8") + contents()
-    for path, text in ({"index.md": home} | api_pages() | card_pages()).items():
+    home = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    home += "".join(CHAPTER.format(title, "\n".join(names)) for title, names in CONTENTS.items())
+    modules = ["actlib", *(each.name for each in walk_packages(actlib.__path__, "actlib."))]
+    pages = {f"api/{name}.rst": api_page(name, modules) for name in modules}
+    for path, text in ({"index.md": home} | pages | card_pages()).items():
         (sources / path).parent.mkdir(exist_ok=True)
         (sources / path).write_text(text, encoding="utf-8")
 
 
-def contents() -> str:
-    """Lists of contents of the home page."""
-    text = ""
-    for title, names in CONTENTS.items():
-        listed = "\n".join(names)
-        text += f"\n```{{toctree}}\n:hidden:\n:glob:\n:caption: {title}\n\n{listed}\n```\n"
-    return text
-
-
-def api_pages() -> dict[str, str]:
-    """A page for each module, and one for each package that lists its own."""
-    names = ["actlib", *(m.name for m in walk_packages(actlib.__path__, "actlib."))]
-    return {f"api/{name}.rst": api_page(name, names) for name in names}
-
-
-def api_page(name: str, names: list[str]) -> str:
+def api_page(name: str, modules: list[str]) -> str:
     """The page of a module; of the package, the names that it exports as well."""
-    below = [each.removeprefix(f"{name}.") for each in names if each.rpartition(".")[0] == name]
+    below = [each.removeprefix(f"{name}.") for each in modules if each.rpartition(".")[0] == name]
     options = "   :no-members:\n" if below else "   :members:\n"
     page = f"{name}\n{'=' * len(name)}\n\n.. automodule:: {name}\n{options}"
     if name == "actlib":
