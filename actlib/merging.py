@@ -30,7 +30,6 @@ from actlib.norms import channel_norms
 from actlib.transfer import (
     Change,
     Index,
-    Selection,
     as_matrix,
     require_finite,
     require_movable,
@@ -69,11 +68,11 @@ By "largest", masks lose channels to a larger step before (`_keep_largest`): onl
 
 
 class Donor(NamedTuple):
-    """What a merge needs of one donor: its name in messages, parameters, claims and scale."""
+    """What a merge needs of one donor: its name in messages, parameters, mask and scale."""
 
     name: str
     parameters: Mapping[str, Tensor]
-    selected: Mapping[str, Selection]
+    mask: ChannelMask
     scale: float
 
 
@@ -140,12 +139,12 @@ def merge_(
             claimed parameter would be NaN or infinite. Nothing is changed then.
     """
     _require_valid(base, contributions, collisions)
-    parameters, *others = (
-        dict(unwrapped(model).named_parameters())
-        for model in (base, *(donor for donor, *_ in contributions))
-    )
-    donors = {f"donor {number}": own for number, own in enumerate(others, start=1)}
-    union, collided, change = _combine(base, parameters, donors, contributions, collisions)
+    parameters = dict(unwrapped(base).named_parameters())
+    donors = [
+        Donor(f"donor {number}", dict(unwrapped(donor).named_parameters()), mask, scale)
+        for number, (donor, mask, scale) in enumerate(contributions, start=1)
+    ]
+    union, collided, change = _combine(base, parameters, donors, collisions)
     write_(base, selections(base, union), change)
     return MergeReport(union, collided, collisions, model=base)
 
@@ -176,11 +175,11 @@ def merge_checkpoint(
     output_dir = Path(output_dir)
     _require_mergeable(contributions, collisions)
     require_free(output_dir)
-    base, donors = Checkpoint(base_dir), dict[str, Checkpoint]()
-    for number, (donor_dir, mask, _) in enumerate(contributions, start=1):
+    base, donors = Checkpoint(base_dir), list[Donor]()
+    for number, (donor_dir, mask, scale) in enumerate(contributions, start=1):
         donor, _ = open_donor(donor_dir, base, mask)
-        donors[f"donor {number} ({donor.folder})"] = donor
-    union, collided, change = _combine(base.model, base, donors, contributions, collisions)
+        donors.append(Donor(f"donor {number} ({donor.folder})", donor, mask, scale))
+    union, collided, change = _combine(base.model, base, donors, collisions)
     settled = {"collisions": collisions, "collided_channels": collided}
     steps = read_steps(base.folder) + [
         describe_step("merge", base.folder, donor, mask, scale, **settled)
@@ -191,15 +190,10 @@ def merge_checkpoint(
 
 
 def _combine(
-    model: nn.Module,
-    base: Mapping[str, Tensor],
-    donor_parameters: Mapping[str, Mapping[str, Tensor]],
-    contributions: Sequence[tuple],
-    rule: str,
+    model: nn.Module, base: Mapping[str, Tensor], donors: Sequence[Donor], rule: str
 ) -> tuple[ChannelMask, int, Change]:
     """The union of the masks, how many channels collide in it, and the new values."""
-    masks = [mask for _, mask, _ in contributions]
-    scales = [scale for _, _, scale in contributions]
+    masks = [donor.mask for donor in donors]
     union = ChannelMask(reduce(or_, masks).channels, {"combined": "union"})
     counts = {
         name: torch.stack([mask.channels[name].cpu() for mask in masks]).sum(dim=0)
@@ -208,48 +202,43 @@ def _combine(
     collided = sum(int((count > 1).sum()) for count in counts.values())
     if rule == "largest":
         shared = {name for name, count in counts.items() if (count > 1).any()}
-        norms = [channel_norms(model, d, base, shared) for d in donor_parameters.values()]
-        masks = _keep_largest(norms, masks, scales)
+        masks = _keep_largest(model, base, donors, shared)
     selected = selections(model, union)
-    donors = [
-        Donor(name, tensors, selections(model, mask), scale)
-        for (name, tensors), mask, scale in zip(
-            donor_parameters.items(), masks, scales, strict=True
-        )
-    ]
+    pairs = [(donor, selections(model, mask)) for donor, mask in zip(donors, masks, strict=True)]
 
     def change(name: str, matrix: Tensor) -> Iterator[tuple[Index, Tensor]]:
-        claimants = [donor for donor in donors if name in donor.selected]
-        donated = [shared_rows(as_matrix(donor.parameters[name]), matrix) for donor in claimants]
+        claimants = [(donor, own[name]) for donor, own in pairs if name in own]
+        donated = [shared_rows(as_matrix(donor.parameters[name]), matrix) for donor, _ in claimants]
         for index in selected[name].indices():
             before = take_elements(matrix, index)
             wide = before.to(torch.promote_types(before.dtype, torch.float32))
-            claims = [donor.selected[name].at(index).expand_as(before) for donor in claimants]
+            claims = [selection.at(index).expand_as(before) for _, selection in claimants]
             claimed = torch.stack(claims).to(wide.device)
             # scaled task vectors, 0 where a donor does not claim the element
             steps = torch.stack([take_elements(rows, index).to(wide) for rows in donated])
-            for step, donor in zip(steps.sub_(wide), claimants, strict=True):
+            for step, (donor, _) in zip(steps.sub_(wide), claimants, strict=True):
                 step.mul_(donor.scale)
             steps.masked_fill_(~claimed, 0)
             values = (wide + RULES[rule](steps, claimed)).to(before.dtype)
-            names = [donor.name for donor in claimants]
+            names = [donor.name for donor, _ in claimants]
             sources = {"the base": before} | dict(zip(names, steps, strict=True))
-            require_finite(name, values, sources, ", ".join(f"{d.scale:g}" for d in claimants))
+            require_finite(name, values, sources, ", ".join(f"{d.scale:g}" for d, _ in claimants))
             yield index, values
 
     return union, collided, change
 
 
 def _keep_largest(
-    norms: Sequence[Mapping[str, Float[Tensor, " channels"]]],
-    masks: Sequence[ChannelMask],
-    scales: Sequence[float],
+    model: nn.Module, base: Mapping[str, Tensor], donors: Sequence[Donor], shared: set[str]
 ) -> list[ChannelMask]:
     """Each donor's mask without the channels on which another claimant's step is larger."""
-    claims = [{name: part.cpu().clone() for name, part in mask.channels.items()} for mask in masks]
-    for name in norms[0]:
-        sizes = torch.stack([n[name] * abs(scale) for n, scale in zip(norms, scales, strict=True)])
-        sizes = sizes.nan_to_num(nan=torch.inf)  # which is refused where it would be written
+    claims = [
+        {name: part.cpu().clone() for name, part in donor.mask.channels.items()} for donor in donors
+    ]
+    norms = [channel_norms(model, donor.parameters, base, shared) for donor in donors]
+    for name in shared:
+        steps = [norm[name] * abs(d.scale) for norm, d in zip(norms, donors, strict=True)]
+        sizes = torch.stack(steps).nan_to_num(nan=torch.inf)  # refused where it would be written
         sizes = sizes.where(torch.stack([claim[name] for claim in claims]), -1.0)
         for claim, size in zip(claims, sizes, strict=True):
             claim[name] &= size == sizes.amax(dim=0)
