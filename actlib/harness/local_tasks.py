@@ -109,6 +109,7 @@ def write_tasks(data: Folders, folder: str | Path, *, chat: bool = False) -> lis
             "include": [str(path) for path in task.includes],
             "task": name,
             "dataset_kwargs": paths,
+            "test_split": "test",
             "training_split": "train" if task.train else None,
             "fewshot_split": "train" if task.train else "test",
             **task.settings,
