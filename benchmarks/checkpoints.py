@@ -10,7 +10,6 @@ its bytes. A patch is beside `load_state_dict` of tensors in memory; its hash is
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -39,11 +38,9 @@ def main() -> None:
         return serve({"transfer_checkpoint": lambda: actlib.transfer_checkpoint(*paths)})
     with tempfile.TemporaryDirectory() as folder:
         target = write_pair(Path(folder), config, shards=4)[1]
-        worker = Worker([sys.executable, *sys.argv, "--serve", folder])
-        ways = {
-            "cp -r": lambda: subprocess.run(["cp", "-r", target, f"{folder}/out"], check=True),
-            "transfer_checkpoint": lambda: worker.run("transfer_checkpoint"),
-        }
+        worker = Worker(folder)
+        copy = ["cp", "-r", target, f"{folder}/out"]
+        ways = {"cp -r": partial(subprocess.run, copy, check=True)} | worker.ways
         runs = in_turns(ways, chosen.turns, lambda: prepare(Path(folder)))
         worker.end()
     save([summary(f"{case} in 4 shards", runs, "cp -r")], "checkpoints", chosen.results)

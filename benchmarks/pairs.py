@@ -71,15 +71,11 @@ def run_bare(pair: Pair, batches: Batches) -> None:
 
 
 def write_pair(folder: Path, config: Config, shards: int) -> list[Path]:
-    """Donor's and target's folder of random weights in bfloat16."""
-    with torch.device("meta"):
-        model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    model = model.to_empty(device="cpu")
-    for role in ("donor", "target"):
-        for parameter in model.parameters():
-            torch.nn.init.uniform_(parameter, -0.02, 0.02)
-        write_model(model, folder / role, shards)
-    return [folder / "donor", folder / "target"]
+    """Donor's and target's folder of a random pair in bfloat16."""
+    folders = [folder / "donor", folder / "target"]
+    for model, place in zip(random_pair(config, torch.bfloat16), folders, strict=True):
+        write_model(model, place, shards)
+    return folders
 
 
 def write_model(model: transformers.PreTrainedModel, folder: Path, shards: int = 1) -> None:

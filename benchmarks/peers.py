@@ -99,12 +99,10 @@ def lens_ways(pair: pairs.Pair, batches: pairs.Batches) -> dict[str, Way]:
 
 def recording(tool: str, python: str, rounds: int) -> pd.DataFrame:
     """Time in turns, and extra memory."""
-    sides = {"actlib": sys.executable, tool: python}
-    workers = [Worker([path, *sys.argv, "--serve", side]) for side, path in sides.items()]
-    ways = {way: partial(worker.run, way) for worker in workers for way in worker.ways}
-    runs = turns.in_turns(ways, rounds)
-    for worker in workers:
-        worker.end()
+    ours, theirs = Worker("actlib"), Worker(tool, python)
+    runs = turns.in_turns(ours.ways | theirs.ways, rounds)
+    ours.end()
+    theirs.end()
     return turns.summary(f"recording, {tool}", runs, OURS)
 
 

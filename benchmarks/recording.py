@@ -3,7 +3,6 @@
 python benchmarks/recording.py     # 32 items of 50 tokens, 16 of them answer; writes recording.csv
 """
 
-import sys
 from functools import partial
 
 import torch
@@ -36,9 +35,8 @@ def main() -> None:
         return serve(recording_ways(getattr(torch, chosen.serve), chosen.tiny))
     tables = []
     for dtype in ("float32", "bfloat16"):
-        worker = Worker([sys.executable, *sys.argv, "--serve", dtype])
-        ways = {way: partial(worker.run, way) for way in worker.ways}
-        tables.append(summary(dtype, in_turns(ways, chosen.turns), BARE))
+        worker = Worker(dtype)
+        tables.append(summary(dtype, in_turns(worker.ways, chosen.turns), BARE))
         worker.end()
         save(tables, "recording", chosen.results)
 

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -132,11 +133,11 @@ def peak_memory(run: Callable[[], object], pid: int) -> float:
 class Worker:
     """A process, maybe of another environment, that sets up ways once and runs one when asked."""
 
-    def __init__(self, command: Sequence[str]) -> None:
-        """Start a command whose script calls `serve`."""
+    def __init__(self, served: str, python: str = sys.executable) -> None:
+        """Start this script once more, to `serve` the ways of that name."""
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        self.process = subprocess.Popen(command, **pipes)
-        self.ways = self._answer()
+        self.process = subprocess.Popen([python, *sys.argv, "--serve", served], **pipes)
+        self.ways = {way: partial(self.run, way) for way in self._answer()}
         self.size = peak_memory(lambda: None, self.process.pid)
 
     def run(self, way: str) -> dict[str, float]:
