@@ -55,7 +55,9 @@ def main() -> None:
         for name, (file, digest) in chosen(several, python).items():
             digests[name][file] = digest
     LOCK.write_text(text(pins, digests), encoding="utf-8")
-    (ROOT / "environment.yml").write_text(environment(pins), encoding="utf-8")
+    every = sorted([*pins, *pinned(TORCH.read_text(encoding="utf-8"))], key=str.lower)
+    versions = "".join(f"      - {each}\n" for each in [*every, "-e ."])
+    (ROOT / "environment.yml").write_text(ENVIRONMENT + versions, encoding="utf-8")
     print(f"{LOCK.name}: {len(pins)} packages, {sum(map(len, digests.values()))} files")
 
 
@@ -78,14 +80,6 @@ def text(pins: Iterable[str], digests: dict[str, dict[str, str]]) -> str:
         hashes = sorted(set(digests[name_of(pin)].values()))
         parts.append(" \\\n".join([pin, *(f"    --hash=sha256:{each}" for each in hashes)]) + "\n")
     return "".join(parts)
-
-
-def environment(pins: Iterable[str]) -> str:
-    """What conda reads: the versions of both locks."""
-    pins = [*pins, *pinned(TORCH.read_text(encoding="utf-8"))]
-    return ENVIRONMENT + "".join(
-        f"      - {pin}\n" for pin in [*sorted(pins, key=str.lower), "-e ."]
-    )
 
 
 def chosen(pins: Iterable[str], python: str = "") -> dict[str, tuple[str, str]]:
