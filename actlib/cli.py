@@ -39,7 +39,6 @@ app.add_typer(steps.app, name="step", hidden=True)
 
 ModelArgument = Annotated[str, Argument(help="model folder or Hub id")]
 Model = Annotated[str, Option(help="model folder or Hub id")]
-Questions = Annotated[str, Option(help="JSON lines, or MGSM, GSM8K, EXAMS: file or folder")]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -74,7 +73,7 @@ def check(donor: ModelArgument, target: ModelArgument, as_json: Json = False) ->
 def record(
     donor: Model,
     target: Model,
-    questions: Questions,
+    questions: Annotated[str, Option(help="JSON lines, or MGSM, GSM8K, EXAMS: file or folder")],
     out: OutFile,
     limit: Annotated[int | None, Option(min=1, help="first questions of each ability")] = None,
     batch_size: Annotated[int, Option(min=1, help="questions at a time")] = 16,

@@ -59,11 +59,7 @@ def command(group: typer.Typer, name: str) -> Callable[[Callable], Callable]:
 
 
 def run_app(app: typer.Typer, arguments: Sequence[str]) -> int:
-    """Run the command that the words name, and return its exit status.
-
-    Bad input is what raises `ValueError` or `OSError`, or runs out of memory; any other error is
-    taken for a defect.
-    """
+    """Run the command that the words name, and return its exit status."""
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)

@@ -4,9 +4,8 @@
     results = evaluate_tasks(model, tokenizer, tasks, data=data)
     results["results"]["mgsm_local_fr"], results["samples"]["mgsm_local_fr"]
 
-`actlib.harness.local_tasks` says which tasks the files of a folder give. Every task of the harness
-goes by its own name beside them: `mgsm_direct_*`, `mmlu_prox_*`, `arc_*`; their data come from the
-Hugging Face Hub.
+`actlib.harness.local_tasks` says which tasks the files of a folder give; those of the harness go by
+their own names, such as `mgsm_direct_*`, with data from the Hugging Face Hub.
 """
 
 import tempfile

@@ -10,8 +10,7 @@
 | `mgsm_local_LANGUAGE` | `mgsm_LANGUAGE.tsv`, MGSM | as `mgsm_direct_LANGUAGE` |
 | `exams_local_LANGUAGE` | `*test.jsonl`, EXAMS | `acc`, `acc_norm` |
 
-The number of a written answer is what counts for a reader, so `act_fr_maths` generates; it is there
-where every answer has a number. The likelihood is graded, and `actlib.evaluate` measures by it too.
+`act_LANGUAGE_DOMAIN` is there where every answer has a number.
 """
 
 import json
