@@ -118,6 +118,7 @@ def _folder_card(steps: Sequence[Mapping[str, Any]], target_card: Path) -> str:
     """The card of a folder that was changed in steps."""
     target = str(steps[0].get("target", "the target"))
     donors = list(dict.fromkeys(str(step.get("donor", "a donor")) for step in steps))
+    on_hub = [name for name in dict.fromkeys([target, *donors]) if is_hub_name(name)]
     collisions = [
         f"{step.get('collided_channels', 'some')} by the rule {step['collisions']}"
         for step in steps
@@ -125,7 +126,7 @@ def _folder_card(steps: Sequence[Mapping[str, Any]], target_card: Path) -> str:
     ]
     return model_card(
         f"{plain(target)}, with channels of {plain(', '.join(donors))}",
-        {"base_model": _hub_names([target, *donors]), "tags": _TAGS, **_read_terms(target_card)},
+        {"base_model": on_hub or None, "tags": _TAGS, **_read_terms(target_card)},
         mark=_MARK,
         target=plain(target),
         steps=[{key: plain(text) for key, text in step.items()} for step in steps],
@@ -133,11 +134,6 @@ def _folder_card(steps: Sequence[Mapping[str, Any]], target_card: Path) -> str:
         target_card=TARGET_CARD if target_card.is_file() else "",
         record=STEPS,
     )
-
-
-def _hub_names(names: Sequence[str]) -> list[str] | None:
-    """Those names that lead to a model on the Hub, once each: OWNER/NAME."""
-    return [name for name in dict.fromkeys(names) if is_hub_name(name)] or None
 
 
 def _read_terms(card: Path) -> dict[str, str | list[str]]:
