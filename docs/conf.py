@@ -49,7 +49,6 @@ nb_ipywidgets_js = {}  # widgets would need scripts of another host
 
 autosummary_generate = False
 autodoc_member_order = "bysource"
-autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 autodoc_default_options = {
     "members": True,
@@ -71,14 +70,12 @@ html_js_files = ["enlarge.js"]
 html_show_sourcelink = False
 html_permalinks_icon = "#"
 html_theme_options = {
-    "show_navbar_depth": 1,
     "show_toc_level": 2,
     "use_fullscreen_button": False,
     "navbar_persistent": [],  # the search field is in the sidebar, and a button in the page's head
     "navbar_start": [],
     "navbar_center": [],
     "navbar_end": [],
-    "logo": {"text": "The ACT study"},
 }
 
 SIZES = re.compile(r"\\[bB]igg?[lrm]?(?![a-zA-Z])")  # MathML sizes brackets by itself
