@@ -69,13 +69,11 @@ class Checkpoint(Mapping[str, Tensor]):
         self.model = empty_model(self.folder, local_files_only=True)
         parameters, self._converted = stored_parameters(stored, self.model)
         _untie(self.model, parameters, self.folder)
-        self._copies = {
-            names[0]: copies
+        self._copies = {  # the coarsest first, whose values all can hold
+            names[0]: sorted(copies, key=lambda each: each.dtype)
             for names in _aliases(self.model)
             if (copies := [parameters[name] for name in names if name in parameters])
         }
-        for copies in self._copies.values():  # the coarsest first, whose values all can hold
-            copies.sort(key=lambda each: each.dtype)
 
     def __getitem__(self, name: str) -> Tensor:
         """A parameter: mapped from its file, or put together of several tensors."""
