@@ -5,9 +5,9 @@
 
 from pathlib import Path
 
+import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.patches import Rectangle
 
 from actlib.analysis import style
 
@@ -15,24 +15,22 @@ OUT = Path(__file__).parent / "_static" / "method.svg"
 ROWS, COLUMNS, MASKED = 8, 5, (1, 5)
 DONOR, TARGET = "#0072B2", "#D55E00"
 SIZE = 0.36
+HEIGHTS = -SIZE * np.arange(ROWS)
 
 
 def draw_matrix(ax: Axes, x: float, colors: list[str], title: str) -> None:
     """A weight [channels, inputs], a color for each row."""
-    for row, color in enumerate(colors):
-        for column in range(COLUMNS):
-            corner = x + column * SIZE, -row * SIZE
-            cell = Rectangle(corner, SIZE, SIZE, facecolor=color, edgecolor="#888888", lw=0.5)
-            ax.add_patch(cell)
+    for column in range(COLUMNS):
+        cells = {"left": x + column * SIZE, "color": colors, "edgecolor": "#888888", "lw": 0.5}
+        ax.barh(HEIGHTS, SIZE, SIZE, align="edge", **cells)
     ax.text(x + COLUMNS * SIZE / 2, SIZE + 0.15, title, ha="center", va="bottom")
 
 
 def draw_differences(ax: Axes, x: float) -> None:
     """A bar for each channel: its mean difference; the masked ones are filled."""
     lengths = [0.25, 1.3, 0.35, 0.2, 0.45, 1.0, 0.15, 0.3]
-    for row, length in enumerate(lengths):
-        color = "#000000" if row in MASKED else "#CCCCCC"
-        ax.add_patch(Rectangle((x, -row * SIZE + 0.07), length, SIZE - 0.14, facecolor=color))
+    colors = ["#000000" if row in MASKED else "#CCCCCC" for row in range(ROWS)]
+    ax.barh(HEIGHTS + SIZE / 2, lengths, SIZE - 0.14, left=x, color=colors)
     ax.plot([x, x], [SIZE, -(ROWS - 1) * SIZE], color="#444444", lw=0.6)
     title = "2. difference of activations\n$d_i$ = mean |$a_i$ donor − $a_i$ target|"
     ax.text(x + 0.6, SIZE + 0.15, title, ha="center", va="bottom")
