@@ -33,14 +33,14 @@ Scale = Annotated[float, Option(help="the paper's lambda")]
 OutFolder = Annotated[str, Option(help="model folder to write, absent or empty")]
 OutFile = Annotated[str, Option(help="file to write")]
 Json = Annotated[bool, Option("--json", help="print the result as JSON")]
-_SETTINGS = {"max_content_width": 100, "help_option_names": ["-h", "--help"]}
 _SEVERAL = ("--give", "--tasks", "--data", "--metadata")  # options that take several words
 
 
 def new_app(text: str) -> typer.Typer:
     """A group of commands with plain help; `text` is the head of its help."""
+    settings = {"max_content_width": 100, "help_option_names": ["-h", "--help"]}  # of commands too
     return typer.Typer(
-        help=text, rich_markup_mode=None, add_completion=False, context_settings=_SETTINGS
+        help=text, rich_markup_mode=None, add_completion=False, context_settings=settings
     )
 
 
@@ -52,8 +52,7 @@ def command(group: typer.Typer, name: str) -> Callable[[Callable], Callable]:
 
     def add(function: Callable) -> Callable:
         text, _, example = str(inspect.getdoc(function)).partition("\n\nExample:\n")
-        epilog = f"\b\nexample:\n{example}"
-        return group.command(name, help=text, epilog=epilog, context_settings=_SETTINGS)(function)
+        return group.command(name, help=text, epilog=f"\b\nexample:\n{example}")(function)
 
     return add
 
