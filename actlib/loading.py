@@ -21,8 +21,6 @@ from actlib.stored import INDEX, SINGLE, require_no_adapter, stored_tensors
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-SAFE = {"trust_remote_code": False}
-"""Options of every load."""
 # What a model has beside its weights: configuration, tokenizer, templates, texts. All else in a
 # folder is another format of the weights, or left by a training, or private.
 _CARRIED = (
@@ -31,7 +29,7 @@ _CARRIED = (
 )
 _NOT_CARRIED = (
     *("*.index.json", "trainer_state.json", "*_results.json", "params.json", "zero_to_fp32.py"),
-    *("*.safetensors", "*.bin", "*.pt", "*.pth"),
+    *(".*", "*.safetensors", "*.bin", "*.pt", "*.pth"),
     "built.json",  # of a study's model, which says how that one was trained
 )
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
@@ -75,7 +73,7 @@ def load_pretrained(kind: Any, source: Path | str, **options: Any) -> Any:
         kind = _class_of(load_pretrained(AutoConfig, source, revision=options.get("revision")))
         options = {"use_safetensors": True, "output_loading_info": True, **options}
     try:
-        loaded = kind.from_pretrained(source, **{**options, **SAFE})
+        loaded = kind.from_pretrained(source, **{**options, "trust_remote_code": False})
     except Exception as error:  # damaged files make the libraries raise almost anything
         what = "the tokenizer of " if getattr(kind, "__name__", "") == "AutoTokenizer" else ""
         raise ValueError(_load_failure(what, source, error)) from error
@@ -103,7 +101,7 @@ def empty_model(source: Path | str, **options: Any) -> "PreTrainedModel":
     kind = _class_of(config)
     try:
         with torch.device("meta"):
-            return kind.from_config(config, **SAFE)
+            return kind.from_config(config, trust_remote_code=False)
     except Exception as error:
         what = f"a causal language model of the type {config.model_type!r} from "
         raise ValueError(_load_failure(what, source, error)) from error
@@ -188,10 +186,8 @@ def split_files(folder: Path, weights: Sequence[str]) -> tuple[list[Path], list[
         roots.append(roots[0].parents[1] / "blobs")
     index = folder / INDEX
     carried = {index} if index.is_file() and SINGLE not in weights else set()
-    for path in (path for pattern in _CARRIED for path in folder.glob(pattern)):
-        if path.is_file() and not path.name.startswith("."):
-            if not any(map(path.match, _NOT_CARRIED)):
-                carried.add(path)
+    found = {path for pattern in _CARRIED for path in folder.glob(pattern) if path.is_file()}
+    carried |= {path for path in found if not any(map(path.match, _NOT_CARRIED))}
     for path in carried:
         if not any(map(path.resolve().is_relative_to, roots)):
             raise ValueError(
