@@ -1,7 +1,6 @@
 """The models of a preset, built once, in folders that transformers can load.
 
     folder = build(preset, "multilingual", seed=0, store=Path("artifacts"))
-    model = load_model(preset, "multilingual", folder, torch.float32)
 
 A model is built in a hidden folder and renamed into place, so a folder that exists is whole. It
 holds ``built.json``, its record and the recipe it was made by; a folder made by another recipe is
@@ -13,13 +12,10 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from actlib.files import atomic_folder
-from actlib.loading import load_pretrained
 from actlib.study.locking import locked
 from actlib.study.presets import LoadedModel, Preset, TunedModel, WheelModel
 from actlib.study.provenance import provenance
@@ -86,24 +82,3 @@ def _make(preset: Preset, name: str, seed: int, folder: Path, start: Path | str 
         card = trained_card(preset, name, seed)
         (unfinished / "README.md").write_text(card, encoding="utf-8")
     shutil.rmtree(checkpoints, ignore_errors=True)
-
-
-def load_model(
-    preset: Preset, name: str, source: Path | str, dtype: torch.dtype
-) -> PreTrainedModel:
-    """A model of a preset from its folder or the Hub, in evaluation mode.
-
-    It lies on a GPU if there is one, else in memory. A preset's own ``device_map`` spreads it over
-    devices or offloads it, as accelerate does ("auto" fills the GPUs, then memory, then the disk).
-    An offloaded model can be recorded and evaluated; channels move between folders only.
-
-    Raises:
-        ValueError: there is nothing to load.
-    """
-    spec = preset.models[name]
-    options: dict[str, Any] = {"dtype": dtype, "revision": preset.revision_of(name)}
-    if (device_map := getattr(spec, "device_map", None)) is not None:
-        options |= {"device_map": device_map}
-        return load_pretrained(AutoModelForCausalLM, source, **options).eval()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return load_pretrained(AutoModelForCausalLM, source, **options).to(device).eval()

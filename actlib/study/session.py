@@ -24,8 +24,13 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    logging,
+)
 
 from actlib.analysis import drawing
 from actlib.evaluation import evaluate
@@ -40,8 +45,6 @@ from actlib.study.provenance import write_provenance
 from actlib.study.questions import Questions, data_digest
 from actlib.study.recorded import PARTS, Group, recorded_files
 
-ITEM_COLUMNS = ["ability", "item", "cluster", "nll", "exact"]
-
 
 @dataclass
 class Study:
@@ -55,11 +58,9 @@ class Study:
 
     @classmethod
     def open(cls, preset: str = "tiny", *, test_items: int | None = None) -> "Study":
-        """Open the study of a preset.
+        """Open the study of a preset, a name in ``configs/`` or the path of a YAML file.
 
-        Args:
-            preset: name in ``configs/`` or path of a YAML file.
-            test_items: test questions an ability, in place of the preset's number.
+        `test_items` takes the place of the preset's number of test questions an ability.
 
         Raises:
             ValueError: the preset is unknown or wrong.
@@ -68,8 +69,8 @@ class Study:
         if test_items is not None:
             counts = loaded.evaluation.model_copy(update={"test_items": test_items})
             loaded = loaded.model_copy(update={"evaluation": counts})
-        transformers_logging.set_verbosity_error()
-        transformers_logging.disable_progress_bar()
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
         if "OMP_NUM_THREADS" in os.environ:
             torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
         study = cls(loaded, Path(os.environ.get("ACT_STORE", ROOT / "artifacts")))
@@ -121,8 +122,6 @@ class Study:
         rows |= {package: version(package) for package in ("actlib", "torch", "transformers")}
         return pd.DataFrame({"": rows})
 
-    # Models
-
     def group(self, seed: int, *roles: str) -> Group:
         """Some models of one training seed, by role or name, as a value that results depend on.
 
@@ -157,9 +156,17 @@ class Study:
         return list(self._loaded["models"])
 
     def model(self, role: str, seed: int = 0) -> PreTrainedModel:
-        """One model by role or name, built first where it is missing, in evaluation mode."""
-        dtype = getattr(torch, self.preset.dtype)
-        return families.load_model(self.preset, self.name_of(role), self.place(role, seed), dtype)
+        """One model by role or name, built first where it is missing, in evaluation mode.
+
+        It lies on a GPU if there is one, or where its ``device_map`` puts it, as accelerate does.
+        Offloaded models can be recorded and evaluated; channels move between folders only.
+        """
+        name, dtype = self.name_of(role), getattr(torch, self.preset.dtype)
+        device_map = getattr(self.preset.models[name], "device_map", None)
+        options = {"revision": self.preset.revision_of(name), "device_map": device_map}
+        place = self.place(name, seed)
+        model = load_pretrained(AutoModelForCausalLM, place, dtype=dtype, **options)
+        return model.cuda() if device_map is None and torch.cuda.is_available() else model
 
     def place(self, role: str, seed: int = 0) -> Path | str:
         """Folder or Hub id of a model, built first where it is missing."""
@@ -192,14 +199,9 @@ class Study:
     def evaluate(
         self, model: PreTrainedModel, abilities: Iterable[str], purpose: str = "test"
     ) -> pd.DataFrame:
-        """Answer NLL and exact match of a model on abilities, one row an item.
+        """Answer NLL and exact match of a model on abilities, for ``test`` or ``validation``.
 
         Each ability is batched by itself, so an item always has the same neighbors.
-
-        Args:
-            model: any model of the family.
-            abilities: to evaluate on.
-            purpose: ``test`` or ``validation``.
 
         Returns:
             ability, item (unique over abilities), cluster (items that ask the same computation),
@@ -212,7 +214,8 @@ class Study:
             table["cluster"] = [clusters[item] for item in table["item"]]
             table["item"] = ability + "/" + table["item"].astype(str)
             tables.append(table.assign(ability=ability))
-        return pd.concat(tables, ignore_index=True)[ITEM_COLUMNS]
+        columns = ["ability", "item", "cluster", "nll", "exact"]
+        return pd.concat(tables, ignore_index=True)[columns]
 
     def scores(
         self,
@@ -251,8 +254,6 @@ class Study:
             self._memory[key] = scores
         return self._memory[key]
 
-    # Settings and results
-
     def collect(
         self,
         function: Callable[..., pd.DataFrame],
@@ -290,8 +291,7 @@ class Study:
     def holds(self, condition: Callable[[], Any]) -> None:
         """Hold a sentence of the notebook to the numbers it speaks of, in the kept run alone.
 
-        Args:
-            condition: is called in the kept run; elsewhere what it names need not be there.
+        Elsewhere the condition is not called, and what it names need not be there.
 
         Raises:
             AssertionError: the condition is false, and the run is the one whose outputs are kept.
