@@ -255,44 +255,32 @@ class Preset(Strict):
         return names
 
 
-def preset_file(preset: str) -> Path:
-    """Path of a preset's YAML: a name in ``configs/``, or a path.
+def choice_of(preset: str) -> str:
+    """What names a preset wherever it is read from: a name in ``configs/``, or an absolute path.
 
     Raises:
         ValueError: there is neither; the sentence names the presets there are.
     """
     path = Path(preset)
     if preset in SHIPPED:
-        return CONFIGS / f"{preset}.yaml"
+        return preset
     if path.suffix in (".yaml", ".yml") and path.is_file():
-        return path
+        return str(path.resolve())
     there = f"{', '.join(SHIPPED)}, or a YAML file, seen from {Path.cwd()}"
     raise ValueError(f"unknown preset {preset!r}: expected one of {there}")
 
 
-def choice_of(preset: str) -> str:
-    """What names a preset wherever it is read from: a name in ``configs/``, or an absolute path.
-
-    Raises:
-        ValueError: as `preset_file`.
-    """
-    return preset if preset in SHIPPED else str(preset_file(preset).resolve())
-
-
 def load_preset(preset: str = "tiny") -> Preset:
-    """Read and check a preset.
-
-    Args:
-        preset: a name in ``configs/``, or the path of a YAML file.
+    """Read and check a preset: a name in ``configs/``, or the path of a YAML file.
 
     Raises:
         ValueError: the preset is unknown, not valid YAML, or holds an unknown or wrong key.
     """
-    path = preset_file(preset)
+    choice = choice_of(preset)
+    path = CONFIGS / f"{choice}.yaml" if choice in SHIPPED else Path(choice)
     content = read_yaml(path)
     try:
         return Preset.model_validate(complete_preset(content, path, ROOT, SHIPPED))
-    except ValidationError as error:
-        raise ValueError(f"preset {path.name}: {explain(error)}") from None
     except ValueError as error:
-        raise ValueError(f"preset {path.name}: {error}") from None
+        problem = explain(error) if isinstance(error, ValidationError) else error
+        raise ValueError(f"preset {path.name}: {problem}") from None
