@@ -14,14 +14,13 @@ Yu et al. 2024, arXiv 2311.03099. Layer swapping, Bandarkar et al. 2024, arXiv 2
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import TypeVar
 
 import torch
 from peft.utils import merge_utils
-from torch import Tensor, nn
+from torch import nn
 
 from actlib.channels import layer_of
 from actlib.masks import ChannelMask
@@ -32,9 +31,6 @@ from actlib.weights import require_in_memory
 from actlib.wording import require_known
 
 Model = TypeVar("Model", bound=nn.Module)
-
-# Name of a tensor, the base's, each donor's (all widened) -> the merged one.
-Rule = Callable[[str, Tensor, list[Tensor]], Tensor]
 
 UNIONS = {"union" if rule == "sum" else rule: rule for rule in RULES}
 """Unions of the donors' masks, with the rule of `actlib.merging` for channels of several."""
@@ -96,7 +92,7 @@ def merged(
             pairs = zip(donors, masks, strict=True)
             merge_(base, [(donor, mask, scale) for donor, mask in pairs], UNIONS[method])
         else:
-            _merge_parameters_(base, donors, _rule(base, method, scale, percent), seed)
+            _merge_parameters_(base, donors, method, scale, percent, seed)
         yield base
     finally:
         with torch.no_grad():
@@ -130,41 +126,38 @@ def language_shares(layers: int, percent: float) -> list[float]:
     return [1.0] * (swapped - top) + between + task + between + [1.0] * top
 
 
-def _merge_parameters_(base: nn.Module, donors: Sequence[nn.Module], rule: Rule, seed: int) -> None:
-    """Merge every parameter by a rule, with the random state of a seed."""
-    donor_parameters = [dict(donor.named_parameters()) for donor in donors]
+def _merge_parameters_(
+    base: nn.Module,
+    donors: Sequence[nn.Module],
+    method: str,
+    scale: float,
+    percent: float,
+    seed: int,
+) -> None:
+    """Every method but the unions, tensor by tensor, with the random state of a seed."""
+    named = [dict(model.named_parameters()) for model in (base, *donors)]
+    combine = TRIMMED.get(method, merge_utils.task_arithmetic)
+    options = {"density": percent / 100} if method in TRIMMED else {}
+    depth = 1 + max(map(layer_of, named[0]))
     devices = range(torch.cuda.device_count())
     with torch.no_grad(), torch.random.fork_rng(devices=devices), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The density 1")  # 100 % is a fair control
         torch.manual_seed(seed)
-        for name, base_parameter in base.named_parameters():
-            wide = torch.promote_types(base_parameter.dtype, torch.float32)
-            donor_values = [
-                parameters[name].to(device=base_parameter.device, dtype=wide)
-                for parameters in donor_parameters
-            ]
-            base_parameter.copy_(rule(name, base_parameter.to(wide), donor_values))
-
-
-def _rule(base: nn.Module, method: str, scale: float, percent: float) -> Rule:
-    if method == "mean_weights":
-        return lambda name, base_values, donor_values: torch.stack(donor_values).mean(dim=0)
-    if method == "layer_swap":
-        depth = 1 + max(layer_of(name) for name, _ in base.named_parameters())
-        shares = language_shares(depth, percent)
-        return lambda name, base_values, donor_values: torch.lerp(  # exact at 0 and at 1
-            donor_values[1], donor_values[0], 0.5 if layer_of(name) < 0 else shares[layer_of(name)]
-        )
-    combine = merge_utils.task_arithmetic
-    if method in TRIMMED:
-        combine = partial(TRIMMED[method], density=percent / 100)
-
-    def add(name: str, base_values: Tensor, donor_values: list[Tensor]) -> Tensor:
-        deltas = [donor - base_values for donor in donor_values]
-        weights = torch.full((len(deltas),), scale).to(base_values)
-        return base_values + combine(deltas, weights=weights)
-
-    return add
+        for name, parameter in named[0].items():
+            wide = torch.promote_types(parameter.dtype, torch.float32)
+            base_values, *donor_values = (own[name].to(parameter.device, wide) for own in named)
+            if method == "mean_weights":
+                merged_values = torch.stack(donor_values).mean(dim=0)
+            elif method == "layer_swap":
+                language, task = donor_values
+                layer = layer_of(name)
+                share = 0.5 if layer < 0 else language_shares(depth, percent)[layer]
+                merged_values = torch.lerp(task, language, share)  # exact at 0 and at 1
+            else:
+                deltas = [values - base_values for values in donor_values]
+                weights = torch.full((len(deltas),), scale).to(base_values)
+                merged_values = base_values + combine(deltas, weights=weights, **options)
+            parameter.copy_(merged_values)
 
 
 def _require_valid(
