@@ -94,9 +94,9 @@ def test_an_edit_of_what_decides_a_result_alone_computes_it_again(load, capsys, 
 
 def test_models_count_by_what_they_hold_and_label_the_rows(load, tmp_path, capsys):
     rows_of = load("def rows_of(percent, seed=0)", "def rows_of(pair, other, percent)")
-    others = SimpleNamespace(seed=4, cache_key="others", labels={"seed": 4})
+    others = SimpleNamespace(seed=4, cache_key="others")
     for weights in ("some", "some", "trained again"):
-        models = SimpleNamespace(seed=3, cache_key=weights, labels={"seed": 3})
+        models = SimpleNamespace(seed=3, cache_key=weights)
         (row,) = rows_of(models, others, 5).to_dict("records")
         assert row == {"value": 10, "seed": 3, "other_seed": 4, "percent": 5}
     assert capsys.readouterr().out.count("computed") == 2

@@ -220,11 +220,10 @@ def _label(result: Any, arguments: Mapping[str, Any]) -> pd.DataFrame:
         raise ValueError("a cached function returned no rows, which could not be told from none")
     labels: dict[str, Any] = {}
     for name, value in arguments.items():
-        own = getattr(value, "labels", {}) if hasattr(value, "cache_key") else {name: value}
-        labels |= {f"{name}_{key}" if key in labels else key: each for key, each in own.items()}
-    for name, value in labels.items():
-        if isinstance(value, list | tuple):
-            labels[name] = "+".join(map(str, value))
+        column, label = ("seed", value.seed) if hasattr(value, "cache_key") else (name, value)
+        if isinstance(label, list | tuple):
+            label = "+".join(map(str, label))
+        labels[f"{name}_{column}" if column in labels else column] = label
     if shared := [name for name in labels if name in table]:
         raise ValueError(f"the result has columns with the names of arguments: {', '.join(shared)}")
     return table.reset_index(drop=True).assign(**labels)

@@ -61,11 +61,6 @@ class Group:
         """Digest of the code that trains them."""
         return training_code()
 
-    @property
-    def labels(self) -> dict[str, int]:
-        """Columns of a table of results."""
-        return {"seed": self.seed}
-
 
 def recorded_files(
     study: "Study", pair: Group, abilities: Iterable[str], parts: Iterable[int], kind: str
