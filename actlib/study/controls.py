@@ -18,7 +18,7 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from actlib.masks import ChannelMask, random_like
-from actlib.rankings import RANKINGS
+from actlib.rankings import RANKINGS, ranking_of
 from actlib.scores import ChannelScores
 from actlib.transfer import as_matrix, interpolate, selections
 from actlib.wording import require_known
@@ -67,10 +67,9 @@ def choose(method: str, top_percent: float, scores: ChannelScores, draw: int = 0
     Raises:
         ValueError: the method is unknown, or as `ChannelScores.top`.
     """
-    rankings = {rule.method: name for name, rule in RANKINGS.items()}
-    require_known("method", [method], [*rankings, *CHOICES])
-    if method in rankings:
-        return scores.top(top_percent, rankings[method])
+    if rule := ranking_of(method):
+        return scores.top(top_percent, rule.name)
+    require_known("method", [method], [*(rule.method for rule in RANKINGS.values()), *CHOICES])
     return CHOICES[method](scores, top_percent, draw)
 
 
@@ -151,11 +150,10 @@ def measure_size(
         displacement_percent, the squared distance moved, scale² ‖Δθ masked‖² / ‖Δθ‖² in percent,
         with Δθ = donor - target over all parameters.
     """
-    target_parameters = dict(target.named_parameters())
     donor_parameters = dict(donor.named_parameters())
     chosen = selections(target, mask)
     moved, whole, parameters, total = 0.0, 0.0, 0, 0
-    for name, p in target_parameters.items():
+    for name, p in target.named_parameters():
         squares = (as_matrix(donor_parameters[name]).float() - as_matrix(p).float()).square()
         whole += float(squares.sum(dtype=torch.float64))
         total += p.numel()
@@ -186,11 +184,10 @@ def choose_entries(
     """
     if bool(count) == bool(displacement) or not 0 <= displacement <= 1:
         raise ValueError("expected either a count, or a displacement from 0 to 1")
-    target_parameters = dict(target.named_parameters())
     donor_parameters = dict(donor.named_parameters())
     parts = [
         (donor_parameters[name].detach().float() - p.detach().float()).flatten()
-        for name, p in target_parameters.items()
+        for name, p in target.named_parameters()
     ]
     flat = torch.cat([part.cpu() for part in parts]).abs_().numpy()
     if displacement:
@@ -202,12 +199,9 @@ def choose_entries(
         )
     chosen = np.zeros(flat.size, dtype=bool)
     chosen[np.argpartition(flat, flat.size - count)[flat.size - count :]] = True
-    sizes = [parameter.numel() for parameter in target_parameters.values()]
-    split = torch.from_numpy(chosen).split(sizes)
-    return {
-        name: part.view(target_parameters[name].shape)
-        for name, part in zip(target_parameters, split, strict=True)
-    }
+    split = torch.from_numpy(chosen).split([part.numel() for part in parts])
+    named = zip(target.named_parameters(), split, strict=True)
+    return {name: part.view_as(parameter) for (name, parameter), part in named}
 
 
 @contextmanager
@@ -220,10 +214,9 @@ def entries_transferred(
         with torch.no_grad():
             for name, parameter in target.named_parameters():
                 selected = entries[name].to(parameter.device)
-                copies.append((parameter, selected, parameter[selected]))
-                parameter[selected] = interpolate(
-                    parameter[selected], donor_parameters[name][selected], scale
-                )
+                values, donated = parameter[selected], donor_parameters[name][selected]
+                copies.append((parameter, selected, values))
+                parameter[selected] = interpolate(values, donated, scale)
         yield target
     finally:
         with torch.no_grad():
