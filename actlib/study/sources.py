@@ -41,26 +41,20 @@ def digest_text(*parts: str) -> str:
 
 
 def digest_modules(names: Iterable[str]) -> str:
-    """Digest of modules of actlib and of all that they import from it, in any function too."""
-    modules = sorted(reach_modules(names) - NEUTRAL)
-    return digest_text(*(f"{name}\n{_read(name)[0]}" for name in modules))
-
-
-def reach_modules(names: Iterable[str]) -> set[str]:
-    """Modules of actlib that these import, directly or not, and themselves.
+    """Digest of modules of actlib and of all that they import from it, in any function too.
 
     What a neutral one imports decides no number either.
 
     Raises:
         ValueError: a name is of no module of actlib.
     """
-    reached: set[str] = set()
-    waiting = set(names)
+    syntax: dict[str, str] = {}
+    waiting = {*names} - NEUTRAL
     while waiting:
         name = waiting.pop()
-        reached.add(name)
-        waiting |= set() if name in NEUTRAL else _read(name)[1] - reached
-    return reached
+        syntax[name], imported = _read(name)
+        waiting |= imported - NEUTRAL - syntax.keys()
+    return digest_text(*(f"{name}\n{syntax[name]}" for name in sorted(syntax)))
 
 
 def imported_modules(tree: ast.AST) -> Iterator[str]:
