@@ -74,7 +74,7 @@ def guess_language(text: str) -> str:
 def _vocabularies() -> dict[str, set[str]]:
     """The words of the shipped answers, by language."""
     words: dict[str, set[str]] = {}
-    for row in load_items(ROOT / "data" / "questions", split="train"):
+    for row in load_items(split="train"):
         words.setdefault(row["language"], set()).update(WORD.findall(row["answer"].lower()))
     return words
 

@@ -8,20 +8,16 @@ import hashlib
 import html
 import random
 from collections.abc import Iterable, Mapping
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, cast
 
 from transformers import PreTrainedTokenizerBase
 
 from actlib.prompts import Encoded, batches
-from actlib.questions import (
-    SPLITS,
-    abilities_of,
-    load_questions,
-    normalize_text,
-    require_known,
-)
+from actlib.questions import SPLITS, abilities_of, load_questions, normalize_text
 from actlib.study.presets import ROOT, Data, Preset
+from actlib.wording import require_known
 
 _PROMPT_STYLE = "color:#777"
 _ANSWER_STYLE = "background:#cfe8f7;color:#00436b;border:1px solid #0072b2;border-radius:2px"
@@ -86,9 +82,8 @@ def spread(items: Iterable[dict], count: int) -> list[dict]:
     groups: dict[str, list[dict]] = {}
     for row in items:
         groups.setdefault(row.get("task") or "", []).append(row)
-    longest = max(len(rows) for rows in groups.values())
-    turns = [rows[n] for n in range(longest) for rows in groups.values() if n < len(rows)]
-    return turns[:count]
+    turns = zip_longest(*groups.values())
+    return [row for turn in turns for row in turn if row is not None][:count]
 
 
 def shared_part(one: str, other: str) -> str:

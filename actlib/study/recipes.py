@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from actlib import finetune, prompts
+from actlib.study import training
 from actlib.study.presets import LoadedModel, Preset, WheelModel
 from actlib.study.questions import data_digest, training_items
 from actlib.study.sources import digest_text, syntax_of
@@ -41,8 +42,6 @@ def settings_digest(preset: Preset, name: str, seed: int) -> str:
 @cache
 def training_code() -> str:
     """Digest of the code that trains and of its libraries' versions."""
-    from actlib.study import training
-
     parts = finetune, prompts, training, training_items
     versions = [f"{each} {version(each)}" for each in ("torch", "transformers", "peft")]
     return digest_text(*(syntax_of(inspect.getsource(part)) for part in parts), *versions)
