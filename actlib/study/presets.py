@@ -221,9 +221,7 @@ class Preset(Strict):
         if self.roles.base in self.roles.specialists:
             reasons["06"] = "merging needs a base that is no specialist: `base:` in the YAML"
         if self.sweep is None:
-            reasons["07"] = (
-                "its rules read a sweep over seeds, and the preset has no section 'sweep'"
-            )
+            reasons["07"] = "its rules read a sweep over seeds: `sweep:` in the YAML"
         return reasons
 
     @property

@@ -204,17 +204,14 @@ def highlight(tokenizer: PreTrainedTokenizerBase, encoded: Encoded) -> Any:
     """
     from IPython.display import HTML
 
-    start, boxes, pending = encoded.answer_mask.index(True), list[str](), list[int]()
-    for token in encoded.input_ids[start:]:
-        pending.append(token)
-        text = cast(str, tokenizer.decode(pending))  # a list only for several sequences
-        if "\ufffd" not in text:
+    ids, start = encoded.input_ids, encoded.answer_mask.index(True)
+    prompt = cast(str, tokenizer.decode(ids[:start]))  # a list only for several sequences
+    boxes, body = list[str](), ""
+    for end in range(start + 1, len(ids) + 1):
+        text = cast(str, tokenizer.decode(ids[start:end]))
+        if "\ufffd" not in text or end == len(ids):
             boxes.append(text)
-            pending = []
-    if pending:
-        boxes.append(cast(str, tokenizer.decode(pending)))
-    prompt = cast(str, tokenizer.decode(encoded.input_ids[:start]))
-    body = ""
+            start = end
     for style, text in [(_PROMPT_STYLE, prompt), *((_ANSWER_STYLE, box) for box in boxes)]:
         escaped = html.escape(text).replace("\n", "↵<br>")
         body += f'<span style="{style}">{escaped}</span>'
