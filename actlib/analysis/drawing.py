@@ -100,8 +100,7 @@ def save_figure(fig: Figure, table: pd.DataFrame, name: str, folder: str | Path)
     paths = [Path(folder) / f"{name}.{kind}" for kind in ("pdf", "png")]
     for path in paths:
         with atomic_file(path) as unfinished:
-            kind = path.suffix[1:]
-            fig.savefig(unfinished, format=kind, dpi=300, metadata={"CreationDate": None})
+            fig.savefig(unfinished, dpi=300, metadata={"CreationDate": None})
     texts = {"csv": table.to_csv(index=False)}
     if fig in _CALLS:
         call = {key: value for key, value in _CALLS[fig].items() if value not in ("", None)}
