@@ -61,11 +61,7 @@ def means(
 
 
 def differences(
-    items: pd.DataFrame,
-    baseline: str,
-    by: Sequence[str] = (),
-    value: str = "nll",
-    resamples: int = 2000,
+    items: pd.DataFrame, baseline: str, by: Sequence[str] = (), value: str = "nll"
 ) -> pd.DataFrame:
     """Mean of each method minus that of the baseline on the same items, paired by item and seed.
 
@@ -86,7 +82,7 @@ def differences(
         if len(names) == group["method"].nunique():
             continue
         wide = _pivot_scores(group, "method", value)[[baseline, *names]]
-        drawn = resample_means(wide, _clusters_of(group), resamples)
+        drawn = resample_means(wide, _clusters_of(group))
         point, draws = (x[..., 1:] - x[..., :1] for x in (drawn.point, drawn.draws))
         for name, estimate, column in zip(names, point, draws.T, strict=True):
             low, high = _ends_of(column)

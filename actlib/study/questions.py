@@ -169,8 +169,7 @@ class Questions:
         key = ability, purpose
         if key not in self._inputs:
             rows, settings = self.items(ability, purpose), self.preset.evaluation
-            limit = settings.max_tokens
-            encoded = batches(tokenizer, rows, settings.batch_size, max_tokens=limit)
+            encoded = batches(tokenizer, rows, settings.batch_size, max_tokens=settings.max_tokens)
             self._inputs[key] = encoded, [cluster_of(row) for row in rows]
         return self._inputs[key]
 
