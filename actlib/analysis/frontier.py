@@ -74,7 +74,7 @@ def hypervolume(
     x, y = (np.clip(np.asarray(axis, dtype=float), 0, 1) for axis in (retained, recovered))
     order = np.argsort(-x, axis=-1)
     x, y = np.take_along_axis(x, order, -1), np.take_along_axis(y, order, -1)
-    widths = x - np.concatenate([x[..., 1:], np.zeros_like(x[..., :1])], axis=-1)
+    widths = -np.diff(x, append=0)  # to the next point, from the last one to the axis
     return (widths * np.maximum.accumulate(y, axis=-1)).sum(axis=-1)
 
 

@@ -32,8 +32,7 @@ class Resampled(NamedTuple):
 
     point: Float[np.ndarray, " columns"]
     draws: Float[np.ndarray, "resamples columns"]
-    items: int
-    seeds: int
+    counts: dict[str, int]
 
 
 def means(
@@ -55,8 +54,7 @@ def means(
         wide = _pivot_scores(group.assign(all=0), "all", value)
         drawn = resample_means(wide, _clusters_of(group), resamples)
         low, high = _ends_of(drawn.draws[:, 0])
-        row = labels | {"mean": drawn.point[0], "low": low, "high": high}
-        rows.append(row | {"items": drawn.items, "seeds": drawn.seeds})
+        rows.append(labels | {"mean": drawn.point[0], "low": low, "high": high} | drawn.counts)
     return pd.DataFrame(rows, columns=[*by, "mean", "low", "high", "items", "seeds"])
 
 
@@ -87,8 +85,7 @@ def differences(
         for name, estimate, column in zip(names, point, draws.T, strict=True):
             low, high = _ends_of(column)
             row = labels | {"method": name, "baseline": baseline, "difference": estimate}
-            row |= {"low": low, "high": high, "items": drawn.items, "seeds": drawn.seeds}
-            rows.append(row)
+            rows.append(row | {"low": low, "high": high} | drawn.counts)
     numbers = ["difference", "low", "high", "items", "seeds"]
     return pd.DataFrame(rows, columns=[*by, "method", "baseline", *numbers])
 
@@ -132,8 +129,7 @@ def recovery(
         first = part.drop_duplicates("condition").set_index("condition")
         for column, condition in enumerate(wide.columns[2:], start=2):
             keys = labels | {name: first.loc[condition, name] for name in own}
-            counts = {"items": drawn.items, "seeds": drawn.seeds}
-            rows.append(keys | _share(drawn, column) | counts)
+            rows.append(keys | _share(drawn, column) | drawn.counts)
     columns = ["recovery", "low", "high", "gap", "gap_low", "gap_high", "gap_clear"]
     return pd.DataFrame(rows, columns=[*by, *columns, "items", "seeds"])
 
@@ -152,7 +148,7 @@ def _share(drawn: Resampled, column: int) -> dict[str, float]:
     return table | {"gap_low": gap_low, "gap_high": gap_high, "gap_clear": clear}
 
 
-def _pivot_scores(items: pd.DataFrame, column: str, value: str = "nll") -> pd.DataFrame:
+def _pivot_scores(items: pd.DataFrame, column: str, value: str) -> pd.DataFrame:
     """Scores by seed and item (rows) and by the values of `column`, draws averaged."""
     items = items if "seed" in items else items.assign(seed=0)
     keys = [column, "seed", "item"]
@@ -213,7 +209,7 @@ def resample_means(
     by_seed = (unit_counts @ sums) / (unit_counts @ sizes)[:, None]
     draws = np.einsum("rs,src->rc", seed_counts, by_seed) / len(seeds)
     point = scores.mean(axis=1).mean(axis=0)
-    return Resampled(point, draws, len(items), len(seeds))
+    return Resampled(point, draws, {"items": len(items), "seeds": len(seeds)})
 
 
 def _ends_of(draws: Float[np.ndarray, " resamples"]) -> tuple[float, float]:
