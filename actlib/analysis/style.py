@@ -19,6 +19,7 @@ from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
 from actlib.rankings import RANKINGS, ranking_of
+from actlib.wording import require_known
 
 NARROW = 4.5
 """Inches: figures below it fill one column of a page."""
@@ -41,13 +42,10 @@ class Look(NamedTuple):
     source: str = ""
 
 
-_ACT = "arXiv 2601.09398"
-
-
 # Colors are Okabe-Ito, then Tol's muted ones, then what lies farthest from all before to normal,
 # deutan and protan eyes; with so many, it takes the marker besides.
 METHODS = {
-    "act_global": Look("#0072B2", "o", "ACT", _ACT),
+    "act_global": Look("#0072B2", "o", "ACT", "arXiv 2601.09398"),
     "act_no_head": Look("#3B0F66", "D", "ACT, no head"),
     "act_module": Look("#56B4E9", "s", "ACT, per module"),
     "act_scaled": Look("#009E73", "^", "ACT, scaled"),
@@ -82,7 +80,7 @@ METHODS = {
     "random_module_sft": Look("#5C6B73", "v", "Random, per module, then SFT"),
     "interpolation_sft": Look("#B8A000", "X", "Interpolation, then SFT"),
     "donor_sft": Look("#1A1A1A", "8", "Donor, then SFT"),
-    "union": Look("#117733", "o", "ACT, union", _ACT),
+    "union": Look("#117733", "o", "ACT, union", "arXiv 2601.09398"),
     "average": Look("#44AA99", "s", "ACT, average"),
     "largest": Look("#88CCEE", "^", "ACT, largest"),
     "random_union": Look("#7A5C3E", "d", "Random, union"),
@@ -157,8 +155,7 @@ def set_theme(venue: str = "neurips") -> None:
     Raises:
         ValueError: the venue is unknown.
     """
-    if venue not in WIDTHS:
-        raise ValueError(f"unknown venue {venue!r}; choose one of {', '.join(WIDTHS)}")
+    require_known("venue", [venue], WIDTHS)
     _widths.update(WIDTHS[venue])
     sns.set_theme("paper", "ticks", font="STIXGeneral", rc=_THEME)
 
@@ -197,8 +194,7 @@ def inches_of(width: str) -> float:
     Raises:
         ValueError: the width is neither.
     """
-    if width not in _widths:
-        raise ValueError(f"width must be 'column' or 'full', not {width!r}")
+    require_known("width", [width], _widths)
     return _widths[width]
 
 
