@@ -47,11 +47,10 @@ def curves(
         levels: y of reference lines by their names.
     """
     table = table.dropna(subset=[x, y])
-    points = table.sort_values(x, kind="stable")
-    plot = _begin(points, ax, by, _keys(table, by), x=x, y=y).add(so.Path(), legend=False)
+    plot = _begin(table, ax, by, x=x, y=y).add(so.Line(), legend=False)
     if "low" in table:
         plot = plot.add(so.Band(alpha=0.15, edgewidth=0), legend=False, ymin="low", ymax="high")
-        single = points[points.groupby(by)[x].transform("size") == 1]  # a band needs two points
+        single = table[table.groupby(by)[x].transform("size") == 1]  # a band needs two points
         ax.vlines(single[x].to_numpy(), single["low"], single["high"], color="black", linewidth=0.8)
     plot.plot()
     if null:
@@ -202,11 +201,9 @@ def pareto(table: pd.DataFrame, ax: Axes) -> None:
     _add_handles(points, ax, "method")
 
 
-def _begin(
-    table: pd.DataFrame, ax: Axes, by: str, keys: list | None = None, **variables: str
-) -> so.Plot:
+def _begin(table: pd.DataFrame, ax: Axes, by: str, **variables: str) -> so.Plot:
     """A plot on axes in their own theme, with the colors and markers of the column `by`."""
-    keys = keys or _keys(table, by)
+    keys = _keys(table, by)
     looks = {key: look_of(key, position) for position, key in enumerate(keys)}
     plot = so.Plot(table, color=by, marker=by, **variables).on(ax)
     plot = plot.theme({name: mpl.rcParams[name] for name in so.Plot.config.theme})
