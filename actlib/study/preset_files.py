@@ -66,7 +66,7 @@ def complete_preset(content: object, path: Path, root: Path, taken: Iterable[str
     if not isinstance(content, dict):
         raise ValueError("expected keys with values, such as `donor: path/to/donor`")
     if "models" not in content:
-        return _complete_pair(content, path, taken)
+        content = _complete_pair(content, path, taken)
     models, data = content["models"], content.get("data")
     specs = models.values() if isinstance(models, dict) else []
     for section, key in [*((spec, "load") for spec in specs), (data, "path")]:
@@ -88,9 +88,6 @@ def _complete_pair(content: Mapping, path: Path, taken: Iterable[str]) -> dict:
         for role, entry in entries.items()
         if entry is not None
     }
-    for spec in models.values():
-        if isinstance(spec.get("load"), str):  # what is none is refused as the preset is checked
-            spec["load"] = _from_folder(spec["load"], path.parent)
     roles = {role: role for role in models} | {"base": "base" if "base" in models else "donor"}
     content |= {"models": models, "roles": roles | {"specialists": ["donor", "target"]}}
     content["data"] = {"path": str(_questions(content.pop("questions"), path.parent))}
