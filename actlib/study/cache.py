@@ -231,10 +231,7 @@ def _label(result: Any, arguments: Mapping[str, Any]) -> pd.DataFrame:
 
 def _find(path: Path, keys: Mapping[str, str], older: bool = False) -> pd.DataFrame | None:
     """Rows of a call; those of `older` code too, where the function itself is the same."""
-    table = _load(path)
-    if table is None:
-        return None
-    columns = KEYS[:2] if older else KEYS
+    table, columns = _load(path), KEYS[:2] if older else KEYS
     rows = table[(table[columns] == pd.Series(keys)[columns]).all(axis=1)]
     if rows.empty:
         return None
@@ -245,9 +242,9 @@ def _find(path: Path, keys: Mapping[str, str], older: bool = False) -> pd.DataFr
     return rows.drop(columns=KEYS).reset_index(drop=True)
 
 
-def _load(path: Path) -> pd.DataFrame | None:
+def _load(path: Path) -> pd.DataFrame:
     if not path.is_file():
-        return None
+        return pd.DataFrame(columns=KEYS)
     state = path.stat()
     return _read(path, state.st_mtime_ns, state.st_ino, state.st_size)
 
@@ -261,10 +258,10 @@ def _read(path: Path, *_state: int) -> pd.DataFrame:
 def _add(path: Path, keys: Mapping[str, str], rows: pd.DataFrame) -> None:
     with locked(path.with_name(f".{path.name}.lock"), f"writing {path.name}"):
         table, before = rows.assign(**keys), _load(path)
-        if before is not None:  # of the same code alone: rows of another are never read again
-            same = (before[KEYS[1:]] == pd.Series(keys)[KEYS[1:]]).all(axis=1)
-            before = before[same & (before["_setting"] != keys["_setting"])]
-            table = pd.concat([before, table], ignore_index=True) if len(before) else table
+        # of the same code alone: rows of another are never read again
+        same = (before[KEYS[1:]] == pd.Series(keys)[KEYS[1:]]).all(axis=1)
+        before = before[same & (before["_setting"] != keys["_setting"])]
+        table = pd.concat([before, table], ignore_index=True) if len(before) else table
         write_rows(table, path)
 
 
