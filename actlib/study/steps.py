@@ -1,8 +1,4 @@
-"""The steps of the study that its Snakefile calls, and `actlib run`, which calls Snakemake.
-
-actlib step build --preset tiny --model multilingual --seed 0
-actlib step record --preset tiny --kind differences --seed 0
-"""
+"""The steps of the study that its Snakefile calls, and `actlib run`, which calls Snakemake."""
 
 import json
 import os
