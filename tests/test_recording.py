@@ -146,7 +146,8 @@ def test_sums_are_those_of_the_formula(dtype, tokens, channels, rows):
     x, y = a.double(), b.double()
     exact = [(x - y).abs(), (x.abs() + y.abs()) / 2, x, x.square()][:rows]
     exact = torch.stack([each.sum(dim=0) for each in exact])
-    torch.testing.assert_close(sum_tokens(a, b, rows == 4), exact, rtol=2e-7, atol=1e-4)
+    rtol, atol = (1e-12, 1e-9) if dtype == torch.float64 else (2e-7, 1e-4)
+    torch.testing.assert_close(sum_tokens(a, b, rows == 4), exact, rtol=rtol, atol=atol)
 
 
 class Elsewhere(torch.Tensor):
