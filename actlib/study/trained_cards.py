@@ -1,6 +1,6 @@
 """Cards of the models that a study builds: how each was made, where it is measured, its license.
 
-    print(trained_card(load_preset("smol"), "forgetful"))      # Markdown; the book shows it
+    print(trained_card(load_preset("smol"), "forgetful"))      # Markdown
 
 Every number of a card comes from the preset: a table of scores may be of other weights by the same
 name. Texts of a preset are shown as text, whatever HTML or Markdown is in them.
