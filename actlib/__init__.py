@@ -2,9 +2,13 @@
 
 The names below are what people import. They load on first use, so that importing a module that
 needs no torch, such as `actlib.analysis`, does not import torch.
+
+What compares two models takes ``(donor, target)``. What changes a model or its outputs takes the
+changed one first: ``transfer_(target, donor, mask)``. `fit_vocabulary_` changes the donor.
 """
 
 from importlib import import_module
+from typing import Any
 
 __version__ = "0.1.0"
 
@@ -42,7 +46,7 @@ _HOME = {
 __all__ = sorted(_HOME)
 
 
-def __getattr__(name: str) -> object:
+def __getattr__(name: str) -> Any:
     """Load an exported name from the module that holds it."""
     if name not in _HOME:
         raise AttributeError(f"module 'actlib' has no attribute {name!r}")

@@ -75,7 +75,7 @@ def _derangement(items: int, seed: int, forward: int) -> Int[Tensor, " items"]:
 def _aligned(
     real: Bool[Tensor, "batch positions"], givers: Int[Tensor, " batch"]
 ) -> Int[Tensor, "batch positions"]:
-    """The giver's position for each of an item's, both counted from their last real tokens."""
+    """For each position of an item the giver's at the same distance from its last real token."""
     numbers = torch.arange(real.shape[1])
     first = real.int().argmax(dim=1)
     last = real.shape[1] - 1 - real.flip(1).int().argmax(dim=1)

@@ -39,7 +39,7 @@ from actlib.forward import answer_logits
 from actlib.hooks import KEYS, mark_answers
 from actlib.pairs import require_pair
 from actlib.processes import add_up, is_own_batch
-from actlib.recording import describe_items, describe_pair, digest_items, own_batches
+from actlib.recording import STATED, describe_items, describe_pair, digest_items, own_batches
 from actlib.scores import ATTRIBUTION, ChannelScores, require_differing
 from actlib.transfer import as_matrix, interpolate
 from actlib.weights import copied, require_in_memory
@@ -91,7 +91,7 @@ def record_attributions(
     donor, target = unwrapped(donor), unwrapped(target)
     require_pair(donor, target)
     require_in_memory(donor, target)
-    require_metadata(metadata or {})
+    require_metadata(metadata or {}, STATED)
     nodes = place_points(points)
     own_share = [batch for _, batch, _ in own_batches(batches)]
     passes = [(lam, weight, batch) for lam, weight in nodes for batch in own_share]
@@ -178,8 +178,11 @@ def _sum_gradients(
 ) -> tuple[Sums, Ends, set[str]]:
     """Let the path add each gradient to the sums of its channels, and drop it, once it is there.
 
-    Given are sums, zeros by module, ends, the target's and the donor's numbers of each parameter,
-    and names that are reached. The hooks do not refer to the path, so that it goes with its owner.
+    The hooks do not refer to the path, so that it goes with its owner.
+
+    Returns:
+        The sums by module, zeros at first; of each parameter the values in target and donor; the
+        names of the parameters that a gradient has reached, none at first.
     """
     sums, ends, reached = Sums(), Ends(), set[str]()
     names = {id(parameter): name for name, parameter in path.named_parameters()}

@@ -142,7 +142,8 @@ class Checkpoint(Mapping[str, Tensor]):
                 outputs = [as_matrix(part.open(unfinished, writable=True)) for part in parts]
                 is_whole = len(parts) == len(copies)
                 for index, values in change(name, matrix):
-                    for each in outputs if is_whole else [matrix]:  # no file's, as is a joined one
+                    # one joined from several tensors is changed in memory, and split below
+                    for each in outputs if is_whole else [matrix]:
                         each[index] = values.to(each.dtype)
                 if not is_whole:
                     rows = matrix.split([*map(len, outputs)])

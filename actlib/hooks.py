@@ -29,7 +29,7 @@ from actlib.wording import list_first
 
 KEYS = ("input_ids", "attention_mask", "answer_mask")
 _depth = ContextVar("depth", default=0)
-"""Within how many rehearsals a forward would be now."""
+"""How many `rehearsing` blocks enclose the running code."""
 
 
 @contextmanager
@@ -72,7 +72,8 @@ def output_hooks(
 ) -> AbstractContextManager[None]:
     """Call `callback(name, output)` after each forward; of a tuple with its first entry.
 
-    What a module applies to each head lies in memory as its input does, for `has_heads_first`.
+    The output of a norm that is applied to each head gets the memory layout of its input, by which
+    `has_heads_first` tells heads from positions.
     """
 
     def read(name: str, inputs: list, output: Tensor | tuple) -> None:
@@ -257,8 +258,9 @@ def mark_answers(batch: Mapping[str, Tensor]) -> Bool[Tensor, "batch seq"]:
         ValueError: an entry is missing or no tensor, shapes differ, there is no item, or a mask
             holds more than 0 and 1.
     """
-    missing = [key for key in KEYS if not isinstance(batch, Mapping) or key not in batch]
-    if missing:
+    if not isinstance(batch, Mapping):
+        raise ValueError(f"expected a list of batches, each a mapping; one is {type(batch)}")
+    if missing := [key for key in KEYS if key not in batch]:
         raise ValueError(f"a batch lacks {', '.join(missing)}; it needs {', '.join(KEYS)}")
     shapes = [tuple(getattr(batch[key], "shape", ())) for key in KEYS]
     if len(set(shapes)) > 1 or len(shapes[0]) != 2 or not math.prod(shapes[0]):

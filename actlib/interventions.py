@@ -158,7 +158,10 @@ def _replayed(
         arguments = {**dict(zip(parameters, args, strict=False)), **kwargs}
         if arguments.get("past_key_values") is not None:
             # the source would write into the target's cache
-            raise ValueError("an intervention needs whole sequences, and the inputs hold a cache")
+            raise ValueError(
+                "an intervention needs whole sequences, and the inputs hold a cache; generate with "
+                "use_cache=False"
+            )
         take, is_running = arrangement(arguments), True
         try:
             forwards[-1] = _take_channels(source, chosen, take, args, kwargs)
@@ -233,7 +236,7 @@ def _masked_means(
     require_same_channels(
         {name: mask.channels[name].numel() for name in chosen},
         {name: means[name].numel() for name in chosen if name in means},
-        "mean ablation needs `means` of this model",
+        "mean ablation needs `means` of this model (record with moments=True, pass scores.means)",
     )
     masked = {name: means[name][index.to(means[name].device)] for name, index in chosen.items()}
     for name, values in masked.items():

@@ -65,12 +65,14 @@ def load_pretrained(kind: Any, source: Path | str, **options: Any) -> Any:
     """
     from transformers import AutoConfig
 
-    is_model = getattr(kind, "__name__", "") == "AutoModelForCausalLM"
+    # a class of models, or an Auto class that picks one
+    is_model = hasattr(kind, "can_generate") or hasattr(kind, "_model_mapping")
     folder = Path(source)
     if is_model and folder.is_dir():  # before transformers follows what leads elsewhere
         stored_tensors(folder)
-    if is_model:
+    if getattr(kind, "__name__", "") == "AutoModelForCausalLM":
         kind = _class_of(load_pretrained(AutoConfig, source, revision=options.get("revision")))
+    if is_model:
         options = {"use_safetensors": True, "output_loading_info": True, **options}
     try:
         loaded = kind.from_pretrained(source, **{**options, "trust_remote_code": False})
@@ -108,7 +110,7 @@ def empty_model(source: Path | str, **options: Any) -> "PreTrainedModel":
 
 
 def describe_absent(names: Iterable[str], model: "PreTrainedModel") -> str:
-    """What "the files ..." go on with where they lack parameters of a model."""
+    """The rest of the sentence "the files ...", for files that lack parameters."""
     return (
         f"hold no tensor {min(names)} of {type(model).__name__}; copy or download them again, or "
         "save the model from inside its wrapper (torch.compile, DDP, peft), the language model of "

@@ -45,22 +45,22 @@ from actlib.wording import require_known
 Contribution = tuple[nn.Module, ChannelMask, float]
 Steps = Float[Tensor, "donors *elements"]
 """scale * (donor - base) of each donor, 0 where it does not claim an element."""
-Claims = Bool[Tensor, "donors *elements"]
+Claimed = Bool[Tensor, "donors *elements"]
 
 
-def add_up(steps: Steps, _claims: Claims) -> Float[Tensor, "*elements"]:
+def sum_steps(steps: Steps, _claimed: Claimed) -> Float[Tensor, "*elements"]:
     """The sum of the steps, as reported of ACT."""
     # Addition in floats depends on its order. Sorted terms, added one by one, are the same
     # whoever came first and however the elements are cut into chunks.
     return reduce(torch.add, steps.sort(dim=0).values if len(steps) > 2 else steps)
 
 
-def average(steps: Steps, claims: Claims) -> Float[Tensor, "*elements"]:
+def average(steps: Steps, claimed: Claimed) -> Float[Tensor, "*elements"]:
     """The mean of the steps over the donors that claim an element."""
-    return add_up(steps, claims) / claims.sum(dim=0).clamp_min(1)
+    return sum_steps(steps, claimed) / claimed.sum(dim=0).clamp_min(1)
 
 
-RULES = {"sum": add_up, "average": average, "largest": average}
+RULES = {"sum": sum_steps, "average": average, "largest": average}
 """What the base gets where several donors claim an element.
 
 By "largest", masks lose channels to a larger step before (`_keep_largest`): only exact ties remain.
@@ -256,5 +256,7 @@ def _require_mergeable(contributions: Sequence[tuple], collisions: str) -> None:
     require_known("the collision rule", [collisions], RULES)
     if not contributions:
         raise ValueError("there is no contribution to merge")
-    for *_, scale in contributions:
-        require_scale(scale)
+    for each in contributions:
+        if len(each) != 3:
+            raise ValueError("a contribution is (donor, mask, scale); give each its scale")
+        require_scale(each[2])

@@ -63,6 +63,7 @@ def channel_norms(
         squares = torch.zeros(module.channels, dtype=torch.float64)
         for parameter, dimension in module.parameters().values():
             name = names[id(parameter)]
+            # of the rows of `other`, which without `minus` is the matrix itself
             matrix, other = as_matrix(parameters[name]), as_matrix((minus or parameters)[name])
             matrix, step = shared_rows(matrix, other), max(1, _ELEMENTS // other.shape[1])
             for start in range(0, len(other), step):

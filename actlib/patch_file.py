@@ -64,7 +64,7 @@ class Edit:
 
     @property
     def form(self) -> tuple[int, int, torch.dtype]:
-        """Rows, columns and dtype of the parameter that it is of, seen as a matrix."""
+        """Rows, columns and dtype of the changed parameter as a matrix."""
         selection = self.selection
         return len(selection.rows), len(selection.columns), self.values["after"].dtype
 
@@ -89,7 +89,7 @@ class Edit:
 def save_patch(
     path: str | os.PathLike, edits: Mapping[str, Edit], metadata: Mapping[str, object]
 ) -> PatchInfo:
-    """Write a patch, whole or not at all, and say what it says of itself."""
+    """Write a patch atomically, read it again, and return what it says of itself."""
     tensors = dict[str, Tensor]()
     for name, edit in edits.items():
         tensors |= {f"{name}.rows": edit.selection.rows, f"{name}.columns": edit.selection.columns}

@@ -147,7 +147,9 @@ def _replace_values(
 ) -> Path | None:
     """Take a target from one side of a patch ("before", "after") to the other."""
     if isinstance(target, nn.Module) != (out is None):
-        raise ValueError("`out` names the folder to write of a model folder, and of no other model")
+        raise ValueError(
+            "give `out`, the folder to write, with a model folder, and with no model in memory"
+        )
     state = path.stat() if path.is_file() else None
     info, edits = _load(path, state and (state.st_ino, state.st_size, state.st_mtime_ns))
 

@@ -11,8 +11,9 @@ A ranking that is registered so is known at once in this Python process: to
 `ChannelScores.top(5, "squared")`, and as the method ``act_squared`` to `choose` and the legends of
 figures. For `actlib mask --ranking` and notebooks that `actlib run` runs, the formula belongs into
 this file and its table below; recordings and cached rows, whose code it is, are then made again.
-In the formulas d_i is the score of channel i (ACT, Eq. 2), and m is the channel's module; of
-attributions s_i is the score in nats, and they have their own rankings, whose names methods have.
+In the formulas d_i is the score of channel i (ACT, Eq. 2), and m is the channel's module.
+Attributions have rankings of their own, whose names are also those of the methods; s_i is the
+attribution of channel i, in nats.
 No torch is imported, so that figures need none.
 """
 

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from actlib.activations import Activations, read_activations, require_sound
 from actlib.channels import ChannelModule, channel_modules, channel_sizes, unwrapped
-from actlib.files import require_metadata
+from actlib.files import RESERVED, require_metadata
 from actlib.forward import pad_right
 from actlib.hooks import AnswerTokens, evaluating, mark_answers
 from actlib.loading import public_name
@@ -28,6 +28,8 @@ from actlib.processes import add_up, gather, is_own_batch
 from actlib.scores import ChannelScores, require_differing
 from actlib.wording import list_first
 
+STATED = (RESERVED, "method", "tokens", "items", "data_hash", "silent", "points")
+"""Metadata that a recording writes, and are not the caller's."""
 Calls = defaultdict[str, deque[Activations]]
 """Activations of one batch by module, one entry for each call of it, in order."""
 
@@ -100,7 +102,7 @@ def record_differences(
     """
     donor, target = unwrapped(donor), unwrapped(target)
     require_pair(donor, target)
-    require_metadata(metadata or {})
+    require_metadata(metadata or {}, STATED)
     sums = DifferenceSums(channel_modules(target), moments)
     with evaluating(donor, target):
         for _, batch, tokens in own_batches(batches, "activation differences" if progress else ""):

@@ -193,7 +193,7 @@ def _broken(table: pd.DataFrame, sides: tuple[Mapping[str, Tensor], ...]) -> lis
 
 
 def _change_doubts(table: pd.DataFrame) -> list[str]:
-    """What is odd about a change of this size; nothing where it is as of a fine-tuned model."""
+    """Warnings about the overall change; none if it has the size of a fine-tuning."""
     overall = table.attrs["relative_change"]
     donor, target = (set(table[f"{side}_dtype"]) for side in SIDES)
     if overall == 0:

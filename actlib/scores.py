@@ -44,7 +44,7 @@ class ChannelScores:
         stds: the same of its standard deviation (population), in the unit of the values.
         roles: module name to what the module is, one of `actlib.channels.ROLES`; empty if unknown.
         sizes: module name to the parameters that each of its channels has; empty if unknown, as in
-            files of before.
+            files of older versions.
         off: the same pair on inputs without the ability, see `relative_to`; `save` leaves it out.
     """
 
@@ -179,6 +179,23 @@ class ChannelScores:
     ) -> ChannelMask:
         values, rule = self.ranked(ranking), RANKINGS[ranking]
         left_out = [without] if isinstance(without, str) else list(dict.fromkeys(without))
+        ranked = self._rankable(values, percent, left_out)
+        channels = {name: torch.zeros_like(part, dtype=torch.bool) for name, part in values.items()}
+        channels |= mark_best(ranked, percent, highest=highest, per_module=rule.per_module)
+        side = "top" if highest else "bottom"
+        origin = {"percent": f"{percent:g}", "ranking": ranking, "side": side}
+        if len(ranked) < len(values):
+            origin["unranked"] = ",".join(name for name in values if name not in ranked)
+        if left_out:
+            origin["without"] = ",".join(left_out)
+        if "off" in rule.needs and self.off is not None:
+            origin["off"] = self.off.metadata.get("data_hash", "")
+        return ChannelMask(channels, {**self.metadata, **origin})
+
+    def _rankable(
+        self, values: Mapping[str, Tensor], percent: float, left_out: Sequence[str]
+    ) -> dict[str, Tensor]:
+        """Values of the modules that are ranked: neither left out nor silent, if not all move."""
         require_known("`without`", left_out, ROLES)
         if left_out and not self.roles:
             raise ValueError("these scores do not say what their modules are; record them again")
@@ -199,17 +216,7 @@ class ChannelScores:
         if any(part.isnan().any() for part in ranked.values()):
             raise ValueError("the scores hold NaN and cannot be ranked; record them again")
         require_differing(ranked, "give scores that are all 0")
-        channels = {name: torch.zeros_like(part, dtype=torch.bool) for name, part in values.items()}
-        channels |= mark_best(ranked, percent, highest=highest, per_module=rule.per_module)
-        side = "top" if highest else "bottom"
-        origin = {"percent": f"{percent:g}", "ranking": ranking, "side": side}
-        if len(ranked) < len(values):
-            origin["unranked"] = ",".join(name for name in values if name not in ranked)
-        if left_out:
-            origin["without"] = ",".join(left_out)
-        if "off" in rule.needs and self.off is not None:
-            origin["off"] = self.off.metadata.get("data_hash", "")
-        return ChannelMask(channels, {**self.metadata, **origin})
+        return ranked
 
 
 ORIGIN = ("ability", "method", "donor", "target", "items")

@@ -20,7 +20,7 @@ from actlib.checkpoint import Checkpoint
 from actlib.files import require_metadata
 from actlib.patch_file import Edit, PatchInfo, load_patch, save_patch, selected_values
 from actlib.patches import RESERVED
-from actlib.transfer import Selection, as_matrix, require_finite
+from actlib.transfer import Selection, as_matrix
 from actlib.weights import require_in_memory
 from actlib.wording import list_first
 
@@ -86,7 +86,7 @@ def patch_of_sparse(
 
 
 def _edit(name: str, parameter: Tensor, indices: Tensor, values: Tensor) -> Edit:
-    """What values at places of a flattened parameter change of it, if that is whole channels."""
+    """Turn values at places of a flattened parameter into an edit of whole rows and columns."""
     before = as_matrix(parameter)
     is_matched = 0 < len(indices) == len(values) and len(indices.unique()) == len(indices)
     is_matched &= indices.dtype in (torch.int32, torch.int64)
@@ -101,7 +101,8 @@ def _edit(name: str, parameter: Tensor, indices: Tensor, values: Tensor) -> Edit
         raise ValueError(
             f"a patch needs whole rows and columns of {name} in {before.dtype}, and got others"
         )
-    require_finite(name, values, {"the sparse state dict": values}, "of the values")
+    if not values.isfinite().all():
+        raise ValueError(f"the values of {name} are NaN or infinite; make the state dict again")
     after = before.clone().cpu()
     after.view(-1)[indices] = values
     sides = {"after": after, "before": before}

@@ -20,7 +20,14 @@ from actlib.files import require_metadata
 from actlib.hooks import evaluating
 from actlib.loading import empty_model, load_pretrained
 from actlib.pairs import require_pair
-from actlib.recording import Calls, DifferenceSums, collect_activations, describe_pair, own_batches
+from actlib.recording import (
+    STATED,
+    Calls,
+    DifferenceSums,
+    collect_activations,
+    describe_pair,
+    own_batches,
+)
 from actlib.scores import ChannelScores
 
 Source = str | Path | Callable[[], nn.Module]
@@ -52,16 +59,20 @@ def record_differences_in_two_passes(
         progress: show a bar for each pass.
 
     Raises:
-        ValueError: a model cannot be loaded, the two do not fit, there is no batch, an answer span
-            is empty, an activation is NaN or infinite, or no channel differs.
+        ValueError: a model cannot be loaded or is none of transformers, the two do not fit, there
+            is no batch, an answer span is empty, an activation is NaN or infinite, or no channel
+            differs.
     """
-    require_metadata(metadata or {})
+    require_metadata(metadata or {}, STATED)
     batches = list(batches)
     if not callable(donor) and not callable(target):
         require_pair(empty_model(donor), empty_model(target))  # before hours of work
     Path(folder).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        skeleton = _run_donor(_load(donor), batches, scratch, "donor" if progress else "")
+        model = _load(donor)
+        skeleton = _without_weights(model)
+        _write_activations(model, batches, scratch, "donor" if progress else "")
+        del model
         gc.collect()  # hooks of accelerate refer in circles
         model = _load(target)
         require_pair(skeleton, model)
@@ -76,17 +87,25 @@ def record_differences_in_two_passes(
     return sums.combine(describe_pair(skeleton, model) | dict(metadata or {}))
 
 
-def _run_donor(
+def _write_activations(
     model: nn.Module, batches: Iterable[Mapping[str, Tensor]], folder: str, progress: str
-) -> nn.Module:
-    """Write what the donor gives on each batch, and return it without its weights."""
+) -> None:
+    """Write what the donor gives on each batch."""
     modules = channel_modules(model)
     with evaluating(model):
         for number, batch, tokens in own_batches(batches, progress):
             calls = collect_activations(model, modules, batch, tokens)
             stored = {name: [each.cpu() for each in calls[name]] for name in calls}
             torch.save(stored, Path(folder, str(number)))
-    # as the model is tied, whatever its configuration says
+
+
+def _without_weights(model: nn.Module) -> nn.Module:
+    """The model on the meta device, tied as it is, whatever its configuration says."""
+    if not hasattr(model, "config"):
+        raise ValueError(
+            f"two passes need models of transformers, got {type(model).__name__}; use "
+            "record_differences"
+        )
     config: Any = copy.deepcopy(model.config)
     for each in [config, config.get_text_config()] if hasattr(config, "get_text_config") else []:
         if hasattr(each, "tie_word_embeddings"):

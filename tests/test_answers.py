@@ -36,7 +36,7 @@ def test_parts_cover_the_answer_and_nothing_else(trained, rows):
         assert [label != "" for label in labels] == item.answer_mask
         parts = {
             part: [t for t, label in zip(item.input_ids, labels, strict=True) if label == part]
-            for part in answers.PARTS
+            for part in answers.ANSWER_PARTS
         }
         texts = {part: tokenizer.decode(tokens).strip() for part, tokens in parts.items()}
         assert texts["result"] == row["value"]

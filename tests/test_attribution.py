@@ -212,7 +212,7 @@ def test_retained_abilities_are_added_by_their_weight(trained):
 
 def test_rankings_by_value_and_by_size(pair, batches):
     donor, target = pair("gpt2")
-    found = record_attributions(donor, target, batches, metadata={"ability": "fr", "method": "x"})
+    found = record_attributions(donor, target, batches, metadata={"ability": "fr"})
     assert found.metadata["method"] == "attribution" and found.metadata["ability"] == "fr"
     assert found.ranked("attribution") == found.values
     for name, values in found.ranked("attribution_absolute").items():

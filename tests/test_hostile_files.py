@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from actlib.checkpoint import Checkpoint
 from actlib.loading import empty_model, load_pretrained
@@ -58,7 +58,8 @@ def changed(path, **entries):
 def test_pickled_weights_are_refused_unread(folder, mark):
     (folder / SINGLE).unlink()
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Harm(mark)))
-    for load in (stored_tensors, partial(load_pretrained, AutoModelForCausalLM)):
+    kinds = (AutoModelForCausalLM, AutoModel, LlamaForCausalLM)
+    for load in (stored_tensors, *(partial(load_pretrained, kind) for kind in kinds)):
         with pytest.raises(ValueError, match="holds .*pytorch_model.bin.*pickled ones never load"):
             load(folder)
 

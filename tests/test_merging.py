@@ -174,6 +174,7 @@ def test_refusals_write_nothing(specialists, tmp_path):
         ([*places, (base, mask, 0.4)], "sum", "are the same folder"),
         ([*places, (folder, ChannelMask({}), 0.4)], "sum", "the mask is of another"),
         ([*places, (folder, mask, float("inf"))], "sum", "scale must be a finite"),
+        ([*places, (folder, mask)], "sum", "give each its scale"),
     ):
         with pytest.raises(ValueError, match=message):
             merge_checkpoint(base, more, out, rule)

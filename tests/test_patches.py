@@ -198,7 +198,7 @@ def test_where_the_result_goes_is_asked_for_and_never_overwritten(folders, make,
     _, target = folders()
     path, before = make(random_mask(target)), contents(tmp_path)
     for arguments, message in (
-        ((tmp_path / "target", path), "`out` names the folder to write"),
+        ((tmp_path / "target", path), "give `out`, the folder to write"),
         ((target, path, tmp_path / "out"), "`out` names .* of no other model"),
         ((tmp_path / "target", path, tmp_path / "target"), "exists and is not empty"),
         ((target, tmp_path / "target" / "model.safetensors"), "holds no actlib data, not Ability"),

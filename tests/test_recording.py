@@ -84,8 +84,13 @@ def test_what_cannot_be_recorded_is_refused(pair, items, collate, batches):
     ):
         with pytest.raises(ValueError, match=words):
             record_activations(target, given, channels)
-    with pytest.raises(ValueError, match="there is no batch to record"):
-        record_differences(donor, target, [])
+    for words, given, metadata in (
+        ("there is no batch to record", [], {}),
+        ("expected a list of batches, each a mapping", batches[0], {}),
+        ("must not use the key 'tokens'", batches, {"tokens": "3"}),
+    ):
+        with pytest.raises(ValueError, match=words):
+            record_differences(donor, target, given, metadata=metadata)
     items[4] = (items[4][0], torch.zeros_like(items[4][1]))
     with pytest.raises(ValueError, match="the answer span of item 4 is empty"):
         record_differences(donor, target, collate(items, 2))
@@ -95,9 +100,7 @@ def test_metadata_says_where_the_scores_come_from(pair, batches, tmp_path):
     donor, target = pair()
     donor.config.name_or_path, target.config.name_or_path = str(tmp_path / "maths"), "org/base"
     target.config._commit_hash = "abc"
-    found = record_differences(
-        donor, target, batches, metadata={"ability": "maths", "tokens": "3"}
-    ).metadata
+    found = record_differences(donor, target, batches, metadata={"ability": "maths"}).metadata
     assert (found["donor"], found["donor_revision"]) == ("maths", "")  # no path of this machine
     assert (found["target"], found["target_revision"]) == ("org/base", "abc")
     assert found["method"] == "activation difference"

@@ -61,7 +61,7 @@ def test_a_notebook_depends_on_the_code_that_it_reaches_and_on_no_docstring(tmp_
         sources._read.cache_clear()
         return sources.digest_notebook(tmp_path / "01.ipynb")
 
-    masks = '"""Words."""\nfrom actlib import hooks\n'
+    masks = '"""Words."""\nfrom actlib import hooks\nA = 1\n"""Words on A."""\n'
     first = digest_after(masks=masks, hooks="a = 1\n", cli="a = 1\n")
     assert digest_after(masks=masks.replace("Words", "Others") + "# a comment\n") == first
     assert digest_after(cli="a = 2\n") == first  # not reached

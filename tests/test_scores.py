@@ -8,6 +8,7 @@ from actlib.analysis.style import label_of
 from actlib.masks import ChannelMask, channel_count
 from actlib.rankings import RANKINGS
 from actlib.scores import ChannelScores, pool
+from actlib.study import controls
 
 ROLES = {"a": "linear", "b": "norm", "head": "head"}
 
@@ -113,6 +114,9 @@ def test_a_new_ranking_is_one_function(monkeypatch):
     scores = replace(random_scores(), means={"z": torch.zeros(70), "a": torch.zeros(130)})
     assert scores.top(10, "smallest").digest == scores.bottom(10).digest
     assert label_of("act_smallest") == "ACT, smallest"
+    monkeypatch.setitem(RANKINGS, "gain", None)
+    rankings.ranking("gain", of="attributions")(lambda scores: scores.values)
+    assert controls.kind_of("gain") == "attributions"
     with pytest.raises(ValueError, match='"smallest" needs means, .*moments=True'):
         random_scores().top(10, "smallest")
     with pytest.raises(ValueError, match='ranking "global" is .*; give .*<lambda> another name'):

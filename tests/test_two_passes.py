@@ -53,5 +53,7 @@ def test_places_are_loaded_and_checked_before_any_work(pair, family, batches, tm
         with pytest.raises(ValueError, match="do not fit: architecture Qwen2ForCausalLM against"):
             record_differences_in_two_passes(tmp_path / "a", other, batches, tmp_path / "other")
         assert not (tmp_path / "other").exists() or callable(other)
+    with pytest.raises(ValueError, match="need models of transformers, got Linear"):
+        record_differences_in_two_passes(lambda: torch.nn.Linear(2, 2), "none", batches, tmp_path)
     with pytest.raises(ValueError, match="metadata"):  # before a place is looked at
         record_differences_in_two_passes("none", "none", batches, "none", metadata={"step": 3})

@@ -26,11 +26,11 @@ VERDICTS = ("supported", "partly supported", "not supported", "inconclusive")
 
 
 def groups_of(table: pd.DataFrame, by: Sequence[str]) -> Iterator[tuple[dict, pd.DataFrame]]:
-    """Groups in order of appearance, each under its values of `by`; all rows if `by` is empty."""
+    """Groups in order of appearance, each under its values of `by`, NaN among them; or all rows."""
     if not by:
         yield {}, table
         return
-    for key, group in table.groupby(list(by), sort=False):
+    for key, group in table.groupby(list(by), sort=False, dropna=False):
         yield dict(zip(by, key, strict=True)), group
 
 
@@ -190,8 +190,9 @@ def verdict(test: SeedTest | pd.DataFrame, level: float = LEVEL):
     estimate = np.asarray(test.estimate)
     supported = (np.asarray(test.p_margin) < level) & (estimate > np.asarray(test.margin))
     refuted = (np.asarray(test.p_equivalent) < level) | (differs & (estimate < 0))
-    codes = np.select([supported, refuted, differs], np.array([0, 2, 1]), default=3)
-    return np.array(VERDICTS)[codes] if codes.ndim else VERDICTS[int(codes)]
+    words = ["supported", "not supported", "partly supported"]
+    verdicts = np.select([supported, refuted, differs], words, default="inconclusive")
+    return verdicts if verdicts.ndim else str(verdicts)
 
 
 def simulate_power(

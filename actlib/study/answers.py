@@ -19,7 +19,7 @@ from actlib.prompts import Encoded, encode_rows, pad_left
 from actlib.study.presets import ROOT
 from actlib.study.questions import load_items
 
-PARTS = ("equation", "result", "words", "end")
+ANSWER_PARTS = ("equation", "result", "words", "end")
 """Of a worked answer: `9 + 38 =`, `47`, `: forty-seven.`, and the token that ends the turn."""
 UNKNOWN = "not distinguished"
 WORD = re.compile(r"[^\W\d_]{2,}")
@@ -85,12 +85,12 @@ def evaluate_parts(
     """NLL of each part of the answers, all tokens before it given; an answer may lack a part.
 
     Returns:
-        Rows of `actlib.evaluation.evaluate` with a column ``part``, one of `PARTS`.
+        Rows of `actlib.evaluation.evaluate` with a column ``part``, one of `ANSWER_PARTS`.
     """
     encoded = encode_rows(tokenizer, rows)
     labels = [label_tokens(tokenizer, *pair) for pair in zip(encoded, rows, strict=True)]
     tables = []
-    for part in PARTS:
+    for part in ANSWER_PARTS:
         index = [n for n, own in enumerate(labels) if part in own]
         items = [Encoded(encoded[n].input_ids, [p == part for p in labels[n]]) for n in index]
         if items:

@@ -42,7 +42,7 @@ _FOLDERS: dict[str, Any] = {"cache": Path("artifacts/cache"), "committed": None}
 
 
 def use_folders(cache: Path, committed: Path | None = None) -> None:
-    """Set where rows are kept, and from where they may be read besides.
+    """Set where rows are kept, and from where they may be read besides, for the whole process.
 
     Args:
         cache: folder of the rows.

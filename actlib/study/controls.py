@@ -91,6 +91,7 @@ def choose_within(
     Raises:
         ValueError: as `choose`, or a thousandth of the channels moves more.
     """
+    # bisection over 1/1024ths of the channels; `above` starts beyond all of them
     within, above, largest = 0, 1025, None
     while above - within > 1:
         middle = (within + above) // 2
@@ -106,8 +107,10 @@ def choose_within(
 
 def kind_of(method: str) -> str:
     """Kind of scores that a method ranks, as `Study.scores` names them."""
-    kinds = {"weight": "weights", "attribution": "attributions"}
-    return kinds.get(method.split("_")[0], "differences")
+    if rule := ranking_of(method):
+        return rule.of
+    kinds = {"weight_difference": "weights", "attribution_random": "attributions"}
+    return kinds.get(method, "differences")
 
 
 def settings(
@@ -134,6 +137,7 @@ def draw_equal_difference(scores: ChannelScores, mask: ChannelMask, draw: int) -
         order = torch.randperm(chosen.numel(), generator=generator)
         values = scores.values[name].double()
         total = values[chosen].sum()
+        # the fewest that reach the total; the tolerance is for the rounding of the cumulative sum
         count = int((values[order].cumsum(0) < total * (1 - 1e-12)).sum()) + bool(total > 0)
         channels[name] = torch.zeros_like(chosen)
         channels[name][order[:count]] = True

@@ -53,7 +53,7 @@ class Study:
     preset: Preset
     store: Path
     _loaded: dict = field(default_factory=dict, repr=False)
-    _memory: dict = field(default_factory=dict, repr=False)
+    _memory: dict = field(default_factory=dict, repr=False)  # scores, and the last group
     _used: dict = field(default_factory=dict, repr=False)  # models, for the results' provenance
 
     @classmethod
@@ -214,8 +214,7 @@ class Study:
             table["cluster"] = [clusters[item] for item in table["item"]]
             table["item"] = ability + "/" + table["item"].astype(str)
             tables.append(table.assign(ability=ability))
-        columns = ["ability", "item", "cluster", "nll", "exact"]
-        return pd.concat(tables, ignore_index=True)[columns]
+        return pd.concat(tables, ignore_index=True)[["ability", "item", "cluster", "nll", "exact"]]
 
     def scores(
         self,
@@ -242,15 +241,16 @@ class Study:
         """
         both = abilities, reference
         abilities, reference = ((each,) if isinstance(each, str) else tuple(each) for each in both)
-        key = kind, pair, abilities, tuple(parts), reference
+        parts = tuple(parts)
+        key = kind, pair, () if kind == "weights" else (abilities, parts, reference)
         if key not in self._memory and kind == "weights":
             self._memory[key] = weight_differences(*self.models(pair))
         elif key not in self._memory:
-            paths = recorded_files(self, pair, abilities, key[3], kind)
+            paths = recorded_files(self, pair, abilities, parts, kind)
             scores = pool([ChannelScores.load(path) for path in paths])
             if reference:
                 relate = scores.relative_to if kind == "differences" else scores.with_retention
-                scores = relate(self.scores(pair, reference, kind, parts=key[3]))
+                scores = relate(self.scores(pair, reference, kind, parts=parts))
             self._memory[key] = scores
         return self._memory[key]
 

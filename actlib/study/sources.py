@@ -23,16 +23,24 @@ NEUTRAL = {
 
 
 def syntax_of(source: str) -> str:
-    """The source without comments, docstrings and decorators, laid out in one way."""
+    """The source without comments, docstrings and decorators, laid out in one way.
+
+    Strings that stand alone, such as those below constants, count as docstrings.
+    """
     tree = ast.parse(source)
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             node.decorator_list = []
         elif not isinstance(node, ast.Module):
             continue
-        if ast.get_docstring(node) is not None:
-            node.body = node.body[1:] or [ast.Pass()]
+        node.body = [each for each in node.body if not _is_text(each)] or [ast.Pass()]
     return ast.unparse(tree)
+
+
+def _is_text(node: ast.stmt) -> bool:
+    """Whether a statement is a string alone."""
+    value = node.value if isinstance(node, ast.Expr) else None
+    return isinstance(value, ast.Constant) and isinstance(value.value, str)
 
 
 def digest_text(*parts: str) -> str:
