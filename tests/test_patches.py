@@ -199,7 +199,7 @@ def test_where_the_result_goes_is_asked_for_and_never_overwritten(folders, make,
     path, before = make(random_mask(target)), contents(tmp_path)
     for arguments, message in (
         ((tmp_path / "target", path), "give `out`, the folder to write"),
-        ((target, path, tmp_path / "out"), "`out` names .* of no other model"),
+        ((target, path, tmp_path / "out"), "with no model in memory"),
         ((tmp_path / "target", path, tmp_path / "target"), "exists and is not empty"),
         ((target, tmp_path / "target" / "model.safetensors"), "holds no actlib data, not Ability"),
     ):
