@@ -1,21 +1,11 @@
-"""Frontiers: areas by hand, shares of known models, and a bootstrap that draws all alike."""
+"""Frontiers by hand, and what is read off curves."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from actlib.analysis import frontier
-from actlib.analysis.frontier import hypervolume, undominated
-
-
-def test_hypervolume_is_the_covered_share_of_random_points():
-    rng = np.random.default_rng(0)
-    recovered, kept = rng.normal(0.5, 0.4, (2, 6, 5))
-    x, y = rng.random((2, 40_000, 1))
-    for row, area in enumerate(hypervolume(recovered, kept)):
-        covered = ((x <= kept[row]) & (y <= recovered[row])).any(axis=1).mean()
-        assert area == pytest.approx(covered, abs=0.01)
-    assert np.isnan(hypervolume([0.5, np.nan], [0.5, 0.5]))
+from actlib.analysis.frontier import undominated
 
 
 def test_points_are_undominated_unless_another_is_nowhere_worse():

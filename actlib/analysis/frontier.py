@@ -63,21 +63,6 @@ def area_over(
     return pd.Series(areas, wide.index, name=y).reset_index()
 
 
-def hypervolume(
-    recovered: Float[np.ndarray, "*draws trials"], retained: Float[np.ndarray, "*draws trials"]
-) -> Float[np.ndarray, "*draws"]:
-    """Area of the union of the rectangles from (0, 0) to each point, points clipped to [0, 1].
-
-    Sweeps from the highest `retained` down; the height is the most recovered by any point so far.
-    NaN if any coordinate is.
-    """
-    x, y = (np.clip(np.asarray(axis, dtype=float), 0, 1) for axis in (retained, recovered))
-    order = np.argsort(-x, axis=-1)
-    x, y = np.take_along_axis(x, order, -1), np.take_along_axis(y, order, -1)
-    widths = -np.diff(x, append=0)  # to the next point, from the last one to the axis
-    return (widths * np.maximum.accumulate(y, axis=-1)).sum(axis=-1)
-
-
 def undominated(points: Float[np.ndarray, "trials axes"]) -> Bool[np.ndarray, " trials"]:
     """Points that no other equals or beats on all axes and beats on one; equal points both stay."""
     at_least = np.all(points[None] >= points[:, None], axis=-1)

@@ -164,10 +164,7 @@ def forest(table: pd.DataFrame, ax: Axes, *, y: str = "claim") -> None:
 
 
 def pareto(table: pd.DataFrame, ax: Axes) -> None:
-    """What every trial recovers against what it retains; each method's frontier is a staircase.
-
-    Below and left of a staircase lies what the method matches or beats; its part in the unit square
-    is `actlib.analysis.frontier.hypervolume`. Faint points are dominated.
+    """What every trial recovers against what it retains; faint points are dominated.
 
     Args:
         table: method, recovered and retained (0 to 1) and on_frontier, a row a trial, and a row for
@@ -180,12 +177,7 @@ def pareto(table: pd.DataFrame, ax: Axes) -> None:
     points = table[~table["method"].isin(model_points)]
     if isinstance(points["method"].dtype, pd.CategoricalDtype):
         points = points.assign(method=points["method"].cat.remove_unused_categories())
-    best = points[points["on_frontier"].astype(bool)].sort_values("retained")
-    for key, trials in best.groupby("method", sort=False):
-        # from the axis on the left, over each corner, down to the axis below
-        x = [min(0, trials["retained"].min()), *trials["retained"], trials["retained"].max()]
-        y = [trials["recovered"].iloc[0], *trials["recovered"], min(0, trials["recovered"].min())]
-        ax.step(x, y, where="pre", color=look_of(key).color, linewidth=0.8)
+    best = points[points["on_frontier"].astype(bool)]
     for part, alpha in ((points, 0.25), (best, 1.0)):
         plot = _begin(part, ax, "method", x="retained", y="recovered")
         plot.add(so.Dot(edgewidth=0, alpha=alpha), legend=False).plot()
