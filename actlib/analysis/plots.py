@@ -186,9 +186,9 @@ def pareto(table: pd.DataFrame, ax: Axes) -> None:
         color, marker, label, _ = look_of(key)
         ax.plot(*model_points[key], color=color, marker=marker, markersize=6, zorder=4)
         ax.annotate(label, model_points[key], (0, rise), **around)
-    low, high = points[axes].min() - 0.06, points[axes].max() + 0.06
-    ax.set(xlim=(min(low["retained"], -0.08), max(high["retained"], 1.08)))
-    ax.set(ylim=(min(low["recovered"], -0.18), max(high["recovered"], 1.14)))
+    low, high = table[axes].min(), table[axes].max()
+    ax.set(xlim=(low["retained"] - 0.08, high["retained"] + 0.08))
+    ax.set(ylim=(low["recovered"] - 0.18, high["recovered"] + 0.14))
     ax.set(xlabel="Retained (0: donor, 1: target)", ylabel="Recovered (0: target, 1: donor)")
     _add_handles(points, ax, "method")
 
