@@ -5,7 +5,6 @@ matrix(table, ax, y="model", x="ability", value="nll", label="Answer NLL (nats p
 
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -116,12 +115,7 @@ def _format(value: float, digits: int) -> str:
 def _heatmap(grid: pd.DataFrame, ax: Axes, label: str, hatch: str = EMPTY, **options: Any) -> None:
     bar = {"label": label, "fraction": 0.05, "pad": 0.02}
     options = {"linewidths": 0.8, "fmt": "", "yticklabels": True, "cbar_kws": bar} | options
-    texts: Any = options.get("annot", "")
-    longest = max(len(text.partition("\n")[0]) for text in np.ravel(texts))
-    room = 0.6 * 72 * _inches(ax) / grid.shape[1]  # of a field, in points
-    size = min(mpl.rcParams["font.size"], room / (0.55 * max(1, longest)))
-    numbers = {"linespacing": 0.95, "size": size}
-    sns.heatmap(grid.astype(float), ax=ax, annot_kws=numbers, **options)
+    sns.heatmap(grid.astype(float), ax=ax, annot_kws={"linespacing": 0.95}, **options)
     slanted = sum(map(len, map(str, grid.columns))) > 8.2 * _inches(ax)  # letters to an inch
     ticks, turn = np.arange(grid.shape[1]) + 0.5, 40 * slanted
     align = "right" if slanted else "center"
