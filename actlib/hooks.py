@@ -259,8 +259,9 @@ def mark_answers(batch: Mapping[str, Tensor]) -> Bool[Tensor, "batch seq"]:
             holds more than 0 and 1.
     """
     if not isinstance(batch, Mapping):
-        kind = type(batch).__name__
-        raise ValueError(f"expected a list of batches, each a mapping; one is a {kind}")
+        raise ValueError(
+            f"expected a list of batches, each a mapping; one is a {type(batch).__name__}"
+        )
     if missing := [key for key in KEYS if key not in batch]:
         raise ValueError(f"a batch lacks {', '.join(missing)}; it needs {', '.join(KEYS)}")
     shapes = [tuple(getattr(batch[key], "shape", ())) for key in KEYS]
