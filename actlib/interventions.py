@@ -36,6 +36,7 @@ from actlib.pairs import require_pair
 from actlib.wording import require_known
 
 ABLATIONS = ("zero", "mean", "resample")
+CACHES = ("past_key_values", "cache_params", "state", "mems")  # what families call them
 
 Take = Callable[[str, Tensor, Tensor], Tensor]
 """What is written for a module's masked channels: (name, output of the source, their indices)."""
@@ -156,7 +157,7 @@ def _replayed(
             return
         forwards.append({})
         arguments = {**dict(zip(parameters, args, strict=False)), **kwargs}
-        if arguments.get("past_key_values") is not None:
+        if any(arguments.get(name) is not None for name in CACHES):
             # the source would write into the target's cache
             raise ValueError(
                 "an intervention needs whole sequences, and the inputs hold a cache; generate with "

@@ -85,7 +85,9 @@ def _locate(function: Callable, arguments: Mapping[str, Any]) -> tuple[Path, dic
     syntax, modules, values = describe(function)
     seeds = [value.seed for value in arguments.values() if hasattr(value, "cache_key")]
     seed = arguments.get("seed", seeds[0] if seeds else "-none")
-    inputs = {name: _plain(value, name) for name, value in [*values.items(), *arguments.items()]}
+    inputs = {name: _plain(value, name) for name, value in arguments.items()}
+    for name, value in values.items():  # a helper may read a variable of an argument's name
+        inputs[f"global {name}" if name in arguments else name] = _plain(value, name)
     if own := _describe_methods("\n".join([*syntax, json.dumps(inputs)])):
         inputs["rankings and choices"] = own  # a key that no argument has
     versions = [f"{name} {version(name)}" for name in ("torch", "transformers")]
@@ -221,7 +223,7 @@ def _label(result: Any, arguments: Mapping[str, Any]) -> pd.DataFrame:
     labels: dict[str, Any] = {}
     for name, value in arguments.items():
         column, label = ("seed", value.seed) if hasattr(value, "cache_key") else (name, value)
-        if isinstance(label, list | tuple):
+        if isinstance(label, list | tuple | range):
             label = "+".join(map(str, label))
         labels[f"{name}_{column}" if column in labels else column] = label
     if shared := [name for name in labels if name in table]:

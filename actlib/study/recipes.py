@@ -13,6 +13,7 @@ import json
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from actlib import finetune, prompts
 from actlib.study import training
@@ -32,8 +33,11 @@ def recipe(preset: Preset, name: str, seed: int) -> str:
 
 def settings_digest(preset: Preset, name: str, seed: int) -> str:
     """Digest of what a model is made of: settings of it and its ancestors, seed and data."""
-    specs = [preset.models[part] for part in [name, *preset.ancestors(name)]]
-    parts = [spec.model_dump(exclude={"device_map"}) for spec in specs]  # where, not what
+    parts: list[Any] = []
+    for part in [name, *preset.ancestors(name)]:
+        spec = preset.models[part]
+        is_loaded = isinstance(spec, LoadedModel)
+        parts.append(content_digest(preset, part, seed) if is_loaded else spec.model_dump())
     seed = 0 if isinstance(preset.models[name], WheelModel) else seed  # one folder for all seeds
     data = data_digest(preset.data)  # their content, wherever they lie
     return digest_text(json.dumps([parts, data, preset.dtype, seed], sort_keys=True))

@@ -186,10 +186,10 @@ class Study:
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """What all models of the preset share."""
+        """The target's, by which every question is put, whatever model answers."""
         group = self._memory.get("group") or self.pair(self.preset.study.seeds[0])
-        options = {"revision": self.preset.revision_of(group.names[-1])}
-        return load_pretrained(AutoTokenizer, self.place(group.names[-1], group.seed), **options)
+        options = {"revision": self.preset.revision_of(self.name_of("target"))}
+        return load_pretrained(AutoTokenizer, self.place("target", group.seed), **options)
 
     @cached_property
     def questions(self) -> Questions:
