@@ -29,7 +29,7 @@ from actlib.scores import ChannelScores, require_differing
 from actlib.wording import list_first
 
 STATED = (RESERVED, "method", "tokens", "items", "data_hash", "silent", "points")
-"""Metadata that a recording writes, and are not the caller's."""
+"""Metadata that a recording writes itself."""
 Calls = defaultdict[str, deque[Activations]]
 """Activations of one batch by module, one entry for each call of it, in order."""
 

@@ -122,8 +122,8 @@ def transfer_(target: nn.Module, donor: nn.Module, mask: ChannelMask, scale: flo
         donor: the model that has the ability.
         mask: channels to move.
         scale: the paper's lambda; 0 leaves the target, 1 gives the donor's channels up to rounding.
-            The default is the value reported of the paper. In the study's own families it brings
-            back next to nothing; their findings are at 1.
+            The default is the value reported of the paper. In the study's family `tiny` it brings
+            back next to nothing; the findings are at 1.
 
     Raises:
         ValueError: the models do not fit or are one, parameters of one are offloaded (see
