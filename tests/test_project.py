@@ -79,27 +79,42 @@ def test_every_file_names_the_same_version():
     assert f"## {PROJECT['version']}" in _text("CHANGELOG.md")
 
 
+EQUAL = "random_equal_difference"
+
+
 def _interval(row):
     return "{:.2f} [{:.2f}, {:.2f}]".format(*row.astype(float).round(2))
 
 
 def test_sentences_on_smol_quote_its_tables():
     page, readme = (_text(name).replace("−", "-") for name in ("docs/findings.md", "README.md"))
-    prose = page[page.index("## Five training seeds") : page.index("## Few questions")]
-    table = pd.read_csv(ROOT / "figures/smol/fig08_attribution.csv")
-    table = table.assign(percent=table["top_percent"].round()).set_index(["method", "percent"])
-    for each in [
-        *((method, 5) for method in ("act_no_head", "act_global", "act_module")),
-        *(("interpolation", 50), ("attribution_per_parameter", 20)),
-    ]:
-        assert _interval(table.loc[[each], ["recovery", "low", "high"]].iloc[0]) in prose, each
+    prose = page[page.index("training seeds of a real model") : page.index("## Few questions")]
+    prose, readme = (" ".join(text.split()) for text in (prose, readme))
     table = pd.read_csv(ROOT / "figures/smol/tab08_budget.csv").set_index("method")
-    table = table.loc[table["panel"].str.startswith("Recovered"), ["mean", "low", "high"]]
-    endings = ("", "_by_size", "_per_parameter", "_per_parameter_retention")
-    for method in ("interpolation", *(f"attribution{each}" for each in endings)):
-        assert _interval(table.loc[method]) in prose, method
+    share = table.loc[table["panel"].str.startswith("Recovered"), ["mean", "low", "high"]]
+    for ending in ("", "_absolute", "_by_size", "_per_parameter", "_per_parameter_retention"):
+        assert _interval(share.loc[f"attribution{ending}"]) in prose, ending
     for method in ("interpolation", "attribution_per_parameter"):
-        assert _interval(table.loc[method]) in readme, method
+        assert _interval(share.loc[method]) in readme, method
+    keeps = table.loc[table["panel"].str.startswith("Exact"), "mean"]
+    told = f"{keeps['attribution_per_parameter']:.2f} of the retained questions are answered"
+    assert told in prose and told in readme
+    table = pd.read_csv(ROOT / "figures/smol/tab02_interventions.csv")
+    table = table[(table["how"] == "patch") & (table["ranking"] == "module")].set_index("method")
+    act, other = (f"{table.loc[each, 'recovery']:.2f}" for each in ("act_module", EQUAL))
+    assert f"bring back {act} of the NLL" in prose and f"bring back {act} of the NLL" in readme
+    assert f"summed difference {other}" in prose and f"same difference {other}" in readme
+    table = pd.read_csv(ROOT / "figures/smol/tab05_above.csv").set_index(["measure", "method"])
+    table = table.loc[[("recovered share", "act_module")]].set_index("top_percent")
+    assert _interval(table.loc[50, ["above", "low", "high"]]) in prose
+    table = pd.read_csv(ROOT / "figures/smol/tab08_budget_ahead.csv").set_index("method")
+    for method in ("attribution_per_parameter", "attribution_per_parameter_retention"):
+        assert _interval(table.loc[method, ["difference", "low", "high"]]) in prose, method
+    seeds = pd.read_csv(ROOT / "figures/smol/tab00_conditions.csv")
+    assert (seeds["conditions_met"] == 4).all() and "meets all four entry conditions" in prose
+    count = ["three", "four", "five", "six", "seven", "eight"][len(seeds) - 3]
+    assert f"{count} of eight planned seeds" in prose.lower()
+    assert f"{count} of eight planned seeds" in readme
 
 
 def test_the_verdicts_of_the_readme_are_those_of_the_kept_table():

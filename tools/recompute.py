@@ -1,4 +1,4 @@
-"""Compute the nine primary contrasts again, from the kept rows, and compare.
+"""Compute the primary contrasts again, from the kept rows, and compare.
 
 python tools/recompute.py [PRESET]    # tiny, or another preset with kept rows and tables
 
@@ -29,21 +29,30 @@ class Rows(NamedTuple):
     folder: Path
     family: dict[str, Any]
 
-    def mean(self, function: str, value: str, *by: str, **where: Any) -> pd.Series:
-        """Mean of a column by seed and `by`, over the items, draws and all else of wanted rows."""
+    def select(self, function: str, value: str, *by: str, **where: Any) -> pd.DataFrame:
+        """The wanted rows of a cached function that have the columns asked for."""
         files, columns = (self.folder / function).glob("seed*-*.parquet"), {value, *by, *where}
         rows = pd.concat([t for t in map(pd.read_parquet, files) if columns <= {*t}])
         for column, values in where.items():
             rows = rows[rows[column].isin(np.atleast_1d(values))]
         if rows.empty:
             sys.exit(f"error: {self.folder / function} lacks rows of {where}")
-        return rows.groupby(["seed", *by])[value].mean()
+        return rows
+
+    def mean(self, function: str, value: str, *by: str, **where: Any) -> pd.Series:
+        """Mean of a column by seed and `by`, over the items, draws and all else of wanted rows."""
+        return self.select(function, value, *by, **where).groupby(["seed", *by])[value].mean()
 
     def share(self, value: str, function: str, *by: str, **where: Any) -> pd.Series:
         """Recovered share of the gap on the lost abilities: 0 is the target, 1 the donor."""
         lost = {"ability": self.family["lost"]}
-        ends = self.mean("reference_items", value, "method", **lost).unstack()
-        above = self.mean(function, value, *by, **lost, **where).sub(ends["target"], level="seed")
+        rows = self.select(function, value, *by, **lost, **where)
+        ends = self.select("reference_items", value, "method", **lost)
+        # on as many items: notebook 02 may ask fewer of them than 03
+        asked = ends.groupby("_setting")["item"].transform("nunique")
+        ends = ends[asked == rows["item"].nunique()].groupby(["seed", "method"])[value].mean()
+        ends = ends.unstack()
+        above = rows.groupby(["seed", *by])[value].mean().sub(ends["target"], level="seed")
         return above.div(ends["donor"] - ends["target"], level="seed")
 
 
@@ -111,11 +120,13 @@ def recompute(preset: str = "tiny", items: Path = ROOT / "data/items") -> pd.Dat
     family = yaml.safe_load((ROOT / f"configs/{preset}.yaml").read_text("utf-8"))
     figures, results = ROOT / "figures" / preset, dict[str, Any]()
     by_seed = pd.concat(map(pd.read_csv, sorted(figures.glob("tab*_contrast.csv"))))
-    by_seed = by_seed.set_index(["claim", "seed"])
+    by_seed = by_seed.dropna(subset="difference").set_index(["claim", "seed"])
     summary = pd.read_csv(figures / "tab07_claims.csv", index_col="claim").loc[:, "estimate":"high"]
-    parts = compare_answers, compare_concentration, compare_masks, compare_shares
+    summary = summary[summary["estimate"].notna()]  # of the claims that this family can test
+    parts = [compare_answers, compare_masks, compare_shares]
+    parts += [compare_concentration] if "concentrated" in summary.index else []
     pairs = {claim: arms for part in parts for claim, *arms in part(Rows(items / preset, family))}
-    for claim in summary.index.union([*pairs], sort=False):
+    for claim in summary.index.union(by_seed.index.unique("claim"), sort=False):
         again: pd.DataFrame = pd.concat(
             pairs[claim], axis=1, keys=["treatment", "control"]
         ).dropna()

@@ -50,12 +50,29 @@ def describe(row: pd.Series) -> str:
     return f"**{row['verdict']}**: {numbers}, {row['seeds']:.0f} seeds"
 
 
+def list_seeds(rules: Claims, contrasts: pd.DataFrame, table: pd.DataFrame) -> Lines:
+    """Every claim that a family measured: its difference, margin, verdict and each seed."""
+    yield "claim (notebook)", "margin", "verdict", "of each seed"
+    for key, claim in rules.claims.items():
+        values = contrasts[contrasts["claim"] == key].sort_values("seed")["difference"].dropna()
+        if len(values):
+            margin = "–" if claim.test == "none" else f"{claim.margin:g}"
+            verdict = describe(table.loc[key]).rpartition(",")[0]
+            numbers = ", ".join(f"{value:.2f}" for value in values)
+            yield f"{claim.title} ({claim.notebook:02d})", margin, verdict, numbers
+
+
 def read_items(family: str) -> pd.DataFrame:
     """Rows of single questions out of notebook 03, with `method` and `top_percent` as it draws."""
     items = ROOT / "data/items" / family
     kinds = ("reference", "transfer", "entry", "budget")
     paths = [path for kind in kinds for path in sorted(items.glob(f"{kind}_items/*.parquet"))]
     rows = pd.concat(map(pd.read_parquet, paths), ignore_index=True)
+    # Notebook 02 asks some of 03's questions of the untouched models too.
+    asked = rows.groupby("_setting")["item"].transform("size")
+    untouched = rows["method"].isin(["donor", "target"])
+    most = asked.groupby([rows["seed"], rows["method"]]).transform("max")
+    rows = rows[~untouched | (asked == most)].reset_index(drop=True)
     names = {"count": "task_vector", "distance": "task_vector_equal"}
     rows["method"] = rows["method"].fillna(rows["matched"].map(names))
     rows.loc[rows["retention"].eq(True), "method"] = "attribution_per_parameter_retention"
@@ -168,9 +185,13 @@ def format_table(lines: Lines) -> str:
 def main(check: bool) -> int:
     """Rewrite the blocks, or only compare them."""
     rules = load_claims()
-    contrasts = read_contrasts(ROOT / "figures/tiny", rules)
-    tests = {key: apply_rule(rules, key, contrasts) for key in rules.claims}
-    blocks = {"findings": list_verdicts(rules, give_verdicts(rules, tests).set_index("claim"))}
+    decided = {}
+    for name in ("tiny", "smol"):
+        contrasts = read_contrasts(ROOT / "figures" / name, rules)
+        tests = {key: apply_rule(rules, key, contrasts) for key in rules.claims}
+        decided[name] = contrasts, give_verdicts(rules, tests).set_index("claim")
+    blocks = {"findings": list_verdicts(rules, decided["tiny"][1])}
+    blocks |= {"verdicts of smol": list_seeds(rules, *decided["smol"])}
     rows = read_items("smol")
     answered = {"lost": ("exact", "lost"), "retained": ("exact", "retained")}
     blocks |= {"readings": list_readings("smol", rows)}
