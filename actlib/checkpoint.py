@@ -38,7 +38,12 @@ from actlib.stored import (
     stored_tensors,
 )
 from actlib.transfer import Change, Selection, as_matrix, interpolation, selections
-from actlib.vocabulary import vocabulary_rows
+from actlib.vocabulary import (
+    differing_tokens,
+    shared_rows,
+    vocabulary_parameters,
+    vocabulary_rows,
+)
 from actlib.wording import list_first
 
 _THREADS = 4
@@ -69,6 +74,7 @@ class Checkpoint(Mapping[str, Tensor]):
         self.model = empty_model(self.folder, local_files_only=True)
         parameters, self._converted = stored_parameters(stored, self.model)
         _untie(self.model, parameters, self.folder)
+        self._fitted = dict[str, tuple[Checkpoint, list[int]]]()
         self._copies = {  # the coarsest first, whose values all can hold
             names[0]: sorted(copies, key=lambda each: each.dtype)
             for names in _aliases(self.model)
@@ -77,7 +83,15 @@ class Checkpoint(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         """A parameter: mapped from its file, or put together of several tensors."""
-        return self._copies[name][0].open(self.folder)
+        tensor = self._copies[name][0].open(self.folder)
+        if name not in self._fitted:
+            return tensor
+        target, apart = self._fitted[name]
+        return shared_rows(tensor, target[name], apart)
+
+    def fit_vocabulary_(self, target: "Checkpoint", apart: list[int]) -> None:
+        """Take these rows of embedding and head from a target, so that they do not move in it."""
+        self._fitted = {name: (target, apart) for name, _ in vocabulary_parameters(self.model)}
 
     def __iter__(self) -> Iterator[str]:
         """Names of the parameters that are stored."""
@@ -182,6 +196,9 @@ def open_donor(
     selected = selections(target.model, mask)
     target.require(selected, "target")
     donor.require(selected, "donor")
+    known = [each for each in tokenizers if each is not None]
+    if len(known) == 2:
+        donor.fit_vocabulary_(target, differing_tokens(*known))
     return donor, selected
 
 

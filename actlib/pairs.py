@@ -59,8 +59,9 @@ def check_pair(
     of: the rotary base, special tokens, tokens that one tokenizer adds.
 
     Where one tokenizer only adds tokens after those of the other, the models may differ in the rows
-    of embedding and head. Folders are then compared and moved in the rows that both have; models in
-    memory are brought to one size by `fit_vocabulary_` first.
+    of embedding and head. Folders are then compared in the rows that both have, and moved in those
+    of tokens that both have; models in memory are brought to that by `fit_vocabulary_` first, of
+    whatever sizes they are: what moves them knows no tokenizers.
 
     Models with weights that are no plain float tensors do not fit: quantized, wrapped by peft.
     """

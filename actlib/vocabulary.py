@@ -4,7 +4,7 @@ mismatches, doubts = compare_tokenizers(donor_tokenizer, target_tokenizer)
 fit_vocabulary_(donor, target, donor_tokenizer, target_tokenizer)
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
     from transformers import PreTrainedTokenizerBase as Tokenizer
 
+_STAY = "do not move (in memory after fit_vocabulary_ alone)"
+
 
 @torch.no_grad()
 def fit_vocabulary_(
@@ -29,8 +31,9 @@ def fit_vocabulary_(
     """Give the donor's embedding and head as many rows as the target's have, in place.
 
     For models in memory of which one tokenizer adds tokens. Rows that only the donor has are
-    dropped. Rows that only the target has are copied from it, so that nothing of them moves. Where
-    the sizes are the same, nothing changes.
+    dropped. Rows that only the target has, and those of `differing_tokens`, are copied from it, so
+    that nothing of them moves (up to rounding, where the donor's dtype is coarser). Offloaded
+    models, which cannot move in memory, stay as they are where the sizes are the same.
 
     Raises:
         ValueError: tokens have other ids in the two tokenizers, so that rows do not correspond, or
@@ -40,10 +43,12 @@ def fit_vocabulary_(
     if mismatches:
         raise ValueError(f"rows of the vocabularies do not correspond: {list_first(mismatches)}")
     before, rows = vocabulary_rows(donor), vocabulary_rows(target)
-    if before is None or rows is None or before == rows:
+    if before is None or rows is None:
         return
     target_parameters = dict(vocabulary_parameters(target))
     if any(p.is_meta for model in (donor, target) for _, p in vocabulary_parameters(model)):
+        if before == rows:
+            return
         raise ValueError(
             f"the vocabulary's rows ({before} against {rows}) are offloaded and cannot be fitted; "
             "load embedding and head into memory"
@@ -52,23 +57,38 @@ def fit_vocabulary_(
     if weights[0] is not weights[1]:  # whatever its configuration says
         vars(donor)["tie_weights"] = lambda *_, **__: None
     try:
-        donor.resize_token_embeddings(rows, mean_resizing=False)
+        if before != rows:
+            donor.resize_token_embeddings(rows, mean_resizing=False)
     finally:
         vars(donor).pop("tie_weights", None)
+    apart = {*differing_tokens(donor_tokenizer, target_tokenizer), *range(before, rows)}
+    own = [row for row in apart if row < rows]
     for name, parameter in vocabulary_parameters(donor):
-        parameter[before:] = target_parameters[name][before:].to(parameter)
+        parameter[own] = target_parameters[name][own].to(parameter)
 
 
 def shared_rows(
-    donor: Shaped[Tensor, "rows_of_donor *rest"], target: Shaped[Tensor, "rows *rest"]
+    donor: Shaped[Tensor, "rows_of_donor *rest"],
+    target: Shaped[Tensor, "rows *rest"],
+    apart: Sequence[int] = (),
 ) -> Shaped[Tensor, "rows *rest"]:
     """The donor's tensor with the target's number of rows, as `fit_vocabulary_` gives it.
 
-    A view where the donor has at least as many rows; rows that it lacks are the target's own.
+    A view where the donor has at least as many rows and none is `apart`; those rows, and the ones
+    that it lacks, are the target's own.
     """
-    if len(donor) >= len(target):
+    own = [row for row in apart if row < min(len(donor), len(target))]
+    if len(donor) >= len(target) and not own:
         return donor[: len(target)]
-    return torch.cat([donor, target[len(donor) :].to(donor)])
+    wide = torch.promote_types(donor.dtype, target.dtype)  # rounded, the target's would move
+    rows = torch.cat([donor[: len(target)].to(wide), target[len(donor) :].to(donor.device, wide)])
+    rows[own] = target[own].to(rows)
+    return rows
+
+
+def differing_tokens(donor: "Tokenizer", target: "Tokenizer") -> list[int]:
+    """Ids that are of another token in each of two tokenizers, or of a token in one alone."""
+    return sorted({index for _, index in donor.get_vocab().items() ^ target.get_vocab().items()})
 
 
 def compare_tokenizers(donor: "Tokenizer", target: "Tokenizer") -> tuple[list[str], list[str]]:
@@ -76,7 +96,8 @@ def compare_tokenizers(donor: "Tokenizer", target: "Tokenizer") -> tuple[list[st
 
     A token that both have must have one id, and an id that both have must be of one token, but for
     tokens that were added to a trained vocabulary: a reserved one may be renamed for a template.
-    Tokens that only one of them has, and other special tokens, do no harm.
+    Tokens that only one of them has, and other special tokens, do no harm: rows of
+    `differing_tokens` stay as they are.
     """
     donor_ids, target_ids = donor.get_vocab(), target.get_vocab()
     names = [{index: token for token, index in ids.items()} for ids in (donor_ids, target_ids)]
@@ -94,13 +115,15 @@ def compare_tokenizers(donor: "Tokenizer", target: "Tokenizer") -> tuple[list[st
     doubts = []
     if renamed:
         example = " against ".join(each[renamed[0]] for each in names)
-        doubts.append(f"{len(renamed)} added tokens have other names, such as {example}")
+        doubts.append(
+            f"{len(renamed)} added tokens have other names, such as {example}, and {_STAY}"
+        )
     alone = sorted({*names[0]} ^ {*names[1]})
     if alone:
         example = {**names[0], **names[1]}[alone[0]]
         doubts.append(
             f"tokenizer vocabulary of {len(donor_ids)} against {len(target_ids)} tokens, of which "
-            f"those of one alone do not move, such as {example}"
+            f"those of one alone, such as {example}, {_STAY}"
         )
     donor_special, target_special = donor.special_tokens_map, target.special_tokens_map
     doubts += [  # but for padding, which reaches no score

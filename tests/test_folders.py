@@ -1,6 +1,7 @@
 """Folders as people bring them: the right values, or one true sentence whose remedy works."""
 
 import copy
+import itertools
 import json
 import shutil
 from contextlib import nullcontext
@@ -301,9 +302,9 @@ def test_a_model_that_takes_images_is_read_and_moved_whole(tmp_path):
 # Tokenizers and vocabularies of other sizes
 
 
-def write_side(folder, seed, rows, tokens):
+def write_side(folder, seed, rows, tokens, dtype=torch.float32):
     """A model with so many rows of its vocabulary, and a tokenizer of so many tokens."""
-    model = copy.deepcopy(tiny_model("llama", seed))
+    model = copy.deepcopy(tiny_model("llama", seed)).to(dtype)
     model.resize_token_embeddings(rows, mean_resizing=False)
     model.save_pretrained(folder)
     words = {f"t{number}": number for number in range(tokens)}
@@ -317,24 +318,29 @@ def write_side(folder, seed, rows, tokens):
         ((62, 62), (61, 61), "62 against 61 tokens, of which .* such as t61"),
         ((61, 61), (62, 62), "61 against 62 tokens, of which .* such as t61"),
         ((64, 61), (61, 61), None),  # padded to 64, rows of no token
+        ((64, 62), (64, 61), "62 against 61 tokens, of which those .* such as t61"),
+        ((64, 61), (64, 62), "61 against 62 tokens, of which those .* such as t61"),
     ],
 )
-def test_the_rows_that_both_have_move_and_a_warning_says_what_differs(
-    tmp_path, donor, target, words
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])  # which rounds the target's
+def test_the_rows_of_tokens_that_both_have_move_and_a_warning_says_what_differs(
+    tmp_path, donor, target, words, dtype
 ):
-    write_side(tmp_path / "donor", 1, *donor)
+    write_side(tmp_path / "donor", 1, *donor, dtype)
     write_side(tmp_path / "target", 0, *target)
-    own, before = (load(tmp_path / role).lm_head.weight for role in BOTH)
-    mask = random_mask(load(tmp_path / "target"))
+    own, before = (load(tmp_path / role).state_dict() for role in BOTH)
+    mask = random_mask(load(tmp_path / "target"), share=1.1)
     for number, use in enumerate(list(uses(tmp_path, mask))[:3]):
         with pytest.warns(UserWarning, match=words) if words else nullcontext():
             use()
         (tmp_path / "out").rename(tmp_path / f"out{number}")
-    moved, shared = load(tmp_path / "out0").lm_head.weight, min(len(own), len(before))
-    chosen = mask.channels["lm_head"][:shared, None]
-    steps = before[:shared] + 0.4 * (own[:shared] - before[:shared])
-    assert torch.equal(moved[:shared], steps.where(chosen, before[:shared]))
-    assert torch.equal(moved[shared:], before[shared:])
+    apply_patch(tmp_path / "target", tmp_path / "out2", tmp_path / "out3")
+    for number, name in itertools.product((0, 1, 3), (EMBEDDING, HEAD)):  # by all that moves
+        moved, ours, theirs = (
+            each[name] for each in (load(tmp_path / f"out{number}").state_dict(), before, own)
+        )
+        assert torch.equal(moved[:61], ours[:61] + 0.4 * (theirs[:61] - ours[:61]))
+        assert torch.equal(moved[61:62], ours[61:62])
     assert pair_report(tmp_path / "donor", tmp_path / "target").attrs["fits"]
 
 

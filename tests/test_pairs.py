@@ -141,9 +141,13 @@ def test_tokenizers_that_differ_in_a_little_are_warned_of(family, other, warning
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])  # with a head of its own, and tied
-@pytest.mark.parametrize("rows", [59, 63])
-def test_a_donor_is_fitted_to_the_rows_that_both_have(family, architecture, rows):
-    donor, target, words = family(architecture, 1), family(architecture, 0), tokenizer("ab")
+@pytest.mark.parametrize("rows", [59, 61, 63])
+def test_a_donor_is_fitted_to_the_rows_of_tokens_that_both_have(family, architecture, rows):
+    donor, target, words = (
+        family(architecture, 1),
+        family(architecture, 0),
+        tokenizer("ax", added=[1]),
+    )
     donor.resize_token_embeddings(rows)
     donor.config.tie_word_embeddings = target.config.tie_word_embeddings = True  # though one is not
     assert check_pair(donor, target, words, tokenizer("abc")) == []
@@ -153,8 +157,9 @@ def test_a_donor_is_fitted_to_the_rows_that_both_have(family, architecture, rows
     assert donor.config.vocab_size == 61
     for end in ("get_input_embeddings", "get_output_embeddings"):
         fitted, own, old = (getattr(model, end)().weight for model in (donor, target, before))
-        assert torch.equal(fitted[:shared], old[:shared])
-        assert torch.equal(fitted[shared:], own[shared:])
+        expected = torch.cat([old[:shared], own[shared:]])
+        expected[1:3] = own[1:3]  # one that has another name, and one of the target alone
+        assert torch.equal(fitted, expected)
 
 
 def test_a_donor_of_other_tokens_is_not_fitted(family):

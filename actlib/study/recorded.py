@@ -23,7 +23,6 @@ from actlib.study.locking import locked
 from actlib.study.provenance import write_provenance
 from actlib.study.recipes import training_code
 from actlib.study.sources import digest_modules, digest_text
-from actlib.vocabulary import fit_vocabulary_
 
 if TYPE_CHECKING:
     from actlib.study.session import Study
@@ -116,7 +115,6 @@ def _record(
         for name, source in zip(pair.names, sources, strict=True)
     ]
     require_pair(donor, target, *tokenizers)
-    fit_vocabulary_(donor, target, *tokenizers)
     for (ability, part), path in tqdm(files.items(), desc=f"recording {kind}, {folder.name}"):
         chunk = batches_of_part(study, ability, part)
         origin = {"ability": ability}
