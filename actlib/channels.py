@@ -110,14 +110,11 @@ def tied_modules(model: nn.Module) -> list[tuple[str, ...]]:
 
 
 def uncovered_parameters(model: nn.Module) -> list[str]:
-    """Names of trainable parameters that belong to no channel, such as a vision tower's queries."""
+    """Names of parameters and stored buffers of no channel, such as the biases of a router."""
     modules = channel_modules(model).values()
     covered = {id(parameter) for each in modules for parameter, _ in each.parameters().values()}
-    return [
-        name
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad and id(parameter) not in covered
-    ]
+    stored = model.state_dict(keep_vars=True)  # of a tensor with several names, all of them
+    return [name for name, tensor in stored.items() if id(tensor) not in covered]
 
 
 def end_of(model: nn.Module, end: str) -> nn.Module | None:

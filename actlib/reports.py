@@ -49,8 +49,8 @@ def pair_report(
     finite. The weights are read only where nothing else is a mismatch.
 
     Warned of are other settings (such as rotary bases), special tokens, chat templates and dtypes,
-    tokens that one tokenizer adds, parameters of no channel, identical models, and models farther
-    apart than `FAR`.
+    tokens that one tokenizer adds, parameters and stored buffers of no channel, identical models,
+    and models farther apart than `FAR`.
 
     Args:
         donor: model in memory, folder with safetensors weights, or Hub id.
@@ -77,7 +77,7 @@ def pair_report(
     warnings = compare_settings(*models)[1] + _tokenizer_doubts(*tokenizers)
     fixed = list(dict.fromkeys(name for model in models for name in uncovered_parameters(model)))
     if fixed:
-        warnings.append(f"{len(fixed)} parameters of no channel never move, such as {fixed[0]}")
+        warnings.append(f"{len(fixed)} tensors of no channel never move, such as {fixed[0]}")
     names = [name for name, _ in models[1].named_parameters() if name not in fixed]
     for role, side in zip(SIDES, parameters, strict=True):
         try:
@@ -197,7 +197,7 @@ def _change_doubts(table: pd.DataFrame) -> list[str]:
     overall = table.attrs["relative_change"]
     donor, target = (set(table[f"{side}_dtype"]) for side in SIDES)
     if overall == 0:
-        return ["the models are identical: there is nothing to transfer"]
+        return ["all that moves is identical: there is nothing to transfer"]
     doubts = []
     if donor != target:
         dtypes = " against ".join(", ".join(sorted(side)) for side in (donor, target))

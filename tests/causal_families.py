@@ -149,7 +149,7 @@ def outcome(family):
     if packed:
         notes.append("experts packed in one tensor, which no intervention writes")
     if apart := uncovered_parameters(target):
-        notes.append(f"{len(apart)} parameters of no channel, such as `{apart[0]}`")
+        notes.append(f"{len(apart)} tensors of no channel, such as `{apart[0]}`")
     with warnings.catch_warnings(action="ignore"):
         try_moving(donor, target, ChannelMask(draw))
         draw |= {name: torch.zeros_like(draw[name]) for name in packed + routers}

@@ -50,6 +50,17 @@ def test_what_differs_is_warned_of(family, pair):
         assert f"warning: {warning}" in describe_report(found)
 
 
+def test_what_belongs_to_no_channel_is_warned_of_whether_or_not_it_is_trained(family):
+    models = family(), family()
+    for value, model in enumerate(models):
+        model.model.register_buffer("shift", torch.full((3,), float(value)))
+        model.model.register_buffer("computed", torch.zeros(3), persistent=False)
+        model.model.fixed = torch.nn.Parameter(torch.full((2,), float(value)), requires_grad=False)
+    apart, identical = report(*models).attrs["warnings"]
+    assert "2 tensors of no channel never move, such as model.fixed" in apart
+    assert identical == "all that moves is identical: there is nothing to transfer"
+
+
 def test_tokenizers_are_compared(family):
     (mismatch,) = report(family(), family(), tokenizer("ba")).attrs["mismatches"]
     assert "2 tokens under other ids" in mismatch
