@@ -12,6 +12,10 @@ from pathlib import Path
 from actlib.files import unique_entries
 from actlib.numerals import parse_number
 
+KINDS = (".tsv", ".jsonl")
+"""Endings of files of questions, in capitals too."""
+SPLIT_NAMES = {"train": "train", "validation": "validation", "dev": "validation", "test": "test"}
+"""What folders and files are called, and the split that is meant."""
 Rows = dict[str, dict]
 """Rows in their order; the key says in messages where each is, such as `q.jsonl, line 3`."""
 
@@ -26,13 +30,17 @@ def read_sources(path: str | Path) -> Iterator[tuple[str, Rows]]:
     if _is_hub_name(path):
         yield from _hub_sources(str(path))
         return
-    folders = [path / name for name in ("", "train", "validation", "test")]
-    files = [f for kind in ("*.tsv", "*.jsonl") for p in folders for f in sorted(p.glob(kind))]
-    files = [path] if path.is_file() else files
+    folders = {"": None, **SPLIT_NAMES}
+    inside = [
+        (file, split) for n, split in folders.items() for file in sorted((path / n).glob("*"))
+    ]
+    files = [each for kind in KINDS for each in inside if each[0].suffix.lower() == kind]
+    files = [(path, None)] if path.is_file() else files
     if not files:
         raise ValueError(f"Found no .tsv or .jsonl file at {path}; name one, or its folder.")
-    for file in files:
-        yield file.name, _mgsm_lines(file) if file.suffix == ".tsv" else json_lines(file)
+    for file, split in files:
+        rows = _mgsm_lines(file) if file.suffix.lower() == ".tsv" else json_lines(file)
+        yield file.name, {n: {"split": split} | row if split else row for n, row in rows.items()}
 
 
 def json_lines(path: Path) -> Rows:
@@ -85,7 +93,7 @@ def _mgsm_lines(path: Path) -> Rows:
                 "tables as JSON lines."
             )
         value = parse_number(answer, "en")
-        row: dict = {"question": question, "answer": answer, "split": "test"}
+        row: dict = {"question": question, "answer": answer}
         rows[where] = row | {"language": language, "value": answer if value is None else value}
     return rows
 
@@ -93,7 +101,7 @@ def _mgsm_lines(path: Path) -> Rows:
 def _is_hub_name(path: Path) -> bool:
     """Whether `owner/name` names nothing here, not even a folder in which a file is missing."""
     endings = (".jsonl", ".tsv", ".json", ".csv", ".txt")
-    if path.exists() or path.parent.is_dir() or path.suffix in endings:
+    if path.exists() or path.parent.is_dir() or path.suffix.lower() in endings:
         return False
     return re.fullmatch(r"[\w-][\w.-]*/[\w.-]+(:[\w.-]+)?", str(path)) is not None
 

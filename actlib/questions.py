@@ -18,11 +18,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from actlib.numerals import format_number, parse_number
-from actlib.question_files import Rows, read_sources
+from actlib.question_files import SPLIT_NAMES, Rows, read_sources
 from actlib.wording import require_known
 
 SPLITS = ("train", "validation", "test")
-_SPLIT_NAMES = {**dict(zip(SPLITS, SPLITS, strict=True)), "dev": "validation"}
 _IMPLIED = {
     "mgsm": ("und", "maths", "word_problem"),
     "gsm8k": ("en", "maths", "word_problem"),
@@ -50,10 +49,11 @@ def load_questions(path: str | Path) -> list[dict]:
     Rows need `question` and `answer`; the other columns are optional. An `ability` such as
     `de-maths` gives language and domain where the row does not name them; language and domain give
     the ability. Without a split, a row gets one by a hash of its normalized question, so the same
-    question lands on the same side however it is written. MGSM is all test; GSM8K and EXAMS keep
-    the split in the file's name. EXAMS questions that were canceled are left out. The number after
-    `####`, and a `value` in digits, are read as the row's language writes numbers; MGSM's numbers
-    are in English notation in every language.
+    question lands on the same side however it is written. A folder that is called by a split gives
+    it to the rows of its files (`dev` is validation); elsewhere MGSM is all test, and GSM8K and
+    EXAMS keep the split in the file's name. EXAMS questions that were canceled are left out. The
+    number after `####`, and a `value` in digits, are read as the row's language writes numbers;
+    MGSM's numbers are in English notation in every language.
 
     Args:
         path: a file; a folder whose `.tsv` and `.jsonl` files are read in the order of their names,
@@ -157,7 +157,7 @@ def _complete_rows(file: str, rows: Rows) -> Iterator[dict]:
     """Rows of one file or split in the common columns; its first row shows the format."""
     first = next(iter(rows.values()), {})
     format = "own"
-    if file.endswith(".tsv"):
+    if file.lower().endswith(".tsv"):
         format = "mgsm"
     elif "choices" in first or isinstance(first.get("question"), dict):
         format = "exams"
@@ -174,7 +174,8 @@ def _complete_rows(file: str, rows: Rows) -> Iterator[dict]:
             "file have."
         )
     name = Path(file).stem
-    split = _SPLIT_NAMES.get(name.rpartition("_")[2]) if format in ("gsm8k", "exams") else None
+    named = "test" if format == "mgsm" else name.rpartition("_")[2]
+    split = SPLIT_NAMES.get(named) if format != "own" else None
     for number, (where, row) in enumerate(rows.items(), start=1):
         row = {"split": split} | row
         if format == "gsm8k":  # the worked answer without its calculator notes

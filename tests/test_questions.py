@@ -76,6 +76,18 @@ def test_what_is_read(tmp_path, name, content, expected):
     assert expected.items() <= item.items()
 
 
+def test_a_folder_gives_its_files_their_split_and_endings_in_capitals_count(tmp_path):
+    folders = ("train", "dev", "validation", "test")
+    for name in folders:
+        (tmp_path / name).mkdir()
+        _write(tmp_path / name / "A.JSONL", [PLAIN, PLAIN | {"split": "train"}])
+    splits = column(load_questions(tmp_path), "split")
+    assert splits[1::2] == ["train"] * 4  # what a row names itself
+    assert sorted(splits[::2]) == ["test", "train", "validation", "validation"]
+    (tmp_path / "mgsm_de.TSV").write_text("Wie viel?\t7\n")
+    assert load_questions(tmp_path / "mgsm_de.TSV")[0]["language"] == "de"
+
+
 def test_own_rows_need_only_question_and_answer(tmp_path):
     rows = [{"question": f"Q{n}?", "answer": "yes", "value": 0} for n in range(300)]
     items = load_questions(_write(tmp_path / "mine.jsonl", rows))

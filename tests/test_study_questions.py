@@ -36,11 +36,12 @@ def test_a_question_stays_one_however_it_is_stored(text):
     assert purposes[0] == purposes[1] and len(purposes[0]) == 1
 
 
+@pytest.mark.parametrize("ending", ["tsv", "JSONL"])
 @pytest.mark.parametrize("file", ["", "a.tsv"])
-def test_what_is_moved_between_splits_or_renamed_changes_the_digest(tmp_path, file):
+def test_what_is_moved_between_splits_or_renamed_changes_the_digest(tmp_path, file, ending):
     digests = []
-    for name in ("one/train/a.tsv", "two/train/a.tsv", "three/test/a.tsv", "four/train/b.tsv"):
-        folder, _, rest = name.partition("/")
+    for name in ("one/train/a", "two/train/a", "three/test/a", "four/train/b"):
+        folder, name = name.partition("/")[0], f"{name}.{ending}"
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_text("a\t1\n")
         digests.append(data_digest(Data(path=str(tmp_path / (name if file else folder)))))

@@ -15,6 +15,7 @@ from typing import Any, cast
 from transformers import PreTrainedTokenizerBase
 
 from actlib.prompts import Encoded, batches
+from actlib.question_files import KINDS
 from actlib.questions import SPLITS, abilities_of, load_questions, normalize_text
 from actlib.study.presets import ROOT, Data, Preset
 from actlib.wording import require_known
@@ -37,7 +38,7 @@ def data_digest(data: Data) -> str:
     Of the shipped ones, to which kept rows refer, the contents alone.
     """
     source = data_folder(data)
-    inside = sorted([*source.rglob("*.jsonl"), *source.rglob("*.tsv")])
+    inside = sorted(path for path in source.rglob("*") if path.suffix.lower() in KINDS)
     root, files = (source.parent, [source]) if source.is_file() else (source, inside)
     named = [("" if data.path is None else f"{p.relative_to(root)}\0", p) for p in files]
     parts = [hashlib.sha256(name.encode() + path.read_bytes()).digest() for name, path in named]
