@@ -36,6 +36,7 @@ _CODES = dict(
     "spanish:es turkish:tr vietnamese:vi".split()
 ) | {"north macedonian": "mk"}
 """Codes of the languages that EXAMS names in English."""
+_FINAL = re.compile(r"^#### ", re.MULTILINE)
 _ONE_FORM = {
     **dict.fromkeys(map(ord, "\u00ad\u200b\u2060\ufeff\u200e\u200f\u061c")),  # not seen
     **{0xFF01 + n: 0x21 + n for n in range(94)},  # full width
@@ -161,7 +162,7 @@ def _complete_rows(file: str, rows: Rows) -> Iterator[dict]:
         format = "mgsm"
     elif "choices" in first or isinstance(first.get("question"), dict):
         format = "exams"
-    elif re.search(r"^#### ", str(first.get("answer", "")), re.MULTILINE):
+    elif _FINAL.search(str(first.get("answer", ""))):
         format = "gsm8k"
     unnamed = [
         where
@@ -180,7 +181,8 @@ def _complete_rows(file: str, rows: Rows) -> Iterator[dict]:
         row = {"split": split} | row
         if format == "gsm8k":  # the worked answer without its calculator notes
             require_text(where, row, "answer")
-            row["answer"] = re.sub(r"<<[^>]*>>", "", row["answer"]).strip()
+            if _FINAL.search(row["answer"]):  # a file of one's own may have other rows too
+                row["answer"] = re.sub(r"<<[\d\s.,+*/()=%-]*>>", "", row["answer"]).strip()
         elif format == "exams":
             exam = read_exams(where, row)
             if exam["answer"] not in exam["choices"]:  # canceled, one without an answer

@@ -88,6 +88,13 @@ def test_a_folder_gives_its_files_their_split_and_endings_in_capitals_count(tmp_
     assert load_questions(tmp_path / "mgsm_de.TSV")[0]["language"] == "de"
 
 
+def test_only_notes_of_the_calculator_go_and_only_from_rows_of_gsm8k(tmp_path):
+    answers = [GSM8K["answer"], "<<word>> <<1+\n2=3>> stay\n#### 3", "Own: <<1>>"]
+    rows = [{"question": f"{n}?", "answer": answer} for n, answer in enumerate(answers)]
+    read = column(load_questions(_write(tmp_path / "a.jsonl", rows)), "answer")
+    assert read == ["She has 2*3=6 pens.\n#### 1,006", "<<word>>  stay\n#### 3", "Own: <<1>>"]
+
+
 def test_own_rows_need_only_question_and_answer(tmp_path):
     rows = [{"question": f"Q{n}?", "answer": "yes", "value": 0} for n in range(300)]
     items = load_questions(_write(tmp_path / "mine.jsonl", rows))
