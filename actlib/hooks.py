@@ -14,6 +14,7 @@ not what it computes one position before, where it predicts that token.
 
 import math
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -44,14 +45,15 @@ def call_hooks(
 
     The hooks go on exit. What the callback returns takes the place of the output; None leaves it.
     The inputs are those given by position, then those given by name, in the order of the call. With
-    `acts_in_rehearsals` it is called in rehearsals that begin later, too. Inside the context
+    `acts_in_rehearsals` it is called in rehearsals that begin later, too, and in other threads,
+    such as those of `DataParallel`, whose forwards are none of a recording's. Inside the context
     nothing runs compiled, since compiled code passes over hooks.
     """
-    modules, own = dict(model.named_modules()), _depth.get()
+    modules, own = dict(model.named_modules()), (_depth.get(), threading.get_ident())
 
     def hook_for(name: str) -> Callable[..., Any]:
         def hook(_module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
-            if _depth.get() == own or acts_in_rehearsals:
+            if (_depth.get(), threading.get_ident()) == own or acts_in_rehearsals:
                 return callback(name, [*args, *kwargs.values()], output)
             return None
 

@@ -1,4 +1,5 @@
 import hashlib
+import threading
 from functools import partial
 
 import pytest
@@ -123,6 +124,22 @@ def test_data_hash_follows_ids_and_answer_marks(pair, items, collate):
     assert len(hashes) == 3
     each = (hashlib.sha256(torch.stack(item, dim=1).numpy().tobytes()).digest() for item in items)
     assert hashlib.sha256(b"".join(sorted(each))).hexdigest() in hashes  # whatever the version
+
+
+def test_forwards_of_other_threads_do_not_count(pair, batches):
+    model, mask = pair()[1], weight_differences(*pair()).top(20)
+    expected, others = record_activations(model, batches, mask), iter(batches)
+
+    def run_elsewhere(*_call):
+        if (batch := next(others, None)) is not None:
+            inputs = {key: batch[key] for key in ("input_ids", "attention_mask")}
+            thread = threading.Thread(target=model, kwargs=inputs)
+            thread.start()
+            thread.join()
+
+    with model.register_forward_pre_hook(run_elsewhere):
+        found = record_activations(model, batches, mask)
+    assert next(others, None) is None and torch.equal(found, expected)
 
 
 @torch.no_grad()
