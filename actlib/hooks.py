@@ -284,8 +284,9 @@ def has_heads_first(output: Float[Tensor, "batch _ _ channels"], seq: int) -> bo
     """Whether the sequence is the third dimension, as in Gemma 3, and not the second.
 
     Where there are as many heads as positions, memory tells: heads of one token lie side by side,
-    in what `output_hooks` give at least.
+    in what `output_hooks` give at least, or positions of one channel do, behind a convolution.
     """
     if output.shape[1] == output.shape[2]:
-        return output.stride(1) < output.stride(2)
+        second, third, channels = output.stride()[1:]
+        return (second < third) == (channels <= min(second, third))
     return output.shape[2] == seq

@@ -55,6 +55,18 @@ def test_as_many_positions_as_heads_are_told_apart(pair, items, collate, name):
     assert_close(found.values, expected_scores(donor, target, four)["values"])
 
 
+def test_positions_that_lie_apart_in_memory_are_told_from_as_many_heads(pair, items, collate):
+    models, four = pair("qwen3"), [(ids[-4:], answer[-4:]) for ids, answer in items]
+    expected = record_differences(*models, collate(four)).values
+    for layer in (*models[0].model.layers, *models[1].model.layers):
+
+        def lay_out(_module, _inputs, output):  # as convolutions do, in Inkling
+            return output.transpose(1, 2).contiguous().transpose(1, 2)
+
+        layer.self_attn.q_proj.register_forward_hook(lay_out)
+    assert_close(record_differences(*models, collate(four)).values, expected)
+
+
 def test_answer_marks_on_padding_do_not_count(pair, batches):
     donor, target = pair()
     noisy = [b | {"answer_mask": b["answer_mask"] | ~b["attention_mask"].bool()} for b in batches]
