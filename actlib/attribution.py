@@ -37,6 +37,7 @@ from actlib.channels import channel_modules, channel_sizes, tied_modules, unwrap
 from actlib.files import require_metadata
 from actlib.forward import answer_logits
 from actlib.hooks import KEYS, mark_answers
+from actlib.interventions import require_no_resampling
 from actlib.pairs import require_pair
 from actlib.processes import add_up, is_own_batch
 from actlib.recording import STATED, describe_items, describe_pair, digest_items, own_batches
@@ -86,12 +87,14 @@ def record_attributions(
     Raises:
         ValueError: the models do not fit, weights are offloaded or quantized, there is no batch, an
             answer span is empty or follows no prompt, the NLL or a score is NaN or infinite, no
-            channel differs, `points` is below 0, or the target cannot be `copied`.
+            channel differs, `points` is below 0, the target is ablated by resampling, or it cannot
+            be `copied`.
     """
     donor, target = unwrapped(donor), unwrapped(target)
     require_pair(donor, target)
     require_in_memory(donor, target)
     require_metadata(metadata or {}, STATED)
+    require_no_resampling(target)
     nodes = place_points(points)
     own_share = [batch for _, batch, _ in own_batches(batches)]
     passes = [(lam, weight, batch) for lam, weight in nodes for batch in own_share]

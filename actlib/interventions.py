@@ -134,6 +134,15 @@ def _keep_all_logits(_model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> 
     return args, {**kwargs, "logits_to_keep": 0} if "logits_to_keep" in kwargs else kwargs
 
 
+def require_no_resampling(target: nn.Module) -> None:
+    """Raise ValueError within `ablated` by resampling, where a copy is given the target's values."""
+    if _keep_all_logits in target._forward_pre_hooks.values():
+        raise ValueError(
+            "within a resampling ablation attributions belong to no function of the parameters; "
+            'ablate by "mean" or "zero", or attribute outside of it'
+        )
+
+
 @contextmanager
 def _replayed(
     target: nn.Module,

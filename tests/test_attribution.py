@@ -13,6 +13,7 @@ from torch import nn
 from actlib.attribution import place_points, record_attributions, sum_attributions
 from actlib.channels import channel_modules
 from actlib.evaluation import evaluate
+from actlib.interventions import ablated
 from actlib.masks import ChannelMask
 from actlib.recording import record_differences
 from actlib.scores import pool
@@ -238,6 +239,11 @@ def test_attributions_and_differences_are_not_confused(pair, batches):
 
 def test_what_cannot_be_attributed_is_refused(pair, batches):
     donor, target = pair("llama")
+    with ablated(target, random_mask(target), "resample"):
+        with pytest.raises(ValueError, match='within a resampling ablation.*by "mean" or "zero"'):
+            record_attributions(donor, target, batches)
+    with ablated(target, random_mask(target), "zero"):
+        assert record_attributions(donor, target, batches, points=0).tokens
     with pytest.raises(ValueError, match="points must be at least 1.* got -1"):
         record_attributions(donor, target, batches, points=-1)
     with torch.no_grad():
