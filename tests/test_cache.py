@@ -92,6 +92,13 @@ def test_an_edit_of_what_decides_a_result_alone_computes_it_again(load, capsys, 
     assert capsys.readouterr().out.count("computed") == 1 + again
 
 
+def test_an_argument_does_not_hide_a_variable_of_its_name(load):
+    rows_of = load("percent", "factor")
+    assert rows_of(5)["value"].tolist() == [10]
+    rows_of.__wrapped__.__globals__["factor"] = 3  # what `double` reads
+    assert rows_of(5)["value"].tolist() == [15]
+
+
 def test_models_count_by_what_they_hold_and_label_the_rows(load, tmp_path, capsys):
     rows_of = load("def rows_of(percent, seed=0)", "def rows_of(pair, other, percent)")
     others = SimpleNamespace(seed=4, cache_key="others")

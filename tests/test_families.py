@@ -83,7 +83,7 @@ def test_the_seed_with_its_offset_decides_a_model(preset_of, small_store, tmp_pa
     assert len({weights, *(contents(other)["model.safetensors"] for other in others)}) == 3
 
 
-def test_the_recipe_knows_settings_ancestors_data_seed_and_dtype(preset_of):
+def test_the_recipe_knows_settings_ancestors_data_seed_and_dtype(preset_of, tmp_path):
     def told(name="multilingual", seed=0, **changes):
         return recipe(preset_of(**changes), name, seed)
 
@@ -104,6 +104,11 @@ def test_the_recipe_knows_settings_ancestors_data_seed_and_dtype(preset_of):
         {**FAMILY, "base": {"load": "a/b"} | where} for where in ({}, {"device_map": "auto"})
     )
     assert told("maths", models=spread) == told("maths", models=plain) != told("maths")
+    own = {**FAMILY, "base": {"load": str(tmp_path / "own")}}
+    (tmp_path / "own").mkdir()
+    before = told("maths", models=own)
+    (tmp_path / "own" / "model.safetensors").write_text("trained again")
+    assert told("maths", models=own) != before
     wheel = {"models": {**FAMILY, "base": {"wheels": {"a==1": "0"}, "gguf": "*"}}}
     assert told("base", **wheel) == told("base", 1, **wheel) != told("maths", **wheel)
 

@@ -1,6 +1,7 @@
 import pytest
 import torch
 import transformers
+from causal_families import build
 from slow_reference import hook_count
 from tiny_models import ARCHITECTURES, Loop, random_mask, unchanged
 from torch import nn
@@ -251,6 +252,15 @@ def test_what_cannot_be_done_is_refused(pair, family):
     ):
         with unchanged(target), pytest.raises(ValueError, match=message), intervention:
             pass
+
+
+@pytest.mark.parametrize(("name", "cache"), [("mamba", "cache_params"), ("rwkv", "state")])
+def test_a_cache_is_refused_by_whatever_name(name, cache):
+    donor, target, ids = build(name, 1), build(name, 0), torch.arange(3, 9)[None]
+    given = {cache: target(ids, use_cache=True)[cache]}
+    with patched(target, donor, random_mask(target)):
+        with pytest.raises(ValueError, match="the inputs hold a cache"):
+            target(ids, **given)
 
 
 def test_inputs_that_cannot_be_resampled_are_refused(family):

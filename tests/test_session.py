@@ -25,6 +25,11 @@ def test_parts_pooled_give_the_scores_of_one_recording(study):
     torch.testing.assert_close(pooled.values, whole.values, rtol=1e-5, atol=1e-7)
 
 
+def test_the_tokenizer_is_the_targets_whatever_group_was_asked_for(study):
+    study.group(0, "target", "base")
+    assert study.tokenizer.name_or_path == str(study.place("target"))
+
+
 def test_every_part_has_its_share_of_all_tasks(study, monkeypatch):
     monkeypatch.setattr(recorded, "batches", lambda tokenizer, rows, size: rows)
     parts = [batches_of_part(study, "fr-maths", part) for part in range(PARTS)]
