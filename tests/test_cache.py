@@ -45,6 +45,11 @@ START = """
 """
 
 
+class Chooser:
+    def choose(self, scores, percent, draw):
+        return scores.top(percent)
+
+
 @pytest.fixture
 def load(tmp_path, monkeypatch):
     """`load(old, new)`: the function of START with a text replaced, as after an edit."""
@@ -110,14 +115,28 @@ def test_models_count_by_what_they_hold_and_label_the_rows(load, tmp_path, capsy
     assert len(list((tmp_path / "cache" / "rows_of").glob("seed3-*.parquet"))) == 1
 
 
+OWN = "type('Own', (), {'__module__': __name__, '__call__': lambda self: 2})"
+
+
 @pytest.mark.parametrize(
     "value",
-    ["pd.DataFrame()", "type('Own', (), {'__module__': __name__})"]
-    + ["__import__('torch').nn.Linear(1, 1)", "__import__('functools').partial(max, 3)"],
+    ["pd.DataFrame()", "pd.Series([2], ['a'])", "actlib.ChannelMask({})"]
+    + ["__import__('torch').nn.Linear(1, 1)", "__import__('functools').partial(max, 3)"]
+    + [OWN, f"{OWN}()", f"{OWN}().__call__"],
 )
 def test_what_has_no_stable_digest_is_refused(load, value):
-    with pytest.raises(ValueError, match="`factor`, a (DataFrame|type|Linear|partial)"):
+    kinds = "DataFrame|Series|ChannelMask|Linear|partial|type|Own"
+    with pytest.raises(ValueError, match=f"`factor`, a ({kinds}), .* make it inside"):
         load("factor = 2", f"factor = {value}")(5)
+
+
+def test_the_object_of_a_method_counts_and_a_series_is_no_argument(load, capsys):
+    for shape in ("[0]", "[0]", "[0, 0]"):
+        called = f"* value * by * len(take())\n\ntake = {shape}.copy"
+        load("* value * by", called)(5)
+    assert capsys.readouterr().out.count("computed") == 2
+    with pytest.raises(ValueError, match="`percent`, a Series"):
+        load()(pd.Series([5], ["a"]))
 
 
 def test_processes_share_a_file(tmp_path):
@@ -146,9 +165,17 @@ def test_committed_rows_of_an_earlier_state_are_read_and_said(load, tmp_path, mo
     assert capsys.readouterr().out.split() == ["computed", "6", "computed", "5"]
 
 
-def test_a_function_reaches_the_modules_that_it_names(load):
-    rows_of = load("return {", "actlib.transferred\n    return {")
-    assert cache.describe(rows_of)[1] == {"actlib.transfer"}
+@pytest.mark.parametrize(
+    ("named", "module"),
+    [
+        ("actlib.transferred", "transfer"),
+        ("actlib.masks.random_like, actlib.__version__", "masks"),
+        ("from actlib import merge", "merging"),
+    ],
+)
+def test_a_function_reaches_the_modules_that_it_names(load, named, module):
+    rows_of = load("return {", f"{named}\n    return {{")
+    assert cache.describe(rows_of)[1] == {f"actlib.{module}"}
 
 
 @pytest.mark.parametrize("named", ["act_powered", ["powered"], "by_power", "act_x"])
@@ -157,8 +184,7 @@ def test_an_edit_of_a_ranking_or_choice_outside_actlib_computes_again(load, caps
         rows_of = load(old, new)
         rows_of(named)
     assert capsys.readouterr().out.count("computed") == (1 if named == "act_x" else 3)
-    controls.CHOICES |= {
-        "by_power": lambda scores, percent, draw: scores.top(percent),
-    }
-    with pytest.raises(ValueError, match="define it by def"):
-        rows_of("by_power")
+    for choice in (Chooser().choose, {"a": lambda: 1}["a"], max):
+        controls.CHOICES["by_power"] = choice
+        with pytest.raises(ValueError, match="define it by def, in no class"):
+            rows_of("by_power")

@@ -52,7 +52,9 @@ def test_a_sweep_is_a_job_a_seed_and_notebook_and_then_one_that_reads_them(quick
 
 def test_a_notebook_depends_on_the_code_that_it_reaches_and_on_no_docstring(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "PACKAGE", tmp_path)
-    cells = [{"cell_type": "code", "source": ["from actlib.masks import ChannelMask\n", "%time 1"]}]
+    lines = ["from actlib.masks import ChannelMask\n", "import actlib as act\n", "%time 1\n"]
+    lines += ["act.patched(act.study.x, act.__version__)"]
+    cells = [{"cell_type": "code", "source": lines}]
     (tmp_path / "01.ipynb").write_text(json.dumps({"cells": cells}))
 
     def digest_after(**texts):
@@ -62,10 +64,16 @@ def test_a_notebook_depends_on_the_code_that_it_reaches_and_on_no_docstring(tmp_
         return sources.digest_notebook(tmp_path / "01.ipynb")
 
     masks = '"""Words."""\nfrom actlib import hooks\nA = 1\n"""Words on A."""\n'
-    first = digest_after(masks=masks, hooks="a = 1\n", cli="a = 1\n")
+    (tmp_path / "study").mkdir()
+    reached = dict.fromkeys(
+        ("hooks", "interventions", "study/__init__", "study/x", "cli"), "a = 1\n"
+    )
+    first = digest_after(masks=masks, **reached)
     assert digest_after(masks=masks.replace("Words", "Others") + "# a comment\n") == first
-    assert digest_after(cli="a = 2\n") == first  # not reached
-    assert digest_after(hooks="a = 2\n") != first
+    assert digest_after(cli="a = 2\n") == first  # which the notebook does not reach
+    for name in ("hooks", "interventions", "study/x"):  # by an import, an export, an attribute
+        assert digest_after(**{name: "a = 2\n"}) != first
+        assert digest_after(**{name: "a = 1\n"}) == first
     sources._read.cache_clear()
 
 

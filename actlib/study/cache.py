@@ -21,9 +21,10 @@ import json
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
-from types import CodeType, FunctionType, ModuleType
+from types import BuiltinMethodType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import pandas as pd
@@ -33,7 +34,13 @@ from actlib.files import atomic_file
 from actlib.rankings import RANKINGS
 from actlib.study.controls import CHOICES
 from actlib.study.locking import locked
-from actlib.study.sources import digest_modules, digest_text, home_of, syntax_of
+from actlib.study.sources import (
+    digest_modules,
+    digest_text,
+    imported_modules,
+    modules_under,
+    syntax_of,
+)
 
 KEYS = ["_setting", "_syntax", "_code"]
 """Columns of the files: digests of what a call was given, of the function, and of what it runs."""
@@ -107,7 +114,7 @@ def describe(function: Callable) -> tuple[list[str], set[str], dict[str, Any]]:
         names; the other variables that it reads, by name.
 
     Raises:
-        ValueError: there is no source, or that of a lambda within something else.
+        ValueError: there is no source, or that of a lambda within something else; it is a method.
     """
     syntax, modules, values = [], set(), {}
     waiting: list[Any] = [inspect.unwrap(function)]
@@ -116,29 +123,36 @@ def describe(function: Callable) -> tuple[list[str], set[str], dict[str, Any]]:
         function = waiting.pop()
         seen.add(function)
         try:
+            if not isinstance(function, FunctionType):
+                raise TypeError  # the object of a bound method decides too
             source = textwrap.dedent(inspect.getsource(function))
             syntax.append(syntax_of(source))
+            modules |= {*imported_modules(ast.parse(source))}
         except (OSError, TypeError, SyntaxError) as error:
             name = getattr(function, "__name__", repr(function))
             raise ValueError(
-                f"no source of {name} was found that is a whole statement; define it by def"
+                f"no source of {name} was found that is a whole statement; define it by def, "
+                "in no class"
             ) from error
         for name, value in _variables(function, source):
+            if isinstance(value, MethodType | BuiltinMethodType):
+                value = value.__self__  # decides what a method does; of a function it is the module
             value = inspect.unwrap(value) if callable(value) else value
             home = getattr(value, "__module__", None) or type(value).__module__
+            is_own, is_opaque = home == function.__module__, nn.Module | functools.partial
             if isinstance(value, ModuleType):
-                modules |= _used(value, name, source)
-            elif isinstance(value, FunctionType) and not home.startswith("actlib"):
-                if home == function.__module__ and value not in seen:
-                    waiting.append(value)
+                package = value.__name__
+                modules |= {package, *modules_under(ast.parse(source), name, package)}
             elif home.startswith("actlib"):
                 modules.add(home)
-                if hasattr(value, "cache_key"):
-                    values[name] = value
-            elif not callable(value) or isinstance(value, nn.Module | functools.partial):
-                values[name] = value
-            elif isinstance(value, type) and home == function.__module__:
-                values[name] = value  # a class of the notebook, refused like those
+                if not isinstance(value, FunctionType | type):
+                    values[name] = value  # refused without a `cache_key`
+            elif isinstance(value, FunctionType):
+                if is_own and value not in seen:
+                    waiting.append(value)
+            elif is_own or not callable(value) or isinstance(value, is_opaque):
+                values[name] = value  # classes and objects of the notebook are refused
+    modules = {name for name in modules if name.startswith("actlib.")}
     return sorted(syntax), modules, values
 
 
@@ -162,18 +176,6 @@ def _describe_methods(text: str) -> dict[str, Any]:
             found[key] = [syntax, digest_modules(modules), plain, *settings]
             waiting.append("\n".join([*syntax, json.dumps(plain)]))  # may name others
     return found
-
-
-def _used(module: ModuleType, name: str, source: str) -> set[str]:
-    """Modules of actlib that a function means by a module's name; none for those of others."""
-    if module.__name__ != "actlib":
-        return {module.__name__} if module.__name__.startswith("actlib.") else set()
-    attributes = {
-        node.attr
-        for node in ast.walk(ast.parse(source))
-        if isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == name
-    }
-    return {home_of(attribute) for attribute in attributes}
 
 
 def _variables(function: Any, source: str) -> Iterator[tuple[str, Any]]:
@@ -206,13 +208,13 @@ def _plain(value: Any, name: str) -> Any:
         return [_plain(part, name) for part in value]
     if value is None or isinstance(value, str | bool):
         return value
-    try:
-        return float(value) if getattr(value, "ndim", 0) == 0 else value.tolist()
-    except (TypeError, ValueError, AttributeError):
-        raise ValueError(
-            f"a cached function uses `{name}`, a {type(value).__name__}, which has no stable "
-            "digest: make it inside the function, or hand over what it is made from"
-        ) from None
+    if not isinstance(value, pd.Series):  # whose index would be left out
+        with suppress(TypeError, ValueError, AttributeError):
+            return float(value) if getattr(value, "ndim", 0) == 0 else value.tolist()
+    raise ValueError(
+        f"a cached function uses `{name}`, a {type(value).__name__}, which has no stable "
+        "digest: make it inside the function, or hand over what it is made from"
+    )
 
 
 def _label(result: Any, arguments: Mapping[str, Any]) -> pd.DataFrame:

@@ -66,10 +66,15 @@ def digest_modules(names: Iterable[str]) -> str:
 
 
 def imported_modules(tree: ast.AST) -> Iterator[str]:
-    """Names of the modules of actlib that a syntax tree imports, by whichever form of import."""
+    """Names of the modules of actlib that a syntax tree imports, by whichever form of import.
+
+    What it takes from the package itself, such as ``actlib.transferred``, counts as its module.
+    """
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
+            for name, shown in ((alias.name, alias.asname) for alias in node.names):
+                names += modules_under(tree, shown or "actlib", name if shown else "actlib")
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
             names = [f"{base}.{alias.name}" for alias in node.names]
@@ -79,6 +84,21 @@ def imported_modules(tree: ast.AST) -> Iterator[str]:
         else:
             continue
         yield from (name for name in names if name.startswith("actlib.") and _file(name))
+
+
+def modules_under(tree: ast.AST, name: str, package: str) -> Iterator[str]:
+    """Modules that a syntax tree means by attributes of a name, which stands for a package."""
+    if package.split(".")[0] != "actlib":
+        return
+    for node in ast.walk(tree):
+        first, *others = ast.unparse(node).split(".") if isinstance(node, ast.Attribute) else [""]
+        if first != name or not all(map(str.isidentifier, others)):
+            continue
+        dotted = ".".join([package, *others])
+        if _file(dotted):
+            yield dotted
+        elif package == "actlib" and len(others) == 1 and not others[0].startswith("_"):
+            yield home_of(dotted)
 
 
 def home_of(exported: str) -> str:
