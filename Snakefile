@@ -10,8 +10,8 @@ from actlib.study.locking import locked
 from actlib.study.presets import choice_of, load_preset
 from actlib.study.questions import data_digest
 from actlib.study.recipes import content_digest, recipe
-from actlib.study.recorded import RECORDERS
-from actlib.study.sources import digest_modules, digest_notebook
+from actlib.study.recorded import RECORDERS, recording_code
+from actlib.study.sources import digest_notebook
 
 try:
     PRESET = load_preset(CHOICE := choice_of(config.get("preset", "tiny")))
@@ -86,7 +86,7 @@ rule scores:
     log: OUT / "logs/scores-{kind}-seed{seed}.log"
     params:
         given=[*GIVEN, PRESET.evaluation.model_dump_json()],
-        code=lambda w: digest_modules([RECORDERS[w.kind]]),
+        code=lambda w: recording_code(w.kind),
         which=lambda w: f"--kind {w.kind} --seed {w.seed}",
     threads: THREADS
     shell: PYTHON + "actlib step record --preset {CHOICE:q} {params.which} > {log:q} 2>&1"

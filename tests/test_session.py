@@ -10,7 +10,7 @@ from small_study import write_preset
 from actlib import record_differences, weight_differences
 from actlib.masks import ChannelMask
 from actlib.prompts import batches
-from actlib.study import controls, recorded
+from actlib.study import controls, recorded, sources
 from actlib.study.recorded import PARTS, batches_of_part
 from actlib.study.session import Study
 from actlib.transfer import as_matrix, selections
@@ -35,6 +35,33 @@ def test_every_part_has_its_share_of_all_tasks(study, monkeypatch):
     parts = [batches_of_part(study, "fr-maths", part) for part in range(PARTS)]
     assert len({tuple(sorted(row["task"] for row in part)) for part in parts}) == 1
     assert len({row["id"] for part in parts for row in part}) == sum(map(len, parts)) > PARTS
+
+
+def test_scores_are_kept_by_the_code_that_asks_and_records(study, tmp_path, monkeypatch):
+    ignore = shutil.ignore_patterns("__pycache__")
+    package = shutil.copytree(sources.PACKAGE, tmp_path / "actlib", ignore=ignore)
+    monkeypatch.setattr(sources, "PACKAGE", package)
+    monkeypatch.setattr(recorded, "__file__", str(package / "study" / "recorded.py"))
+    monkeypatch.setattr(recorded, "_record", lambda *_: None)
+
+    def place_after(file="study/recorded.py", old="", new=""):
+        text = (package / file).read_text()
+        assert old in text
+        (package / file).write_text(text.replace(old, new) if old else text)
+        sources._read.cache_clear()
+        return recorded.recorded_files(study, study.pair(), ["fr-maths"], [0], "differences")
+
+    places = [
+        place_after(),
+        place_after(old="PARTS = 6", new="PARTS = 5"),
+        place_after(old="rows[part::PARTS]", new="rows[: part + 1]"),
+        place_after("study/questions.py", "zip_longest(*groups", "zip(*groups"),  # of `spread`
+        place_after("study/questions.py", "% 3 == third", "% 4 == third"),  # of `partition`
+        place_after("recording.py", "Records how", "Measures how"),  # a docstring
+        place_after("attribution.py", "\nimport torch\n", "\nimport sys, torch\n"),
+    ]
+    sources._read.cache_clear()
+    assert len({str(place) for place in places}) == 5 and places[-1] == places[-2] == places[-3]
 
 
 def test_kinds_of_scores(study):

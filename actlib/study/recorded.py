@@ -3,7 +3,8 @@
     paths = recorded_files(study, pair, ["fr-maths"], parts=[0, 1])
     scores = pool([ChannelScores.load(path) for path in paths])
 
-They lie under a digest of all that decides them: the models, the questions, the code that records.
+They lie under a digest of all that decides them: models, questions, and the code that asks and
+records.
 """
 
 from collections.abc import Iterable, Mapping
@@ -22,7 +23,8 @@ from actlib.recording import record_differences
 from actlib.study.locking import locked
 from actlib.study.provenance import write_provenance
 from actlib.study.recipes import training_code
-from actlib.study.sources import digest_modules, digest_text
+from actlib.study.sources import digest_modules, digest_text, syntax_of
+from actlib.wording import require_known
 
 if TYPE_CHECKING:
     from actlib.study.session import Study
@@ -33,6 +35,17 @@ PARTS = 6
 
 RECORDERS = {"differences": "actlib.recording", "attributions": "actlib.attribution"}
 """Kinds of scores that take inputs, and the module that records each."""
+
+
+def recording_code(kind: str) -> str:
+    """Digest of the code that records scores of a kind, and that gives each part its questions.
+
+    Raises:
+        ValueError: there is no such kind.
+    """
+    require_known("kind of scores", [kind], RECORDERS)
+    own = syntax_of(Path(__file__).read_text("utf-8"))  # not all that it imports, such as plots
+    return digest_text(own, digest_modules([RECORDERS[kind], "actlib.study.questions"]))
 
 
 @dataclass(frozen=True)
@@ -71,8 +84,7 @@ def recorded_files(
     """
     counts = study.preset.evaluation.model_dump_json(exclude={"test_items", "validation_items"})
     settings = [str(study.cache_key["questions"]), counts, study.preset.dtype]
-    code = digest_modules([RECORDERS[kind]])
-    digest = digest_text(*pair.digests, pair.code_key, *settings, code)
+    digest = digest_text(*pair.digests, pair.code_key, *settings, recording_code(kind))
     name = f"seed{pair.seed}-{'-'.join(pair.names)}-{digest[:10]}"
     folder = study.folder / "scores" / kind / name
     files = {(a, n): folder / f"{a}-{n}.safetensors" for a in abilities for n in range(PARTS)}
