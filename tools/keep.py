@@ -10,9 +10,11 @@ takes from `artifacts/tiny` (or from `ACT_STORE`):
   the files in `figures/` have them all.
 - figures and tables, to `figures/tiny/`; a patch that a notebook made stays where it is.
 - the rows of each cached function that the notebooks call, to `data/items/tiny/FUNCTION/`. Rows of
-  other settings that lie there stay: the run may have read them instead of measuring them.
+  other settings that lie there stay: the run may have read them instead of measuring them. Rows of
+  the function as it was before an edit go, where there are newer ones of the same seed.
 """
 
+import ast
 import base64
 import io
 import json
@@ -27,6 +29,7 @@ from PIL import Image
 
 from actlib.files import write_text
 from actlib.study.cache import write_rows
+from actlib.study.sources import digest_text, syntax_of
 
 ROOT = Path(__file__).resolve().parents[1]
 SPOKEN_OF = "tiny"  # by the sentences of the notebooks
@@ -104,17 +107,42 @@ def keep(folder: Path, name: str) -> None:
         figures.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, figures)
     items = ROOT / "data/items" / name
-    texts = [path.read_text("utf-8") for path in (ROOT / "actlib/study").glob("*.py")]
-    for path in (ROOT / "notebooks").glob("*.ipynb"):  # those that this run left out keep theirs
-        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-        texts += ["".join(cell["source"]) for cell in cells]
-    functions = set(re.findall(r"^@cached\ndef (\w+)", "\n".join(texts), re.MULTILINE))
+    current = cached_functions(ROOT / "notebooks")  # those that this run left out keep theirs
     for old in items.glob("*"):
-        if old.name not in functions:
+        if old.name not in current:
             shutil.rmtree(old)
     for path in sorted(folder.glob("cache/*/*.parquet")):
-        if path.parent.name in functions:
-            add_rows(path, items / path.parent.name / path.name)
+        endings, kept = current.get(path.parent.name, set()), items / path.parent.name
+        seed, _, ending = path.stem.rpartition("-")
+        if ending in endings:
+            for old in kept.glob(f"{seed}-*.parquet"):
+                if old.stem.rpartition("-")[2] not in endings:
+                    old.unlink()
+            add_rows(path, kept / path.name)
+
+
+def cached_functions(notebooks: Path) -> dict[str, set[str]]:
+    """Cached functions of notebooks, and how the names of their files of rows end.
+
+    `actlib.study.cache` names them. Two notebooks may have functions of one name.
+    """
+    endings: dict[str, set[str]] = {}
+    for path in notebooks.glob("*.ipynb"):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+        tree = ast.parse("\n".join(code))
+        functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+        for name in functions:
+            if "cached" in map(ast.unparse, functions[name].decorator_list):
+                syntax, waiting, seen = [], [name], set()
+                while waiting:  # in the order of `describe`, which may meet one twice
+                    seen.add(each := waiting.pop())
+                    syntax.append(syntax_of(ast.unparse(functions[each])))
+                    parts = ast.walk(functions[each])
+                    names = {part.id for part in parts if isinstance(part, ast.Name)}
+                    waiting += sorted(names & {*functions} - seen)
+                endings.setdefault(name, set()).add(digest_text(*sorted(syntax))[:6])
+    return endings
 
 
 def add_rows(measured: Path, destination: Path) -> None:
