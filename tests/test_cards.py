@@ -95,6 +95,9 @@ def test_text_of_others_stays_text(tmp_path):
 def test_the_card_of_a_trained_model_states_the_license_of_what_it_starts_from():
     card = trained_card(load_preset("smol"), "multilingual", seed=2)
     assert front(card)["license"] == "apache-2.0"
+    assert ", seed 2\n" in card and "training seed: 2\n" in card and "training seeds" not in card
+    every = trained_card(load_preset("tiny"), "multilingual_again")
+    assert "training seeds:\n    - 1000\n    - 1001\n" in every and "training seed:" not in every
     card = trained_card(load_preset("tiny").model_copy(update={"description": EVIL}), "base")
     assert "license" not in front(card)
     assert "<script" not in card and "](javascript" not in card

@@ -81,7 +81,7 @@ def test_a_contrast_pairs_seeds():
     found = contrasts.contrast(table, "sufficient", "act", "random")
     assert found["seed"].tolist() == [0, 1]
     assert found["difference"].tolist() == pytest.approx([0.1, np.nan], nan_ok=True)
-    with pytest.raises(ValueError, match="duplicate"):
+    with pytest.raises(ValueError, match="seed 1 has several rows of method .act., expected one"):
         contrasts.contrast(pd.concat([table, table]), "sufficient", "act", "random")
 
 

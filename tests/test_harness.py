@@ -191,6 +191,12 @@ def test_a_model_that_knows_the_answers_scores_one(data):
     assert len(scores) == 7 and set(scores.values()) == {1}, scores
 
 
+def test_options_of_the_harness_are_those_given(data):
+    options = {"data": data, "numpy_random_seed": 3, "fewshot_as_multiturn": False}
+    config = evaluate_tasks(Knowing(), tasks="mgsm_local_fr", **options)["config"]
+    assert config["numpy_seed"] == 3 and config["torch_seed"] is None
+
+
 def test_a_task_of_numbers_is_there_where_every_answer_has_one(tmp_path):
     row = {"question": "e?", "answer": "Paris", "value": "Paris", "ability": "fr-places"}
     write_lines(tmp_path / "test" / "own.jsonl", [row, {**row, "question": "f?", "value": "75"}])

@@ -8,6 +8,7 @@ from small_study import FAMILY, ROLES, write_own, write_pair, write_preset, writ
 from actlib.study import recipes
 from actlib.study.presets import Evaluation, LightTraining, LoadedModel, load_preset
 from actlib.study.questions import load_items
+from actlib.study.session import Study
 
 
 @pytest.fixture
@@ -78,6 +79,8 @@ def test_parameters_are_found_by_the_number_of_a_notebook(pair):
         ({"evaluation": {"test_item": 3}}, "evaluation.test_item: there is no such key"),
         ({"retained": ["de-maths"]}, "name de-maths twice"),
         ({"sft": {"learning_rate": float("inf")}}, "sft.learning_rate: .*finite"),
+        ({"sft": {"weight_decay": 0.1}}, "sft.weight_decay: notebooks .* leave it out, got 0.1"),
+        ({"sft": {"mixed_precision": True}}, "sft.mixed_precision: .* leave it out, got True"),
         ({"lost": [False]}, "lost.0: Input should be a valid string, got False; quote it"),
         ({"text": "lost: [verse]\n"}, "the key 'lost' is given twice"),
         ({"text": "notes: [open\n"}, "is not valid YAML"),
@@ -87,6 +90,14 @@ def test_a_wrong_pair_is_refused_in_a_sentence(pair, change, named):
     with pytest.raises(ValueError, match=named) as refusal:
         load_preset(pair(**change))
     assert "mine.yaml" in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_another_number_of_test_questions_is_checked_like_the_presets(pair):
+    path = pair(evaluation={"max_tokens": 9}, sft={"weight_decay": 0.0})
+    assert load_preset(path, 7).evaluation == Evaluation(max_tokens=9, test_items=7)
+    for number in (0, -5, 2.5):
+        with pytest.raises(ValueError, match=f"mine.yaml: test_items: Input .*, got {number}$"):
+            Study.open(path, test_items=number)
 
 
 def test_a_wrong_preset_is_refused_by_name(tmp_path):

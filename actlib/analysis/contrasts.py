@@ -93,6 +93,9 @@ def contrast(
     Raises:
         ValueError: a seed has a number twice.
     """
+    for seed, arm in table[["seed", by]][table.duplicated(["seed", by])].to_numpy():
+        there = f"seed {seed} has several rows of {by} {arm!r}, expected one"
+        raise ValueError(f"{there}; average them by seed and {by}, or choose one setting")
     wide = table.pivot(index="seed", columns=by, values=value)
     if missing := [each for each in (treatment, control) if each not in wide]:
         there = f"no row has {by} {' or '.join(missing)}, but {', '.join(map(str, wide)) or 'none'}"

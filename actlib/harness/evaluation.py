@@ -68,7 +68,7 @@ def evaluate_tasks(
     from lm_eval.tasks import TaskManager
 
     asked = [tasks] if isinstance(tasks, str) else list(tasks)
-    options |= {"apply_chat_template": chat, "fewshot_as_multiturn": chat, **_UNSEEDED}
+    options = {"apply_chat_template": chat, "fewshot_as_multiturn": chat, **_UNSEEDED} | options
     mode = evaluating(model) if isinstance(model, nn.Module) else nullcontext()
     with mode, tempfile.TemporaryDirectory() as folder:
         local = write_tasks(data, folder, chat=chat)

@@ -28,6 +28,7 @@ from pydantic import (
     Field,
     Tag,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -36,7 +37,7 @@ from actlib.study.preset_files import complete_preset, explain, read_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
-SHIPPED = sorted(path.stem for path in CONFIGS.glob("*.yaml") if path.stem != "claims")
+PRESETS = sorted(path.stem for path in CONFIGS.glob("*.yaml") if path.stem != "claims")
 """Names of the presets in `configs/`."""
 
 
@@ -98,6 +99,13 @@ class LightTraining(Training):
     steps: Count = 10
     learning_rate: float = Field(default=1e-5, gt=0)
     batch_size: Count = 8
+
+    @field_validator("weight_decay", "mixed_precision")
+    @classmethod
+    def _is_off(cls, value: float | bool) -> float | bool:
+        if value:
+            raise ValueError("notebooks 05 and 08 tune without it; leave it out")
+        return value
 
 
 class ScratchModel(Training):
@@ -260,25 +268,32 @@ def choice_of(preset: str) -> str:
         ValueError: there is neither; the sentence names the presets there are.
     """
     path = Path(preset)
-    if preset in SHIPPED:
+    if preset in PRESETS:
         return preset
     if path.suffix in (".yaml", ".yml") and path.is_file():
         return str(path.resolve())
-    there = f"{', '.join(SHIPPED)}, or a YAML file, seen from {Path.cwd()}"
+    there = f"{', '.join(PRESETS)}, or a YAML file, seen from {Path.cwd()}"
     raise ValueError(f"unknown preset {preset!r}: expected one of {there}")
 
 
-def load_preset(preset: str = "tiny") -> Preset:
+def load_preset(preset: str = "tiny", test_items: int | None = None) -> Preset:
     """Read and check a preset: a name in ``configs/``, or the path of a YAML file.
 
+    `test_items` takes the place of the preset's number of test questions an ability.
+
     Raises:
-        ValueError: the preset is unknown, not valid YAML, or holds an unknown or wrong key.
+        ValueError: the preset is unknown, not valid YAML, or holds an unknown or wrong key; or
+            `test_items` is not positive.
     """
     choice = choice_of(preset)
-    path = CONFIGS / f"{choice}.yaml" if choice in SHIPPED else Path(choice)
+    path = CONFIGS / f"{choice}.yaml" if choice in PRESETS else Path(choice)
     content = read_yaml(path)
     try:
-        return Preset.model_validate(complete_preset(content, path, ROOT, SHIPPED))
+        loaded = Preset.model_validate(complete_preset(content, path, ROOT, PRESETS))
+        if test_items is None:
+            return loaded
+        counts = {**loaded.evaluation.model_dump(), "test_items": test_items}
+        return loaded.model_copy(update={"evaluation": Evaluation.model_validate(counts)})
     except ValueError as error:
         problem = explain(error) if isinstance(error, ValidationError) else error
         raise ValueError(f"preset {path.name}: {problem}") from None

@@ -177,9 +177,9 @@ def _count_questions(
     for ability, numbers in counts.items():
         if any(numbers[purpose] < count for purpose, count in least.items()):
             raise ValueError(
-                f"too few questions of {ability}: by their text {describe_counts(numbers)}, and at "
-                f"least {', '.join(map(str, least.values()))} are needed (validation: 1 without "
-                f"notebook 02); about {6 * PARTS} of each ability are enough"
+                f"too few questions of {ability}: {describe_counts(numbers)}, and at least "
+                f"{describe_counts(least)} are needed (1 for validation without notebook 02); give "
+                f"more, about {6 * PARTS} in one file, or raise the numbers in `evaluation`"
             )
     return counts
 

@@ -63,12 +63,9 @@ class Study:
         `test_items` takes the place of the preset's number of test questions an ability.
 
         Raises:
-            ValueError: the preset is unknown or wrong.
+            ValueError: the preset or the number is unknown or wrong.
         """
-        loaded = load_preset(preset)
-        if test_items is not None:
-            counts = loaded.evaluation.model_copy(update={"test_items": test_items})
-            loaded = loaded.model_copy(update={"evaluation": counts})
+        loaded = load_preset(preset, test_items)
         logging.set_verbosity_error()
         logging.disable_progress_bar()
         if "OMP_NUM_THREADS" in os.environ:
@@ -237,7 +234,7 @@ class Study:
                 the L2 norm of each channel's parameter difference, which needs no input.
             parts: portions to pool.
             reference: abilities that the rankings ``relative`` and ``contrast`` compare with; of
-                attributions, abilities to retain.
+                attributions, abilities to retain; weights take none.
         """
         both = abilities, reference
         abilities, reference = ((each,) if isinstance(each, str) else tuple(each) for each in both)

@@ -43,7 +43,9 @@ def trained_card(preset: Preset, name: str, seed: int | None = None) -> str:
     settings = preset.models[name].model_dump() | {"stored as": preset.dtype}
     if "steps" in settings:
         seeds = {*preset.study.seeds, *(preset.sweep.seeds if preset.sweep else [])}
-        settings["training seeds"] = sorted(seed + settings.get("seed_offset", 0) for seed in seeds)
+        seeds = seeds if seed is None else {seed}
+        numbers = sorted(each + settings.get("seed_offset", 0) for each in seeds)
+        settings |= {"training seeds": numbers} if seed is None else {"training seed": numbers[0]}
         settings["trained on"] = f"training split of {preset.data.path or 'the shipped questions'}"
     written = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
     sections = {
