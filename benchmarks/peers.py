@@ -148,6 +148,8 @@ def main() -> None:
         config = pairs.TINY if chosen.tiny else pairs.SMOLLM_135M
         pair = pairs.random_pair(config, torch.float32)
         return turns.serve(SIDES[chosen.serve](pair, pairs.random_batches(config.vocab_size)))
+    if not (chosen.nnsight or chosen.transformer_lens or chosen.mergekit):
+        sys.exit("name a tool to measure beside, such as --mergekit VENV/bin/python")
     paths = {tool: path for tool, path in vars(chosen).items() if tool in SIDES and path}
     tables = [recording(tool, path, chosen.turns) for tool, path in paths.items()]
     if chosen.mergekit:
