@@ -81,7 +81,7 @@ def record(
     device_map: Annotated[str, Option(help="as of transformers, such as auto")] = "",
     moments: Annotated[bool, Option("--moments", help="also means and deviations")] = False,
     attribution: Annotated[bool, Option("--attribution", help="nats of moving a channel")] = False,
-    points: Annotated[int | None, Option(min=0, help="of --attribution; 5 by default")] = None,
+    points: Annotated[int | None, Option(min=0, help="points of the path; 5 by default")] = None,
     as_json: Json = False,
 ) -> None:
     """Score channels by activation differences (ACT) or attribution.
@@ -140,8 +140,8 @@ def mask(
     ranking: Annotated[str, Option(help=", ".join(RANKINGS))] = "global",
     reference: Annotated[str | None, Option(help="scores of another ability to compare to")] = None,
     retained: Annotated[str | None, Option(help="attributions of an ability to retain")] = None,
-    alpha: Annotated[float | None, Option(help="weight of that ability; 1 by default")] = None,
-    without: Annotated[list[str] | None, Option(help="such as head or embedding")] = None,
+    alpha: Annotated[float | None, Option(help="weight of --retained; 1 by default")] = None,
+    without: Annotated[list[str] | None, Option(help="modules, as head or embedding")] = None,
     as_json: Json = False,
 ) -> None:
     """Take the channels that score highest.
@@ -231,8 +231,8 @@ def merge(
 @command(app, "eval")
 def evaluate(
     model: Annotated[str | None, Argument(help="model folder or Hub id")] = None,
-    tasks: Annotated[list[str] | None, Option(metavar="NAME ...", help="or patterns")] = None,
-    data: Annotated[list[str] | None, Option(metavar="FOLDER ...", help="local files")] = None,
+    tasks: Annotated[list[str] | None, Option(metavar="NAME ...", help="such as act_*")] = None,
+    data: Annotated[list[str] | None, Option(metavar="FOLDER ...", help="of local files")] = None,
     list_: Annotated[bool, Option("--list", help="name the tasks of the local files")] = False,
     limit: Annotated[int | None, Option(min=1, help="first items of each task")] = None,
     batch_size: Annotated[str, Option(help="items in a batch, or auto")] = "8",
@@ -252,7 +252,7 @@ def evaluate(
         print("\n".join(local_tasks(data)))
         return
     if model is None:
-        raise ValueError("eval needs a model folder or Hub id, or --list")
+        raise ValueError("eval needs a model folder or Hub id before its options, or --list")
     if out:
         require_output(out)
     from actlib.files import write_text

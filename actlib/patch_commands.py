@@ -33,7 +33,7 @@ def make(
     mask: Mask,
     out: OutFile,
     scale: Scale = 0.4,
-    metadata: Annotated[list[str] | None, Option(metavar="KEY=TEXT", help="to write in it")] = None,
+    metadata: Annotated[list[str] | None, Option(metavar="KEY=TEXT", help="for the patch")] = None,
     as_json: Json = False,
 ) -> None:
     """Write the moved channels of a transfer to one file.

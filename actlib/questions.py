@@ -1,4 +1,4 @@
-"""Read questions with worked answers: JSON lines, MGSM, GSM8K and EXAMS as they lie, or the Hub's.
+"""Read questions with answers: JSON lines, MGSM, GSM8K and EXAMS as they are, or from the Hub.
 
     rows = load_questions("questions.jsonl")  # a file, a folder, or a name on the Hub
     rows[0]["ability"], rows[0]["question"], rows[0]["answer"]

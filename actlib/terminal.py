@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 NOTEBOOK_FAILED, DEFECT = 3, 4
 Folder = Annotated[str, Option(help="model folder; it stays as it is")]
 Mask = Annotated[str, Option(help="file of a channel mask")]
-Scale = Annotated[float, Option(help="the paper's lambda")]
+Scale = Annotated[float, Option(help="how far to the donor: the paper's lambda, 1 all the way")]
 OutFolder = Annotated[str, Option(help="model folder to write, absent or empty")]
 OutFile = Annotated[str, Option(help="file to write")]
 Json = Annotated[bool, Option("--json", help="print the result as JSON")]

@@ -43,7 +43,7 @@ def curves(
         y: column that low and high are the interval of.
         by: column with one line for each value.
         log: logarithmic x axis.
-        null: column with the level of chance, drawn dashed.
+        null: column with the level of chance, whose mean is drawn dashed.
         levels: y of reference lines by their names.
     """
     table = table.dropna(subset=[x, y])

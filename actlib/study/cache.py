@@ -4,8 +4,8 @@
     def transfer_items(pair, method, percent, scale):
         ...                                   # returns a DataFrame: one row an item
 
-A call is known by the function's syntax, by what it uses of the notebook and of `actlib`, and by
-its arguments; of a ranking or choice defined outside `actlib`, by what decides it too. So whoever
+A call is known by the function's syntax, by what it uses of the notebook and of `actlib`, by its
+arguments, and by what decides the rankings and choices that it names outside `actlib`. So whoever
 edits the function, a list that it reads or a module that it reaches gets new numbers; comments,
 docstrings and prose change nothing. One file a function and seed,
 ``FOLDER/FUNCTION/seedN-SYNTAX.parquet``, is written whole after each call: a kill loses one

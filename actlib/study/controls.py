@@ -59,9 +59,10 @@ def choose(method: str, top_percent: float, scores: ChannelScores, draw: int = 0
     """Mask of about a percent of the channels, chosen by a ranking or a method of `CHOICES`.
 
     Args:
-        method: such as ``act_global``, the paper's; given a reference, attributions spare it.
+        method: such as ``act_global``, the paper's.
         top_percent: share of the channels, above 0 and up to 100; ``all_rows`` takes them all.
-        scores: what the method ranks, of the kind that `kind_of` gives.
+        scores: what the method ranks, of the kind that `kind_of` gives; attributions with abilities
+            to retain, see `Study.scores`, spare these.
         draw: number of the random draw, for the methods that draw.
 
     Raises:

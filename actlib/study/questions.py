@@ -1,4 +1,6 @@
-"""Which questions serve which purpose: training, recording, validation or test; none serves two.
+"""Which questions serve which purpose: recording, validation or test; none serves two of them.
+
+Recording draws on the questions that models are trained on.
 
 rows = Questions(preset).items("fr-maths", "test")
 cluster_of(rows[0])   # what a question asks, whatever its language and wording
