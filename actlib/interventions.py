@@ -135,7 +135,7 @@ def _keep_all_logits(_model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> 
 
 
 def require_no_resampling(target: nn.Module) -> None:
-    """Raise ValueError within `ablated` by resampling, where a copy is given the target's values."""
+    """Raise ValueError within `ablated` by resampling: a copy is given the target's values."""
     if _keep_all_logits in target._forward_pre_hooks.values():
         raise ValueError(
             "within a resampling ablation attributions belong to no function of the parameters; "
