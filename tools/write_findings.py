@@ -37,17 +37,18 @@ def list_verdicts(rules: Claims, table: pd.DataFrame) -> Lines:
         names = [METHODS[arm].label if arm in METHODS else arm for arm in arms]
         cells += [f"{', minus '.join(names)}: {measure}"]
         cells += ["–" if claim.test == "none" else f"{claim.margin:g}"]
-        yield [*cells, describe(table.loc[key])]
+        row = table.loc[key]
+        yield [*cells, describe(row) + (f", {row['seeds']:.0f} seeds" if row["seeds"] > 0 else "")]
 
 
 def describe(row: pd.Series) -> str:
-    """Difference, interval, seeds and verdict of one claim in one family."""
+    """Difference, interval and verdict of one claim in one family."""
     if not row["seeds"] > 0:
         return "not run"
     digits = 3 if row["margin"] < 0.1 else 2
     estimate, low, high = (f"{row[key]:.{digits}f}" for key in ("estimate", "low", "high"))
     numbers = f"{estimate} [{low}, {high}]" if row["seeds"] > 1 else estimate
-    return f"**{row['verdict']}**: {numbers}, {row['seeds']:.0f} seeds"
+    return f"**{row['verdict']}**: {numbers}"
 
 
 def list_seeds(rules: Claims, contrasts: pd.DataFrame, table: pd.DataFrame) -> Lines:
@@ -57,9 +58,8 @@ def list_seeds(rules: Claims, contrasts: pd.DataFrame, table: pd.DataFrame) -> L
         values = contrasts[contrasts["claim"] == key].sort_values("seed")["difference"].dropna()
         if len(values):
             margin = "–" if claim.test == "none" else f"{claim.margin:g}"
-            verdict = describe(table.loc[key]).rpartition(",")[0]
             numbers = ", ".join(f"{value:.2f}" for value in values)
-            yield f"{claim.title} ({claim.notebook:02d})", margin, verdict, numbers
+            yield f"{claim.title} ({claim.notebook:02d})", margin, describe(table.loc[key]), numbers
 
 
 def read_items(family: str) -> pd.DataFrame:
